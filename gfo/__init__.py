@@ -1,0 +1,1 @@
+"""gfo: tune frozen language models without gradients."""
