@@ -1,0 +1,87 @@
+"""Random and quasi-random search: points drawn without regard to the losses.
+
+Bergstra and Bengio (2012), Random search for hyper-parameter optimization, JMLR 13:281-305.
+Sobol' (1967), doi:10.1016/0041-5553(67)90144-9; scrambled as Owen (1998), doi:10.1006/jcom.1998.0487.
+
+A coordinate is standard normal where it has no bounds (z is unit scale) and uniform between two
+bounds, over the whole numbers for integer genes. The recommendation is the incumbent.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy.stats import qmc
+
+from gfo.core.domain import Array, Domain
+from gfo.core.errors import GfoError
+from gfo.optimizers.base import BaseOptimizer, scatter, whole
+
+
+class RandomSearch(BaseOptimizer):
+    """Independent draws.
+
+    Args:
+        domain: the box searched; integer genes are allowed.
+        seed: of the method's own random generator.
+        population: K, points a step.
+    """
+
+    name = "random"
+    rank_based = True
+    integers = True
+
+    def __init__(self, domain: Domain, seed: int, *, population: int = 16) -> None:
+        super().__init__(domain, seed)
+        self.population = whole(self.name, "population", population)
+
+    def _ask(self) -> Array:
+        return scatter(self.domain, self.rng.random((self.population, self.domain.d)))
+
+    def _tell(self, z: Array, loss: Array) -> None:
+        """Nothing to learn: the books keep the incumbent."""
+
+
+class SobolSearch(BaseOptimizer):
+    """Draws that fill the space evenly: a scrambled Sobol' sequence of [0, 1)^d, spread by quantiles.
+
+    Args:
+        domain: the box searched; integer genes are allowed; d at most 21,201.
+        seed: of the scrambling.
+        population: K, points a step; the sequence is most even in powers of two.
+    """
+
+    name = "sobol"
+    rank_based = True
+    integers = True
+    _state = ("seed", "_drawn")
+
+    def __init__(self, domain: Domain, seed: int, *, population: int = 16) -> None:
+        super().__init__(domain, seed)
+        self.population = whole(self.name, "population", population)
+        if domain.d > qmc.Sobol.MAXDIM:
+            raise GfoError(f"optimizer 'sobol': d = {domain.d} is above {qmc.Sobol.MAXDIM}; use 'random'")
+        self._sequence = self._start()
+        self._drawn = 0
+
+    def _start(self) -> qmc.Sobol:
+        return qmc.Sobol(self.domain.d, scramble=True, seed=np.random.default_rng(self.seed))
+
+    def _ask(self) -> Array:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The balance properties of Sobol' points")
+            u = self._sequence.random(self.population)
+        self._drawn += self.population
+        return scatter(self.domain, u + 2.0**-31)  # the middle of cells of width 2^-30: never 0
+
+    def _tell(self, z: Array, loss: Array) -> None:
+        """Nothing to learn: the books keep the incumbent."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._sequence = self._start()
+        if self._drawn:
+            self._sequence.fast_forward(self._drawn)
