@@ -1,1 +1,56 @@
-"""gfo: tune frozen language models without gradients."""
+"""gfo: tune frozen language models without gradients.
+
+A user's program: `load_model`, a task (`Classification`), a space (`SoftPrompt`), `tune`. Everything
+is loaded when first used, so `import gfo` is fast and needs neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gfo import optimizers as optimizers
+    from gfo.core.domain import Domain as Domain
+    from gfo.core.errors import GfoError as GfoError
+    from gfo.evaluation.local import LocalEvaluator as LocalEvaluator
+    from gfo.models.decoder import Decoder as Decoder
+    from gfo.models.loading import load_model as load_model
+    from gfo.run.budget import Budget as Budget
+    from gfo.run.callbacks import Callback as Callback
+    from gfo.run.loop import minimize as minimize
+    from gfo.run.result import Result as Result
+    from gfo.run.tune import tune as tune
+    from gfo.spaces.soft_prompt import SoftPrompt as SoftPrompt
+    from gfo.tasks.classification import Classification as Classification
+
+__version__ = "0.1.0"
+
+# public name -> the module that has it
+_PUBLIC = {
+    "Budget": "gfo.run.budget",
+    "Callback": "gfo.run.callbacks",
+    "Classification": "gfo.tasks.classification",
+    "Decoder": "gfo.models.decoder",
+    "Domain": "gfo.core.domain",
+    "GfoError": "gfo.core.errors",
+    "LocalEvaluator": "gfo.evaluation.local",
+    "Result": "gfo.run.result",
+    "SoftPrompt": "gfo.spaces.soft_prompt",
+    "load_model": "gfo.models.loading",
+    "minimize": "gfo.run.loop",
+    "tune": "gfo.run.tune",
+}
+__all__ = [*sorted(_PUBLIC), "__version__", "optimizers"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    if name == "optimizers":
+        return import_module("gfo.optimizers")
+    raise AttributeError(f"module 'gfo' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -66,8 +66,8 @@ class Batch:
     Attributes:
         key: names the batch; equal keys mean equal contents, so that work on it can be kept.
         before: token ids in front of the soft prompt, one tuple an example.
-        after: token ids behind the soft prompt, one non-empty tuple an example. The logits at
-            the last one are what the task reads.
+        after: token ids behind the soft prompt, one tuple an example. The task reads the logits at
+            the example's last token.
         vocabulary: the token ids whose logits the task reads, V' of them.
         target: index into the labels, int [B].
     """
@@ -158,6 +158,14 @@ class Evaluation:
     cost: Cost = field(default_factory=Cost)
 
 
+@dataclass(frozen=True)
+class Scores:
+    """Metrics of K candidates by name, each [K], and what they cost."""
+
+    metrics: dict[str, Array]
+    cost: Cost = field(default_factory=Cost)
+
+
 @runtime_checkable
 class Evaluator(Protocol):
     """z -> loss; owns the model and decides what is computed once."""
@@ -166,6 +174,6 @@ class Evaluator(Protocol):
         """Losses of z [K, d] on the step's training batch."""
         ...
 
-    def score(self, z: Array, split: str) -> dict[str, Array]:
-        """Metrics of z [K, d] on a whole split, each [K]."""
+    def score(self, z: Array, split: str) -> Scores:
+        """Metrics of z [K, d] on a whole split."""
         ...

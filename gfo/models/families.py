@@ -1,0 +1,66 @@
+"""What differs between model families, as data: the only place with family names.
+
+Everything that can be read off a transformers config or signature is read there; this table
+holds the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Factors and caps that a family applies to its logits behind the output embedding; the value is
+# the config's attribute. logits = cap * tanh(logits * scale / cap).
+LOGIT_SCALE = {
+    "cohere": "logit_scale",
+    "cohere2": "logit_scale",
+}
+LOGIT_DIVISOR = {
+    "granite": "logits_scaling",
+}
+LOGIT_SOFTCAP = {
+    "gemma2": "final_logit_softcapping",
+    "gemma3_text": "final_logit_softcapping",
+}
+
+# Attention that a mask and position ids cannot express, and so cannot be branched.
+UNSUPPORTED = {
+    "bloom": "its positions are attention biases (ALiBi) taken from the order of the keys",
+    "mpt": "its positions are attention biases (ALiBi) taken from the order of the keys",
+    "gpt_neo": "its local attention layers mask by the order of the keys",
+    "mamba": "it has a recurrent state instead of keys and values",
+    "mamba2": "it has a recurrent state instead of keys and values",
+    "rwkv": "it has a recurrent state instead of keys and values",
+    "xlnet": "its keys carry relative positions taken from their order",
+}
+KNOWN_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
+
+
+def logit_transform(config: Any) -> tuple[float, float | None]:
+    """(scale, softcap or None) that the family applies to its logits."""
+    kind = config.model_type
+    scale = 1.0
+    if kind in LOGIT_SCALE:
+        scale *= float(getattr(config, LOGIT_SCALE[kind]))
+    if kind in LOGIT_DIVISOR:
+        scale /= float(getattr(config, LOGIT_DIVISOR[kind]))
+    cap = getattr(config, LOGIT_SOFTCAP[kind], None) if kind in LOGIT_SOFTCAP else None
+    return scale, cap
+
+
+def why_unsupported(config: Any) -> str | None:
+    """Why a model of this config cannot be evaluated in branches, in words, or None."""
+    if config.model_type in UNSUPPORTED:
+        return UNSUPPORTED[config.model_type]
+    strange = set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYER_TYPES
+    if strange:
+        return f"it has layers of the kind {', '.join(sorted(strange))}"
+    return None
+
+
+def attention_windows(config: Any) -> tuple[int | None, bool]:
+    """(window, mixed): the sliding window in tokens or None, and whether only some layers have it."""
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if kinds == {"full_attention"}:
+        window = None
+    return window, len(kinds) == 2

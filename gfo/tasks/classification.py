@@ -1,0 +1,189 @@
+"""Classification by label words: the model's next word after the template says the label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gfo.core.domain import Array
+from gfo.core.errors import GfoError, unknown_name
+from gfo.core.protocols import Batch, Tokenizer
+from gfo.core.seeding import stream
+from gfo.tasks.datasets import Source, load_rows
+from gfo.tasks.losses import LOSSES
+from gfo.tasks.metrics import accuracy, macro_f1
+from gfo.tasks.templates import Template
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Classification:
+    """Data, template and label words of a classification task.
+
+    Args:
+        train: rows the loss is computed on: a path (.jsonl, .csv), a list of mappings, or a
+            `datasets.Dataset`.
+        dev: rows the result is selected on, or None to take the last recommendation.
+        test: rows kept for the end, or None.
+        template: text with `{field}` places and one `{soft}`; the answer follows its end.
+        labels: label -> the word that stands for it, usually with its leading blank. A word of
+            several tokens is read at its first.
+        label_field: the rows' field that holds the label.
+        loss: "ce", cross-entropy over the label words, or "hinge", with margin 2.
+        batch_size: rows of a step's batch, drawn anew each step and shared by all its candidates;
+            None for all training rows.
+        limits: split -> use only its first rows.
+        seed: of the batches.
+
+    Raises:
+        GfoError: for unusable rows, an unknown field, a label without a word, an empty word.
+    """
+
+    def __init__(
+        self,
+        train: Source,
+        dev: Source | None = None,
+        test: Source | None = None,
+        *,
+        template: str,
+        labels: Mapping[Any, str],
+        label_field: str = "label",
+        loss: str = "ce",
+        batch_size: int | None = None,
+        limits: Mapping[str, int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if loss not in LOSSES:
+            raise unknown_name("loss", loss, LOSSES)
+        if len(labels) < 2:
+            raise GfoError(f"labels = {dict(labels)}: give at least two labels with their words")
+        for label, word in labels.items():
+            if not isinstance(word, str) or not word.strip():
+                raise GfoError(f"labels: the word for '{label}' is {word!r}; give it some text")
+        self.template = Template.parse(template)
+        self.words = {str(label): word for label, word in labels.items()}
+        self.label_field = label_field
+        self.loss_name = loss
+        self.seed = seed
+        self.rows: dict[str, list[dict[str, Any]]] = {}
+        for split, source in (("train", train), ("dev", dev), ("test", test)):
+            if source is not None:
+                self.rows[split] = load_rows(source, split, limit=(limits or {}).get(split))
+        self.targets = {split: self._targets(split) for split in self.rows}
+        if batch_size is not None and not 1 <= batch_size <= len(self.rows["train"]):
+            raise GfoError(
+                f"batch_size = {batch_size} must be 1 to {len(self.rows['train'])}, the training rows"
+            )
+        self.batch_size = batch_size
+
+    def bind(self, tokenizer: Tokenizer) -> BoundClassification:
+        """Tokenize all rows and label words for one model.
+
+        Raises:
+            GfoError: if two label words share their first token.
+        """
+        return BoundClassification(self, tokenizer)
+
+    def _targets(self, split: str) -> Array:
+        """The rows' labels as indices into the labels, int [N]; checks fields and labels."""
+        index = {label: i for i, label in enumerate(self.words)}
+        targets = np.empty(len(self.rows[split]), dtype=np.int64)
+        for i, row in enumerate(self.rows[split]):
+            where = f"{split} row {i + 1}"
+            self.template.check(row, where)
+            if self.label_field not in row:
+                raise GfoError(f"{where}: {unknown_name('label_field', self.label_field, map(str, row))}")
+            label = str(row[self.label_field])
+            if label not in index:
+                raise GfoError(
+                    f"{where}: label '{label}' has no word; add it to labels ({', '.join(self.words)})"
+                )
+            targets[i] = index[label]
+        return targets
+
+
+class BoundClassification:
+    """A classification task whose rows and label words are tokens of one model."""
+
+    def __init__(self, task: Classification, tokenizer: Tokenizer) -> None:
+        self._task = task
+        self.splits = tuple(task.rows)
+        self.vocabulary = _first_tokens(task.words, tokenizer)
+        texts = {split: [task.template.render(row) for row in rows] for split, rows in task.rows.items()}
+        self._before = {
+            split: tuple(tokenizer.encode(before, start=True) for before, _ in pairs)
+            for split, pairs in texts.items()
+        }
+        self._after = {
+            split: tuple(tokenizer.encode(after, start=False) for _, after in pairs)
+            for split, pairs in texts.items()
+        }
+
+    def batch(self, split: str, step: int) -> Batch:
+        """The rows of a step: all, or `batch_size` drawn without replacement by seed and step."""
+        size = self._task.batch_size
+        if size is None or split != "train":
+            return self.all_rows(split)
+        rng = stream(self._task.seed, f"batch {step}")
+        return self._rows(split, np.sort(rng.permutation(len(self._after[split]))[:size]))
+
+    def all_rows(self, split: str) -> Batch:
+        """The whole split as one batch.
+
+        Raises:
+            GfoError: if the task has no such split.
+        """
+        if split not in self.splits:
+            raise GfoError(
+                f"split '{split}': the task has {', '.join(self.splits)}; give it rows for {split}"
+            )
+        return self._rows(split, np.arange(len(self._after[split])))
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """float32 logits [K, B, V'] -> loss [K, B]."""
+        import torch
+
+        K, B, V = logits.shape
+        target = torch.as_tensor(batch.target, device=logits.device).repeat(K)
+        return LOSSES[self._task.loss_name](logits.reshape(K * B, V), target).view(K, B)
+
+    def score(self, logits: Tensor, batch: Batch) -> dict[str, Array]:
+        """float32 logits [K, B, V'] -> loss, accuracy and macro F1, each [K]."""
+        predicted = logits.argmax(dim=-1).cpu().numpy()
+        labels = len(self.vocabulary)
+        return {
+            "loss": self.loss(logits, batch).mean(dim=1).double().cpu().numpy(),
+            "accuracy": np.array([accuracy(batch.target, p) for p in predicted]),
+            "macro_f1": np.array([macro_f1(batch.target, p, labels) for p in predicted]),
+        }
+
+    def _rows(self, split: str, index: Array) -> Batch:
+        return Batch(
+            key=(split, tuple(index.tolist())),
+            before=tuple(self._before[split][i] for i in index),
+            after=tuple(self._after[split][i] for i in index),
+            vocabulary=self.vocabulary,
+            target=self._task.targets[split][index],
+        )
+
+
+def _first_tokens(words: Mapping[str, str], tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The first token of each label word; they must differ."""
+    owner: dict[int, str] = {}
+    for label, word in words.items():
+        ids = tokenizer.encode(word, start=False)
+        if not ids:
+            raise GfoError(
+                f"labels: the word {word!r} for '{label}' has no tokens in this model; give another"
+            )
+        if ids[0] in owner:
+            other = owner[ids[0]]
+            raise GfoError(
+                f"labels: the words {words[other]!r} for '{other}' and {word!r} for '{label}' share their "
+                "first token, which is where they are read; give words that differ from the start"
+            )
+        owner[ids[0]] = label
+    return tuple(owner)

@@ -1,0 +1,71 @@
+"""Templates: text with `{field}` places and one `{soft}` place for the soft prompt."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gfo.core.errors import GfoError, unknown_name
+
+SOFT = "soft"
+
+
+@dataclass(frozen=True)
+class Template:
+    """A parsed template.
+
+    Attributes:
+        before: pieces (literal text, field name or None) in front of the soft prompt.
+        after: the pieces behind it.
+    """
+
+    before: tuple[tuple[str, str | None], ...]
+    after: tuple[tuple[str, str | None], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Template:
+        """Parse "Review: {text}\\n{soft}Sentiment:"; doubled braces stand for single ones.
+
+        Raises:
+            GfoError: for unbalanced braces, formats or conversions in a place, or other than one `{soft}`.
+        """
+        try:
+            pieces = list(string.Formatter().parse(text))
+        except ValueError as error:
+            raise GfoError(f"template = {text!r}: {error}; write {{{{ for a brace that is text") from None
+        if any(field == "" or form or conversion for _, field, form, conversion in pieces):
+            raise GfoError(f"template = {text!r}: a place holds a field's name alone, as in {{text}}")
+        places = [i for i, (_, field, _, _) in enumerate(pieces) if field == SOFT]
+        if len(places) != 1:
+            found = "no {soft}" if not places else f"{len(places)} times {{soft}}"
+            raise GfoError(
+                f"template = {text!r} has {found}; write {{soft}} once, where the soft prompt goes"
+            )
+        plain = [(literal, field) for literal, field, _, _ in pieces]
+        i = places[0]
+        return cls(before=(*plain[:i], (plain[i][0], None)), after=tuple(plain[i + 1 :]))
+
+    @property
+    def fields(self) -> list[str]:
+        """The fields that a row must have."""
+        return [field for _, field in (*self.before, *self.after) if field is not None]
+
+    def check(self, row: Mapping[str, Any], where: str) -> None:
+        """Raise GfoError if the row lacks a field or holds something that is not text."""
+        for field in self.fields:
+            if field not in row:
+                raise GfoError(f"template at {where}: {unknown_name('field', field, map(str, row))}")
+            if not isinstance(row[field], str | int | float) or isinstance(row[field], bool):
+                raise GfoError(
+                    f"{where}: field '{field}' is {row[field]!r}; a template takes text and numbers only"
+                )
+
+    def render(self, row: Mapping[str, Any]) -> tuple[str, str]:
+        """The texts in front of and behind the soft prompt."""
+        return _join(self.before, row), _join(self.after, row)
+
+
+def _join(pieces: tuple[tuple[str, str | None], ...], row: Mapping[str, Any]) -> str:
+    return "".join(literal + ("" if field is None else str(row[field])) for literal, field in pieces)
