@@ -16,9 +16,14 @@ Factory = Callable[..., Optimizer]
 # name -> (module:class, one line)
 _METHODS: dict[str, tuple[str, str]] = {
     "cma": ("cma_es:CMAES", "CMA-ES, full covariance matrix (pycma)"),
+    "openai-es": ("openai_es:OpenAIES", "OpenAI's evolution strategy: antithetic pairs, ranks, Adam"),
+    "pso": ("particle_swarm:ParticleSwarm", "particle swarm"),
     "random": ("random_search:RandomSearch", "random search: standard normal, uniform in boxes"),
+    "sa": ("simulated_annealing:SimulatedAnnealing", "simulated annealing, a population of chains"),
     "sep-cma": ("cma_es:SepCMAES", "CMA-ES with a diagonal covariance matrix (pycma), for high dimensions"),
+    "snes": ("snes:SNES", "separable natural evolution strategy: a step size for each dimension"),
     "sobol": ("random_search:SobolSearch", "quasi-random search: a scrambled Sobol' sequence"),
+    "spsa": ("spsa:SPSA", "simultaneous perturbation stochastic approximation; MeZO's estimator"),
 }
 _PLUGINS: dict[str, Factory] = {}
 

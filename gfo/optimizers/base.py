@@ -7,7 +7,7 @@ it names in `_state` the attributes that make up its state.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -166,6 +166,15 @@ def scatter(domain: Domain, u: Array) -> Array:
     return domain.clip(np.where(box, uniform, np.where(half, one_sided, gauss)))
 
 
+def first_population(domain: Domain, rng: np.random.Generator, K: int, sigma0: float, x0: Array) -> Array:
+    """x0 and K - 1 points about it, [K, d]: uniform where the domain is a box, else N(x0, sigma0^2)."""
+    uniform = scatter(domain, rng.random((K, domain.d)))
+    normal = domain.clip(x0 + sigma0 * rng.standard_normal((K, domain.d)))
+    z = np.where(np.isfinite(domain.low) & np.isfinite(domain.high), uniform, normal)
+    z[0] = x0
+    return z
+
+
 def scale(domain: Domain, sigma: float) -> Array:
     """A step of `sigma` in unit-scale z for each dimension [d], at most a quarter of the box's width."""
     return np.minimum(sigma, (domain.high - domain.low) / 4)
@@ -178,9 +187,31 @@ def worst_for_failed(loss: Array) -> Array:
 
 
 def default_population(d: int) -> int:
-    """4 + floor(3 ln d), CMA-ES's default (Hansen 2016, arXiv:1604.00772, eq. 48), made even: [1]."""
-    population = 4 + int(3 * np.log(d))
+    """4 + floor(3 ln d), the default of CMA-ES (Hansen 2016, arXiv:1604.00772, eq. 48) and SNES."""
+    return 4 + int(3 * np.log(d))
+
+
+def population_option(method: str, domain: Domain, value: int | None, *, least: int = 2) -> int:
+    """The population given, or the default one."""
+    return default_population(domain.d) if value is None else whole(method, "population", value, least=least)
+
+
+def even_population(method: str, domain: Domain, value: int | None) -> int:
+    """The population given, or the default one made even, for methods that draw pairs."""
+    population = population_option(method, domain, value)
+    if value is not None and population % 2:
+        raise option_error(method, "population", value, "even: points come in pairs")
     return population + population % 2
+
+
+def start_option(method: str, domain: Domain, x0: Sequence[float] | Array | None) -> Array:
+    """x0 as an array [d], or zero moved into the domain."""
+    if x0 is None:
+        return start_point(domain)
+    point = np.array(x0, dtype=np.float64)
+    if point.shape != (domain.d,) or not domain.contains(point):
+        raise option_error(method, "x0", x0, f"{domain.d} numbers inside the domain")
+    return point
 
 
 def option_error(method: str, option: str, value: object, wanted: str) -> GfoError:
@@ -202,13 +233,17 @@ def number(
     *,
     above: float = -np.inf,
     least: float = -np.inf,
+    below: float = np.inf,
     most: float = np.inf,
 ) -> float:
-    """value as a float, if it is a finite number > above, >= least and <= most."""
+    """value as a float, if it is a finite number > above, >= least, < below and <= most."""
     real = isinstance(value, Real) and not isinstance(value, bool) and bool(np.isfinite(float(value)))
-    if not (real and value > above and least <= value <= most):
-        limits = [f"above {above:g}"] * (above > -np.inf) + [f"at least {least:g}"] * (least > -np.inf)
-        limits += [f"at most {most:g}"] * (most < np.inf)
+    if not (real and value > above and value >= least and value < below and value <= most):
+        limits = [
+            f"{word} {limit:g}"
+            for word, limit in (("above", above), ("at least", least), ("below", below), ("at most", most))
+            if np.isfinite(limit)
+        ]
         raise option_error(method, option, value, " ".join(["a finite number", " and ".join(limits)]).strip())
     return float(value)
 

@@ -31,10 +31,10 @@ from gfo.core.errors import GfoError
 from gfo.optimizers.base import (
     BaseOptimizer,
     number,
-    option_error,
+    population_option,
     scale,
+    start_option,
     start_point,
-    whole,
     worst_for_failed,
 )
 
@@ -85,22 +85,16 @@ class CMAES(BaseOptimizer):
         seed: int,
         *,
         population: int | None = None,
-        sigma0: float = 1.0,
+        sigma0: float = 0.5,
         x0: Sequence[float] | Array | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(domain, seed)
         if domain.d < 2:
             raise GfoError(f"optimizer '{self.name}' needs d of at least 2 (got 1); use 'random' or 'ga'")
-        self.population = (
-            4 + int(3 * math.log(domain.d))
-            if population is None
-            else whole(self.name, "population", population, least=2)
-        )
+        self.population = population_option(self.name, domain, population)
         self.sigma0 = number(self.name, "sigma0", sigma0, above=0)
-        self.x0 = start_point(domain) if x0 is None else np.array(x0, dtype=np.float64)
-        if self.x0.shape != (domain.d,) or not domain.contains(self.x0):
-            raise option_error(self.name, "x0", x0, f"{domain.d} numbers inside the domain")
+        self.x0 = start_option(self.name, domain, x0)
         self.options = dict(options or {})
         self._es = self._start()
         self._losses: list[Array] = []

@@ -1,0 +1,96 @@
+"""OpenAI-ES: an evolution strategy of fixed step size with antithetic pairs, ranks and Adam.
+
+Salimans, Ho, Chen, Sidor and Sutskever (2017), Evolution strategies as a scalable alternative to
+reinforcement learning, arXiv:1703.03864, algorithm 1; pairs as Brockhoff et al. (2010),
+doi:10.1007/978-3-642-15844-5_2; Adam: Kingma and Ba (2015), arXiv:1412.6980, algorithm 1.
+
+    z_k = theta + sigma e_k,  e_k ~ N(0, I),  e_(k + K/2) = -e_k
+    g = 1 / (K sigma) sum_k F_k e_k - l2coeff theta               F_k the centred rank of z_k
+    m <- beta1 m + (1 - beta1) g,  v <- beta2 v + (1 - beta2) g^2
+    theta <- theta + alpha_t m^ / (sqrt(v^) + epsilon)            m^, v^ corrected for their start at 0
+
+alpha_t = alpha / sqrt(1 + t / T): almost constant for T steps, then the 1 / sqrt(t) under which Adam
+converges (Kingma and Ba, section 4).
+The recommendation is theta, the mean of the distribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gfo.core.domain import Array, Domain
+from gfo.optimizers.base import BaseOptimizer, even_population, number, scale, start_option
+from gfo.optimizers.fitness_shaping import centred_ranks
+
+
+class OpenAIES(BaseOptimizer):
+    """Antithetic evolution strategy with centred ranks and Adam.
+
+    Args:
+        domain: the box searched; samples are clipped into it.
+        seed: of the method's own random generator.
+        population: K, even.
+        sigma: the standard deviation of the perturbations, in unit-scale z; fixed.
+        alpha: Adam's step, about the largest change of a coordinate in one of the first steps.
+        T: steps after which alpha_t begins to fall; a large number keeps it constant.
+        beta1, beta2, epsilon: Adam's constants, as in its paper.
+        l2coeff: weight decay towards 0, the starting point of every search space.
+        x0: the first theta [d]; zero, moved into the domain, by default.
+    """
+
+    name = "openai-es"
+    rank_based = True
+    _state = ("theta", "m", "v", "t")
+
+    def __init__(
+        self,
+        domain: Domain,
+        seed: int,
+        *,
+        population: int | None = None,
+        sigma: float = 0.1,
+        alpha: float = 0.15,
+        T: float = 10.0,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        l2coeff: float = 0.0,
+        x0: Sequence[float] | Array | None = None,
+    ) -> None:
+        super().__init__(domain, seed)
+        self.population = even_population(self.name, domain, population)
+        self.sigma = scale(domain, number(self.name, "sigma", sigma, above=0))
+        self.alpha = number(self.name, "alpha", alpha, above=0)
+        self.T = number(self.name, "T", T, above=0)
+        self.beta1 = number(self.name, "beta1", beta1, least=0, below=1)
+        self.beta2 = number(self.name, "beta2", beta2, least=0, below=1)
+        self.epsilon = number(self.name, "epsilon", epsilon, above=0)
+        self.l2coeff = number(self.name, "l2coeff", l2coeff, least=0)
+        self.theta = start_option(self.name, domain, x0)
+        self.m, self.v = np.zeros(domain.d), np.zeros(domain.d)
+        self.t = 0
+
+    def _ask(self) -> Array:
+        e = self.rng.standard_normal((self.population // 2, self.domain.d))
+        return self.domain.clip(self.theta + self.sigma * np.concatenate([e, -e]))
+
+    def gradient(self, z: Array, loss: Array) -> Array:
+        """The estimated direction of descent g [d] from z [K, d] and loss [K]."""
+        e = (z - self.theta) / self.sigma
+        return np.asarray(centred_ranks(loss) @ e / (len(z) * self.sigma) - self.l2coeff * self.theta)
+
+    def _tell(self, z: Array, loss: Array) -> None:
+        g = self.gradient(z, loss)
+        alpha = self.alpha / np.sqrt(1 + self.t / self.T)
+        self.t += 1
+        self.m = self.beta1 * self.m + (1 - self.beta1) * g
+        self.v = self.beta2 * self.v + (1 - self.beta2) * g**2
+        m = self.m / (1 - self.beta1**self.t)
+        v = self.v / (1 - self.beta2**self.t)
+        self.theta = self.domain.clip(self.theta + alpha * m / (np.sqrt(v) + self.epsilon))
+
+    def recommend(self) -> Array:
+        """theta, the mean of the distribution, [d]."""
+        return self.theta.copy()

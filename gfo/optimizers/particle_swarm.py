@@ -1,0 +1,151 @@
+"""PSO: particle swarm optimization.
+
+Kennedy and Eberhart (1995), doi:10.1109/ICNN.1995.488968; inertia: Shi and Eberhart (1998),
+doi:10.1109/ICEC.1998.699146; constriction: Clerc and Kennedy (2002), doi:10.1109/4235.985692; ring and
+other defaults: Bratton and Kennedy (2007), Defining a standard for PSO, doi:10.1109/SIS.2007.368035.
+
+    v <- w v + c1 r1 (p - x) + c2 r2 (g - x)                inertia (Shi and Eberhart, eq. 1)
+    v <- chi (v + c1 r1 (p - x) + c2 r2 (g - x))            constriction (Clerc and Kennedy, eq. 3.1)
+    chi = 2 / |2 - phi - sqrt(phi^2 - 4 phi)|,  phi = c1 + c2 > 4
+    x <- x + v
+
+p is the best point of the particle, g the best of its neighbourhood (all particles, or the two next
+ones on a ring and itself), r1 and r2 uniform in [0, 1] for each coordinate. The recommendation is the
+incumbent. For stochastic losses a lucky best point stays: prefer a method with a mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from gfo.core.domain import Array, Domain
+from gfo.core.errors import GfoError
+from gfo.optimizers.base import (
+    BaseOptimizer,
+    first_population,
+    number,
+    one_of,
+    population_option,
+    start_option,
+    whole,
+)
+
+
+class ParticleSwarm(BaseOptimizer):
+    """Particle swarm, all particles moved at once.
+
+    Args:
+        domain: the box searched.
+        seed: of the method's own random generator.
+        population: K, particles; 10 + floor(2 sqrt d) by default (Clerc, SPSO 2006).
+        sigma0: spread of the first particles and of their first velocities where there are no bounds.
+        x0: the first particle [d]; zero, moved into the domain, by default.
+        c1, c2: pull of the own and of the neighbourhood's best point (Clerc and Kennedy: 2.05).
+        inertia: "constriction" (chi from c1 and c2) or "linear" (w from `w_start` to `w_end`).
+        w_start, w_end, w_steps: the linear schedule (Shi and Eberhart: 0.9 to 0.4) and its steps.
+        topology: "global" or "ring".
+        v_max: largest velocity of a coordinate, in widths of the box, in unit-scale z without one.
+        bounds: at a bound the velocity is set to 0 ("absorb") or turned round ("reflect").
+    """
+
+    name = "pso"
+    rank_based = True
+    _state = ("x", "v", "p", "p_loss", "k")
+
+    def __init__(
+        self,
+        domain: Domain,
+        seed: int,
+        *,
+        population: int | None = None,
+        sigma0: float = 0.5,
+        x0: Sequence[float] | Array | None = None,
+        c1: float = 2.05,
+        c2: float = 2.05,
+        inertia: str = "constriction",
+        w_start: float = 0.9,
+        w_end: float = 0.4,
+        w_steps: int = 200,
+        topology: str = "global",
+        v_max: float = 1.0,
+        bounds: str = "absorb",
+    ) -> None:
+        super().__init__(domain, seed)
+        default = 10 + int(2 * math.sqrt(domain.d))
+        self.population = population_option(self.name, domain, default if population is None else population)
+        self.sigma0 = number(self.name, "sigma0", sigma0, above=0)
+        self.c1 = number(self.name, "c1", c1, least=0)
+        self.c2 = number(self.name, "c2", c2, least=0)
+        self.inertia = one_of(self.name, "inertia", inertia, ("constriction", "linear"))
+        self.w_start = number(self.name, "w_start", w_start, least=0)
+        self.w_end = number(self.name, "w_end", w_end, least=0)
+        self.w_steps = whole(self.name, "w_steps", w_steps)
+        self.topology = one_of(self.name, "topology", topology, ("global", "ring"))
+        self.bounds = one_of(self.name, "bounds", bounds, ("absorb", "reflect"))
+        phi = self.c1 + self.c2
+        if self.inertia == "constriction" and phi <= 4:
+            raise GfoError(f"optimizer 'pso': c1 + c2 = {phi} must be above 4 with inertia = 'constriction'")
+        width = domain.high - domain.low
+        self.v_max = number(self.name, "v_max", v_max, above=0) * np.where(np.isfinite(width), width, 1.0)
+        start = start_option(self.name, domain, x0)
+        self.x = first_population(domain, self.rng, self.population, self.sigma0, start)
+        other = first_population(domain, self.rng, self.population, self.sigma0, start)
+        self.v = np.clip((other - self.x) / 2, -self.v_max, self.v_max)  # as SPSO 2006
+        self.p = self.x.copy()
+        self.p_loss = np.full(self.population, np.inf)
+        self.k = 0
+
+    def coefficients(self) -> tuple[float, float, float]:
+        """The factors now on v, on r1 (p - x) and on r2 (g - x)."""
+        if self.inertia == "constriction":
+            phi = self.c1 + self.c2
+            chi = 2 / abs(2 - phi - math.sqrt(phi**2 - 4 * phi))
+            return chi, chi * self.c1, chi * self.c2
+        done = min(self.k / self.w_steps, 1.0)
+        return self.w_start + done * (self.w_end - self.w_start), self.c1, self.c2
+
+    def _ask(self) -> Array:
+        return self.x
+
+    def _tell(self, z: Array, loss: Array) -> None:
+        self.x = z
+        better = loss < self.p_loss  # nan is never better
+        self.p[better] = z[better]
+        self.p_loss[better] = loss[better]
+        self._move()
+
+    def _skip(self, z: Array) -> None:
+        self.x = z
+        self._move()
+
+    def _neighbours_best(self) -> Array:
+        """g, the best point of each particle's neighbourhood, [K, d]."""
+        if self.topology == "global":
+            return np.broadcast_to(self.p[np.argmin(self.p_loss)], self.p.shape)
+        indices = np.arange(self.population)
+        ring = np.stack([indices, np.roll(indices, 1), np.roll(indices, -1)])  # (3, K)
+        return np.asarray(self.p[ring[self.p_loss[ring].argmin(axis=0), indices]])
+
+    def _move(self) -> None:
+        w, c1, c2 = self.coefficients()
+        r1, r2 = self.rng.random((2, *self.x.shape))
+        self.v = w * self.v + c1 * r1 * (self.p - self.x) + c2 * r2 * (self._neighbours_best() - self.x)
+        self.v = np.clip(self.v, -self.v_max, self.v_max)
+        moved = self.x + self.v
+        inside = self.domain.clip(moved)
+        out = moved != inside
+        if self.bounds == "absorb":
+            self.v[out] = 0.0
+        else:
+            inside = self.domain.clip(2 * inside - moved)
+            self.v[out] *= -1.0
+        self.x = inside
+        self.k += 1
+
+    def should_stop(self) -> str | None:
+        if self.k and np.ptp(self.x, axis=0).max() < 1e-12 and np.abs(self.v).max() < 1e-12:
+            return "all particles are at one point and at rest"
+        return super().should_stop()

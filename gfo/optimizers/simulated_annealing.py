@@ -1,0 +1,160 @@
+"""SA: simulated annealing, a population of chains in parallel.
+
+Kirkpatrick, Gelatt and Vecchi (1983), doi:10.1126/science.220.4598.671, with Metropolis' acceptance;
+logarithmic cooling: Geman and Geman (1984), doi:10.1109/TPAMI.1984.4767596; chains that share what they
+found by resampling: population annealing, Hukushima and Iba (2003), doi:10.1063/1.1632130; step sizes
+that hold an acceptance rate: Corana et al. (1987), doi:10.1145/29380.29864, here by Robbins and Monro's
+scheme, Andrieu and Thoms (2008), doi:10.1007/s11222-008-9110-y, eq. 19, with one step size for all chains.
+
+    y ~ N(x, s^2 I)                                               proposal
+    accept y with probability min(1, exp(-(f(y) - f(x)) / T))     Metropolis
+    T_k = T0 r^k  |  T0 (1 - k / n)  |  T0 / ln(e + k)            geometric, linear, logarithmic
+    ln s <- ln s + (accepted share - target)                      step size
+    copies of chain j ~ exp(-(1 / T_(k+1) - 1 / T_k) f(x_j))      resampling
+
+T0 comes from the spread of the first losses: in a quadratic bowl a chain at temperature T has
+the mean excess loss d T / 2 (equipartition), so T0 = 2 std(f) / d keeps it at the spread observed.
+A failed proposal is refused. The recommendation is the incumbent. For stochastic losses a lucky value
+keeps a chain in place: prefer a method with a mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from gfo.core.domain import Array, Domain
+from gfo.optimizers.base import (
+    BaseOptimizer,
+    first_population,
+    number,
+    one_of,
+    population_option,
+    scale,
+    start_option,
+    whole,
+)
+
+
+class SimulatedAnnealing(BaseOptimizer):
+    """K annealed Metropolis chains, one proposal each a step.
+
+    Args:
+        domain: the box searched; proposals are clipped into it.
+        seed: of the method's own random generator.
+        population: K, chains.
+        sigma0: spread of the first points and the first step size, in unit-scale z.
+        x0: the start of the first chain [d]; zero, moved into the domain, by default.
+        T0: the first temperature, in units of the loss; from the first losses by default.
+        cooling: "geometric", "linear" or "logarithmic".
+        r: factor of geometric cooling; exp(-1 / d) by default.
+        n: steps of linear cooling, after which the chains only descend.
+        target: acceptance rate (0.234: Roberts, Gelman and Gilks 1997, doi:10.1214/aoap/1034625254).
+        resample: whether chains are resampled when the temperature falls.
+        patience: steps without a new incumbent after which all chains restart from it at T0; none
+            by default.
+    """
+
+    name = "sa"
+    _state = ("x", "loss", "s", "T0", "k", "idle", "record")
+
+    def __init__(
+        self,
+        domain: Domain,
+        seed: int,
+        *,
+        population: int | None = None,
+        sigma0: float = 0.5,
+        x0: Sequence[float] | Array | None = None,
+        T0: float | None = None,
+        cooling: str = "geometric",
+        r: float | None = None,
+        n: int = 200,
+        target: float = 0.234,
+        resample: bool = True,
+        patience: int | None = None,
+    ) -> None:
+        super().__init__(domain, seed)
+        self.population = population_option(self.name, domain, population, least=1)
+        self.s = number(self.name, "sigma0", sigma0, above=0)
+        self.T0 = None if T0 is None else number(self.name, "T0", T0, above=0)
+        self.cooling = one_of(self.name, "cooling", cooling, ("geometric", "linear", "logarithmic"))
+        self.r = number(self.name, "r", math.exp(-1 / domain.d) if r is None else r, above=0, most=1)
+        self.n = whole(self.name, "n", n)
+        self.target = number(self.name, "target", target, above=0, below=1)
+        self.resample = bool(resample)
+        self.patience = None if patience is None else whole(self.name, "patience", patience)
+        self._restart_size = self.s
+        self._width = scale(domain, 1.0)
+        start = start_option(self.name, domain, x0)
+        self.x = first_population(domain, self.rng, self.population, self.s, start)
+        self.loss = np.full(self.population, np.inf)
+        self.k = 0
+        self.idle = 0
+        self.record = np.inf
+
+    def temperature(self, k: int) -> float:
+        """T_k, in units of the loss; 0 where linear cooling has ended."""
+        T0 = self.T0 or 0.0
+        if self.cooling == "geometric":
+            return T0 * self.r**k
+        if self.cooling == "linear":
+            return T0 * max(0.0, 1 - k / self.n)
+        return T0 / math.log(math.e + k)
+
+    def _ask(self) -> Array:
+        if np.isinf(self.loss).all():  # nothing evaluated yet, or all failed
+            if self._failed_steps:
+                self.x = first_population(self.domain, self.rng, self.population, self.s, self.best_z)
+            return self.x
+        step = self.s * self._width * self.rng.standard_normal(self.x.shape)
+        return self.domain.clip(self.x + step)
+
+    def _tell(self, z: Array, loss: Array) -> None:
+        loss = np.where(np.isnan(loss), np.inf, loss)
+        if np.isinf(self.loss).all():
+            self.x, self.loss = z, loss
+            if self.T0 is None:
+                self.T0 = 2 * float(loss[np.isfinite(loss)].std()) / self.domain.d
+            self.record = self.best_loss
+            return
+        accepted = self._metropolis(loss, self.temperature(self.k))
+        self.x = np.where(accepted[:, None], z, self.x)
+        self.loss = np.where(accepted, loss, self.loss)
+        self.s *= math.exp(accepted.mean() - self.target)
+        self._cool()
+
+    def _metropolis(self, loss: Array, T: float) -> Array:
+        """bool [K]: which proposals with losses [K] are accepted at temperature T."""
+        u = self.rng.random(self.population)
+        known = np.isfinite(self.loss)
+        rise = np.where(known, loss - np.where(known, self.loss, 0.0), -np.inf)
+        uphill = np.exp(-np.maximum(rise, 0.0) / T) if T > 0 else np.zeros(self.population)
+        return np.isfinite(loss) & ((rise <= 0) | (u < uphill))
+
+    def _cool(self) -> None:
+        T, self.k = self.temperature(self.k), self.k + 1
+        new = self.temperature(self.k)
+        self.idle = 0 if self.best_loss < self.record else self.idle + 1
+        self.record = self.best_loss
+        if self.patience is not None and self.idle >= self.patience:
+            self.x = np.repeat(self.best_z[None], self.population, axis=0)
+            self.loss = np.full(self.population, self.best_loss)
+            self.s, self.k, self.idle = self._restart_size, 0, 0
+        elif self.resample and new > 0:
+            self._resample(1 / new - 1 / T)
+
+    def _resample(self, rise: float) -> None:
+        """Draw K chains with weights exp(-rise f), systematically (one random number)."""
+        weight = np.exp(-rise * (self.loss - self.loss.min()))
+        edges = np.cumsum(weight / weight.sum())
+        chosen = np.searchsorted(edges, (np.arange(self.population) + self.rng.random()) / self.population)
+        chosen = np.minimum(chosen, self.population - 1)
+        self.x, self.loss = self.x[chosen], self.loss[chosen]
+
+    def should_stop(self) -> str | None:
+        if self.s < 1e-12:
+            return "the step size fell below 1e-12"
+        return super().should_stop()

@@ -1,0 +1,87 @@
+"""SNES: separable natural evolution strategy.
+
+Schaul, Glasmachers and Schmidhuber (2011), High dimensions and heavy tails for natural evolution
+strategies, doi:10.1145/2001576.2001692; defaults and utilities as Wierstra, Schaul, Glasmachers, Sun,
+Peters and Schmidhuber (2014), Natural evolution strategies, JMLR 15:949-980, algorithm 6 and table 1.
+
+    z_k = mu + sigma s_k,  s_k ~ N(0, I)                          line 1
+    grad_mu = sum_k u_k s_k                                       line 2
+    grad_sigma = sum_k u_k (s_k^2 - 1)                            line 3
+    mu <- mu + eta_mu sigma grad_mu                               line 4
+    sigma <- sigma exp(eta_sigma / 2 grad_sigma)                  line 5
+
+all products by coordinate, u_k the utility of the rank of z_k. O(d) memory and time. The
+recommendation is the mean mu.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from gfo.core.domain import Array, Domain
+from gfo.optimizers.base import BaseOptimizer, number, population_option, scale, start_option
+from gfo.optimizers.fitness_shaping import nes_utilities
+
+SMALLEST_STEP = 1e-12
+
+
+class SNES(BaseOptimizer):
+    """Separable natural evolution strategy.
+
+    Args:
+        domain: the box searched; samples are clipped into it.
+        seed: of the method's own random generator.
+        population: lambda; 4 + floor(3 ln d) by default (table 1).
+        sigma0: the first step size of every coordinate, in unit-scale z.
+        x0: the first mean [d]; zero, moved into the domain, by default.
+        eta_mu: learning rate of the mean (table 1).
+        eta_sigma: learning rate of the step sizes; (3 + ln d) / (5 sqrt d) by default (table 1).
+    """
+
+    name = "snes"
+    rank_based = True
+    _state = ("mu", "sigma")
+
+    def __init__(
+        self,
+        domain: Domain,
+        seed: int,
+        *,
+        population: int | None = None,
+        sigma0: float = 0.5,
+        x0: Sequence[float] | Array | None = None,
+        eta_mu: float = 1.0,
+        eta_sigma: float | None = None,
+    ) -> None:
+        super().__init__(domain, seed)
+        d = domain.d
+        self.population = population_option(self.name, domain, population)
+        self.mu = start_option(self.name, domain, x0)
+        self.sigma = scale(domain, number(self.name, "sigma0", sigma0, above=0))
+        self.eta_mu = number(self.name, "eta_mu", eta_mu, above=0)
+        default = (3 + math.log(d)) / (5 * math.sqrt(d))
+        self.eta_sigma = number(self.name, "eta_sigma", default if eta_sigma is None else eta_sigma, above=0)
+
+    def _ask(self) -> Array:
+        s = self.rng.standard_normal((self.population, self.domain.d))
+        return self.domain.clip(self.mu + self.sigma * s)  # line 1
+
+    def _tell(self, z: Array, loss: Array) -> None:
+        u = nes_utilities(loss)
+        s = (z - self.mu) / self.sigma
+        grad_mu = u @ s  # line 2
+        grad_sigma = u @ (s**2 - 1)  # line 3
+        self.mu = self.domain.clip(self.mu + self.eta_mu * self.sigma * grad_mu)  # line 4
+        self.sigma = self.sigma * np.exp(self.eta_sigma / 2 * grad_sigma)  # line 5
+
+    def recommend(self) -> Array:
+        """The mean of the distribution, [d]."""
+        return self.mu.copy()
+
+    def should_stop(self) -> str | None:
+        if (self.sigma < SMALLEST_STEP).all():
+            return f"all step sizes fell below {SMALLEST_STEP:g}"
+        return super().should_stop()

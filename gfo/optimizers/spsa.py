@@ -1,0 +1,111 @@
+"""SPSA: simultaneous perturbation stochastic approximation.
+
+Spall (1992), doi:10.1109/9.119632; gains and their constants: Spall (1998), Implementation of the
+simultaneous perturbation algorithm for stochastic optimization, doi:10.1109/7.705889, section III.
+
+    a_k = a / (A + k + 1)^alpha,  c_k = c / (k + 1)^gamma                                 k = 0, 1, ...
+    g = mean_j (f(theta + c_k D_j) - f(theta - c_k D_j)) / (2 c_k) D_j^-1                 n directions D_j
+    theta <- theta - a_k g
+
+D_j has entries +-1 (`directions="rademacher"`) or N(0, I) (`"gaussian"`, then D_j in place of
+D_j^-1). With gaussian directions, population 2 and alpha = gamma = 0 this is the estimator of MeZO
+(Malladi et al. 2023, arXiv:2305.17333, definition 1). Without a given `a`, the first estimate fixes it
+so that the first step moves the coordinates by `step` in root mean square, Spall's own rule.
+
+The size of the losses counts, not only their order. A direction with a failed side is left out.
+The recommendation is theta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gfo.core.domain import Array, Domain
+from gfo.optimizers.base import BaseOptimizer, even_population, number, one_of, scale, start_option
+
+
+class SPSA(BaseOptimizer):
+    """Stochastic approximation with two evaluations a direction.
+
+    Args:
+        domain: the box searched; perturbed points and theta are clipped into it.
+        seed: of the method's own random generator.
+        population: K = 2 n, twice the number of directions a step.
+        step: the first step's change of a coordinate in root mean square, in unit-scale z; fixes `a`.
+        a: the gain, where it is to be given instead.
+        c: half the distance of the two points along a coordinate, in unit-scale z.
+        A: stability constant, in steps (about a tenth of the steps expected; Spall 1998).
+        alpha: decay of a_k (Spall 1998: 0.602; 0 for a fixed step).
+        gamma: decay of c_k (Spall 1998: 0.101; 0 for a fixed width).
+        directions: "rademacher" or "gaussian".
+        x0: the first theta [d]; zero, moved into the domain, by default.
+    """
+
+    name = "spsa"
+    _state = ("theta", "k", "a")
+
+    def __init__(
+        self,
+        domain: Domain,
+        seed: int,
+        *,
+        population: int | None = None,
+        step: float = 0.2,
+        a: float | None = None,
+        c: float = 0.1,
+        A: float = 50.0,
+        alpha: float = 0.602,
+        gamma: float = 0.101,
+        directions: str = "rademacher",
+        x0: Sequence[float] | Array | None = None,
+    ) -> None:
+        super().__init__(domain, seed)
+        self.population = even_population(self.name, domain, population)
+        self.step = number(self.name, "step", step, above=0)
+        self.a = None if a is None else number(self.name, "a", a, above=0)
+        self.c = scale(domain, number(self.name, "c", c, above=0))
+        self.A = number(self.name, "A", A, least=0)
+        self.alpha = number(self.name, "alpha", alpha, least=0)
+        self.gamma = number(self.name, "gamma", gamma, least=0)
+        self.directions = one_of(self.name, "directions", directions, ("rademacher", "gaussian"))
+        self.theta = start_option(self.name, domain, x0)
+        self.k = 0
+
+    def _ask(self) -> Array:
+        shape = (self.population // 2, self.domain.d)
+        if self.directions == "rademacher":
+            D = self.rng.integers(0, 2, shape) * 2.0 - 1.0
+        else:
+            D = self.rng.standard_normal(shape)
+        c = self.c / (self.k + 1) ** self.gamma
+        return self.domain.clip(self.theta + np.concatenate([c * D, -c * D]))
+
+    def gradient(self, z: Array, loss: Array) -> Array:
+        """The estimate of the gradient g [d] from z [2 n, d] and loss [2 n]; zero if every pair failed."""
+        n = len(z) // 2
+        difference = loss[:n] - loss[n:]
+        whole_pairs = np.isfinite(difference)
+        if not whole_pairs.any():
+            return np.zeros(self.domain.d)
+        width = (z[:n] - z[n:])[whole_pairs]  # (n, d), 2 c D where nothing was clipped
+        difference = difference[whole_pairs, None]
+        if self.directions == "rademacher":
+            ratio = np.divide(difference, width, out=np.zeros_like(width), where=width != 0)
+            return np.asarray(ratio.mean(axis=0))
+        c = self.c / (self.k + 1) ** self.gamma
+        return np.asarray((difference * width / (2 * c) ** 2).mean(axis=0))
+
+    def _tell(self, z: Array, loss: Array) -> None:
+        g = self.gradient(z, loss)
+        size = float(np.sqrt(np.mean(g**2)))
+        if self.a is None and size > 0:
+            self.a = self.step * (self.A + 1 + self.k) ** self.alpha / size
+        a = (self.a or 0.0) / (self.A + self.k + 1) ** self.alpha
+        self.theta = self.domain.clip(self.theta - a * g)
+        self.k += 1
+
+    def recommend(self) -> Array:
+        """theta, [d]."""
+        return self.theta.copy()
