@@ -16,6 +16,7 @@ Factory = Callable[..., Optimizer]
 # name -> (module:class, one line)
 _METHODS: dict[str, tuple[str, str]] = {
     "cma": ("cma_es:CMAES", "CMA-ES, full covariance matrix (pycma)"),
+    "ga": ("genetic:GeneticAlgorithm", "genetic algorithm; also for integer, binary and mixed genes"),
     "openai-es": ("openai_es:OpenAIES", "OpenAI's evolution strategy: antithetic pairs, ranks, Adam"),
     "pso": ("particle_swarm:ParticleSwarm", "particle swarm"),
     "random": ("random_search:RandomSearch", "random search: standard normal, uniform in boxes"),

@@ -38,7 +38,7 @@ class BaseOptimizer(ABC):
     """
 
     name: ClassVar[str]
-    rank_based: ClassVar[bool] = False
+    rank_based: bool = False
     """True if only the order of the losses matters, never their size."""
     integers: ClassVar[bool] = False
     """True if the method can take integer genes."""

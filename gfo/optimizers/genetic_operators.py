@@ -1,0 +1,91 @@
+"""Selection, crossover and mutation of the genetic algorithm, each on a whole population at once.
+
+Selection: Goldberg and Deb (1991), doi:10.1016/B978-0-08-050684-5.50008-2; linear ranking: Baker (1985);
+truncation: Muehlenbein and Schlierkamp-Voosen (1993), doi:10.1162/evco.1993.1.1.25. Crossover: one and
+multi-point: De Jong (1975); uniform: Syswerda (1989); blend: Eshelman and Schaffer (1993),
+doi:10.1016/B978-0-08-094832-4.50018-0; simulated binary: Deb and Agrawal (1995), Complex Systems 9:115-148.
+
+N parents with loss [N] (inf for a failed one), n draws, d genes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import rankdata
+
+from gfo.core.domain import Array, Domain
+
+Rng = np.random.Generator
+
+
+def tournament(rng: Rng, loss: Array, n: int, *, size: int) -> Array:
+    """The best of `size` parents drawn with replacement, n times: indices [n]."""
+    drawn = rng.integers(0, len(loss), (n, size))
+    return np.asarray(drawn[np.arange(n), loss[drawn].argmin(axis=1)])
+
+
+def roulette(rng: Rng, loss: Array, n: int) -> Array:
+    """Parents in proportion to worst loss - loss, equal if all are equal: indices [n]."""
+    known = np.isfinite(loss)
+    fitness = np.where(known, np.max(loss[known], initial=0.0) - np.where(known, loss, 0.0), 0.0)
+    fitness = fitness if fitness.sum() > 0 else known.astype(float)
+    return np.asarray(rng.choice(len(loss), n, p=fitness / fitness.sum()))
+
+
+def linear_rank(rng: Rng, loss: Array, n: int) -> Array:
+    """Parents in proportion to N + 1 - rank, the best with rank 1: indices [n]."""
+    weight = len(loss) + 1 - rankdata(loss)
+    return np.asarray(rng.choice(len(loss), n, p=weight / weight.sum()))
+
+
+def truncation(rng: Rng, loss: Array, n: int, *, share: float) -> Array:
+    """Parents drawn evenly from the best `share` of all: indices [n]."""
+    best = np.argsort(loss, kind="stable")[: max(1, round(share * len(loss)))]
+    return np.asarray(rng.choice(best, n))
+
+
+def multi_point(rng: Rng, a: Array, b: Array, *, points: int) -> Array:
+    """Genes from a and b [n, d] in turn, changing over at `points` random places: [n, d]."""
+    n, d = a.shape
+    cuts = rng.integers(1, d, (n, points)) if d > 1 else np.ones((n, points), dtype=int)
+    crossed = (np.arange(d) >= cuts[:, :, None]).sum(axis=1)  # (n, d), places passed so far
+    return np.where(crossed % 2 == 0, a, b)
+
+
+def uniform(rng: Rng, a: Array, b: Array) -> Array:
+    """Each gene from a or b [n, d] with equal chance: [n, d]."""
+    return np.where(rng.random(a.shape) < 0.5, a, b)
+
+
+def blend(rng: Rng, a: Array, b: Array, *, alpha: float) -> Array:
+    """BLX-alpha: uniform between a and b [n, d], beyond each by alpha of their distance: [n, d]."""
+    return np.asarray(a + (b - a) * rng.uniform(-alpha, 1 + alpha, a.shape))
+
+
+def simulated_binary(rng: Rng, a: Array, b: Array, *, eta: float) -> Array:
+    """SBX: (a + b) / 2 +- beta (b - a) / 2, beta spread as by one-point crossover of bits: [n, d]."""
+    u = rng.random(a.shape)
+    with np.errstate(divide="ignore"):
+        beta = np.where(u <= 0.5, 2 * u, 1 / (2 * (1 - u))) ** (1 / (eta + 1))
+    side = np.where(rng.random(a.shape) < 0.5, -1.0, 1.0)
+    return np.asarray((a + b) / 2 + side * beta * (b - a) / 2)
+
+
+def mutate_real(rng: Rng, z: Array, *, step: Array, rate: float) -> Array:
+    """N(0, step^2) added to each gene of z [n, d] with chance `rate`: [n, d]."""
+    return np.asarray(z + step * rng.standard_normal(z.shape) * (rng.random(z.shape) < rate))
+
+
+def mutate_integer(rng: Rng, z: Array, *, domain: Domain, rate: float) -> Array:
+    """Each integer gene of z [n, d] set anew with chance `rate`: [n, d].
+
+    A random other value of its range, which for a binary gene is the flip of the bit.
+    """
+    genes = np.flatnonzero(domain.integer)
+    low, high = domain.low[genes], domain.high[genes]
+    old = z[:, genes]
+    other = rng.integers(low, high, old.shape).astype(np.float64)  # one value fewer than the range has
+    other += other >= old
+    z = z.copy()
+    z[:, genes] = np.where(rng.random(old.shape) < rate, other, old)
+    return z
