@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ def load_model(name: str | Path, *, dtype: str = "float32", device: str = "auto"
     where = _device(device)
     name = str(name)
     if name in BUILT_IN:
-        folder = ensure_downloaded(name)
+        folder = ensure_downloaded(name, say=lambda text: print(text, file=sys.stderr))
         check_whole(folder)
         return _load(str(folder), name, getattr(torch, dtype), where)
     return _load(name, name, getattr(torch, dtype), where)

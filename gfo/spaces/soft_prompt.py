@@ -30,8 +30,9 @@ class Embeds(Protocol):
 
     hidden_size: int
     vocabulary_size: int
-    special_tokens: frozenset[int]
 
+    @property
+    def special_tokens(self) -> frozenset[int]: ...
     @property
     def device(self) -> torch.device: ...
     def encode(self, text: str, *, start: bool = False) -> tuple[int, ...]: ...

@@ -1,0 +1,189 @@
+"""The command line: gfo demo | tune | eval | list | download."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gfo.core.errors import GfoError
+
+if TYPE_CHECKING:
+    from gfo.config import Config
+    from gfo.run.result import Result
+
+app = typer.Typer(
+    help="Tune frozen language models without gradients.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", help="Run folder; by default a new one under runs/.", show_default=False),
+]
+INTERRUPTED = 130  # as shells have it for Ctrl-C
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="Root seed.")] = 0,
+    budget: Annotated[int | None, typer.Option(help="Evaluations of the search.", show_default=False)] = None,
+    optimizer: Annotated[str, typer.Option(help="Its name, see `gfo list`.")] = "cma",
+    out: Out = None,
+) -> None:
+    """Tune a soft prompt of SmolLM2-135M for sentiment, on sentences that gfo brings along."""
+    from gfo.config import DEMO, load_config
+
+    overrides = [f"seed={seed}", f'optimizer.name="{optimizer}"']
+    if budget is not None:
+        overrides.append(f"budget.evaluations={budget}")
+    if optimizer != "cma":
+        overrides.append("optimizer.options={}")
+    _run(load_config(DEMO, overrides), out, "demo")
+
+
+@app.command()
+def tune(
+    config: Annotated[Path, typer.Argument(help="A .toml config, or the config.json of a run.")],
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, as in budget.evaluations=500; any number.")
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Run a config."""
+    from gfo.config import load_config
+
+    _run(load_config(config, override or ()), out, config.stem)
+
+
+@app.command("eval")
+def evaluate(
+    run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
+) -> None:
+    """Score what a run found on a split, and add the scores to its result.json."""
+    import numpy as np
+
+    from gfo.config import CONFIG, load_config
+    from gfo.run.result import RESULT, load_point
+
+    result = _read_json(run_dir / RESULT)
+    z = load_point(run_dir)
+    evaluator = load_config(run_dir / CONFIG).evaluator()
+    scored = evaluator.score(np.stack([np.zeros_like(z), z]), split).metrics
+    for i, when in enumerate(("before", "after")):
+        result["scores"].setdefault(when, {})[split] = {k: float(v[i]) for k, v in scored.items()}
+    (run_dir / RESULT).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    _print_scores(result["scores"], split)
+
+
+@app.command("list")
+def list_names() -> None:
+    """Names that configs take: optimizers, spaces, tasks, losses, built-in models."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from gfo import optimizers
+    from gfo.config import SPACES, TASKS
+    from gfo.models.download import BUILT_IN
+    from gfo.tasks.losses import LOSSES
+
+    sections: dict[str, Mapping[str, str]] = {
+        "optimizers": optimizers.describe(),
+        "spaces": SPACES,
+        "tasks": TASKS,
+        "losses": {name: (loss.__doc__ or "").splitlines()[0] for name, loss in LOSSES.items()},
+        "models": {name: model.description for name, model in BUILT_IN.items()},
+    }
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for title, names in sections.items():
+        table.add_row(f"[bold]{title}[/bold]", "")
+        for name, line in names.items():
+            table.add_row(f"  {name}", line.split("; [")[0])
+    Console().print(table)
+
+
+@app.command()
+def download(
+    name: Annotated[str, typer.Argument(help="A built-in model, see `gfo list`.")] = "smollm2-135m",
+    force: Annotated[bool, typer.Option("--force", help="Download again, also if it is there.")] = False,
+) -> None:
+    """Download a built-in model and keep it, so that later runs need no network."""
+    from gfo.models.download import ensure_downloaded, verify
+
+    folder = ensure_downloaded(name, force=force, say=_say)
+    verify(folder)
+    typer.echo(f"{name}: {folder}")
+
+
+def _run(config: Config, out: Path | None, name: str) -> None:
+    """Run a config and print what came of it."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = out or Path("runs") / f"{name}-seed{config.seed}-{stamp}"
+    _say(f"{config.model.name}, {config.space.kind}, {config.optimizer.name}, seed {config.seed} -> {folder}")
+    result = config.run(folder)
+    if result.stopped == "interrupted":
+        typer.echo(f"interrupted after {result.cost.candidates} evaluations; what was found is in {folder}")
+        typer.echo(f"score it on the test rows with: gfo eval {folder}")
+        raise typer.Exit(INTERRUPTED)
+    _print_result(result, folder)
+
+
+def _print_result(result: Result, folder: Path) -> None:
+    if "after" in result.scores:
+        _print_scores(result.scores, "test")
+    cost, scoring = result.cost, result.scoring
+    tokens = f"{cost.forward_tokens:,} forward tokens"
+    typer.echo(f"search:  {cost.candidates} evaluations, {tokens}, {cost.seconds:.0f} s")
+    typer.echo(f"scoring: {scoring.forward_tokens:,} forward tokens, {scoring.seconds:.0f} s (dev and test)")
+    typer.echo(f"ended:   {result.stopped}")
+    typer.echo(f"result:  {result.selection}; see {folder}")
+
+
+def _print_scores(scores: Mapping[str, Any], split: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in (split, "before", "after", "change"):
+        table.add_column(column, justify="left" if column == split else "right")
+    for metric, after in scores["after"][split].items():
+        before = scores["before"][split][metric]
+        if metric == "loss":
+            table.add_row(metric, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
+        else:
+            table.add_row(metric, f"{before:.1%}", f"{after:.1%}", f"{100 * (after - before):+.1f} points")
+    Console().print(table)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise GfoError(f"{path} cannot be read ({error}); give the folder of a finished run") from None
+    return values
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def main() -> None:
+    """Run the command line; bad input is one line on standard error and exit code 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except GfoError as error:
+        _say(f"error: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,252 @@
+"""Configs: TOML or JSON <-> objects, the only place that turns names into objects."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gfo.core.errors import GfoError, unknown_name
+from gfo.core.seeding import stream_seed
+
+if TYPE_CHECKING:
+    from gfo.evaluation.local import LocalEvaluator
+    from gfo.models.decoder import Decoder
+    from gfo.run.callbacks import Callback
+    from gfo.run.result import Result
+    from gfo.spaces.soft_prompt import SoftPrompt
+    from gfo.tasks.classification import Classification
+
+CONFIG = "config.json"
+PACKAGED = "gfo:"  # a data_dir "gfo:sentiment" is a folder of the package's data
+DEMO = Path(__file__).parent / "data" / "demo.toml"
+
+SPACES = {"soft-prompt": "P embeddings in the template's {soft} place, in a random subspace of d dimensions"}
+TASKS = {"classification": "the next word after the template says the label"}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelConfig(_Section):
+    """`gfo.load_model`."""
+
+    name: str = "smollm2-135m"
+    dtype: str = "float32"
+    device: str = "auto"
+
+
+class TaskConfig(_Section):
+    """`gfo.Classification`; paths are relative to `data_dir`, and that to the working folder."""
+
+    kind: Literal["classification"] = "classification"
+    data_dir: str = "."
+    train: str
+    dev: str | None = None
+    test: str | None = None
+    template: str
+    labels: dict[str, str]
+    label_field: str = "label"
+    loss: str = "ce"
+    batch_size: int | None = None
+    limits: dict[str, int] = Field(default_factory=dict)
+
+    def build(self, seed: int) -> Classification:
+        """The task."""
+        from gfo.tasks.classification import Classification
+
+        return Classification(
+            *(self._path(split) for split in (self.train, self.dev, self.test)),  # type: ignore[arg-type]
+            template=self.template,
+            labels=self.labels,
+            label_field=self.label_field,
+            loss=self.loss,
+            batch_size=self.batch_size,
+            limits=self.limits,
+            seed=seed,
+        )
+
+    def _path(self, name: str | None) -> Path | None:
+        if name is None:
+            return None
+        if self.data_dir.startswith(PACKAGED):
+            return DEMO.parent / self.data_dir.removeprefix(PACKAGED) / name
+        return Path(self.data_dir) / name
+
+
+class SpaceConfig(_Section):
+    """`gfo.SoftPrompt`; `seed` replaces the root seed for the projection and the random words."""
+
+    kind: Literal["soft-prompt"] = "soft-prompt"
+    tokens: int = 8
+    dim: int = 200
+    init: str | None = None
+    alpha: float = 1.0
+    projection: str = "gaussian"
+    seed: int | None = None
+
+    def build(self, model: Decoder, seed: int) -> SoftPrompt:
+        """The space."""
+        from gfo.spaces.soft_prompt import SoftPrompt
+
+        return SoftPrompt(
+            model,
+            self.tokens,
+            self.dim,
+            init=self.init,
+            alpha=self.alpha,
+            projection=self.projection,
+            seed=seed if self.seed is None else self.seed,
+        )
+
+
+class OptimizerConfig(_Section):
+    """`gfo.optimizers.make`."""
+
+    name: str = "cma"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class BudgetConfig(_Section):
+    """`gfo.Budget`."""
+
+    evaluations: int | None = None
+    forward_tokens: int | None = None
+    seconds: float | None = None
+
+
+class Config(_Section):
+    """A run, whole."""
+
+    seed: int = 0
+    dev_every: int = 5
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    task: TaskConfig
+    space: SpaceConfig = Field(default_factory=SpaceConfig)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    budget: BudgetConfig
+
+    def run(
+        self, out: Path, *, callbacks: Sequence[Callback] = (), progress: bool = True, test: bool = True
+    ) -> Result:
+        """Tune, score on the test rows (unless interrupted), and keep everything in `out`."""
+        from gfo import optimizers
+        from gfo.run.budget import Budget
+        from gfo.run.loop import new_run_folder
+        from gfo.run.tune import tune
+
+        if self.optimizer.name not in optimizers.names():
+            raise unknown_name("optimizer", self.optimizer.name, optimizers.names())
+        budget = Budget(**self.budget.model_dump())
+        task = self.task.build(stream_seed(self.seed, "task"))
+        new_run_folder(out)
+        model, space = self._model_and_space()
+        (out / CONFIG).write_text(self.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
+        result = tune(
+            model,
+            task,
+            space,
+            optimizer=self.optimizer.name,
+            options=self.optimizer.options,
+            budget=budget,
+            seed=self.seed,
+            dev_every=self.dev_every,
+            callbacks=callbacks,
+            progress=progress,
+            out=out,
+            record={"config": self.model_dump(exclude_none=True, exclude={"task": {"data_dir"}})},
+        )
+        if test and self.task.test is not None and result.stopped != "interrupted":
+            result.score("test")
+        return result
+
+    def evaluator(self) -> LocalEvaluator:
+        """The evaluator of the run, for scoring what it found."""
+        from gfo.evaluation.local import LocalEvaluator
+
+        task = self.task.build(stream_seed(self.seed, "task"))
+        model, space = self._model_and_space()
+        return LocalEvaluator(model, task, space)
+
+    def _model_and_space(self) -> tuple[Decoder, SoftPrompt]:
+        from gfo.models.loading import load_model
+
+        model = load_model(self.model.name, dtype=self.model.dtype, device=self.model.device)
+        return model, self.space.build(model, stream_seed(self.seed, "space"))
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config in a TOML or JSON file, with "key.key=value" overrides (values as in TOML).
+
+    Raises:
+        GfoError: for a file that cannot be read or parsed, or a key or value that is not known.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise GfoError(f"config: cannot read {path}: {reason}; check the path") from None
+    try:
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise GfoError(f"config: {path}: {error}; write TOML, or JSON in a .json file") from None
+    if not isinstance(values, dict):
+        raise GfoError(f"config: {path} holds a {type(values).__name__}; write keys and values")
+    for override in overrides:
+        _set(values, override)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise _one_line(error, path) from None
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    """Put "a.b=value" into nested values."""
+    key, equals, text = override.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts):
+        raise GfoError(f"--set {override}: write key=value, as in --set budget.evaluations=500")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # plain text needs no quotes
+    for part in parts[:-1]:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise GfoError(f"--set {override}: '{part}' is a value, not a section")
+    values[parts[-1]] = value
+
+
+def _one_line(error: ValidationError, path: Path) -> GfoError:
+    """pydantic's first error in one line, with the nearest name for a wrong one."""
+    first = error.errors()[0]
+    loc = [str(part) for part in first["loc"]]
+    section, fields = _section(loc)
+    if first["type"] == "extra_forbidden":
+        where = ".".join(loc[:-1])
+        return GfoError(
+            f"config: {path}: {unknown_name(f'key in [{where}]' if where else 'key', loc[-1], fields)}"
+        )
+    if first["type"] == "literal_error":
+        known = get_args(section[loc[-1]].annotation)
+        return GfoError(f"config: {path}: {unknown_name(loc[0], str(first['input']), known)}")
+    if first["type"] == "missing":
+        return GfoError(f"config: {path}: '{'.'.join(loc)}' is missing; give it a value")
+    return GfoError(f"config: {path}: {'.'.join(loc)} = {first['input']!r}: {first['msg'].lower()}")
+
+
+def _section(loc: Sequence[str]) -> tuple[Mapping[str, Any], list[str]]:
+    """The fields of the section that holds the last part of a location."""
+    model: type[BaseModel] = Config
+    for part in loc[:-1]:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            break
+        model = annotation
+    return model.model_fields, list(model.model_fields)

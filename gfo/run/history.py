@@ -1,0 +1,101 @@
+"""What happened, one JSON line a step."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gfo.core.domain import Array
+from gfo.core.errors import GfoError
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the loop.
+
+    Attributes:
+        step: its number, from 0.
+        evaluations: candidates evaluated so far.
+        forward_tokens: tokens that went through the model in the search so far.
+        tokens_needed: tokens that had to.
+        loss: the losses of the step's candidates; None where one failed.
+        best: the lowest loss so far, None while all failed.
+        dev: scores of the recommendation on dev after this step, or None if it was not scored.
+        seconds: wall-clock time since the start; the only value that differs between two runs
+            with one seed.
+    """
+
+    step: int
+    evaluations: int
+    forward_tokens: int
+    tokens_needed: int
+    loss: list[float | None]
+    best: float | None
+    dev: dict[str, float] | None
+    seconds: float
+
+    @property
+    def mean_loss(self) -> float:
+        """The mean over the candidates that did not fail; nan if all did."""
+        good = [value for value in self.loss if value is not None]
+        return sum(good) / len(good) if good else math.nan
+
+
+class History:
+    """The steps of a run, also written to a file as they happen.
+
+    Args:
+        path: a file for the JSON lines, started anew; None keeps the steps in memory only.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._steps: list[Step] = []
+        self._path = path
+        if path is not None:
+            path.write_text("", encoding="utf-8")
+
+    def append(self, step: Step) -> None:
+        """Add a step."""
+        self._steps.append(step)
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(step), allow_nan=False) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> History:
+        """The history in a file.
+
+        Raises:
+            GfoError: if the file cannot be read as such.
+        """
+        history = cls()
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            history._steps = [Step(**json.loads(line)) for line in lines]
+        except (OSError, ValueError, TypeError) as error:
+            raise GfoError(f"history: cannot read {path} ({error}); give the folder of a gfo run") from None
+        return history
+
+    def trajectory(self) -> list[dict[str, Any]]:
+        """The steps without their times: equal for two runs with one seed on one machine."""
+        return [{k: v for k, v in asdict(step).items() if k != "seconds"} for step in self._steps]
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self._steps)
+
+    def __getitem__(self, index: int) -> Step:
+        return self._steps[index]
+
+
+def plain_losses(loss: Array) -> list[float | None]:
+    """Losses [K] as JSON has them: None for those that failed."""
+    return [float(value) if np.isfinite(value) else None for value in loss]

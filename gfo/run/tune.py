@@ -1,0 +1,74 @@
+"""`tune`: joins model, task, space and optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gfo import optimizers
+from gfo.core.protocols import Optimizer, SearchSpace, Task
+from gfo.core.seeding import stream_seed
+from gfo.evaluation.local import LocalEvaluator
+from gfo.models.decoder import Decoder
+from gfo.run.budget import Budget
+from gfo.run.callbacks import Callback
+from gfo.run.loop import minimize
+from gfo.run.progress import ProgressBar
+from gfo.run.result import Result
+
+DEV_EVERY = 5
+
+
+def tune(
+    model: Decoder,
+    task: Task,
+    space: SearchSpace,
+    *,
+    optimizer: str | Optimizer = "cma",
+    options: Mapping[str, Any] | None = None,
+    budget: Budget,
+    seed: int = 0,
+    dev_every: int = DEV_EVERY,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+    out: str | Path | None = None,
+    record: Mapping[str, Any] | None = None,
+) -> Result:
+    """Search the space for the change of the model that minimises the task's loss.
+
+    Args:
+        model: a frozen model of `gfo.load_model`.
+        task: such as `gfo.Classification`.
+        space: such as `gfo.SoftPrompt`.
+        optimizer: a name of `gfo.optimizers.names()`, or an `Optimizer` on the space's domain.
+        options: of the optimizer, if it is a name.
+        budget: what the search may spend.
+        seed: root seed; the optimizer draws from the stream "optimizer" under it.
+        dev_every: if the task has dev rows, score the recommendation on them after every so many
+            steps and return the one with the lowest dev loss.
+        callbacks: called at each step.
+        progress: show best loss, dev score, rate and time left on standard error.
+        out: a folder for history, result, best point and plot.
+        record: more values for result.json.
+
+    Raises:
+        GfoError: for bad input, in one line.
+    """
+    evaluator = LocalEvaluator(model, task, space)
+    name = optimizer if isinstance(optimizer, str) else type(optimizer).__name__
+    if isinstance(optimizer, str):
+        optimizer = optimizers.make(
+            optimizer, domain=space.domain, seed=stream_seed(seed, "optimizer"), **dict(options or {})
+        )
+    shown = [ProgressBar()] if progress else []
+    facts = {"seed": seed, "model": model.name, "optimizer": name, "d": space.domain.d}
+    return minimize(
+        optimizer,
+        evaluator,
+        budget=budget,
+        callbacks=[*callbacks, *shown],
+        out=out,
+        dev_every=dev_every if "dev" in evaluator.task.splits else None,
+        record={**facts, **(record or {})},
+    )
