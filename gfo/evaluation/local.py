@@ -111,12 +111,17 @@ class LocalEvaluator:
         for i, group in enumerate(groups):
             rows = self._rows([todo.branches[b] for b in group], P)
             C, n = rows.ids.shape
-            for k in _parts(K, self._branches_at_once(C, n)):
+            parts = _parts(K, self._branches_at_once(C, n))
+            while parts:
+                k = parts.pop(0)
                 embeds = rows.embed(self.model, prompt[k]).transpose(0, 1)  # (C, M, n, D)
                 length = rows.length[:, None].expand(-1, len(k))
                 hidden = self.model.branches(shared[i] if shared else None, embeds, length)
                 meter.computed += C * len(k) * n
-                yield k, torch.tensor(group), hidden.transpose(0, 1)
+                if len(k) > 1 and not bool(hidden.isfinite().all()):
+                    parts[:0] = k.split(1)  # nan gets through the mask to the others (0 * nan): each alone
+                else:
+                    yield k, torch.tensor(group), hidden.transpose(0, 1)
 
     def _prompt_first(
         self,

@@ -31,9 +31,9 @@ class PaddedRows:
 
     @classmethod
     def of(cls, rows: Sequence[TokenRow], P: int, device: torch.device) -> PaddedRows:
-        """Pad rows to the longest."""
+        """Pad rows to the longest, and to one token where all are empty."""
         lengths = [row.length(P) for row in rows]
-        ids = torch.zeros(len(rows), max(lengths), dtype=torch.long)
+        ids = torch.zeros(len(rows), max(1, *lengths), dtype=torch.long)
         slot = torch.full_like(ids, -1)
         for i, row in enumerate(rows):
             start = len(row.head)
