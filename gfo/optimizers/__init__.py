@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from gfo.core.domain import Domain
 from gfo.core.errors import GfoError, unknown_name
@@ -15,8 +15,11 @@ Factory = Callable[..., Optimizer]
 
 # name -> (module:class, one line)
 _METHODS: dict[str, tuple[str, str]] = {
+    "bipop": ("restarts:BIPOP", "restarts of any optimizer with large and small populations in turn"),
+    "blockwise": ("blockwise:Blockwise", "any optimizer on one block of z at a time, as BBTv2 visits layers"),
     "cma": ("cma_es:CMAES", "CMA-ES, full covariance matrix (pycma)"),
     "ga": ("genetic:GeneticAlgorithm", "genetic algorithm; also for integer, binary and mixed genes"),
+    "ipop": ("restarts:IPOP", "restarts of any optimizer, each with twice the population"),
     "openai-es": ("openai_es:OpenAIES", "OpenAI's evolution strategy: antithetic pairs, ranks, Adam"),
     "pso": ("particle_swarm:ParticleSwarm", "particle swarm"),
     "random": ("random_search:RandomSearch", "random search: standard normal, uniform in boxes"),
@@ -35,8 +38,9 @@ def names() -> list[str]:
 
 
 def describe() -> dict[str, str]:
-    """name -> one line on the method."""
+    """name -> one line on the method; `nevergrad:<name>` stands for all of nevergrad's registry."""
     lines = {name: line for name, (_, line) in _METHODS.items()}
+    lines["nevergrad:<name>"] = "any optimizer of nevergrad's registry, as nevergrad:DE"
     for name, factory in _PLUGINS.items():
         lines[name] = (inspect.getdoc(factory) or "plug-in").splitlines()[0]
     return dict(sorted(lines.items()))
@@ -52,30 +56,43 @@ def register(name: str, factory: Factory) -> None:
     _PLUGINS[name] = factory
 
 
+def options_of(name: str) -> list[str] | None:
+    """The options of the optimizer `name`; None if it takes any."""
+    parameters = inspect.signature(_factory(name)).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+
 def make(name: str, *, domain: Domain, seed: int, **options: Any) -> Optimizer:
     """The optimizer `name` on `domain`, with its own random generator from `seed`.
+
+    `nevergrad:<name>` is any optimizer of nevergrad's registry.
 
     Raises:
         GfoError: for an unknown name, an unknown option, or an option's value that cannot be used.
     """
-    factory = _factory(name)
-    parameters = inspect.signature(factory).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        for option, value in options.items():
-            if option not in known:
-                raise GfoError(
-                    f"optimizer '{name}' has no option '{option}' (given {value!r}); "
-                    f"its options are {', '.join(known) or 'none'}"
-                )
-    return factory(domain, seed, **options)
+    known = options_of(name)
+    for option, value in options.items():
+        if known is not None and option not in known:
+            raise GfoError(
+                f"optimizer '{name}' has no option '{option}' (given {value!r}); "
+                f"its options are {', '.join(known) or 'none'}"
+            )
+    return _factory(name)(domain, seed, **options)
 
 
 def _factory(name: str) -> Factory:
     if name in _PLUGINS:
         return _PLUGINS[name]
+    kind, _, method = name.partition(":")
+    if kind == "nevergrad" and method:
+        return cast(Factory, _load("nevergrad:nevergrad_method")(method))
     if name not in _METHODS:
-        raise unknown_name("optimizer", name, names())
-    module, _, attribute = _METHODS[name][0].partition(":")
-    factory: Factory = getattr(import_module(f"gfo.optimizers.{module}"), attribute)
-    return factory
+        raise unknown_name("optimizer", name, [*names(), "nevergrad:<name>"])
+    return cast(Factory, _load(_METHODS[name][0]))
+
+
+def _load(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(import_module(f"gfo.optimizers.{module}"), attribute)

@@ -40,7 +40,8 @@ class ParticleSwarm(BaseOptimizer):
     Args:
         domain: the box searched.
         seed: of the method's own random generator.
-        population: K, particles; 10 + floor(2 sqrt d) by default (Clerc, SPSO 2006).
+        population: K, particles; 8 + floor(3 ln d) by default: larger swarms (20 to 50 in the papers) are
+            safer on multimodal losses and slower where evaluations are few.
         sigma0: spread of the first particles and of their first velocities where there are no bounds.
         x0: the first particle [d]; zero, moved into the domain, by default.
         c1, c2: pull of the own and of the neighbourhood's best point (Clerc and Kennedy: 2.05).
@@ -74,7 +75,7 @@ class ParticleSwarm(BaseOptimizer):
         bounds: str = "absorb",
     ) -> None:
         super().__init__(domain, seed)
-        default = 10 + int(2 * math.sqrt(domain.d))
+        default = 8 + int(3 * math.log(domain.d))
         self.population = population_option(self.name, domain, default if population is None else population)
         self.sigma0 = number(self.name, "sigma0", sigma0, above=0)
         self.c1 = number(self.name, "c1", c1, least=0)
@@ -93,7 +94,9 @@ class ParticleSwarm(BaseOptimizer):
         start = start_option(self.name, domain, x0)
         self.x = first_population(domain, self.rng, self.population, self.sigma0, start)
         other = first_population(domain, self.rng, self.population, self.sigma0, start)
-        self.v = np.clip((other - self.x) / 2, -self.v_max, self.v_max)  # as SPSO 2006
+        self.v = np.clip(
+            (other - self.x) / 2, -self.v_max, self.v_max
+        )  # half-way to another point, as in SPSO 2006
         self.p = self.x.copy()
         self.p_loss = np.full(self.population, np.inf)
         self.k = 0

@@ -49,7 +49,7 @@ class SimulatedAnnealing(BaseOptimizer):
         x0: the start of the first chain [d]; zero, moved into the domain, by default.
         T0: the first temperature, in units of the loss; from the first losses by default.
         cooling: "geometric", "linear" or "logarithmic".
-        r: factor of geometric cooling; exp(-1 / d) by default.
+        r: factor of geometric cooling (Kirkpatrick et al.: 0.9).
         n: steps of linear cooling, after which the chains only descend.
         target: acceptance rate (0.234: Roberts, Gelman and Gilks 1997, doi:10.1214/aoap/1034625254).
         resample: whether chains are resampled when the temperature falls.
@@ -70,7 +70,7 @@ class SimulatedAnnealing(BaseOptimizer):
         x0: Sequence[float] | Array | None = None,
         T0: float | None = None,
         cooling: str = "geometric",
-        r: float | None = None,
+        r: float = 0.9,
         n: int = 200,
         target: float = 0.234,
         resample: bool = True,
@@ -81,7 +81,7 @@ class SimulatedAnnealing(BaseOptimizer):
         self.s = number(self.name, "sigma0", sigma0, above=0)
         self.T0 = None if T0 is None else number(self.name, "T0", T0, above=0)
         self.cooling = one_of(self.name, "cooling", cooling, ("geometric", "linear", "logarithmic"))
-        self.r = number(self.name, "r", math.exp(-1 / domain.d) if r is None else r, above=0, most=1)
+        self.r = number(self.name, "r", r, above=0, most=1)
         self.n = whole(self.name, "n", n)
         self.target = number(self.name, "target", target, above=0, below=1)
         self.resample = bool(resample)
