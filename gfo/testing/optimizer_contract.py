@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import random
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +12,7 @@ from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Optimizer
 from gfo.testing.functions import Ellipsoid
+from gfo.testing.global_generators import seeded, states
 
 Factory = Callable[[Domain, int], Optimizer]
 
@@ -73,27 +71,28 @@ def _same(a: list[Array], b: list[Array]) -> bool:
     return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def _through_json(value: Any) -> Any:
-    """A state as it comes back from disk; plain values and numpy arrays only."""
+def _text(state: Any) -> str:
+    """A state as JSON; plain values and numpy arrays only."""
 
     def encode(x: object) -> object:
-        if isinstance(x, np.ndarray):
-            _require(
-                x.dtype != object, "state_dict must hold plain values and numpy arrays, found an object array"
-            )
+        if isinstance(x, np.ndarray) and x.dtype != object:
             return {"__dtype__": x.dtype.str, "shape": x.shape, "values": x.ravel().tolist()}
         if isinstance(x, np.generic):
             return x.item()
         raise AssertionError(
-            f"state_dict must hold plain values and numpy arrays, found a {type(x).__qualname__}"
+            f"state_dict must hold plain values and arrays of numbers, found a {type(x).__qualname__}"
         )
 
+    return json.dumps(state, default=encode)
+
+
+def _from_text(text: str) -> Any:
     def decode(x: dict[str, Any]) -> Any:
         if "__dtype__" in x:
             return np.array(x["values"], dtype=x["__dtype__"]).reshape(x["shape"])
         return x
 
-    return json.loads(json.dumps(value, default=encode), object_hook=decode)
+    return json.loads(text, object_hook=decode)
 
 
 def check_shapes_and_bounds(factory: Factory) -> None:
@@ -162,41 +161,14 @@ def check_seed(factory: Factory) -> None:
         b.tell(other, f(other))
 
 
-def _global_states() -> dict[str, str]:
-    _, words, *rest = np.random.get_state()  # noqa: NPY002
-    states = {"numpy": repr((np.asarray(words).tolist(), rest)), "Python": repr(random.getstate())}
-    if "torch" in sys.modules:
-        states["torch"] = repr(sys.modules["torch"].get_rng_state().tolist())
-    return states
-
-
-@contextlib.contextmanager
-def _global_seed(seed: int) -> Iterator[None]:
-    """Seed the global generators, and put them back afterwards."""
-    before, before_python = np.random.get_state(), random.getstate()  # noqa: NPY002
-    torch = sys.modules.get("torch")
-    before_torch = torch.get_rng_state() if torch else None
-    np.random.seed(seed)  # noqa: NPY002
-    random.seed(seed)
-    if torch:
-        torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(before)  # noqa: NPY002
-        random.setstate(before_python)
-        if torch:
-            torch.set_rng_state(before_torch)
-
-
 def check_global_generators(factory: Factory) -> None:
     """The global generators of numpy, Python and torch are neither read nor changed."""
     traces = []
     for seed in (11, 12):
-        with _global_seed(seed):
-            before = _global_states()
+        with seeded(seed):
+            before = states()
             traces.append(_run(factory(DOMAINS["unbounded"], 1)))
-            after = _global_states()
+            after = states()
         for name, state in before.items():
             _require(
                 after[name] == state,
@@ -208,41 +180,37 @@ def check_global_generators(factory: Factory) -> None:
 def check_resume(factory: Factory) -> None:
     """A state, written and read back, goes on bit by bit in a fresh object."""
     for name, domain in DOMAINS.items():
-        for steps in (0, 1, 5):
-            for asked in (False, True):
-                optimizer = factory(domain, 1)
-                _run(optimizer, steps)
-                if asked:
-                    optimizer.ask()
-                state = _through_json(optimizer.state_dict())
-                kept = json.dumps(_through_json(state), default=np.ndarray.tolist)
-                where = f"after {steps} steps" + (" and an ask" if asked else "") + f" ({name})"
-                resumed = []
-                for seed in (1, 2):
-                    fresh = factory(domain, seed)
-                    fresh.load_state_dict(state)
-                    resumed.append(_run(fresh))
-                _require(
-                    json.dumps(state, default=np.ndarray.tolist) == kept,
-                    f"load_state_dict keeps the state it was given and changes it {where}; copy it",
-                )
-                expected = _run(optimizer)
-                _require(
-                    _same(resumed[0], expected), f"a resumed run differs from an uninterrupted one {where}"
-                )
-                _require(
-                    _same(resumed[1], expected),
-                    f"a run resumed in an object of another seed differs {where}: "
-                    "the state must hold the random generator",
-                )
+        for steps, asked in ((0, False), (1, True), (5, False), (5, True)):
+            where = f"after {steps} steps" + (" and an ask" if asked else "") + f" ({name})"
+            _check_resume_at(factory, domain, steps, asked, where)
     optimizer = factory(DOMAINS["unbounded"], 1)
     _run(optimizer, 3)
     state = optimizer.state_dict()
-    kept = json.dumps(_through_json(state), default=np.ndarray.tolist)
+    kept = _text(state)
     _run(optimizer, 3)
+    _require(_text(state) == kept, "the state changes while the optimizer goes on; state_dict must copy")
+
+
+def _check_resume_at(factory: Factory, domain: Domain, steps: int, asked: bool, where: str) -> None:
+    optimizer = factory(domain, 1)
+    _run(optimizer, steps)
+    if asked:
+        optimizer.ask()
+    state = _from_text(_text(optimizer.state_dict()))
+    kept = _text(state)
+    resumed = []
+    for seed in (1, 2):
+        fresh = factory(domain, seed)
+        fresh.load_state_dict(state)
+        resumed.append(_run(fresh))
     _require(
-        json.dumps(_through_json(state), default=np.ndarray.tolist) == kept,
-        "the state changes while the optimizer goes on; state_dict must copy",
+        _text(state) == kept, f"load_state_dict keeps the state it was given and changes it {where}; copy it"
+    )
+    expected = _run(optimizer)
+    _require(_same(resumed[0], expected), f"a resumed run differs from an uninterrupted one {where}")
+    _require(
+        _same(resumed[1], expected),
+        f"a run resumed in an object of another seed differs {where}: the state lacks the random generator",
     )
 
 
