@@ -41,6 +41,7 @@ def load_model(name: str | Path, *, dtype: str = "float32", device: str = "auto"
 
 
 def _load(source: str, name: str, dtype: object, device: object) -> Decoder:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -50,12 +51,17 @@ def _load(source: str, name: str, dtype: object, device: object) -> Decoder:
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        module = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
+        module, info = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _cannot_load(name, error) from error
     finally:
         if bars:
             logging.enable_progress_bar()
+    missing = sorted(info["missing_keys"])
+    if missing:  # transformers has drawn them at random
+        raise GfoError(
+            f"model '{name}': its files lack {len(missing)} weights, {missing[0]} first; save it whole"
+        )
     return Decoder(module.to(device), tokenizer, name)
 
 
