@@ -1,0 +1,129 @@
+"""Fixtures: tiny random models of many families and a tokenizer, made in memory and the same each time.
+
+- `tiny(family, start=..., seed=..., dtype=..., **config)`: a `gfo.Decoder`; session-wide and cached, so treat
+  it as frozen, as gfo does.
+- `family`: a test that takes it runs once for each family of FAMILIES.
+- `tokenizer(start=...)`: a new byte-level BPE tokenizer of about 200 tokens; `start` puts <s> before a text.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; no test needs a hub
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from gfo.models.decoder import Decoder
+
+torch.set_num_threads(1)
+
+SPECIAL = ["<pad>", "<s>", "</s>"]
+VOCABULARY = 200
+SENTENCES = [
+    "Review: the movie is a great joy from the first minute to the last. Sentiment: positive",
+    "Review: a terrible waste of time, and not even a short one! Sentiment: negative",
+    "Is it good or bad? I would say that the food was good, but the service was bad.",
+    "Say in one word what the writer thinks about it: great, terrible, or neither?",
+]
+SHAPE = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "vocab_size": VOCABULARY,
+}
+GROUPED = {**SHAPE, "intermediate_size": 48, "num_key_value_heads": 2}
+LAYERS = ["sliding_attention", "full_attention", "sliding_attention"]
+WINDOW = 6  # shorter than most texts of the tests
+# family -> its config class and what its shape adds; the windows are shorter than the texts
+FAMILIES = {
+    "llama": ("LlamaConfig", GROUPED),
+    "gpt2": ("GPT2Config", {**SHAPE, "n_inner": 48}),
+    "qwen2": ("Qwen2Config", GROUPED),
+    "qwen3": ("Qwen3Config", {**GROUPED, "head_dim": 16}),
+    "mistral": ("MistralConfig", {**GROUPED, "sliding_window": WINDOW}),
+    "gemma": ("GemmaConfig", {**GROUPED, "head_dim": 16}),
+    "gemma2": (
+        "Gemma2Config",
+        {
+            **GROUPED,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 16,
+            "sliding_window": WINDOW,
+            "layer_types": LAYERS,
+            "final_logit_softcapping": 3.0,
+            "attn_logit_softcapping": 5.0,
+        },
+    ),
+    "gemma3": (
+        "Gemma3TextConfig",
+        {
+            **GROUPED,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 16,
+            "sliding_window": WINDOW,
+            "layer_types": LAYERS,
+        },
+    ),
+    "opt": ("OPTConfig", {**SHAPE, "ffn_dim": 48, "word_embed_proj_dim": 24}),
+    "gpt_neox": ("GPTNeoXConfig", {**SHAPE, "intermediate_size": 48}),
+    "granite": ("GraniteConfig", {**GROUPED, "logits_scaling": 4.0, "embedding_multiplier": 3.0}),
+    "cohere2": (
+        "Cohere2Config",
+        {**GROUPED, "logit_scale": 0.5, "sliding_window": WINDOW, "layer_types": LAYERS},
+    ),
+}
+
+
+def make_tokenizer(*, start=False):
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        SENTENCES,
+        trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=SPECIAL, show_progress=False),
+    )
+    if start:
+        bpe.post_processor = processors.TemplateProcessing(
+            single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+
+
+@functools.cache
+def make_decoder(family, start=False, seed=0, dtype=torch.float32, **changes):
+    """Matrices of standard deviation 0.25: hidden states, attention and logits vary widely."""
+    config_class, shape = FAMILIES[family]
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = getattr(transformers, config_class)(**{**shape, **tokens, **changes})
+    module = transformers.AutoModelForCausalLM.from_config(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, parameter in sorted(module.named_parameters()):
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim > 1:
+                parameter.copy_(0.25 * noise)
+            else:
+                parameter.add_(0.1 * noise)
+    return Decoder(module.to(dtype), make_tokenizer(start=start), f"tiny-{family}")
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    return make_decoder
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return make_tokenizer

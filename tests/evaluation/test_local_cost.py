@@ -1,0 +1,170 @@
+"""Tokens counted by hand, minibatches, contexts kept, and rows that do not fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gfo import Classification, GfoError, LocalEvaluator, SoftPrompt
+
+LABELS = {"bad": " terrible", "good": " great"}
+K, P = 4, 3
+TEXTS = ["good", "the food was good", "bad", "the movie is good, but short"]
+
+
+def make(model, template, texts=TEXTS, splits=(), tokens=P, reuse=True, **options):
+    rows = [{"text": text, "label": label} for text, label in zip(texts, ["good", "bad"] * 500, strict=False)]
+    task = Classification(rows, template=template, labels=LABELS, **dict.fromkeys(splits, rows), **options)
+    return LocalEvaluator(model, task, SoftPrompt(model, tokens=tokens, dim=5), reuse=reuse)
+
+
+def z(candidates=K):
+    return np.random.default_rng(0).standard_normal((candidates, 5))
+
+
+def tokens_of(model, text):
+    return len(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def test_text_first_by_hand(tiny):
+    model = tiny("llama", start=True)
+    before = [1 + tokens_of(model, f"Review: {text}\n") for text in TEXTS]
+    behind = tokens_of(model, "Sentiment:")
+    evaluator = make(model, "Review: {text}\n{soft}Sentiment:")
+    dependent = K * len(TEXTS) * (P + behind)
+    first, second = evaluator(z(), 0).cost, evaluator(z(), 1).cost
+    assert (first.candidates, first.tokens_needed) == (K, sum(before) + dependent)
+    assert first.forward_tokens == len(TEXTS) * max(before) + dependent  # texts padded to the longest, once
+    assert (second.tokens_needed, second.forward_tokens) == (dependent, dependent)
+    assert len(set(before)) > 2
+    assert first.seconds > 0
+
+
+def test_prompt_first_by_hand(tiny):
+    model = tiny("llama", start=True)
+    behind = [tokens_of(model, f"Review: {text}\nSentiment:") for text in TEXTS]
+    front = 1 + tokens_of(model, "Say: ")
+    evaluator = make(model, "Say: {soft}Review: {text}\nSentiment:")
+    dependent = K * (P + sum(behind))
+    first, second = evaluator(z(), 0).cost, evaluator(z(), 1).cost
+    assert first.tokens_needed == front + dependent
+    assert second.tokens_needed == dependent
+    assert first.forward_tokens - second.forward_tokens == front
+    assert second.forward_tokens == dependent  # lengths so far apart that each has its own tile: no padding
+    assert all(b > 1.1 * a for a, b in zip(sorted(set(behind)), sorted(set(behind))[1:], strict=False))
+
+
+def test_without_reuse_every_sequence_counts_whole(tiny):
+    model = tiny("llama", start=True)
+    for template in ("Review: {text}\n{soft}Sentiment:", "{soft}Review: {text}\nSentiment:"):
+        before, behind = template.split("{soft}")
+        whole = [
+            1 + P + tokens_of(model, before.format(text=t)) + tokens_of(model, behind.format(text=t))
+            for t in TEXTS
+        ]
+        slow = make(model, template, reuse=False)
+        for step in range(2):
+            cost = slow(z(), step).cost
+            assert cost.tokens_needed == K * sum(whole)
+            assert cost.forward_tokens >= K * sum(whole)
+        shared = make(model, template)
+        shared(z(), 0)
+        assert shared(z(), 1).cost.forward_tokens < 0.8 * K * sum(whole)
+
+
+def test_padding_of_a_realistic_mix_stays_under_five_percent(tiny):
+    model = tiny("llama", start=True)
+    rng = np.random.default_rng(0)
+    words = ["the", "food", "was", "good", "but", "service", "is", "bad", "and", "I", "would", "say", "that"]
+    lengths = np.clip(np.exp(rng.normal(2.7, 0.55, 64)), 2, 50).astype(
+        int
+    )  # mean 17 words, as sentences have
+    texts = [" ".join(rng.choice(words, n)) for n in lengths]
+    evaluator = make(model, "{soft}{text} It was", texts)
+    evaluator(z(), 0)
+    cost = evaluator(z(), 1).cost
+    assert 1 <= cost.forward_tokens / cost.tokens_needed <= 1.05
+    # control: padding to the longest row would be far more
+    behind = [tokens_of(model, f"{text} It was") for text in texts]
+    assert len(texts) * max(behind) > 1.5 * sum(behind)
+
+
+def test_each_batch_has_its_contexts_and_keeps_them(tiny):
+    model = tiny("llama")
+    evaluator = make(model, "Review: {text}\n{soft}Sentiment:", splits=("dev",), batch_size=2)
+    own = K * 2 * (P + tokens_of(model, "Sentiment:"))
+    keys = [evaluator.task.batch("train", step).key for step in range(6)]
+    seen = set()
+    for step, key in enumerate(keys):
+        needed = evaluator(z(), step).cost.tokens_needed
+        assert (needed > own) == (key not in seen)  # texts are computed when a batch is met first
+        seen.add(key)
+    assert 1 < len(seen) < 6
+    assert evaluator.score(z(), "dev").cost.tokens_needed > evaluator.score(z(), "dev").cost.tokens_needed
+
+
+def test_costs_add_up(tiny):
+    evaluator = make(tiny("llama"), "Review: {text}\n{soft}Sentiment:")
+    a, b = evaluator(z(), 0).cost, evaluator(z(2), 1).cost
+    total = a + b
+    assert total.candidates == 6
+    assert total.forward_tokens == a.forward_tokens + b.forward_tokens > a.forward_tokens
+    assert total.tokens_needed == a.tokens_needed + b.tokens_needed
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+@pytest.mark.parametrize("template", ["Review: {text}\n{soft}Sentiment:", "{soft}Review: {text}\nSentiment:"])
+def test_a_row_longer_than_the_context(tiny, template, split):
+    model = tiny("llama", start=True)
+    rest = 1 + tokens_of(model, template.format(text="", soft=""))
+    fits = " the" * (model.context_length - rest - 8)
+    rows, full = ([{"text": text, "label": "bad"}] * 2 for text in ("good", fits))
+    too_long = [rows[0], {"text": fits + " the", "label": "bad"}]
+
+    def build(last):
+        data = {"train": rows, "dev": rows, "test": rows, split: last}
+        task = Classification(**data, template=template, labels=LABELS)
+        return LocalEvaluator(model, task, SoftPrompt(model, tokens=8, dim=5))
+
+    build(full)  # control: exactly as long as the context
+    with pytest.raises(GfoError) as error:
+        build(too_long)
+    message = str(error.value)
+    assert "\n" not in message
+    for part in (
+        f"{split} row 2",
+        f"{model.context_length + 1} tokens",
+        str(model.context_length),
+        "shorten",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_chunk_tokens_out_of_range(tiny, size):
+    model = tiny("llama")
+    task = Classification([{"text": "a", "label": "bad"}], template="{text}{soft}", labels=LABELS)
+    with pytest.raises(GfoError, match=rf"^chunk_tokens = {size} must be at least 1$"):
+        LocalEvaluator(model, task, SoftPrompt(model, dim=5), chunk_tokens=size)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 4), (2, 6), (1, 2, 5)])
+def test_points_of_another_shape(tiny, shape):
+    evaluator = make(tiny("llama"), "{text}{soft}")
+    with pytest.raises(GfoError, match=r"z has the shape .*takes \(K, 5\)"):
+        evaluator(np.zeros(shape), 0)
+
+
+def test_a_split_that_is_not_there(tiny):
+    with pytest.raises(GfoError, match=r"split 'dev': the task has train; give it rows for dev"):
+        make(tiny("llama"), "{text}{soft}").score(z(), "dev")
+
+
+def test_scores_are_those_of_the_logits(tiny):
+    evaluator = make(tiny("gpt2"), "{text}{soft} It was", splits=("dev", "test"))
+    scores = evaluator.score(z(), "test")
+    batch = evaluator.task.all_rows("test")
+    predicted = evaluator.logits(z(), batch).argmax(-1).numpy()
+    np.testing.assert_allclose(scores.metrics["accuracy"], (predicted == batch.target).mean(1))
+    np.testing.assert_allclose(scores.metrics["loss"], evaluator(z(), 0).loss, atol=1e-6)
+    assert scores.cost.candidates == K

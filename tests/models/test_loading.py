@@ -1,0 +1,191 @@
+"""`load_model` from folders, and every way it fails; `Decoder` refuses what it cannot branch."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import transformers
+
+from gfo import Decoder, GfoError, load_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny, tokenizer):
+    path = tmp_path_factory.mktemp("models") / "tiny-llama"
+    tiny("llama").module.save_pretrained(path)
+    tokenizer(start=True).save_pretrained(path)
+    return path
+
+
+def copy(folder, to, without=()):
+    to.mkdir()
+    for file in folder.iterdir():
+        if file.name not in without:
+            (to / file.name).write_bytes(file.read_bytes())
+    return to
+
+
+def one_line(error):
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_folder(folder, tiny):
+    model, made = load_model(folder, device="cpu"), tiny("llama", start=True)
+    assert isinstance(model, Decoder)
+    assert model.name == str(folder)
+    assert (model.hidden_size, model.vocabulary_size, model.context_length) == (32, 200, 128)
+    assert (model.device.type, model.dtype) == ("cpu", torch.float32)
+    state, expected = model.module.state_dict(), made.module.state_dict()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+    assert model.encode("the food", start=True) == (1, *model.encode("the food"))
+    assert model.encode("the food") == made.encode("the food")
+    assert model.encode("") == ()
+    assert model.encode("", start=True) == (1,)
+    assert model.special_tokens == {0, 1, 2}
+    assert not model.module.training
+    assert not any(p.requires_grad for p in model.module.parameters())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_dtype(folder, dtype):
+    model = load_model(str(folder), dtype=dtype, device="cpu")
+    assert model.dtype == getattr(torch, dtype)
+    hidden = torch.randn(3, 32).to(model.dtype)
+    assert model.logits(hidden, (4, 5)).dtype == torch.float32
+
+
+def test_a_tokenizer_without_start_tokens(tiny):
+    model = tiny("gpt2")
+    assert model.encode("the food", start=True) == model.encode("the food")
+    assert len(model.encode("the food")) > 1
+
+
+def test_folder_without_weights(folder, tmp_path):
+    path = copy(folder, tmp_path / "bare", without=("model.safetensors",))
+    with pytest.raises(GfoError) as error:
+        load_model(path)
+    assert f"model '{path}': transformers cannot load this folder" in one_line(error)
+    assert "model.safetensors" in one_line(error)
+
+
+def test_folder_without_config(folder, tmp_path):
+    path = copy(folder, tmp_path / "bare", without=("config.json", "tokenizer_config.json"))
+    with pytest.raises(GfoError) as error:
+        load_model(path)
+    assert f"model '{path}': transformers cannot load this folder" in one_line(error)
+
+
+def test_folder_with_cut_off_weights(folder, tmp_path):
+    path = copy(folder, tmp_path / "cut")
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(GfoError) as error:
+        load_model(path)
+    assert f"model '{path}': transformers cannot load this folder" in one_line(error)
+
+
+def test_folder_with_a_tensor_missing(folder, tmp_path):
+    """transformers would draw the missing weights at random and warn."""
+    from safetensors.torch import load_file, save_file
+
+    path = copy(folder, tmp_path / "less")
+    state = load_file(path / "model.safetensors")
+    del state["model.layers.1.mlp.up_proj.weight"]
+    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(GfoError) as error:
+        load_model(path)
+    assert "model.layers.1.mlp.up_proj.weight" in one_line(error)
+
+
+def test_folder_with_weights_of_another_shape(folder, tmp_path):
+    path = copy(folder, tmp_path / "wide")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
+    with pytest.raises(GfoError) as error:
+        load_model(path)
+    assert f"model '{path}': transformers cannot load this folder" in one_line(error)
+
+
+def test_folder_with_tied_weights(tiny, tokenizer, tmp_path):
+    """A head that is the embedding is not in the file, and not missing."""
+    tiny("gpt2").module.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    model = load_model(tmp_path, device="cpu")
+    assert model.module.lm_head.weight is model.module.transformer.wte.weight
+    assert torch.equal(model.module.lm_head.weight, tiny("gpt2").module.lm_head.weight)
+
+
+@pytest.mark.parametrize("name", ["smollm2-135", "smolm2-135m", "SmolLM2-135m"])
+def test_unknown_name_suggests_the_nearest(name):
+    with pytest.raises(GfoError) as error:
+        load_model(name)
+    message = one_line(error)
+    assert f"unknown model '{name}': did you mean 'smollm2-135m'?" in message
+    assert "folder" in message
+
+
+def test_unknown_name_far_from_all():
+    with pytest.raises(GfoError) as error:
+        load_model("no/such-thing")
+    message = one_line(error)
+    assert "unknown model 'no/such-thing': known are smollm2-135m" in message
+    assert "did you mean" not in message
+
+
+def test_unknown_dtype(folder):
+    with pytest.raises(GfoError) as error:
+        load_model(folder, dtype="float23")
+    assert "unknown model dtype 'float23': did you mean 'float32'?" in one_line(error)
+
+
+def test_device_that_is_none(folder):
+    with pytest.raises(GfoError) as error:
+        load_model(folder, device="gpu7")
+    assert one_line(error) == "device = 'gpu7': give auto, cpu, cuda or cuda:N"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_device_that_is_not_here(folder):
+    with pytest.raises(GfoError) as error:
+        load_model(folder, device="cuda:1")
+    assert one_line(error) == "device = 'cuda:1': no CUDA device is available here; give cpu or auto"
+    assert load_model(folder, device="auto").device.type == "cpu"
+
+
+def test_a_family_with_position_biases_is_refused(tokenizer):
+    config = transformers.BloomConfig(vocab_size=200, hidden_size=32, n_layer=1, n_head=2)
+    module = transformers.AutoModelForCausalLM.from_config(config)
+    with pytest.raises(GfoError) as error:
+        Decoder(module, tokenizer(), "tiny-bloom")
+    message = one_line(error)
+    for part in ("model 'tiny-bloom' (bloom)", "ALiBi", "take a decoder with rotary"):
+        assert part in message
+
+
+def test_a_recurrent_family_is_refused(folder, tmp_path, tokenizer):
+    config = transformers.MambaConfig(vocab_size=200, hidden_size=32, state_size=4, num_hidden_layers=1)
+    path = tmp_path / "mamba"
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    tokenizer().save_pretrained(path)
+    assert json.loads((path / "config.json").read_text())["model_type"] == "mamba"
+    with pytest.raises(GfoError) as error:
+        load_model(path)
+    assert "recurrent state" in one_line(error)
+
+
+@pytest.mark.parametrize(
+    "family", ["gemma2", "granite", "cohere2", "llama", "opt", "gpt_neox"], indirect=True
+)
+def test_logits_of_chosen_words_are_the_full_heads(tiny, family):
+    model = tiny(family)
+    ids = torch.tensor([[5, 9, 20, 33]])
+    with torch.no_grad():
+        expected = model.module(ids, use_cache=False).logits[0, -1]
+        hidden = model.module.base_model(ids, use_cache=False).last_hidden_state[0, -1]
+        found = model.logits(hidden, (7, 150, 3))
+    torch.testing.assert_close(found, expected[[7, 150, 3]], rtol=0, atol=1e-5)
+    assert float((found - expected[[8, 151, 4]]).abs().max()) > 0.01
