@@ -4,8 +4,8 @@ Rapin and Teytaud (2018), Nevergrad: a gradient-free optimization platform,
 https://github.com/facebookresearch/nevergrad. Its methods ask and tell one candidate at a time; K of
 them are asked before any is told, which it calls K workers.
 
-Some of its methods draw from numpy's global generator: while nevergrad works, that generator is
-this optimizer's own, and the caller's is put back afterwards. The state holds what nevergrad was told,
+Some of its methods draw from the global generators of numpy and Python: while nevergrad works, these
+are this optimizer's own, and the caller's are put back afterwards. The state holds what nevergrad was told,
 not its objects: loading it asks and tells it all again. A failed candidate gets a loss worse than the
 worst of its step. The recommendation is nevergrad's, by method its mean or its best point. Its
 methods do not say when they have converged, and some (CMA) wander off again afterwards.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -41,7 +42,7 @@ class Nevergrad(BaseOptimizer):
     Args:
         domain: the box searched. nevergrad knows of the bounds only if no dimension lacks one;
             otherwise its points are clipped.
-        seed: of nevergrad's generator, and of what stands for numpy's global one.
+        seed: of nevergrad's generator, and of what stands for the global ones.
         population: K, its workers; 4 + floor(3 ln d) by default, 1 for methods that cannot take more.
         sigma0: the standard deviation of nevergrad's mutations, in unit-scale z.
         x0: where it starts [d]; zero, moved into the domain, by default.
@@ -61,9 +62,7 @@ class Nevergrad(BaseOptimizer):
         budget: int | None = None,
     ) -> None:
         super().__init__(domain, seed)
-        import nevergrad as ng
-
-        registry = ng.optimizers.registry
+        registry = _nevergrad().optimizers.registry
         if self.method not in registry:
             near = difflib.get_close_matches(self.method, sorted(registry), n=1, cutoff=0.4)
             hint = f"did you mean 'nevergrad:{near[0]}'? " if near else ""
@@ -85,7 +84,7 @@ class Nevergrad(BaseOptimizer):
         """A new nevergrad optimizer that was told nothing."""
         self._losses: list[Array] = []
         self._candidates: list[Any] = []
-        self._global = np.random.RandomState(self.seed).get_state()
+        self._global = (np.random.RandomState(self.seed).get_state(), random.Random(self.seed).getstate())
         with self._working() as ng:
             array = ng.p.Array(init=self.x0)
             array.set_mutation(sigma=scale(self.domain, self.sigma0) if self.domain.bounded else self.sigma0)
@@ -100,18 +99,17 @@ class Nevergrad(BaseOptimizer):
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[Any]:
-        """nevergrad, with this optimizer's own stand-in for numpy's global generator, and quiet."""
-        import nevergrad as ng
-
-        callers = np.random.get_state()  # noqa: NPY002
-        np.random.set_state(self._global)  # noqa: NPY002
+        """nevergrad, with this optimizer's own stand-in for the global generators, and quiet."""
+        ng = _nevergrad()
+        callers = _global_generators()
+        _set_global_generators(self._global)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ng.errors.NevergradWarning)
                 yield ng
         finally:
-            self._global = np.random.get_state()  # noqa: NPY002
-            np.random.set_state(callers)  # noqa: NPY002
+            self._global = _global_generators()
+            _set_global_generators(callers)
 
     def _ask(self) -> Array:
         with self._working():
@@ -168,6 +166,25 @@ class Nevergrad(BaseOptimizer):
         self.best_z, self.best_loss = np.array(state["best_z"]), float(state["best_loss"])
         if state["asked"]:
             self.ask()
+
+
+def _global_generators() -> tuple[Any, Any]:
+    """The states of numpy's and Python's global generators."""
+    return np.random.get_state(), random.getstate()  # noqa: NPY002
+
+
+def _set_global_generators(states: tuple[Any, Any]) -> None:
+    np.random.set_state(states[0])  # noqa: NPY002
+    random.setstate(states[1])
+
+
+def _nevergrad() -> Any:
+    """The library; importing it draws from the global generators, which are put back."""
+    callers = _global_generators()
+    import nevergrad
+
+    _set_global_generators(callers)
+    return nevergrad
 
 
 def nevergrad_method(method: str) -> type[Nevergrad]:
