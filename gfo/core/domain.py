@@ -70,8 +70,17 @@ class Domain:
         """A box; scalars are repeated to length `d` (needed only if all three are scalars)."""
         if d is not None and d < 1:
             raise GfoError(f"Domain: d = {d} must be at least 1")
-        shape = (d,) if d is not None else np.broadcast_shapes(*(np.shape(x) for x in (low, high, integer)))
-        return cls(*(np.broadcast_to(np.asarray(x), shape) for x in (low, high, integer)))
+        given = [np.asarray(x) for x in (low, high, integer)]
+        try:
+            shape = (d,) if d is not None else np.broadcast_shapes(*(x.shape for x in given))
+            parts = [np.broadcast_to(x, shape) for x in given]
+        except ValueError:
+            low_shape, high_shape, integer_shape = (x.shape for x in given)
+            raise GfoError(
+                f"Domain: low {low_shape}, high {high_shape}, integer {integer_shape} and d = {d} do not fit "
+                "together; give scalars or arrays of one length"
+            ) from None
+        return cls(*parts)
 
     @property
     def d(self) -> int:
