@@ -13,6 +13,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; no test needs a hub
 
+import hypothesis
 import pytest
 import torch
 import transformers
@@ -22,6 +23,8 @@ from transformers import PreTrainedTokenizerFast
 from gfo.models.decoder import Decoder
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("gfo", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.load_profile("gfo")
 
 SPECIAL = ["<pad>", "<s>", "</s>"]
 VOCABULARY = 200

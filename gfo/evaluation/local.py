@@ -119,9 +119,8 @@ class LocalEvaluator:
                 hidden = self.model.branches(shared[i] if shared else None, embeds, length)
                 meter.computed += C * len(k) * n
                 if len(k) > 1 and not bool(hidden.isfinite().all()):
-                    parts[:0] = k[
-                        :, None
-                    ].unbind()  # nan gets through the mask to the others (0 * nan): each alone
+                    # nan gets through the mask to the others (0 * nan): each alone
+                    parts[:0] = k[:, None].unbind()
                 else:
                     yield k, torch.tensor(group), hidden.transpose(0, 1)
 
