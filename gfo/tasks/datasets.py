@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -48,33 +49,33 @@ def _read(path: Path, name: str) -> list[Any]:
     if path.suffix not in readers:
         raise GfoError(f"{name}: {path} has the ending '{path.suffix}'; give a .jsonl or .csv file")
     try:
-        return readers[path.suffix](path, name)
+        text = path.read_bytes().decode("utf-8").removeprefix("\ufeff")  # the byte-order mark of spreadsheets
     except OSError as error:
         raise GfoError(f"{name}: cannot read {path}: {error.strerror}; check the path") from None
     except UnicodeDecodeError as error:
         raise GfoError(f"{name}: {path} is not UTF-8 at byte {error.start}; convert it to UTF-8") from None
+    return readers[path.suffix](io.StringIO(text, newline=""), path, name)
 
 
-def _read_jsonl(path: Path, name: str) -> list[Any]:
+def _read_jsonl(file: io.StringIO, path: Path, name: str) -> list[Any]:
     rows = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise GfoError(
-                    f"{name}: {path} line {number} is not JSON ({error.msg} at column {error.colno}); "
-                    "write one JSON object a line"
-                ) from None
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise GfoError(
+                f"{name}: {path} line {number} is not JSON ({error.msg} at column {error.colno}); "
+                "write one JSON object a line"
+            ) from None
     return rows
 
 
-def _read_csv(path: Path, name: str) -> list[Any]:
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        rows = []
+def _read_csv(file: io.StringIO, path: Path, name: str) -> list[Any]:
+    reader = csv.DictReader(file)
+    rows = []
+    try:
         for row in reader:
             if None in row or None in row.values():
                 raise GfoError(
@@ -82,4 +83,8 @@ def _read_csv(path: Path, name: str) -> list[Any]:
                     "fields of the header; quote fields that hold commas"
                 )
             rows.append(row)
+    except csv.Error as error:
+        raise GfoError(
+            f"{name}: {path} is not CSV after line {reader.line_num} ({error}); mend the next"
+        ) from None
     return rows
