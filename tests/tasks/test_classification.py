@@ -1,0 +1,260 @@
+"""Losses and metrics by hand and by scikit-learn, batches, and every input that cannot be used."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gfo import Classification, GfoError
+from gfo.core.protocols import BoundTask, Task
+from gfo.tasks.losses import cross_entropy, hinge
+from gfo.tasks.metrics import accuracy, macro_f1
+
+TEMPLATE = "Review: {text}\n{soft}Sentiment:"
+LABELS = {"bad": " terrible", "good": " great"}
+ROWS = [{"text": f"the food was {label}", "label": label} for label in ("good", "bad", "bad")]
+
+
+class Words:
+    """A tokenizer of gfo's protocol: each word is a token, numbered as met; 0 starts a text."""
+
+    context_length = 64
+
+    def __init__(self):
+        self.ids = {}
+
+    def encode(self, text, *, start):
+        words = [self.ids.setdefault(word, len(self.ids) + 1) for word in text.split() if word != "☃"]
+        return tuple([0] * start + words)
+
+
+def bound(rows=ROWS, **options):
+    return Classification(rows, **{"template": TEMPLATE, "labels": LABELS} | options).bind(Words())
+
+
+def refused(call, *parts):
+    with pytest.raises(GfoError) as error:
+        call()
+    message = str(error.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message, message
+
+
+# logits of two candidates, two rows, three labels; targets 0 and 2
+LOGITS = torch.tensor([[[2.0, 0.0, 1.0], [0.0, 3.0, 1.0]], [[-1.0, 5.0, 0.5], [0.0, 0.0, 9.0]]])
+TARGET = [0, 2]
+
+
+def three_labels(loss):
+    labels = {"a": " a", "b": " b", "c": " c"}
+    rows = [{"text": "x", "label": label} for label in ("a", "c")]
+    task = bound(rows, labels=labels, loss=loss)
+    return task, task.all_rows("train")
+
+
+def test_cross_entropy_by_hand():
+    task, batch = three_labels("ce")
+    expected = [
+        [np.log(np.e**2 + 1 + np.e) - 2, np.log(1 + np.e**3 + np.e) - 1],
+        [np.log(np.e**-1 + np.e**5 + np.e**0.5) + 1, np.log(2 + np.e**9) - 9],
+    ]
+    np.testing.assert_allclose(task.loss(LOGITS, batch), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_hinge_by_hand():
+    """(1 / C) sum over j != target of max(0, 2 - l_target + l_j)."""
+    task, batch = three_labels("hinge")
+    expected = [[(0 + 1) / 3, (1 + 4) / 3], [(8 + 3.5) / 3, 0]]
+    np.testing.assert_allclose(task.loss(LOGITS, batch), expected, rtol=1e-6)
+
+
+def test_losses_are_float32_and_differentiable():
+    for loss in (cross_entropy, hinge):
+        logits = LOGITS[0].clone().requires_grad_()
+        value = loss(logits, torch.tensor(TARGET))
+        assert value.dtype == torch.float32
+        (gradient,) = torch.autograd.grad(value.sum(), logits)
+        assert gradient[0, 0] < 0 < gradient[0, 2]
+
+
+def test_score():
+    task, batch = three_labels("ce")
+    scores = task.score(LOGITS, batch)
+    assert scores["accuracy"].tolist() == [0.5, 0.5]
+    # first candidate says a, b: F1 of a, b, c is 1, 0, 0; second says b, c: 0, 0, 1
+    np.testing.assert_allclose(scores["macro_f1"], [1 / 3, 1 / 3])
+    np.testing.assert_allclose(scores["loss"], task.loss(LOGITS, batch).mean(1), rtol=1e-6)
+    perfect = torch.eye(3)[torch.tensor([TARGET])]
+    assert task.score(perfect, batch)["accuracy"].tolist() == [1.0]
+    assert task.score(perfect, batch)["macro_f1"].tolist() == [pytest.approx(2 / 3)]  # b is absent: 0
+
+
+labels_of_rows = st.integers(2, 4).flatmap(
+    lambda n: st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), min_size=1, max_size=20)
+)
+
+
+@given(labels_of_rows)
+def test_metrics_against_counting_and_scikit_learn(pairs):
+    target, predicted = np.array(pairs).T
+    assert accuracy(target, predicted) == pytest.approx((target == predicted).mean())
+    f1 = []
+    for label in range(4):
+        right = ((target == label) & (predicted == label)).sum()
+        said, there = (predicted == label).sum(), (target == label).sum()
+        f1.append(2 * right / (said + there) if said + there else 0.0)
+    assert macro_f1(target, predicted, 4) == pytest.approx(np.mean(f1))
+    report = sklearn.metrics.classification_report(
+        target, predicted, labels=range(4), output_dict=True, zero_division=0.0
+    )
+    assert macro_f1(target, predicted, 4) == pytest.approx(report["macro avg"]["f1-score"])
+
+
+def test_protocols():
+    task = Classification(ROWS, template=TEMPLATE, labels=LABELS)
+    assert isinstance(task, Task)
+    assert isinstance(task.bind(Words()), BoundTask)
+
+
+def test_tokens_of_a_batch():
+    words = Words()
+    task = Classification(ROWS, ROWS[:1], template=TEMPLATE, labels=LABELS).bind(words)
+    batch = task.all_rows("train")
+    ids = words.ids
+    assert task.splits == ("train", "dev")
+    assert batch.vocabulary == (ids["terrible"], ids["great"])
+    assert batch.target.tolist() == [1, 0, 0]
+    assert batch.before[1] == (0, ids["Review:"], ids["the"], ids["food"], ids["was"], ids["bad"])
+    assert set(batch.after) == {(ids["Sentiment:"],)}
+    assert len(batch) == 3
+    assert len(task.all_rows("dev")) == 1
+    assert batch.key != task.all_rows("dev").key
+
+
+def test_a_word_of_several_tokens_is_read_at_its_first():
+    words = Words()
+    batch = (
+        Classification(ROWS, template=TEMPLATE, labels={"bad": " not good", "good": " very good"})
+        .bind(words)
+        .all_rows("train")
+    )
+    assert batch.vocabulary == (words.ids["not"], words.ids["very"])
+
+
+def test_labels_that_are_numbers():
+    rows = [{"text": "a", "label": 1}, {"text": "b", "label": "0"}]
+    assert bound(rows, labels={0: " no", 1: " yes"}).all_rows("train").target.tolist() == [1, 0]
+
+
+def test_another_label_field():
+    rows = [{"text": "a", "stars": "good"}]
+    assert bound(rows, label_field="stars").all_rows("train").target.tolist() == [1]
+
+
+def test_limits():
+    task = bound(dev=ROWS, test=ROWS, limits={"train": 2, "test": 1})
+    assert [len(task.all_rows(split)) for split in ("train", "dev", "test")] == [2, 3, 1]
+
+
+def test_minibatches():
+    rows = [{"text": f"w{i}", "label": "bad"} for i in range(10)]
+    task, same, other = (bound(rows, dev=rows, batch_size=4, seed=seed) for seed in (1, 1, 2))
+    batches = [task.batch("train", step) for step in range(50)]
+    assert all(len(batch) == 4 == len(set(batch.before)) for batch in batches)  # without replacement
+    assert [b.key for b in batches] == [same.batch("train", step).key for step in range(50)]
+    assert [b.key for b in batches] != [other.batch("train", step).key for step in range(50)]
+    assert len({b.key for b in batches}) > 30
+    drawn = [text for batch in batches for text in batch.before]
+    assert {drawn.count(text) for text in drawn} <= set(range(8, 34))  # 20 expected, 4 deviations
+    assert len(set(drawn)) == 10
+    assert len(task.batch("dev", 0)) == 10
+
+
+def test_all_rows_without_a_batch_size():
+    task = bound()
+    assert task.batch("train", 0).key == task.batch("train", 7).key == task.all_rows("train").key
+
+
+@pytest.mark.parametrize("word", ["", " ", "\n", None, 3])
+def test_empty_label_word(word):
+    labels = {"bad": " terrible", "good": word}
+    refused(lambda: bound(labels=labels), "labels", "'good'", repr(word), "give it some text")
+
+
+def test_label_word_without_tokens():
+    labels = {"bad": " terrible", "good": "☃"}
+    refused(lambda: bound(labels=labels), "labels", "'☃'", "'good'", "no tokens in this model", "another")
+
+
+def test_words_that_share_their_first_token():
+    labels = {"bad": " not good", "mid": " so so", "good": " not bad"}
+    refused(
+        lambda: bound(labels=labels),
+        "' not good' for 'bad'",
+        "' not bad' for 'good'",
+        "first token",
+        "differ",
+    )
+
+
+def test_words_that_share_their_first_token_in_a_real_tokenizer(tiny):
+    task = Classification(ROWS, template=TEMPLATE, labels={"bad": " positively", "good": " positive"})
+    refused(lambda: task.bind(tiny("llama")), "labels", "' positively'", "' positive'", "first token")
+
+
+def test_label_without_a_word():
+    refused(
+        lambda: bound([*ROWS, {"text": "a", "label": "fine"}]),
+        "train row 4",
+        "'fine'",
+        "no word",
+        "bad, good",
+    )
+    refused(lambda: bound(test=[{"text": "a", "label": ""}]), "test row 1", "label ''", "no word")
+
+
+@pytest.mark.parametrize("labels", [{}, {"bad": " terrible"}])
+def test_fewer_than_two_labels(labels):
+    refused(lambda: bound(labels=labels), f"labels = {labels}", "at least two")
+
+
+def test_unknown_field_of_the_template():
+    refused(
+        lambda: bound(template="{txet}{soft}"), "train row 1", "unknown field 'txet'", "did you mean 'text'?"
+    )
+    refused(lambda: bound(dev=[*ROWS, {"label": "bad"}]), "dev row 4", "unknown field 'text'", "label")
+
+
+def test_unknown_label_field():
+    refused(
+        lambda: bound(label_field="labels"), "train row 1", "label_field 'labels'", "did you mean 'label'?"
+    )
+
+
+@pytest.mark.parametrize("value", [None, ["a"], {"a": 1}, True, b"a"])
+def test_field_that_is_not_text(value):
+    rows = [{"text": value, "label": "bad"}]
+    refused(lambda: bound(rows), "train row 1", "field 'text'", repr(value), "text and numbers only")
+
+
+def test_unknown_loss():
+    refused(lambda: bound(loss="hinges"), "unknown loss 'hinges'", "did you mean 'hinge'?", "ce, hinge")
+
+
+@pytest.mark.parametrize("size", [0, -1, 4])
+def test_batch_size_out_of_range(size):
+    refused(lambda: bound(batch_size=size), f"batch_size = {size}", "1 to 3")
+
+
+def test_split_that_is_not_there():
+    refused(lambda: bound().all_rows("dev"), "split 'dev'", "train", "give it rows")
+
+
+def test_no_rows():
+    refused(lambda: bound([]), "train has no rows", "at least one")
+    refused(lambda: bound(dev=[]), "dev has no rows")
