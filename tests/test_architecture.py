@@ -142,7 +142,7 @@ def write(root, modules):
         ("gfo/core/a", "import torch.nn", "gfo/core/a.py:1 loads torch when imported"),
         ("gfo/cli", "try:\n    from cma import CMA\nfinally: pass", "gfo/cli.py:2 loads cma when imported"),
         (
-            "gfo__optimizers__a",
+            "gfo/optimizers/a",
             "class A:\n    import nevergrad as ng",
             "a.py:2 loads nevergrad when imported",
         ),
