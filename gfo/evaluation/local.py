@@ -19,6 +19,7 @@ from gfo.evaluation.rows import PaddedRows
 from gfo.models.branches import Context
 from gfo.models.decoder import Decoder
 
+TEXT_WASTE = 0.1  # padding of the shared texts: paid once where they are kept, at every pass elsewhere
 MOST_ROW_TOKENS = 256  # branches of one context see each other's masked places: quadratic in this
 
 
@@ -171,7 +172,7 @@ class LocalEvaluator:
         groups = []
         for group in tiles(lengths, most_tokens=most):
             texts = [len(todo.shared[b]) for b in group] if todo.shared else [0] * len(group)
-            groups += [[group[i] for i in part] for part in tiles(texts, most_tokens=most, waste=np.inf)]
+            groups += [[group[i] for i in part] for part in tiles(texts, most_tokens=most, waste=TEXT_WASTE)]
         return groups
 
     def _context(self, texts: list[tuple[int, ...]], meter: _Meter) -> Context:

@@ -1,0 +1,5 @@
+"""`python -m gfo` is `gfo`."""
+
+from gfo.cli import main
+
+main()
