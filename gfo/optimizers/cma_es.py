@@ -5,10 +5,10 @@ The CMA evolution strategy: a tutorial, arXiv:1604.00772. The diagonal variant: 
 doi:10.1007/978-3-540-87700-4_30. Implementation: Hansen, Akimoto and Baudis, pycma,
 doi:10.5281/zenodo.2559634.
 
-    z_k ~ m + sigma N(0, C)                                       eq. 5
-    m <- m + c_m sum_i w_i (z_i:lambda - m)                       eq. 9
-    C by the rank-one and rank-mu updates                         eq. 30
-    sigma by the length of the evolution path                     eq. 37
+    z_k = m + sigma y_k,  y_k ~ N(0, C)                           eq. 40
+    m <- m + c_m sum_i w_i (z_i:lambda - m)                       eq. 42
+    sigma by the length of the evolution path                     eq. 44
+    C by the rank-one and rank-mu updates                         eq. 47
 
 Only the order of the losses counts. A failed candidate gets a loss worse than the worst of its
 step; where a whole step fails, the distribution stays and new points are drawn from it. The

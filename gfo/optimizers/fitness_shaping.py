@@ -20,7 +20,7 @@ def _failed_as_worst(loss: Array) -> Array:
 def centred_ranks(loss: Array) -> Array:
     """Ranks spread evenly from 1/2 (best) to -1/2 (worst), [K].
 
-    Salimans et al. (2017), arXiv:1703.03864, section 2.1, after Wierstra et al. (2014).
+    Salimans et al. (2017), arXiv:1703.03864.
     """
     K = len(loss)
     ranks: Array = rankdata(_failed_as_worst(loss)) - 1
@@ -30,7 +30,7 @@ def centred_ranks(loss: Array) -> Array:
 def nes_utilities(loss: Array) -> Array:
     """u_k = max(0, ln(K/2 + 1) - ln k) / sum_j max(0, ln(K/2 + 1) - ln j) - 1/K for rank k, [K].
 
-    Wierstra et al. (2014), JMLR 15:949-980, section 3.1. Tied losses share the mean of their utilities.
+    Wierstra et al. (2014), JMLR 15:949-980. Tied losses share the mean of their utilities.
     """
     K = len(loss)
     u = np.maximum(0.0, np.log(K / 2 + 1) - np.log(np.arange(1, K + 1)))

@@ -194,6 +194,6 @@ class GeneticAlgorithm(BaseOptimizer):
         return super().recommend()
 
     def should_stop(self) -> str | None:
-        if self.sigma < 1e-12:
+        if self.sigma < 1e-12 and not self.domain.integer.all():
             return "the strength of the mutation fell below 1e-12"
         return super().should_stop()

@@ -5,13 +5,14 @@ reinforcement learning, arXiv:1703.03864, algorithm 1; pairs as Brockhoff et al.
 doi:10.1007/978-3-642-15844-5_2; Adam: Kingma and Ba (2015), arXiv:1412.6980, algorithm 1.
 
     z_k = theta + sigma e_k,  e_k ~ N(0, I),  e_(k + K/2) = -e_k
-    g = 1 / (K sigma) sum_k F_k e_k - l2coeff theta               F_k the centred rank of z_k
+    g = 1 / (K sigma) sum_k F_k e_k - l2coeff theta               F_k the fitness of z_k
     m <- beta1 m + (1 - beta1) g,  v <- beta2 v + (1 - beta2) g^2
     theta <- theta + alpha_t m^ / (sqrt(v^) + epsilon)            m^, v^ corrected for their start at 0
 
 alpha_t = alpha / sqrt(1 + t / T): almost constant for T steps, then the 1 / sqrt(t) under which Adam
 converges (Kingma and Ba, section 4).
-The recommendation is theta, the mean of the distribution.
+F_k is the centred rank, or the z-scored loss with the sign turned (Qiu et al. 2025, Evolution strategies
+at scale, arXiv:2509.24372). The recommendation is theta, the mean of the distribution.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from gfo.core.domain import Array, Domain
-from gfo.optimizers.base import BaseOptimizer, even_population, number, scale, start_option
-from gfo.optimizers.fitness_shaping import centred_ranks
+from gfo.optimizers.base import BaseOptimizer, even_population, number, one_of, scale, start_option
+from gfo.optimizers.fitness_shaping import centred_ranks, z_scores
+
+SHAPINGS = {"ranks": centred_ranks, "z-scores": z_scores}
 
 
 class OpenAIES(BaseOptimizer):
@@ -36,12 +39,12 @@ class OpenAIES(BaseOptimizer):
         alpha: Adam's step, about the largest change of a coordinate in one of the first steps.
         T: steps after which alpha_t begins to fall; a large number keeps it constant.
         beta1, beta2, epsilon: Adam's constants, as in its paper.
+        shaping: "ranks" or "z-scores" (then the size of the losses counts too).
         l2coeff: weight decay towards 0, the starting point of every search space.
         x0: the first theta [d]; zero, moved into the domain, by default.
     """
 
     name = "openai-es"
-    rank_based = True
     _state = ("theta", "m", "v", "t")
 
     def __init__(
@@ -56,6 +59,7 @@ class OpenAIES(BaseOptimizer):
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
+        shaping: str = "ranks",
         l2coeff: float = 0.0,
         x0: Sequence[float] | Array | None = None,
     ) -> None:
@@ -67,6 +71,8 @@ class OpenAIES(BaseOptimizer):
         self.beta1 = number(self.name, "beta1", beta1, least=0, below=1)
         self.beta2 = number(self.name, "beta2", beta2, least=0, below=1)
         self.epsilon = number(self.name, "epsilon", epsilon, above=0)
+        self.shaping = one_of(self.name, "shaping", shaping, SHAPINGS)
+        self.rank_based = self.shaping == "ranks"
         self.l2coeff = number(self.name, "l2coeff", l2coeff, least=0)
         self.theta = start_option(self.name, domain, x0)
         self.m, self.v = np.zeros(domain.d), np.zeros(domain.d)
@@ -79,7 +85,9 @@ class OpenAIES(BaseOptimizer):
     def gradient(self, z: Array, loss: Array) -> Array:
         """The estimated direction of descent g [d] from z [K, d] and loss [K]."""
         e = (z - self.theta) / self.sigma
-        return np.asarray(centred_ranks(loss) @ e / (len(z) * self.sigma) - self.l2coeff * self.theta)
+        return np.asarray(
+            SHAPINGS[self.shaping](loss) @ e / (len(z) * self.sigma) - self.l2coeff * self.theta
+        )
 
     def _tell(self, z: Array, loss: Array) -> None:
         g = self.gradient(z, loss)

@@ -4,8 +4,8 @@ Kennedy and Eberhart (1995), doi:10.1109/ICNN.1995.488968; inertia: Shi and Eber
 doi:10.1109/ICEC.1998.699146; constriction: Clerc and Kennedy (2002), doi:10.1109/4235.985692; ring and
 other defaults: Bratton and Kennedy (2007), Defining a standard for PSO, doi:10.1109/SIS.2007.368035.
 
-    v <- w v + c1 r1 (p - x) + c2 r2 (g - x)                inertia (Shi and Eberhart, eq. 1)
-    v <- chi (v + c1 r1 (p - x) + c2 r2 (g - x))            constriction (Clerc and Kennedy, eq. 3.1)
+    v <- w v + c1 r1 (p - x) + c2 r2 (g - x)                inertia
+    v <- chi (v + c1 r1 (p - x) + c2 r2 (g - x))            constriction
     chi = 2 / |2 - phi - sqrt(phi^2 - 4 phi)|,  phi = c1 + c2 > 4
     x <- x + v
 

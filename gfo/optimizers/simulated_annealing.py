@@ -4,7 +4,7 @@ Kirkpatrick, Gelatt and Vecchi (1983), doi:10.1126/science.220.4598.671, with Me
 logarithmic cooling: Geman and Geman (1984), doi:10.1109/TPAMI.1984.4767596; chains that share what they
 found by resampling: population annealing, Hukushima and Iba (2003), doi:10.1063/1.1632130; step sizes
 that hold an acceptance rate: Corana et al. (1987), doi:10.1145/29380.29864, here by Robbins and Monro's
-scheme, Andrieu and Thoms (2008), doi:10.1007/s11222-008-9110-y, eq. 19, with one step size for all chains.
+scheme, Andrieu and Thoms (2008), doi:10.1007/s11222-008-9110-y, with one step size for all chains.
 
     y ~ N(x, s^2 I)                                               proposal
     accept y with probability min(1, exp(-(f(y) - f(x)) / T))     Metropolis

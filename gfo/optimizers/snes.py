@@ -2,13 +2,13 @@
 
 Schaul, Glasmachers and Schmidhuber (2011), High dimensions and heavy tails for natural evolution
 strategies, doi:10.1145/2001576.2001692; defaults and utilities as Wierstra, Schaul, Glasmachers, Sun,
-Peters and Schmidhuber (2014), Natural evolution strategies, JMLR 15:949-980, algorithm 6 and table 1.
+Peters and Schmidhuber (2014), Natural evolution strategies, JMLR 15:949-980, table 1.
 
-    z_k = mu + sigma s_k,  s_k ~ N(0, I)                          line 1
-    grad_mu = sum_k u_k s_k                                       line 2
-    grad_sigma = sum_k u_k (s_k^2 - 1)                            line 3
-    mu <- mu + eta_mu sigma grad_mu                               line 4
-    sigma <- sigma exp(eta_sigma / 2 grad_sigma)                  line 5
+    z_k = mu + sigma s_k,  s_k ~ N(0, I)                          (1)
+    grad_mu = sum_k u_k s_k                                       (2)
+    grad_sigma = sum_k u_k (s_k^2 - 1)                            (3)
+    mu <- mu + eta_mu sigma grad_mu                               (4)
+    sigma <- sigma exp(eta_sigma / 2 grad_sigma)                  (5)
 
 all products by coordinate, u_k the utility of the rank of z_k. O(d) memory and time. The
 recommendation is the mean mu.
@@ -67,15 +67,15 @@ class SNES(BaseOptimizer):
 
     def _ask(self) -> Array:
         s = self.rng.standard_normal((self.population, self.domain.d))
-        return self.domain.clip(self.mu + self.sigma * s)  # line 1
+        return self.domain.clip(self.mu + self.sigma * s)  # (1)
 
     def _tell(self, z: Array, loss: Array) -> None:
         u = nes_utilities(loss)
         s = (z - self.mu) / self.sigma
-        grad_mu = u @ s  # line 2
-        grad_sigma = u @ (s**2 - 1)  # line 3
-        self.mu = self.domain.clip(self.mu + self.eta_mu * self.sigma * grad_mu)  # line 4
-        self.sigma = self.sigma * np.exp(self.eta_sigma / 2 * grad_sigma)  # line 5
+        grad_mu = u @ s  # (2)
+        grad_sigma = u @ (s**2 - 1)  # (3)
+        self.mu = self.domain.clip(self.mu + self.eta_mu * self.sigma * grad_mu)  # (4)
+        self.sigma = self.sigma * np.exp(self.eta_sigma / 2 * grad_sigma)  # (5)
 
     def recommend(self) -> Array:
         """The mean of the distribution, [d]."""

@@ -9,7 +9,7 @@ simultaneous perturbation algorithm for stochastic optimization, doi:10.1109/7.7
 
 D_j has entries +-1 (`directions="rademacher"`) or N(0, I) (`"gaussian"`, then D_j in place of
 D_j^-1). With gaussian directions, population 2 and alpha = gamma = 0 this is the estimator of MeZO
-(Malladi et al. 2023, arXiv:2305.17333, definition 1). Without a given `a`, the first estimate fixes it
+(Malladi et al. 2023, arXiv:2305.17333). Without a given `a`, the first estimate fixes it
 so that the first step moves the coordinates by `step` in root mean square, Spall's own rule.
 
 The size of the losses counts, not only their order. A direction with a failed side is left out.

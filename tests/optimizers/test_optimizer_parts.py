@@ -114,7 +114,7 @@ def test_crossover(rng):
 
 
 def test_simulated_binary_crossover_spreads_as_deb_and_agrawal(rng):
-    """p(beta) = (eta + 1) / 2 beta^eta up to 1 and (eta + 1) / 2 beta^-(eta + 2) above, eq. 9 and 10."""
+    """p(beta) = (eta + 1) / 2 beta^eta up to 1 and (eta + 1) / 2 beta^-(eta + 2) above."""
     child = op.simulated_binary(rng, np.full((20_000, 1), -1.0), np.full((20_000, 1), 1.0), eta=2.0)[:, 0]
     beta = np.abs(child)
     assert (beta <= 1).mean() == pytest.approx(0.5, abs=0.02)

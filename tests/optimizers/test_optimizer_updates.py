@@ -28,7 +28,7 @@ def shifted(z):
     return ((z - np.array([2.0, -1.0, 0.5])) ** 2 * np.array([1.0, 10.0, 0.1])).sum(axis=1)
 
 
-def test_snes_is_algorithm_6_of_wierstra_et_al():
+def test_snes_is_that_of_wierstra_et_al():
     optimizer = SNES(Domain.unbounded(3), 1, population=6, sigma0=0.3, x0=X0)
     mu, sigma = list(X0), [0.3] * 3
     eta_sigma = (3 + math.log(3)) / (5 * math.sqrt(3))
@@ -59,6 +59,15 @@ def test_openai_es_estimates_by_ranks_and_pairs():
     rank = np.array([0.5, -1 / 6, -0.5, 1 / 6])  # of losses that are best, third, worst, second
     expected = [sum(rank[k] * e[k, i] for k in range(4)) / (4 * 0.2) - 0.1 * X0[i] for i in range(3)]
     np.testing.assert_allclose(optimizer.gradient(z, np.array([1.0, 8.0, 9.0, 2.0])), expected, rtol=1e-12)
+
+
+def test_openai_es_with_z_scores():
+    optimizer = OpenAIES(Domain.unbounded(3), 1, population=4, sigma=0.2, x0=X0, shaping="z-scores")
+    z = optimizer.ask()
+    loss = np.array([1.0, 8.0, 9.0, 2.0])  # mean 5, standard deviation sqrt(12.5)
+    expected = ((5 - loss) / math.sqrt(12.5)) @ ((z - X0) / 0.2) / (4 * 0.2)
+    np.testing.assert_allclose(optimizer.gradient(z, loss), expected, rtol=1e-12)
+    assert not optimizer.rank_based
 
 
 def test_openai_es_moves_by_adam():
@@ -282,6 +291,14 @@ def test_ga_generation_by_hand():
     np.testing.assert_array_equal(
         optimizer.parents, np.concatenate([parents[np.argsort(loss)[:2]], children])
     )
+
+
+def test_ga_without_real_genes_does_not_stop_for_its_mutation_strength():
+    optimizer = GeneticAlgorithm(Domain.box(0, 1, 8, integer=True), 1)
+    for _ in range(200):
+        z = optimizer.ask()
+        optimizer.tell(z, z.sum(axis=1))
+    assert optimizer.should_stop() is None
 
 
 def test_ga_evaluates_elites_again():
