@@ -86,8 +86,6 @@ class Batch:
 class Tokenizer(Protocol):
     """What a task needs of a model to turn its rows into tokens."""
 
-    context_length: int
-
     def encode(self, text: str, *, start: bool) -> tuple[int, ...]:
         """Token ids of the text; `start` puts the model's beginning-of-text tokens in front."""
         ...
