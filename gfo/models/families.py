@@ -13,13 +13,27 @@ from typing import Any
 LOGIT_SCALE = {
     "cohere": "logit_scale",
     "cohere2": "logit_scale",
+    "cohere2_moe": "logit_scale",
+    "hyperclovax": "logits_scaling",
 }
 LOGIT_DIVISOR = {
     "granite": "logits_scaling",
+    "granite_swa": "logits_scaling",
+    "granitemoe": "logits_scaling",
+    "granitemoe_swa": "logits_scaling",
+    "granitemoehybrid": "logits_scaling",
+    "granitemoeshared": "logits_scaling",
+    "minicpm3": "logits_scaling",
 }
 LOGIT_SOFTCAP = {
+    "beam": "final_logit_softcapping",
     "gemma2": "final_logit_softcapping",
     "gemma3_text": "final_logit_softcapping",
+    "gemma3n_text": "final_logit_softcapping",
+    "gemma4_text": "final_logit_softcapping",
+    "gemma4_unified_text": "final_logit_softcapping",
+    "nanochat": "final_logit_softcapping",
+    "vaultgemma": "final_logit_softcapping",
 }
 
 # Attention that a mask and position ids cannot express, and so cannot be branched.
@@ -27,6 +41,8 @@ UNSUPPORTED = {
     "bloom": "its positions are attention biases (ALiBi) taken from the order of the keys",
     "mpt": "its positions are attention biases (ALiBi) taken from the order of the keys",
     "gpt_neo": "its local attention layers mask by the order of the keys",
+    "ctrl": "it takes positions from the order of the keys",
+    "modernbert-decoder": "its logits are more than one matrix behind the hidden states",
     "mamba": "it has a recurrent state instead of keys and values",
     "mamba2": "it has a recurrent state instead of keys and values",
     "rwkv": "it has a recurrent state instead of keys and values",

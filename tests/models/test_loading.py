@@ -189,3 +189,40 @@ def test_logits_of_chosen_words_are_the_full_heads(tiny, family):
         found = model.logits(hidden, (7, 150, 3))
     torch.testing.assert_close(found, expected[[7, 150, 3]], rtol=0, atol=1e-5)
     assert float((found - expected[[8, 151, 4]]).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("nanochat", {"final_logit_softcapping": 1.5}),
+        ("vaultgemma", {"final_logit_softcapping": 1.5}),
+        ("granitemoe", {"logits_scaling": 4.0}),
+        ("granitemoeshared", {"logits_scaling": 4.0}),
+        ("hyperclovax", {"logits_scaling": 4.0}),
+        ("cohere2_moe", {"logit_scale": 0.25}),
+    ],
+)
+def test_factors_and_caps_of_logits(tokenizer, kind, options):
+    shape = {
+        "vocab_size": 200,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    config = transformers.AutoConfig.for_model(kind, **shape, **options)
+    module = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        module.get_output_embeddings().weight.normal_(generator=torch.Generator().manual_seed(0))
+        model = Decoder(module, tokenizer())
+        ids = torch.tensor([[5, 9, 20, 33]])
+        expected = module(ids, use_cache=False).logits[0, -1, :9]
+        hidden = module.base_model(ids, use_cache=False).last_hidden_state[0, -1]
+    torch.testing.assert_close(model.logits(hidden, range(9)), expected, rtol=1e-5, atol=1e-5)
+    bare = hidden @ module.get_output_embeddings().weight[:9].T
+    assert float((bare - expected).abs().max()) > 0.1  # control: the factor counts
