@@ -86,7 +86,7 @@ class SpaceConfig(_Section):
     tokens: int = 8
     dim: int = 200
     init: str | None = None
-    alpha: float = 1.0
+    alpha: float = 2.0
     projection: str = "gaussian"
     seed: int | None = None
 
@@ -136,12 +136,13 @@ class Config(_Section):
     ) -> Result:
         """Tune, score on the test rows (unless interrupted), and keep everything in `out`."""
         from gfo import optimizers
+        from gfo.core.domain import Domain
         from gfo.run.budget import Budget
         from gfo.run.loop import new_run_folder
         from gfo.run.tune import tune
 
-        if self.optimizer.name not in optimizers.names():
-            raise unknown_name("optimizer", self.optimizer.name, optimizers.names())
+        domain = Domain.unbounded(self.space.dim)
+        optimizers.make(self.optimizer.name, domain=domain, seed=0, **self.optimizer.options)  # fails early
         budget = Budget(**self.budget.model_dump())
         task = self.task.build(stream_seed(self.seed, "task"))
         new_run_folder(out)

@@ -52,7 +52,8 @@ class SoftPrompt:
         dim: d, the search dimensions, at most P * D.
         init: what z = 0 decodes to: a text, repeated or cut to P tokens; embeddings [P, D]; or None
             for random words of the vocabulary (as Black-Box Tuning).
-        alpha: the size of a typical change.
+        alpha: the size of a typical change. The default is for random words and optimizers that start
+            with steps of half a unit; from a good text take half of it or less.
         projection: "gaussian" or "uniform".
         seed: of the projection and the random words.
 
@@ -68,7 +69,7 @@ class SoftPrompt:
         dim: int = 200,
         *,
         init: str | Tensor | None = None,
-        alpha: float = 1.0,
+        alpha: float = 2.0,
         projection: str = "gaussian",
         seed: int = 0,
     ) -> None:

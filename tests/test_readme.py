@@ -1,0 +1,63 @@
+"""The README does what it says: its Python runs, its commands are those of CI."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+WORDS = {"good": "positive", "bad": "negative", "great": "positive", "terrible": "negative"}
+ROWS = [{"text": f"the food was {word}", "label": label} for word, label in WORDS.items()]
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.M | re.S)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, tiny):
+    monkeypatch.chdir(tmp_path)
+    model = tiny("llama")
+    model.module.save_pretrained("smollm2-135m")
+    model.tokenizer.save_pretrained("smollm2-135m")
+    for split in ("train", "dev", "test"):
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return tmp_path
+
+
+def test_python_blocks_run_one_after_the_other(folder, capsys):
+    """As they stand, but for the model (a tiny one in a folder) and fewer, smaller steps."""
+    names = {}
+    for block in blocks("python"):
+        code = block.replace('"smollm2-135m"', '"./smollm2-135m", device="cpu"')
+        code = code.replace("evaluations=1000", "evaluations=40").replace("range(50)", "range(2)")
+        exec(compile(code.replace("dim=200", "dim=20"), "README.md", "exec"), names)
+    assert "accuracy" in capsys.readouterr().out
+    assert (folder / "loss.png").exists()
+    assert (folder / "runs" / "first" / "result.json").exists()
+    assert names["step"] == 1
+
+
+def test_ci_runs_the_readmes_test_command():
+    install, test = (block.strip() for block in blocks("bash")[:2])
+    assert "\n" not in install
+    assert "\n" not in test
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    extract = next(line for line in ci.splitlines() if line.startswith("command="))
+    found = subprocess.run(
+        ["bash", "-c", f'{extract}\nprintf %s "$command"'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout == test
+    assert found.stdout != install
+
+
+def test_files_that_the_readme_names_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
