@@ -77,6 +77,7 @@ FAMILIES = {
     "opt": ("OPTConfig", {**SHAPE, "ffn_dim": 48, "word_embed_proj_dim": 24}),
     "gpt_neox": ("GPTNeoXConfig", {**SHAPE, "intermediate_size": 48}),
     "granite": ("GraniteConfig", {**GROUPED, "logits_scaling": 4.0, "embedding_multiplier": 3.0}),
+    "phi": ("PhiConfig", {**GROUPED, "partial_rotary_factor": 0.5}),  # its head has a bias
     "cohere2": (
         "Cohere2Config",
         {**GROUPED, "logit_scale": 0.5, "sliding_window": WINDOW, "layer_types": LAYERS},
