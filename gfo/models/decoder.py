@@ -14,6 +14,8 @@ from gfo.core.errors import GfoError
 from gfo.models.branches import Context, branch_mask, branch_positions
 from gfo.models.families import attention_windows, logit_transform, why_unsupported
 
+CHECKED_TOKENS = 64  # of the vocabulary, in check_branches
+
 
 class Decoder:
     """A causal language model of transformers with its tokenizer, frozen.
@@ -130,6 +132,28 @@ class Decoder:
         )
         logits = logits * self._logit_scale
         return logits if self._logit_cap is None else self._logit_cap * torch.tanh(logits / self._logit_cap)
+
+    @torch.no_grad()
+    def check_branches(self) -> None:
+        """Compare a branch behind a context with one plain forward pass of a few tokens.
+
+        Raises:
+            GfoError: if the logits differ by more than rounding, so that no result would be right.
+        """
+        step = max(1, self.vocabulary_size // CHECKED_TOKENS)
+        some = tuple(range(0, self.vocabulary_size, step))[:CHECKED_TOKENS]
+        ids = torch.tensor(some[:12], device=self.device)
+        plain = self.module(input_ids=ids[None]).logits[0, -1, list(some)].float()
+        embeds = self.embed(ids)[None]  # (1, 12, D)
+        context = self.context(embeds[:, :7], torch.tensor([7], device=self.device))
+        twice = embeds[:, None, 7:].expand(-1, 2, -1, -1)  # the second branch must not see the first
+        hidden = self.branches(context, twice, torch.full((1, 2), twice.shape[2], device=self.device))
+        error = float((self.logits(hidden[0, 1], some) - plain).abs().max() / plain.std())
+        if not error <= (1e-3 if self.dtype == torch.float32 else 0.2):
+            raise GfoError(
+                f"model '{self.name}' ({self.config.model_type}) cannot be evaluated in branches: its logits "
+                f"differ from a plain forward pass by {error:.1g} of their spread; take another decoder"
+            )
 
     def _forward(
         self, embeds: Tensor, position: Tensor, n: int, context: Context | None, cache: DynamicCache | None

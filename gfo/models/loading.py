@@ -62,7 +62,9 @@ def _load(source: str, name: str, dtype: object, device: object) -> Decoder:
         raise GfoError(
             f"model '{name}': its files lack {len(missing)} weights, {missing[0]} first; save it whole"
         )
-    return Decoder(module.to(device), tokenizer, name)
+    model = Decoder(module.to(device), tokenizer, name)
+    model.check_branches()
+    return model
 
 
 def _cannot_load(name: str, error: Exception) -> GfoError:

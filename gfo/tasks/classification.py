@@ -60,6 +60,10 @@ class Classification:
             raise unknown_name("loss", loss, LOSSES)
         if len(labels) < 2:
             raise GfoError(f"labels = {dict(labels)}: give at least two labels with their words")
+        if len({str(label) for label in labels}) < len(labels):
+            raise GfoError(
+                f"labels = {dict(labels)}: two labels are the same as text; give each another name"
+            )
         for label, word in labels.items():
             if not isinstance(word, str) or not word.strip():
                 raise GfoError(f"labels: the word for '{label}' is {word!r}; give it some text")
@@ -151,14 +155,16 @@ class BoundClassification:
         return LOSSES[self._task.loss_name](logits.reshape(K * B, V), target).view(K, B)
 
     def score(self, logits: Tensor, batch: Batch) -> dict[str, Array]:
-        """float32 logits [K, B, V'] -> loss, accuracy and macro F1, each [K]."""
+        """float32 logits [K, B, V'] -> loss, accuracy and macro F1, each [K]; nan for a failed candidate."""
+        failed = ~logits.isfinite().all(dim=-1).all(dim=-1).cpu().numpy()
         predicted = logits.argmax(dim=-1).cpu().numpy()
         labels = len(self.vocabulary)
-        return {
+        metrics = {
             "loss": self.loss(logits, batch).mean(dim=1).double().cpu().numpy(),
             "accuracy": np.array([accuracy(batch.target, p) for p in predicted]),
             "macro_f1": np.array([macro_f1(batch.target, p, labels) for p in predicted]),
         }
+        return {name: np.where(failed, np.nan, values) for name, values in metrics.items()}
 
     def _rows(self, split: str, index: Array) -> Batch:
         return Batch(

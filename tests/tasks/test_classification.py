@@ -22,8 +22,6 @@ ROWS = [{"text": f"the food was {label}", "label": label} for label in ("good", 
 class Words:
     """A tokenizer of gfo's protocol: each word is a token, numbered as met; 0 starts a text."""
 
-    context_length = 64
-
     def __init__(self):
         self.ids = {}
 
@@ -221,6 +219,21 @@ def test_label_without_a_word():
 @pytest.mark.parametrize("labels", [{}, {"bad": " terrible"}])
 def test_fewer_than_two_labels(labels):
     refused(lambda: bound(labels=labels), f"labels = {labels}", "at least two")
+
+
+def test_labels_that_are_the_same_as_text():
+    refused(lambda: bound(labels={1: " a", "1": " b"}), "labels", "the same as text")
+
+
+def test_a_failed_candidate_has_no_scores():
+    task, batch = three_labels("ce")
+    logits = LOGITS.clone()
+    logits[1, 0, 2] = torch.nan
+    scores = task.score(logits, batch)
+    for name, value in task.score(LOGITS, batch).items():
+        assert scores[name][0] == value[0]
+        assert np.isfinite(value[1])
+        assert np.isnan(scores[name][1])
 
 
 def test_unknown_field_of_the_template():
