@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from gfo.core.errors import GfoError
-from gfo.models.branches import Context, branch_mask, branch_positions
+from gfo.models.branches import Context, branch_mask, branch_positions, unrepeated_keys
 from gfo.models.families import attention_windows, logit_transform, why_unsupported
 
 CHECKED_TOKENS = 64  # of the vocabulary, in check_branches
@@ -165,13 +165,14 @@ class Decoder:
         if self._mixed_windows:
             sliding = branch_mask(context, position, n, self._window, embeds.dtype)
             mask = {"full_attention": mask, "sliding_attention": sliding}
-        out = self._body(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
+        with unrepeated_keys(embeds.device):
+            out = self._body(
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                position_ids=position,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
         return out.last_hidden_state  # type: ignore[no-any-return]
 
     def _start_tokens(self) -> tuple[int, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
-from gfo.models.branches import Context, branch_mask, branch_positions
+from gfo.models.branches import FORCE_GROUPS, Context, branch_mask, branch_positions, unrepeated_keys
 
 LOWEST = torch.finfo(torch.float32).min
 
@@ -194,3 +196,15 @@ def test_gradients_flow_to_the_embeddings(tiny, first):
     if not first:  # the padding of a branch has no influence
         assert float(gradient[0, 1, 2].abs().max()) == 0
         assert float(gradient[0, 1, 1].abs().max()) > 0
+
+
+@pytest.mark.parametrize("given", [None, "0"])
+def test_unrepeated_keys_leaves_the_environment_as_it_was(given, monkeypatch):
+    monkeypatch.delenv(FORCE_GROUPS, raising=False)
+    if given is not None:
+        monkeypatch.setenv(FORCE_GROUPS, given)
+    with unrepeated_keys(torch.device("cpu")):
+        assert os.environ.get(FORCE_GROUPS) == (given or "1")
+    assert os.environ.get(FORCE_GROUPS) == given
+    with unrepeated_keys(torch.device("cuda")):  # its kernels want the copies
+        assert os.environ.get(FORCE_GROUPS) == given
