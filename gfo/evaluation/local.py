@@ -19,7 +19,7 @@ from gfo.evaluation.rows import PaddedRows
 from gfo.models.branches import Context
 from gfo.models.decoder import Decoder
 
-TEXT_WASTE = 0.1  # padding of the shared texts: paid once where they are kept, at every pass elsewhere
+TEXT_WASTE = 0.5  # padding of the shared texts, paid once where they are kept; less makes passes too small
 MOST_ROW_TOKENS = 256  # branches of one context see each other's masked places: quadratic in this
 
 

@@ -34,7 +34,10 @@ def test_text_first_by_hand(tiny):
     dependent = K * len(TEXTS) * (P + behind)
     first, second = evaluator(z(), 0).cost, evaluator(z(), 1).cost
     assert (first.candidates, first.tokens_needed) == (K, sum(before) + dependent)
-    assert first.forward_tokens == sum(before) + dependent  # equal or far apart: nothing to pad
+    assert sorted(before) == [4, 4, 7, 10]
+    assert (
+        first.forward_tokens == (3 * 7 + 10) + dependent
+    )  # 4, 4, 7 together: 21 at most 1.5 x 15; not with 10
     assert (second.tokens_needed, second.forward_tokens) == (dependent, dependent)
     assert all(b > 1.2 * a for a, b in zip(sorted(set(before)), sorted(set(before))[1:], strict=False))
     assert first.seconds > 0
