@@ -77,10 +77,9 @@ def minimize(
     """
     if dev_every is not None and dev_every < 1:
         raise GfoError(f"dev_every = {dev_every} must be at least 1")
-    score = evaluator.score if isinstance(evaluator, Evaluator) else FunctionEvaluator(evaluator).score
     judge = evaluator if isinstance(evaluator, Evaluator) else FunctionEvaluator(evaluator)
     folder = None if out is None else new_run_folder(Path(out))
-    selection = None if dev_every is None else DevSelection(lambda z: score(z, "dev"))
+    selection = None if dev_every is None else DevSelection(lambda z: judge.score(z, "dev"))
     run = Run(optimizer, judge, budget, History(folder and folder / HISTORY), selection)
     try:
         for callback in callbacks:
