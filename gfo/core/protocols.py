@@ -70,6 +70,7 @@ class Batch:
             the example's last token.
         vocabulary: the token ids whose logits the task reads, V' of them.
         target: index into the labels, int [B].
+        prompt: whether there is a place for a soft prompt between before and after.
     """
 
     key: tuple[Any, ...]
@@ -77,6 +78,7 @@ class Batch:
     after: tuple[tuple[int, ...], ...]
     vocabulary: tuple[int, ...]
     target: Array
+    prompt: bool = True
 
     def __len__(self) -> int:
         return len(self.after)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import psutil
 import torch
 
+from gfo.core.errors import GfoError
+
 if TYPE_CHECKING:
-    from gfo.models.branches import Context
-    from gfo.models.decoder import Decoder
+    from gfo.models.frozen import FrozenModel
 
 # Beyond this many tokens a forward pass gains nothing: on a CPU the activations leave the cache,
 # on a GPU the matrix products are long since full.
 ENOUGH_TOKENS = {"cpu": 4096, "cuda": 32768}
+LEAST_TOKENS = 16  # of a forward pass; a model that fails at so few has no room at all
 SHARE_FOR_ACTIVATIONS = 0.25
 SHARE_FOR_CONTEXTS = 0.25
+
+T = TypeVar("T")
 
 
 def free_bytes(device: torch.device) -> int:
@@ -27,43 +31,96 @@ def free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def chunk_tokens(model: Decoder) -> int:
-    """Tokens of one forward pass: enough to be fast, few enough for the free memory.
+def token_bytes(model: FrozenModel) -> int:
+    """Memory that a token of a forward pass takes at its peak, by a model of what lives at once.
 
-    A token's activations live for one layer only: about the input, its norm, query, key, value
-    and attention output (8 D) and the feed-forward network's inner state (4 I), and its keys and
-    values of all layers, which transformers' caches hold.
+    In the feed-forward network: the residual stream, the layer's input and its norm (in float32, as
+    transformers' norms compute) and the input and output of the network (6 D), and its gate, up and
+    activated product (3 I). Contexts also keep keys and values of all layers (2 H_kv D_h L), which
+    a cache holds while it grows and once more while a layer is appended.
     """
     config: Any = model.config
-    inner = int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
-    element = torch.empty(0, dtype=model.dtype).element_size()
-    layer = 8 * config.hidden_size + 4 * inner
-    kept = 2 * config.hidden_size * config.num_hidden_layers
-    by_memory = SHARE_FOR_ACTIVATIONS * free_bytes(model.device) / (element * (layer + kept))
-    return max(64, min(ENOUGH_TOKENS.get(model.device.type, 4096), int(by_memory)))
+    D = int(config.hidden_size)
+    heads = int(config.num_attention_heads)
+    inner = int(getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * D)
+    head = int(getattr(config, "head_dim", None) or D // heads)
+    kept = 2 * int(getattr(config, "num_key_value_heads", None) or heads) * head * model.layers
+    return (6 * D + 3 * inner + kept) * torch.empty(0, dtype=model.dtype).element_size()
 
 
-class ContextStore:
-    """Contexts kept from step to step, the least recently used dropped when memory runs short."""
+def chunk_tokens(model: FrozenModel, memory: int | None = None) -> int:
+    """Tokens of one forward pass: enough to be fast, few enough for the memory.
+
+    Args:
+        model: a frozen model.
+        memory: bytes that a forward pass may take; by default a quarter of what is free.
+    """
+    room = SHARE_FOR_ACTIVATIONS * free_bytes(model.device) if memory is None else memory
+    enough = ENOUGH_TOKENS.get(model.device.type, 4096)
+    return max(LEAST_TOKENS, min(enough, int(room / token_bytes(model))))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch could not get memory, on a GPU or a CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def halving(run: Callable[[int], T], tokens: int, *, smaller: Callable[[int], None]) -> T:
+    """run(tokens), with half the tokens as often as memory runs out.
+
+    Args:
+        run: takes the most tokens of a forward pass.
+        tokens: to begin with.
+        smaller: told each new number, before it is tried; frees what it can.
+
+    Raises:
+        GfoError: if memory runs out at 16 tokens a pass too.
+    """
+    while True:
+        try:
+            return run(tokens)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if tokens <= LEAST_TOKENS:
+                reason = str(error).splitlines()[0]
+                raise GfoError(
+                    f"out of memory with {tokens} tokens a forward pass ({reason}); free some memory, or take a "
+                    "smaller model, a smaller dtype or another device"
+                ) from None
+        tokens = max(LEAST_TOKENS, tokens // 2)
+        smaller(tokens)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+class Sized(Protocol):
+    """Something that knows the memory it holds."""
+
+    @property
+    def bytes(self) -> int: ...
+
+
+S = TypeVar("S", bound=Sized)
+
+
+class Store(OrderedDict[Hashable, S]):
+    """What is kept from step to step, the least recently used dropped when memory runs short."""
 
     def __init__(self, most_bytes: int) -> None:
+        super().__init__()
         self._most = most_bytes
-        self._held: OrderedDict[Hashable, list[Context]] = OrderedDict()
 
-    def get(self, key: Hashable) -> list[Context] | None:
-        """The contexts kept under the key."""
-        if key in self._held:
-            self._held.move_to_end(key)
-        return self._held.get(key)
-
-    def put(self, key: Hashable, contexts: list[Context]) -> None:
-        """Keep contexts, unless they alone are too large."""
-        if _size(contexts) > self._most:
-            return
-        self._held[key] = contexts
-        while sum(map(_size, self._held.values())) > self._most:
-            self._held.popitem(last=False)
-
-
-def _size(contexts: list[Context]) -> int:
-    return sum(context.bytes for context in contexts)
+    def find(self, key: Hashable, make: Callable[[], S]) -> S:
+        """What is kept under the key, or made and, unless it alone is too large, kept."""
+        if key in self:
+            self.move_to_end(key)
+            return self[key]
+        made = make()
+        if made.bytes <= self._most:
+            self[key] = made
+        while sum(held.bytes for held in self.values()) > self._most:
+            self.popitem(last=False)
+        return made

@@ -1,78 +1,93 @@
 """What a batch lets be computed once, and the token rows that are left.
 
-A hidden state depends on the candidate only from the first soft-prompt token on. So the tokens
-of an example fall into three parts, and the plan gives each its place in contexts (rows whose
-keys and values are kept) and branches (continuations of a context, see `gfo.models.branches`):
+Two frontiers bound what depends on the candidate: the first token that does (the first of the soft
+prompt; the very first where modules or attention change), and the first layer that does. Tokens in
+front of the first are computed once; so are all tokens below the second. What is left is laid out as
+contexts (rows whose keys and values are kept) and branches (continuations of a context, see
+`gfo.models.branches`), by what all rows of a batch have in common:
 
-| plan         | contexts                        | branches of each context        |
-|--------------|---------------------------------|---------------------------------|
-| text first   | B texts, once for all candidates | K prompts with the words behind |
-| prompt first | K prompts, once for all examples | B texts                         |
-| nothing      | none                             | K whole sequences for each text |
+| layout       | contexts                                 | branches of each context             |
+|--------------|------------------------------------------|--------------------------------------|
+| by example   | B texts, once for all candidates         | K candidates: prompt and words behind |
+| by candidate | K candidates: their common first tokens  | B texts, or what is left of them     |
 
-The texts in front differ from row to row ("Review: {text}\\n{soft}..."): text first. They are the
-same in all rows ("{soft}Review: {text}..."): prompt first, the common tokens in front of it once.
+Rows that differ in front of the soft prompt ("Review: {text}\\n{soft}...") are laid out by example. Rows
+that are the same up to a token that depends on the candidate ("{soft}Review: {text}...", or "Review:" when
+a LoRA changes all tokens) by candidate; what they share in front of that token is computed once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 from gfo.core.protocols import Batch
 
-
-class Sharing(Enum):
-    """What is computed once."""
-
-    TEXT_FIRST = "text first"
-    PROMPT_FIRST = "prompt first"
-    NOTHING = "nothing"
-
-
-@dataclass(frozen=True)
-class TokenRow:
-    """Tokens of one row: `head`, the soft prompt if `prompt`, `tail`."""
-
-    head: tuple[int, ...] = ()
-    prompt: bool = False
-    tail: tuple[int, ...] = ()
-
-    def length(self, P: int) -> int:
-        """Tokens of the row with a soft prompt of P tokens."""
-        return len(self.head) + P * self.prompt + len(self.tail)
+Row = tuple[int, ...]
+"""Token ids; the soft prompt's token p stands as -1 - p."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The rows of a batch, sorted into what is shared and what each candidate needs.
+    """The rows of a batch, sorted into what is computed once and what each candidate needs.
 
     Attributes:
-        sharing: what is computed once.
-        shared: rows computed once for all candidates: B texts, one common text, or none.
-        branches: per example what is computed for each candidate.
+        by_example: the layout; see above.
+        shared: computed once for all candidates: by example the B texts, by candidate at most one row.
+        own: computed once by each candidate for all examples; empty by example.
+        branches: per example, what each candidate computes.
     """
 
-    sharing: Sharing
-    shared: tuple[tuple[int, ...], ...]
-    branches: tuple[TokenRow, ...]
+    by_example: bool
+    shared: tuple[Row, ...]
+    own: Row
+    branches: tuple[Row, ...]
 
-    def tokens_for(self, candidates: int, P: int) -> int:
-        """Tokens that depend on the candidate, for that many candidates."""
-        once = P if self.sharing is Sharing.PROMPT_FIRST else 0
-        return candidates * (once + sum(row.length(P) for row in self.branches))
+    @property
+    def tokens_once(self) -> int:
+        """Tokens that all candidates share."""
+        return sum(map(len, self.shared))
+
+    @property
+    def tokens_each(self) -> int:
+        """Tokens that depend on the candidate, for one."""
+        return len(self.own) + sum(map(len, self.branches))
 
 
-def plan(batch: Batch, *, reuse: bool = True) -> Plan:
-    """The plan of a batch; `reuse=False` computes every sequence whole, the slow way."""
-    same_before = len(set(batch.before)) == 1
-    if not reuse or (same_before and not all(batch.after)):
-        whole = tuple(TokenRow(b, True, a) for b, a in zip(batch.before, batch.after, strict=True))
-        return Plan(Sharing.NOTHING, (), whole)
-    if same_before:
-        return Plan(Sharing.PROMPT_FIRST, batch.before[:1], tuple(TokenRow(tail=a) for a in batch.after))
-    return Plan(Sharing.TEXT_FIRST, batch.before, tuple(TokenRow((), True, a) for a in batch.after))
+def plan(batch: Batch, P: int, *, everywhere: bool = False, causal: bool = True, reuse: bool = True) -> Plan:
+    """The plan of a batch.
+
+    Args:
+        batch: the examples.
+        P: tokens of the soft prompt.
+        everywhere: whether all tokens depend on the candidate, not the soft prompt's and those behind alone.
+        causal: whether tokens see only those before them, without which no context can be shared.
+        reuse: False to compute every sequence whole, the slow way.
+    """
+    soft = tuple(-1 - p for p in range(P))
+    rows = [before + soft + after for before, after in zip(batch.before, batch.after, strict=True)]
+    if not (causal and reuse):
+        return Plan(False, (), (), tuple(rows))
+    first = [0 if everywhere else _first_soft(row) for row in rows]
+    common = _common(rows)
+    if len(rows) > 1 and common > first[0]:
+        f = first[0]
+        return Plan(False, (rows[0][:f],) if f else (), rows[0][f:common], tuple(r[common:] for r in rows))
+    if not any(first):
+        return Plan(False, (), (), tuple(rows))
+    shared = tuple(row[:f] for row, f in zip(rows, first, strict=True))
+    return Plan(True, shared, (), tuple(row[f:] for row, f in zip(rows, first, strict=True)))
+
+
+def _first_soft(row: Row) -> int:
+    """Where the soft prompt begins, and at most the last token."""
+    return next((i for i, token in enumerate(row) if token < 0), len(row) - 1)
+
+
+def _common(rows: Sequence[Row]) -> int:
+    """The number of first tokens that all rows share, leaving each one token at least."""
+    most = min(map(len, rows)) - 1
+    return next((i for i in range(most) if len({row[i] for row in rows}) > 1), most)
 
 
 def tiles(lengths: Sequence[int], *, most_tokens: int, waste: float = 0.05) -> list[list[int]]:
@@ -94,3 +109,31 @@ def tiles(lengths: Sequence[int], *, most_tokens: int, waste: float = 0.05) -> l
             groups.append([i])
             real = lengths[i]
     return groups
+
+
+def bins(lengths: Sequence[int], sizes: Sequence[int]) -> tuple[int, list[list[int]]]:
+    """Pack rows into bins of one size: (size, indices into `lengths` of each bin).
+
+    First-fit decreasing for each size, and of these the one with the least padding.
+
+    Args:
+        lengths: tokens of each row.
+        sizes: sizes to try, each raised to the longest row.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    best: tuple[int, list[list[int]]] | None = None
+    for size in sorted({max(size, *lengths) for size in sizes}):
+        packed: list[list[int]] = []
+        room: list[int] = []
+        for i in order:
+            fits = next((b for b, left in enumerate(room) if left >= lengths[i]), None)
+            if fits is None:
+                packed.append([i])
+                room.append(size - lengths[i])
+            else:
+                packed[fits].append(i)
+                room[fits] -= lengths[i]
+        if best is None or size * len(packed) < best[0] * len(best[1]):
+            best = size, packed
+    assert best is not None
+    return best

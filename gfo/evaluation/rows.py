@@ -1,27 +1,25 @@
-"""Token rows as padded tensors, with places for the candidates' soft prompts."""
+"""Token rows as tensors: padded, or packed one behind the other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gfo.evaluation.plan import TokenRow
-
-if TYPE_CHECKING:
-    from gfo.models.decoder import Decoder
+from gfo.evaluation.plan import Row
+from gfo.models.branches import Rows
 
 
 @dataclass(frozen=True)
-class PaddedRows:
-    """R rows of n tokens, padded on the right.
+class TokenRows:
+    """R rows of T tokens.
 
     Attributes:
-        ids: word tokens, int [R, n]; 0 at padding and in the prompt's places.
-        slot: which soft-prompt token stands there, int [R, n]; -1 for words and padding.
+        ids: word tokens, int [R, T]; 0 at padding and in the soft prompt's places.
+        slot: which soft-prompt token stands there, int [R, T]; -1 for words and padding.
         length: real tokens, int [R].
     """
 
@@ -30,23 +28,54 @@ class PaddedRows:
     length: Tensor
 
     @classmethod
-    def of(cls, rows: Sequence[TokenRow], P: int, device: torch.device) -> PaddedRows:
-        """Pad rows to the longest, and to one token where all are empty."""
-        lengths = [row.length(P) for row in rows]
-        ids = torch.zeros(len(rows), max(1, *lengths), dtype=torch.long)
-        slot = torch.full_like(ids, -1)
+    def padded(cls, rows: Sequence[Row], device: Any) -> TokenRows:
+        """Rows side by side, padded to the longest on the right."""
+        T = max(1, *map(len, rows)) if rows else 1
+        token = torch.full((len(rows), T), 0, dtype=torch.long)
+        length = torch.tensor([len(row) for row in rows])
         for i, row in enumerate(rows):
-            start = len(row.head)
-            end = start + P * row.prompt
-            ids[i, :start] = torch.tensor(row.head, dtype=torch.long)
-            slot[i, start:end] = torch.arange(end - start)
-            ids[i, end : lengths[i]] = torch.tensor(row.tail, dtype=torch.long)
-        return cls(ids.to(device), slot.to(device), torch.tensor(lengths, device=device))
+            token[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        slot = torch.where(token < 0, -1 - token, -1)
+        return cls(token.clamp(min=0).to(device), slot.to(device), length.to(device))
 
-    def embed(self, model: Decoder, prompt: Tensor) -> Tensor:
-        """Input embeddings [K, R, n, D] with the K soft prompts [K, P, D] in their places."""
-        words = model.embed(self.ids)[None].expand(len(prompt), -1, -1, -1)
-        if not bool((self.slot >= 0).any()):
-            return words
-        soft = prompt.to(words.dtype)[:, self.slot.clamp(min=0)]  # (K, R, n, D)
-        return torch.where((self.slot >= 0)[None, :, :, None], soft, words)
+    def embed(self, model: Any) -> Tensor:
+        """Input embeddings [R, T, D] of the words."""
+        return model.embed(self.ids)  # type: ignore[no-any-return]
+
+    def places(self, candidates: int, P: int) -> Tensor:
+        """Which of K * P soft-prompt tokens stands where, int [K, R, T], in the same rows for each candidate."""
+        first = torch.arange(candidates, device=self.slot.device)[:, None, None] * P
+        return torch.where(self.slot >= 0, first + self.slot, -1)
+
+
+def packed(
+    rows: Sequence[Row], groups: Sequence[Sequence[int]], T: int, device: Any
+) -> tuple[TokenRows, Rows]:
+    """Branches one behind the other in len(groups) rows of T tokens.
+
+    Args:
+        rows: the branches.
+        groups: which branches each row holds, in order.
+        T: tokens of a row; the rest is padding.
+        device: of the tensors.
+
+    Returns:
+        The tokens, and how the branches lie; branches are counted through the groups.
+    """
+    tokens = TokenRows.padded([sum((rows[i] for i in group), ()) for group in groups], device)
+    missing = T - tokens.ids.shape[1]
+    ids = torch.nn.functional.pad(tokens.ids, (0, missing))
+    slot = torch.nn.functional.pad(tokens.slot, (0, missing), value=-1)
+    branch = torch.full((len(groups), T), -1)
+    position = torch.zeros(len(groups), T, dtype=torch.long)
+    read = []
+    for r, group in enumerate(groups):
+        column = 0
+        for i in group:
+            end = column + len(rows[i])
+            branch[r, column:end] = len(read)
+            position[r, column:end] = torch.arange(end - column)
+            read.append(r * T + end - 1)
+            column = end
+    lie = Rows(branch.to(device), position.to(device), torch.tensor([read], device=device))
+    return TokenRows(ids, slot, tokens.length), lie

@@ -1,17 +1,14 @@
 """Branches: many continuations of shared contexts in one forward pass.
 
-A context is a row of tokens whose keys and values are known. M branches of n tokens lie one
-behind the other in that row; each sees the shared context and, causally, itself, but no other
-branch, and its positions start anew behind the context. So a context is computed once and
-neither copied nor recomputed for its branches. Stock transformers code does the rest: a cache
-that hands out the context, an additive 4-D mask and position ids.
+A context is a row of tokens whose keys and values are known. Branches lie one behind the other in rows
+behind it; each sees the shared context and, causally, itself, but no other branch, and its positions
+start anew behind the context. So a context is computed once and never again for its branches. Stock
+transformers code does the rest: a cache that hands out the context, an additive 4-D mask and position ids.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +17,11 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+KeysValues = tuple[Tensor, Tensor]
+
 
 class _FrozenLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of a context: new tokens see them and leave no trace."""
+    """Keys and values of C contexts: the tokens of C * R rows see them and leave no trace."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
@@ -32,7 +31,17 @@ class _FrozenLayer(DynamicLayer):  # type: ignore[misc]
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
+        return _behind(self.keys, key_states), _behind(self.values, value_states)
+
+
+def _behind(shared: Tensor, own: Tensor) -> Tensor:
+    """Shared [C, H, S, D_h] in front of own [C * R, H, T, D_h]: [C * R, H, S + T, D_h], copied once."""
+    C, H, S, size = shared.shape
+    own = own.view(C, -1, *own.shape[1:])  # (C, R, H, T, D_h)
+    out = own.new_empty(C, own.shape[1], H, S + own.shape[3], size)
+    out[..., :S, :] = shared[:, None]
+    out[..., S:, :] = own
+    return out.flatten(0, 1)
 
 
 @dataclass(frozen=True)
@@ -40,13 +49,14 @@ class Context:
     """Keys and values of C rows of up to S tokens, padded on the right.
 
     Attributes:
-        layers: per layer the keys and values, each [C, H_kv, S, D_h].
+        layers: per layer the keys and values, each [C, H_kv, S, D_h]; None for a layer that was not run;
+            fewer than S tokens, the last ones, where a layer has no prefix.
         visible: bool [C, S]; False at padding.
         position: int [C, S], the tokens' positions.
-        length: int [C], the number of real tokens; branches start at this position.
+        length: int [C], the position at which branches start.
     """
 
-    layers: tuple[tuple[Tensor, Tensor], ...]
+    layers: tuple[KeysValues | None, ...]
     visible: Tensor
     position: Tensor
     length: Tensor
@@ -54,80 +64,133 @@ class Context:
     @property
     def bytes(self) -> int:
         """Memory held by the keys and values."""
-        return sum(t.numel() * t.element_size() for pair in self.layers for t in pair)
+        return sum(t.numel() * t.element_size() for pair in self.layers if pair for t in pair)
 
-    def rows(self, index: slice) -> Context:
-        """Some of the rows, as views."""
-        layers = tuple((k[index], v[index]) for k, v in self.layers)
-        return Context(layers, self.visible[index], self.position[index], self.length[index])
+    @classmethod
+    def of_prefix(cls, prefix: dict[int, KeysValues], layers: int) -> Context:
+        """Given keys and values of S tokens at positions 0 to S - 1, in some layers or all."""
+        first = next(iter(prefix.values()))[0]
+        C, _, S, _ = first.shape
+        position = torch.arange(S, device=first.device).expand(C, -1)
+        length = torch.full((C,), S, device=first.device)
+        pairs = tuple(prefix.get(layer) for layer in range(layers))
+        return cls(pairs, torch.ones_like(position, dtype=torch.bool), position, length)
+
+    @classmethod
+    def nothing(cls, start: int, layers: int, device: torch.device) -> Context:
+        """One row without tokens; what continues it starts at the position `start`."""
+        none = torch.zeros(1, 0, dtype=torch.long, device=device)
+        return cls((None,) * layers, none.bool(), none, torch.full((1,), start, device=device))
+
+    @classmethod
+    def stack(cls, contexts: Sequence[Context]) -> Context:
+        """Contexts of any length and the same layers in one, padded to the longest."""
+        if len(contexts) == 1:
+            return contexts[0]
+        S = max(context.visible.shape[1] for context in contexts)
+        columns = zip(*(context.layers for context in contexts), strict=True)
+        layers = [
+            tuple(torch.cat([_padded(pair[i], 2, S) for pair in column]) for i in (0, 1))
+            if all(column)
+            else None
+            for column in columns
+        ]
+        visible = torch.cat([_padded(context.visible, 1, S) for context in contexts])
+        position = torch.cat([_padded(context.position, 1, S) for context in contexts])
+        length = torch.cat([context.length for context in contexts])
+        return cls(tuple(layers), visible, position, length)  # type: ignore[arg-type]
 
     def expand(self, rows: int) -> Context:
         """A single row seen as `rows` equal rows, without copying."""
-        layers = tuple((k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in self.layers)
+        layers = tuple(
+            pair and (pair[0].expand(rows, -1, -1, -1), pair[1].expand(rows, -1, -1, -1))
+            for pair in self.layers
+        )
         return Context(
             layers, self.visible.expand(rows, -1), self.position.expand(rows, -1), self.length.expand(rows)
         )
 
-    def cache(self) -> DynamicCache:
-        """A transformers cache that hands out the context and never grows."""
+    def take(self, rows: Tensor) -> Context:
+        """Some of the rows, by their numbers."""
+        layers = tuple(pair and (pair[0][rows], pair[1][rows]) for pair in self.layers)
+        return Context(layers, self.visible[rows], self.position[rows], self.length[rows])
+
+    def growing_cache(self) -> DynamicCache:
+        """A transformers cache that holds the context and takes up what is computed behind it."""
         cache = DynamicCache()
-        cache.layers = [_FrozenLayer(k, v) for k, v in self.layers]
+        cache.layers = [DynamicLayer() for _ in self.layers]
+        for layer, pair in zip(cache.layers, self.layers, strict=True):
+            if pair:
+                layer.lazy_initialization(*pair)
+                layer.keys, layer.values = pair
+        return cache
+
+    def frozen_cache(self) -> DynamicCache:
+        """A transformers cache that hands out the context to R rows of branches each and never grows."""
+        cache = DynamicCache()
+        cache.layers = [_FrozenLayer(*pair) if pair else DynamicLayer() for pair in self.layers]
         return cache
 
 
-FORCE_GROUPS = "TRANSFORMERS_SDPA_FORCE_GQA"
+def _padded(tensor: Tensor, axis: int, size: int) -> Tensor:
+    """The tensor with zeros (False) behind it along the axis."""
+    missing = size - tensor.shape[axis]
+    return torch.nn.functional.pad(tensor, [0, 0] * (tensor.ndim - 1 - axis) + [0, missing])
 
 
-@contextmanager
-def unrepeated_keys(device: torch.device) -> Iterator[None]:
-    """On a CPU, let grouped-query attention share keys and values between heads instead of copying them.
+@dataclass(frozen=True)
+class Rows:
+    """M branches laid one behind the other in R rows of T tokens, the same behind each of C contexts.
 
-    transformers copies them wherever there is a mask, as CUDA's kernels want it; its own switch says
-    otherwise. It saves about a tenth of a pass.
+    Attributes:
+        branch: the branch that a token belongs to, int [R, T]; -1 at padding. Padding may also be
+            counted to the branch in front of it: no real token sees it.
+        position: the token's place in its branch, int [R, T].
+        read: row * T + column of the token whose hidden state is wanted, int [C or 1, M].
     """
-    before = os.environ.get(FORCE_GROUPS)
-    if device.type != "cpu" or before is not None:
-        yield
-        return
-    os.environ[FORCE_GROUPS] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[FORCE_GROUPS]
 
+    branch: Tensor
+    position: Tensor
+    read: Tensor
 
-def branch_positions(context: Context | None, shape: tuple[int, int, int], device: Any) -> Tensor:
-    """Positions [C, M * n] of M branches of n tokens behind each context."""
-    C, M, n = shape
-    start = torch.zeros(C, dtype=torch.long, device=device) if context is None else context.length
-    own = torch.arange(n, device=device).repeat(M)  # (M * n)
-    return start[:, None] + own[None, :]
+    @classmethod
+    def single(cls, length: Tensor, n: int) -> Rows:
+        """One branch of n tokens, padded behind the real `length` [C] of them."""
+        position = torch.arange(n, device=length.device)[None]
+        return cls(torch.zeros_like(position), position, (length - 1)[:, None])
 
+    def positions(self, context: Context | None, C: int) -> Tensor:
+        """Positions [C * R, T] behind each of C contexts."""
+        if context is None:
+            return self.position.repeat(C, 1)
+        return (context.length[:, None, None] + self.position).flatten(0, 1)
 
-def branch_mask(
-    context: Context | None, position: Tensor, n: int, window: int | None, dtype: torch.dtype
-) -> Tensor:
-    """Additive attention mask [C, 1, M * n, S + M * n]: the shared context and, causally, the own branch.
+    def mask(self, context: Context | None, C: int, window: int | None, dtype: torch.dtype) -> Tensor:
+        """Additive attention mask [C * R, 1, T, S + T]: the shared context and, causally, the own branch.
 
-    Args:
-        context: the shared rows, or None for branches that start from nothing.
-        position: positions [C, M * n] of the branch tokens.
-        n: tokens a branch, padding included. Padding lies behind the real tokens, so no real
-            token sees it, and it sees its own branch, so no row of the mask is empty.
-        window: a token sees the last `window` positions, itself included; None for all.
-        dtype: of the mask; hidden places hold the dtype's lowest number.
-    """
-    C, length = position.shape
-    branch = torch.arange(length, device=position.device) // n
-    order = torch.arange(length, device=position.device)
-    own = (branch[:, None] == branch[None, :]) & (order[:, None] >= order[None, :])
-    visible = own[None].expand(C, -1, -1)  # (C, M * n, M * n)
-    seen = position
-    if context is not None:
-        shared = context.visible[:, None, :].expand(-1, length, -1)  # (C, M * n, S)
-        visible = torch.cat([shared, visible], dim=-1)
-        seen = torch.cat([context.position, position], dim=-1)
-    if window is not None:
-        visible = visible & (position[:, :, None] - seen[:, None, :] < window)
-    mask = torch.zeros(visible.shape, dtype=dtype, device=position.device)
-    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+        Args:
+            context: C shared rows, or None for branches that start from nothing.
+            C: number of contexts, or of times that the rows start from nothing.
+            window: a token sees the last `window` positions, itself included; None for all.
+            dtype: of the mask; hidden places hold the dtype's lowest number.
+        """
+        R, T = self.branch.shape
+        order = torch.arange(T, device=self.branch.device)
+        visible = self.branch[:, :, None] == self.branch[:, None, :]
+        visible = visible & (order[:, None] >= order[None, :])
+        if window is not None:
+            visible = visible & (self.position[:, :, None] - self.position[:, None, :] < window)
+        visible = visible.expand(C, R, T, T)
+        if context is not None:
+            shared = context.visible[:, None, None, :].expand(C, R, T, -1)
+            if window is not None:
+                position = self.positions(context, C).view(C, R, T, 1)
+                shared = shared & (position - context.position[:, None, None, :] < window)
+            visible = torch.cat([shared, visible], dim=-1)
+        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+        return mask.masked_fill_(~visible, torch.finfo(dtype).min).flatten(0, 1)[:, None]
+
+    def reading(self, hidden: Tensor) -> Tensor:
+        """Hidden states [C, R * T, D] -> those read, [C, M, D]."""
+        index = self.read[:, :, None].expand(len(hidden), -1, hidden.shape[-1])
+        return hidden.gather(1, index)

@@ -28,7 +28,7 @@ class Classification:
             `datasets.Dataset`.
         dev: rows the result is selected on, or None to take the last recommendation.
         test: rows kept for the end, or None.
-        template: text with `{field}` places and one `{soft}`; the answer follows its end.
+        template: text with `{field}` places and, for a soft prompt, one `{soft}`; the answer follows its end.
         labels: label -> the word that stands for it, usually with its leading blank. A word of
             several tokens is read at its first.
         label_field: the rows' field that holds the label.
@@ -173,6 +173,7 @@ class BoundClassification:
             after=tuple(self._after[split][i] for i in index),
             vocabulary=self.vocabulary,
             target=self._task.targets[split][index],
+            prompt=self._task.template.soft,
         )
 
 

@@ -17,19 +17,21 @@ class Template:
     """A parsed template.
 
     Attributes:
-        before: pieces (literal text, field name or None) in front of the soft prompt.
+        before: pieces (literal text, field name or None) in front of the soft prompt, or all of them.
         after: the pieces behind it.
+        soft: whether there is a soft prompt.
     """
 
     before: tuple[tuple[str, str | None], ...]
     after: tuple[tuple[str, str | None], ...]
+    soft: bool = True
 
     @classmethod
     def parse(cls, text: str) -> Template:
         """Parse "Review: {text}\\n{soft}Sentiment:"; doubled braces stand for single ones.
 
         Raises:
-            GfoError: for unbalanced braces, formats or conversions in a place, or other than one `{soft}`.
+            GfoError: for unbalanced braces, formats or conversions in a place, or more than one `{soft}`.
         """
         try:
             pieces = list(string.Formatter().parse(text))
@@ -38,12 +40,14 @@ class Template:
         if any(field == "" or form or conversion for _, field, form, conversion in pieces):
             raise GfoError(f"template = {text!r}: a place holds a field's name alone, as in {{text}}")
         places = [i for i, (_, field, _, _) in enumerate(pieces) if field == SOFT]
-        if len(places) != 1:
-            found = "no {soft}" if not places else f"{len(places)} times {{soft}}"
+        if len(places) > 1:
             raise GfoError(
-                f"template = {text!r} has {found}; write {{soft}} once, where the soft prompt goes"
+                f"template = {text!r} has {len(places)} times {{soft}}; write {{soft}} once, where the soft "
+                "prompt goes"
             )
         plain = [(literal, field) for literal, field, _, _ in pieces]
+        if not places:
+            return cls(before=tuple(plain), after=(), soft=False)
         i = places[0]
         return cls(before=(*plain[:i], (plain[i][0], None)), after=tuple(plain[i + 1 :]))
 

@@ -11,6 +11,7 @@ import torch
 
 from gfo import Classification, LocalEvaluator, SoftPrompt, load_model
 from gfo.core.errors import GfoError
+from gfo.models.branches import Rows
 
 K = 4
 TOLERANCE = 1e-5
@@ -173,7 +174,10 @@ def test_float64_is_exact_beyond_rounding(tiny, family):
     branch = torch.randn(2, 4, 5, model.hidden_size, dtype=torch.float64, generator=generator)
     length, own = torch.tensor([9, 4]), torch.tensor([[5, 1, 3, 2], [2, 5, 5, 4]])
     with torch.no_grad():
-        hidden = model.branches(model.context(text, length), branch, own)
+        order = torch.arange(20)
+        lie = Rows(order[None] // 5, order[None] % 5, torch.arange(4) * 5 + own - 1)
+        context, _ = model.context(text, length)
+        hidden = model.branches(context, branch.flatten(1, 2)[:, None], lie)
         for c in range(2):
             for m in range(4):
                 whole = torch.cat([text[c, : length[c]], branch[c, m, : own[c, m]]])[None]

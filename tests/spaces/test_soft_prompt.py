@@ -31,7 +31,7 @@ def test_is_a_search_space(model):
     assert delta.prompt.shape == (3, 4, D)
     assert delta.prompt.dtype == torch.float32
     assert delta.candidates == 3
-    part = delta.slice(1, 3).prompt
+    part = delta.select(torch.tensor([1, 2])).prompt
     assert torch.equal(part, delta.prompt[1:3])
     assert part.data_ptr() == delta.prompt[1].data_ptr()
 

@@ -1,0 +1,296 @@
+"""The two layouts of `gfo.evaluation.plan` as forward passes.
+
+A layout is made for a batch: it computes what all candidates share, which is kept from step to step.
+Called with candidates it yields the hidden states that the task reads, chunk by chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gfo.core.delta import Delta
+from gfo.evaluation.plan import Plan, bins, tiles
+from gfo.evaluation.rows import TokenRows, packed
+from gfo.models.apply import Change
+from gfo.models.branches import Context, Rows
+
+if TYPE_CHECKING:
+    from gfo.models.decoder import Decoder
+
+TEXT_WASTE = 0.5  # padding that texts may have where they are attended to (they are computed without)
+TEXT_ROW = 32  # tokens of a row behind a text: each row copies the text's keys, and sees its other branches
+PACKED_ROWS = (96, 112, 128, 160)  # tokens of a row of packed texts to choose from, by the same trade
+
+Hidden = tuple[Tensor, Tensor, Tensor]
+"""Candidates k, examples b, and their hidden states [k, b, D]."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What all Deltas of a space have in common.
+
+    Attributes:
+        P: tokens of the soft prompt.
+        prefix: tokens of the prefix.
+        everywhere: whether all tokens depend on the candidate.
+        first_layer: the layer below which, and at whose entrance, none does.
+        prompt: the soft prompt that all candidates share where first_layer > 0, [1, P, D].
+    """
+
+    P: int
+    prefix: int
+    everywhere: bool
+    first_layer: int
+    prompt: Tensor | None
+
+    @classmethod
+    def of(cls, delta: Delta) -> Shape:
+        """The shape of a space, from any of its Deltas."""
+        prompt = None if delta.prompt is None else delta.prompt[:1]
+        return cls(delta.prompt_tokens, delta.prefix_tokens, delta.everywhere, delta.first_layer, prompt)
+
+    def whole(self) -> Shape:
+        """The shape with which every candidate computes all layers."""
+        return replace(self, first_layer=0)
+
+    def base(self, place: Tensor) -> Change | None:
+        """The change that all candidates share: the soft prompt alone."""
+        return None if self.prompt is None else Change(Delta(prompt=self.prompt), place)
+
+
+@dataclass
+class Meter:
+    """Counts tokens times layers.
+
+    Attributes:
+        layers: L of the model.
+        computed: what went through the model, padding included.
+        needed: what the frontiers require.
+    """
+
+    layers: int
+    computed: int = 0
+    needed: int = 0
+
+    def count(self, computed: int, needed: int, layers: int) -> None:
+        """Tokens that went through `layers` layers."""
+        self.computed += computed * layers
+        self.needed += needed * layers
+
+
+def parts(K: int, size: int) -> list[Tensor]:
+    """The candidates 0 to K - 1 in index tensors of at most `size`, as equal as can be."""
+    return list(torch.arange(K).tensor_split(-(-K // max(1, size)))) if K else []
+
+
+class ByExample:
+    """Contexts are the examples' texts, branches the candidates.
+
+    Args:
+        model: a decoder.
+        todo: the plan, by example.
+        shape: of the space's Deltas.
+        most: the most tokens of a forward pass.
+        meter: counts what is computed here once.
+    """
+
+    def __init__(self, model: Decoder, todo: Plan, shape: Shape, most: int, meter: Meter) -> None:
+        self._model, self._shape, self._most = model, shape, most
+        self.groups: list[list[int]] = []
+        for group in tiles([len(row) for row in todo.branches], most_tokens=most):
+            texts = [len(todo.shared[b]) for b in group]
+            self.groups += [
+                [group[i] for i in part] for part in tiles(texts, most_tokens=most, waste=TEXT_WASTE)
+            ]
+        self._rows = [TokenRows.padded([todo.branches[b] for b in g], model.device) for g in self.groups]
+        self._contexts = [self._context([todo.shared[b] for b in g], meter) for g in self.groups]
+        self._entries = [self._lower(i, meter) for i in range(len(self.groups))] if shape.first_layer else []
+
+    @property
+    def bytes(self) -> int:
+        """Memory held."""
+        return sum(context.bytes for context in self._contexts) + sum(map(_bytes, self._entries))
+
+    def __call__(self, delta: Delta, meter: Meter) -> Iterator[Hidden]:
+        """Hidden states of the delta's K candidates."""
+        for i, group in enumerate(self.groups):
+            C, n = self._rows[i].ids.shape
+            todo = parts(delta.candidates, self._most // (C * n))
+            while todo:
+                k = todo.pop(0)
+                hidden = self._branches(i, delta.select(k), meter)
+                if len(k) > 1 and not bool(hidden.isfinite().all()):
+                    # nan gets through the mask to the others (0 * nan): each alone
+                    todo[:0] = k[:, None].unbind()
+                else:
+                    yield k, torch.tensor(group), hidden.transpose(0, 1)
+
+    def _branches(self, i: int, delta: Delta, meter: Meter) -> Tensor:
+        """Hidden states [C, K, D] of all candidates behind the texts of a group."""
+        rows, start = self._rows[i], self._shape.first_layer
+        K, (C, n) = delta.candidates, rows.ids.shape
+        R, m = _rows_of(K, n)
+        candidate = torch.arange(R * m, device=rows.ids.device).clamp(max=K - 1)  # the last fills up
+        place = rows.places(K, self._shape.P)[candidate].transpose(0, 1).reshape(C, R, m * n)
+        change = Change(delta, place.flatten(0, 1))
+        if start:
+            entry = self._entries[i]  # (C, n, D)
+        else:
+            entry = rows.embed(self._model)
+        entry = entry[:, None, None].expand(-1, R, m, -1, -1).reshape(C * R, m * n, -1)
+        if not start:
+            entry = change.put_prompts(entry)
+        column = torch.arange(m * n, device=place.device).expand(R, -1)
+        first = torch.arange(K, device=place.device) * n  # m * n columns a row: branch j begins at j * n
+        lie = Rows(column // n, column % n, first + rows.length[:, None] - 1)
+        hidden = self._model.branches(
+            self._contexts[i], entry.unflatten(0, (C, R)), lie, change=change, start=start
+        )
+        meter.count(C * R * m * n, K * int(rows.length.sum()), meter.layers - start)
+        return hidden
+
+    def _context(self, texts: list[tuple[int, ...]], meter: Meter) -> Context:
+        """The texts' keys and values, computed side by side with texts of like length."""
+        found: dict[int, Context] = {}
+        order = tiles([len(text) for text in texts], most_tokens=self._most)
+        for tile in order:
+            rows = TokenRows.padded([texts[i] for i in tile], self._model.device)
+            context, _ = self._model.context(rows.embed(self._model), rows.length)
+            meter.count(rows.ids.numel(), int(rows.length.sum()), meter.layers)
+            found[tile[0]] = context
+        stacked = Context.stack([found[tile[0]] for tile in order])
+        back = torch.tensor([i for tile in order for i in tile]).argsort()
+        return stacked.take(back.to(self._model.device))
+
+    def _lower(self, i: int, meter: Meter) -> Tensor:
+        """What enters the first layer that depends on the candidate, [C, n, D]."""
+        rows, stop = self._rows[i], self._shape.first_layer
+        C, n = rows.ids.shape
+        change = self._shape.base(rows.places(1, self._shape.P)[0])
+        entry = rows.embed(self._model)
+        entry = entry if change is None else change.put_prompts(entry)
+        lie = Rows.single(rows.length, n)
+        meter.count(C * n, int(rows.length.sum()), stop)
+        return self._model.branches(self._contexts[i], entry[:, None], lie, stop=stop)[:, 0]
+
+
+class ByCandidate:
+    """Contexts are the candidates with what all examples have in common, branches the examples.
+
+    Args:
+        model: any frozen model; only a decoder has contexts, and packs its branches.
+        todo: the plan, by candidate.
+        shape: of the space's Deltas.
+        most: the most tokens of a forward pass.
+        meter: counts what is computed here once.
+    """
+
+    def __init__(self, model: Decoder, todo: Plan, shape: Shape, most: int, meter: Meter) -> None:
+        self._model, self._shape, self._most = model, shape, most
+        self._own = TokenRows.padded([todo.own], model.device) if todo.own else None
+        self._context = self._common(todo, meter)
+        self._needed = sum(map(len, todo.branches))
+        self.groups, self._rows = _lay_out(model, todo, most)
+        self._entries: list[Tensor] = []
+        self._own_entry: Tensor | None = None
+        if shape.first_layer:
+            self._lower(meter)
+
+    @property
+    def bytes(self) -> int:
+        """Memory held."""
+        return (self._context.bytes if self._context else 0) + sum(map(_bytes, self._entries))
+
+    def __call__(self, delta: Delta, meter: Meter) -> Iterator[Hidden]:
+        """Hidden states of the delta's K candidates."""
+        start, run = self._shape.first_layer, meter.layers - self._shape.first_layer
+        for k in parts(delta.candidates, self._most // max(rows.ids.numel() for rows, _ in self._rows)):
+            some, C = delta.select(k), len(k)
+            context = self._start_of(some)
+            if self._own is not None:
+                entry = None if self._own_entry is None else self._own_entry.expand(C, 1, -1, -1)
+                change, entry = self._enter(self._own, some, entry)
+                length = self._own.length.expand(C)
+                context, _ = self._model.context(entry[:, 0], length, context, change=change, start=start)
+                meter.count(C * self._own.ids.numel(), C * self._own.ids.numel(), run)
+            for i, (rows, lie) in enumerate(self._rows):
+                entry = self._entries[i].expand(C, -1, -1, -1) if start else None
+                change, entry = self._enter(rows, some, entry)
+                hidden = self._model.branches(context, entry, lie, change=change, start=start)
+                meter.count(C * rows.ids.numel(), C * int(rows.length.sum()), run)
+                yield k, torch.tensor(self.groups[i]), hidden
+
+    def _enter(self, rows: TokenRows, delta: Delta, entry: Tensor | None) -> tuple[Change, Tensor]:
+        """The change of K candidates and what enters the first layer run, [K, R, T, D]."""
+        place = rows.places(delta.candidates, self._shape.P)
+        change = Change(delta, place.flatten(0, 1))
+        if entry is None:
+            words = rows.embed(self._model).expand(delta.candidates, -1, -1, -1)
+            entry = Change(delta, place).put_prompts(words)
+        return change, entry
+
+    def _start_of(self, delta: Delta) -> Context | None:
+        """What the candidates' rows continue: their prefix, or what they share."""
+        if delta.prefix:
+            return Context.of_prefix(dict(delta.prefix), self._model.layers)
+        return self._context and self._context.expand(delta.candidates)
+
+    def _common(self, todo: Plan, meter: Meter) -> Context | None:
+        """The first tokens that do not depend on the candidate."""
+        if self._shape.prefix:
+            return Context.nothing(self._shape.prefix, self._model.layers, self._model.device)
+        if not todo.shared:
+            return None
+        rows = TokenRows.padded(todo.shared, self._model.device)
+        meter.count(rows.ids.numel(), rows.ids.numel(), meter.layers)
+        return self._model.context(rows.embed(self._model), rows.length)[0]
+
+    def _lower(self, meter: Meter) -> None:
+        """What enters the first layer that depends on the candidate: own [1, 1, S, D], groups [R, T, D]."""
+        context, stop = self._context, self._shape.first_layer
+        if self._own is not None:
+            entry = self._base_entry(self._own)
+            context, hidden = self._model.context(entry, self._own.length, context, stop=stop)
+            self._own_entry = hidden[:, None]
+            meter.count(self._own.ids.numel(), self._own.ids.numel(), stop)
+        for rows, lie in self._rows:
+            entry = self._base_entry(rows)[None]
+            self._entries.append(self._model.branches(context, entry, lie, stop=stop))
+            meter.count(rows.ids.numel(), int(rows.length.sum()), stop)
+
+    def _base_entry(self, rows: TokenRows) -> Tensor:
+        """Input embeddings [R, T, D] with the soft prompt that all candidates share."""
+        change = self._shape.base(rows.places(1, self._shape.P)[0])
+        words = rows.embed(self._model)
+        return words if change is None else change.put_prompts(words)
+
+
+def _lay_out(model: Decoder, todo: Plan, most: int) -> tuple[list[list[int]], list[tuple[TokenRows, Rows]]]:
+    """The branches in groups of at most `most` tokens: examples, tokens, and how they lie in rows."""
+    lengths = [len(row) for row in todo.branches]
+    if model.causal:
+        T, rows = bins(lengths, PACKED_ROWS)
+        at_once = max(1, most // T)
+        layouts = [(T, rows[i : i + at_once]) for i in range(0, len(rows), at_once)]
+    else:
+        layouts = [
+            (max(lengths[i] for i in tile), [[i] for i in tile]) for tile in tiles(lengths, most_tokens=most)
+        ]
+    groups = [[i for row in rows for i in row] for _, rows in layouts]
+    return groups, [packed(todo.branches, rows, T, model.device) for T, rows in layouts]
+
+
+def _rows_of(K: int, n: int) -> tuple[int, int]:
+    """(R, m): into how many rows of m branches K branches of n tokens are best laid, 5 % to spare at most."""
+    choices = [(R, -(-K // R)) for R in range(1, K + 1)]
+    choices = [(R, m) for R, m in choices if R * m <= 1.05 * K]
+    return min(choices, key=lambda choice: max(choice[1] * n / TEXT_ROW, TEXT_ROW / (choice[1] * n)))
+
+
+def _bytes(tensor: Any) -> int:
+    return int(tensor.numel() * tensor.element_size())

@@ -1,0 +1,113 @@
+"""K candidates' changes in one forward pass, by hooks on the modules that they change.
+
+The weights are never written. A changed linear module still makes one product for all candidates;
+what belongs to a candidate is batched beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gfo.core.delta import Delta, is_shared
+from gfo.core.errors import GfoError
+from gfo.models.structure import hooked
+
+
+@dataclass(frozen=True)
+class Change:
+    """K candidates in the rows of a forward pass.
+
+    Attributes:
+        delta: the changes, in the model's dtype. Those of modules want the rows sorted by candidate, equally
+            many for each.
+        place: which token of the K soft prompts stands there, k * P + p, int [rows, T]; -1 elsewhere.
+    """
+
+    delta: Delta
+    place: Tensor
+
+    def put_prompts(self, words: Tensor) -> Tensor:
+        """The soft prompts in their places among input embeddings [rows, T, D]."""
+        if self.delta.prompt is None:
+            return words
+        soft = self.delta.prompt.flatten(0, 1)[self.place.clamp(min=0)]
+        return torch.where((self.place >= 0)[..., None], soft, words)
+
+
+@contextmanager
+def applied(change: Change | None, module: nn.Module, layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Within, the module computes the changed outputs; `prompt` and `prefix` are the caller's to place.
+
+    Args:
+        change: the candidates, or None to change nothing.
+        module: the whole model; the names of the Delta's modules are its.
+        layers: the layers that the Delta's `layer_prompt` counts.
+
+    Raises:
+        GfoError: if a module's rows are not the pass's.
+    """
+    if change is None:
+        yield
+        return
+    handles = []
+    for layer, prompt in change.delta.layer_prompt.items():
+        hook = _add_prompt(prompt.flatten(0, 1), change.place)
+        handles.append(layers[layer].register_forward_pre_hook(hook, with_kwargs=True))
+    for name in sorted(change.delta.modules):
+        hook = _change_output(change.delta, name)
+        handles.append(module.get_submodule(name).register_forward_hook(hook))
+    with hooked(*handles):
+        yield
+
+
+def _add_prompt(prompt: Tensor, place: Tensor) -> Any:
+    """A hook that adds soft-prompt tokens [K * P, D] to a layer's input in their places [rows, T]."""
+    there = (place >= 0)[..., None]
+
+    def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        added = prompt[place.clamp(min=0)]
+        hidden = torch.where(there, hidden + added, hidden)
+        if args:
+            return (hidden, *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": hidden}
+
+    return hook
+
+
+def _change_output(delta: Delta, name: str) -> Any:
+    """A hook that gives scale * (y + B A x) + bias for each candidate's part of the rows."""
+    K = delta.candidates
+    lora, scale, bias = (getattr(delta, slot).get(name) for slot in ("lora", "scale", "bias"))
+
+    def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        x = args[0]
+        if x.shape[0] % K or output.ndim != x.ndim:
+            raise GfoError(
+                f"module '{name}' gets {tuple(x.shape)} for {K} candidates; take modules whose first axis is the "
+                "rows of the batch"
+            )
+        y = output.reshape(K, -1, output.shape[-1])
+        if lora is not None:
+            y = add_low_rank(y, x.reshape(K, -1, x.shape[-1]), *lora)
+        if scale is not None:
+            y = y * scale[:, None]
+        if bias is not None:
+            y = y + bias[:, None]
+        return y.view(output.shape)
+
+    return hook
+
+
+def add_low_rank(y: Tensor, x: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """y [K, N, out] + (x [K, N, in] A^T) B^T with A [K, r, in], B [K, out, r]: [K, N, out]."""
+    inner = x @ A[0].T if is_shared(A) else torch.bmm(x, A.mT)  # (K, N, r)
+    if is_shared(B):
+        return torch.addmm(y.flatten(0, 1), inner.flatten(0, 1), B[0].T).view(y.shape)
+    return torch.baddbmm(y, inner, B.mT)

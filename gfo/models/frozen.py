@@ -1,0 +1,137 @@
+"""What all frozen models share: tokens, embeddings, the names and sizes of their parts, chosen logits."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gfo.core.delta import Delta
+from gfo.core.errors import GfoError, unknown_name
+from gfo.models.families import logit_transform
+from gfo.models.structure import LinearInfo, Stack, find_linears, weight_of
+
+
+class FrozenModel:
+    """A transformers model with its tokenizer, frozen.
+
+    Args:
+        module: the transformers model.
+        tokenizer: the transformers tokenizer.
+        name: what the user called it.
+        stacks: its lists of layers, an encoder's before its decoder's.
+
+    Attributes:
+        module, tokenizer, name: as given.
+        layers: L, the number of layers.
+        context_length: the most tokens a sequence may have.
+        vocabulary_size: V.
+        hidden_size: D, the width of the input embeddings.
+    """
+
+    causal: bool
+    """Whether a token sees only those before it, so that contexts can be computed once."""
+
+    def __init__(self, module: Any, tokenizer: Any, name: str, stacks: Sequence[Stack]) -> None:
+        self.module = module.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.config = module.config.get_text_config(decoder=True)
+        self.name = name
+        self.stacks = tuple(stacks)
+        self.layers = sum(stack.size for stack in stacks)
+        self._layers: list[nn.Module] = [layer for stack in stacks for layer in stack.layers]
+        self._embedding = module.get_input_embeddings()
+        self._head = module.get_output_embeddings()
+        self._logit_scale, self._logit_cap = logit_transform(self.config)
+        self.vocabulary_size, self.hidden_size = (int(n) for n in self._embedding.weight.shape)
+        self.context_length = int(getattr(self.config, "max_position_embeddings", None) or 2**20)
+        self._start, self._end = self._special_ends()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._embedding.weight.device  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype."""
+        return self._embedding.weight.dtype  # type: ignore[no-any-return]
+
+    @property
+    def special_tokens(self) -> frozenset[int]:
+        """Ids of the tokenizer's special tokens."""
+        return frozenset(self.tokenizer.all_special_ids)
+
+    def encode(self, text: str, *, start: bool = False, end: bool = False) -> tuple[int, ...]:
+        """Token ids of the text, with the special tokens that the model wants at a start and an end."""
+        ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+        return (self._start if start else ()) + ids + (self._end if end else ())
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids [...] -> embeddings [..., D]."""
+        return self._embedding(ids)  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def linears(self) -> dict[str, LinearInfo]:
+        """Name -> sizes and layer of the linear modules (and Conv1D) in the layers."""
+        return find_linears(self.module, self.layer_of)
+
+    def weight(self, name: str) -> Tensor:
+        """The weight [out, in] of a linear module."""
+        return weight_of(self.module, name)
+
+    def layer_of(self, name: str) -> int | None:
+        """The layer a module is in, or None for one outside of the layers."""
+        first = 0
+        for stack in self.stacks:
+            prefix = f"{self._body_name(stack)}{stack.path}."
+            if name.startswith(prefix):
+                return first + int(name.removeprefix(prefix).split(".")[0])
+            first += stack.size
+        return None
+
+    def check(self, delta: Delta) -> None:
+        """Raise GfoError for a Delta that names modules or layers the model lacks, or too high a first layer."""
+        names = dict(self.module.named_modules())
+        for name in sorted(delta.modules):
+            if name not in names:
+                raise GfoError(f"Delta: {unknown_name('module', name, names)}")
+        for layer in (*delta.layer_prompt, *delta.prefix):
+            if not 0 <= layer < self.layers:
+                raise GfoError(f"Delta: layer {layer} must be 0 to {self.layers - 1}, the model's layers")
+        touched = [*delta.layer_prompt, *delta.prefix, *(self.layer_of(name) or 0 for name in delta.modules)]
+        if delta.first_layer > min(touched, default=0):
+            raise GfoError(
+                f"Delta: first_layer = {delta.first_layer}, but layer {min(touched, default=0)} changes; give the "
+                "lowest layer that depends on the candidate"
+            )
+
+    def logits(self, hidden: Tensor, vocabulary: Sequence[int]) -> Tensor:
+        """float32 logits [..., V'] of the chosen tokens only, from hidden states [..., D]."""
+        rows = torch.tensor(vocabulary, device=self.device)
+        weight = self._head.weight[rows].float()  # (V', D)
+        bias = getattr(self._head, "bias", None)
+        logits = torch.nn.functional.linear(
+            hidden.float(), weight, None if bias is None else bias[rows].float()
+        )
+        logits = logits * self._logit_scale
+        return logits if self._logit_cap is None else self._logit_cap * torch.tanh(logits / self._logit_cap)
+
+    def _body_name(self, stack: Stack) -> str:
+        """The stack's body as a prefix of module names."""
+        if not hasattr(self, "_names"):
+            self._names = {id(part): name for name, part in self.module.named_modules()}
+        name = self._names[id(stack.body)]
+        return f"{name}." if name else ""
+
+    def _special_ends(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The special tokens that the tokenizer puts in front of a text and behind it."""
+        bare = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        full = self.tokenizer("a")["input_ids"]
+        for i in range(len(full) - len(bare) + 1):
+            if full[i : i + len(bare)] == bare:
+                return tuple(full[:i]), tuple(full[i + len(bare) :])
+        return (), ()
