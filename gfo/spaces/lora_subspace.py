@@ -1,0 +1,250 @@
+"""Low-rank changes of linear modules in a random subspace: W + B A, with B linear in z.
+
+LoRA (Hu et al. 2021, arXiv:2106.09685) trains A and B. Where both come from z the change is even in z:
+f(z) = f(-z), the gradient at 0 is zero, and antithetic pairs carry no signal. All kinds here are odd to
+first order: A is frozen and shared by all candidates, so that a module makes one product with it, and
+B [out, r] comes from a fixed random projection of z. They are so scaled that for z ~ N(0, I) the change's
+Frobenius norm is alpha times the weight's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from gfo.core.delta import Delta
+from gfo.core.domain import Domain
+from gfo.core.errors import GfoError, unknown_name
+from gfo.core.seeding import stream
+from gfo.spaces.options import Layers, at_least_one, dimension, positive
+from gfo.spaces.projection import make_projection
+from gfo.spaces.targets import HasLinears, find_targets
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+SPARE_VECTORS, ITERATIONS = 8, 12  # of the subspace iteration for singular vectors
+VERA_D = 0.5  # how far VeRA's vector d moves around its start, 1
+
+
+class Form(Protocol):
+    """How the parameters of one module become B."""
+
+    size: int
+    """Parameters of the module."""
+    A: Tensor
+    """Frozen, [r, in]."""
+    scale: Tensor
+    """What the parameters change by for z ~ N(0, I) and alpha = 1, [size]."""
+
+    def up(self, parameters: Tensor) -> Tensor:
+        """Parameters [K, size] -> [K, out, r]; 0 gives 0."""
+        ...
+
+
+class LoRAFA:
+    """B itself; A [r, in] of N(0, 1/in), frozen (Zhang et al. 2023, arXiv:2308.03303)."""
+
+    def __init__(self, weight: Tensor, rank: int, rng: np.random.Generator) -> None:
+        import torch
+
+        self._shape = (out, inner) = tuple(weight.shape)
+        self._rank, self.size = rank, out * rank
+        self.A = _normal(rng, (rank, inner), inner, weight.device)
+        self.scale = torch.full((self.size,), float(weight.norm()) / np.sqrt(out * rank))
+
+    def up(self, parameters: Tensor) -> Tensor:
+        """Parameters [K, out * r] -> [K, out, r]."""
+        return parameters.view(len(parameters), self._shape[0], self._rank)
+
+
+class LoRAXS:
+    """W + U_r S_r R V_r^T with the weight's largest singular values and vectors, and a core R [r, r].
+
+    Balazy et al. 2024, arXiv:2405.17604; TinyLoRA's change too (Morris et al. 2026, arXiv:2602.04118),
+    with R = sum_i z_i P_i for random P_i of each module: what the projection does here. As plain LoRA,
+    A = V_r^T and B = U_r S_r R.
+    """
+
+    def __init__(self, weight: Tensor, rank: int, rng: np.random.Generator) -> None:
+        import torch
+
+        U, S, V = singular_vectors(weight, rank, rng)
+        self._rank, self.size = rank, rank * rank
+        self.A = V.T.contiguous()
+        self._US = U * S  # (out, r)
+        # E |U S R V^T|^2 = r |S|^2 for R of N(0, 1)
+        each = float(weight.norm()) / float(S.norm()) / np.sqrt(rank)
+        self.scale = torch.full((self.size,), each)
+
+    def up(self, parameters: Tensor) -> Tensor:
+        """Parameters [K, r * r] -> [K, out, r]."""
+        return self._US @ parameters.view(-1, self._rank, self._rank)
+
+
+class VeRA:
+    """W + diag(b) B0 diag(d) A0 with frozen random A0, B0 that all modules share, and two vectors.
+
+    Kopiczko et al. 2023, arXiv:2310.11454. b starts at 0 and d at 1, and both move with z: the change
+    is b (1 + VERA_D d'), odd in z to first order, as b's part alone is. d is merged into B, so that all
+    candidates share A0.
+
+    Args:
+        weight: [out, in].
+        rank: r.
+        bases: A0 [r, at least in] and B0 [at least out, r] of N(0, 1).
+    """
+
+    def __init__(self, weight: Tensor, rank: int, bases: tuple[Tensor, Tensor]) -> None:
+        import torch
+
+        self._out, inner = weight.shape
+        self.size = self._out + rank
+        self.A = (bases[0][:, :inner] / np.sqrt(inner)).to(weight.device)
+        self._B0 = (bases[1][: self._out] / np.sqrt(rank)).to(weight.device)
+        self.scale = torch.ones(self.size)
+        self.scale[: self._out] = float(weight.norm()) / np.sqrt(self._out)
+
+    def up(self, parameters: Tensor) -> Tensor:
+        """Parameters [K, out + r], b and then d', -> [K, out, r]."""
+        b, d = parameters[:, : self._out, None], parameters[:, None, self._out :]
+        up: Tensor = b * self._B0 * (1 + VERA_D * d)
+        return up
+
+
+# kind -> default rank, dim and alpha; alpha so that a typical z changes the logits as much as a soft prompt's
+KINDS: dict[str, tuple[int, int, float]] = {
+    "lora-fa": (4, 200, 0.1),
+    "lora-xs": (8, 200, 0.1),
+    "vera": (32, 200, 0.1),
+    "tiny": (2, 13, 0.1),
+}
+
+
+class LoRASubspace:
+    """Low-rank changes of chosen linear modules, searched in d dimensions.
+
+    Args:
+        model: a frozen model of `gfo.load_model`.
+        dim: d; by default 200, for "tiny" 13.
+        targets: names of the modules, or their ends: see `gfo.spaces.targets.find_targets`; by default
+            the query and value projections, or the fused one.
+        layers: None for all, "upper" or "lower" for a half, or their numbers. What lies below the
+            lowest is computed once for all candidates.
+        rank: r; by default 4 for "lora-fa", 8 for "lora-xs", 32 for "vera", 2 for "tiny".
+        kind: "lora-fa": random A frozen, B from z. "lora-xs": a core between frozen singular vectors.
+            "vera": two vectors between random bases that all modules share. "tiny": a handful of
+            numbers, through random projections into the cores of "lora-xs" of rank 2.
+        alpha: the size of a typical change, as a share of each weight's norm.
+        projection: see `gfo.spaces.projection.make_projection`.
+        seed: of the projection and the bases.
+
+    Attributes:
+        names: the modules, in order.
+
+    Raises:
+        GfoError: for sizes out of range, targets that match nothing, a rank above a matrix's.
+    """
+
+    def __init__(
+        self,
+        model: HasLinears,
+        dim: int | None = None,
+        *,
+        targets: str | Sequence[str] | None = None,
+        layers: Layers = None,
+        rank: int | None = None,
+        kind: str = "lora-fa",
+        alpha: float | None = None,
+        projection: str = "auto",
+        seed: int = 0,
+    ) -> None:
+        import torch
+
+        if kind not in KINDS:
+            raise unknown_name("kind of LoRASubspace", kind, KINDS)
+        usual_rank, usual_dim, usual_alpha = KINDS[kind]
+        rank = at_least_one("rank", usual_rank if rank is None else rank)
+        alpha = positive("alpha", usual_alpha if alpha is None else alpha)
+        self.names = find_targets(model, targets, layers)
+        self.kind = kind
+        forms = _forms(model, self.names, kind, rank, seed)
+        sizes = [form.size for form in forms]
+        self.dim = dimension(
+            usual_dim if dim is None else dim,
+            sum(sizes),
+            f"the parameters of {len(forms)} modules at rank {rank}",
+            "lower dim, raise rank or take more targets",
+        )
+        self.domain = Domain.unbounded(self.dim)
+        self.first_layer = min(model.linears[name].layer for name in self.names)
+        scale = alpha * torch.cat([form.scale for form in forms])
+        rng = stream(seed, "projection")
+        self._project = make_projection(
+            projection, rng, sum(sizes), self.dim, scale=scale, device=model.device
+        )
+        self._forms, self._sizes = forms, sizes
+
+    def decode(self, z: Tensor) -> Delta:
+        """z [K, d] -> K low-rank changes, float32; differentiable; decode(0) changes nothing."""
+        import torch
+
+        parts = torch.split(self._project(z), self._sizes, dim=1)
+        lora = {
+            name: (form.A.expand(len(z), -1, -1), form.up(part))
+            for name, form, part in zip(self.names, self._forms, parts, strict=True)
+        }
+        return Delta(lora=lora, first_layer=self.first_layer)
+
+
+def _forms(model: HasLinears, names: Sequence[str], kind: str, rank: int, seed: int) -> list[Form]:
+    """The modules' forms; each draws from a stream of its own name."""
+    import torch
+
+    linears = [model.linears[name] for name in names]
+    if kind != "vera":
+        for name, info in zip(names, linears, strict=True):
+            if rank > min(info.in_features, info.out_features):
+                raise GfoError(
+                    f"space: rank = {rank} is above that of '{name}' ({info.out_features} x "
+                    f"{info.in_features}); lower it, or leave the module out of targets"
+                )
+    if kind == "vera":
+        widest = max(info.in_features for info in linears), max(info.out_features for info in linears)
+        rng = stream(seed, "VeRA's bases")
+        cpu = torch.device("cpu")
+        bases = _normal(rng, (rank, widest[0]), 1, cpu), _normal(rng, (widest[1], rank), 1, cpu)
+        return [VeRA(model.weight(name).float(), rank, bases) for name in names]
+    form = LoRAFA if kind == "lora-fa" else LoRAXS
+    return [form(model.weight(name).float(), rank, stream(seed, f"base of {name}")) for name in names]
+
+
+def _normal(
+    rng: np.random.Generator, shape: tuple[int, ...], variance_over: int, device: torch.device
+) -> Tensor:
+    """N(0, 1 / variance_over), float32."""
+    import torch
+
+    numbers = rng.standard_normal(shape) / np.sqrt(variance_over)
+    return torch.from_numpy(numbers.astype(np.float32)).to(device)
+
+
+def singular_vectors(weight: Tensor, rank: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest singular values and vectors, U [out, r], S [r], V [in, r], with signs fixed.
+
+    Subspace iteration (Halko, Martinsson and Tropp 2011, doi:10.1137/090771806, algorithm 4.4): a few
+    products instead of a full decomposition, which takes minutes on large models.
+    """
+    import torch
+
+    width = min(*weight.shape, rank + SPARE_VECTORS)
+    Q = _normal(rng, (weight.shape[1], width), 1, weight.device)
+    for _ in range(ITERATIONS):
+        Q = torch.linalg.qr(weight.T @ torch.linalg.qr(weight @ Q).Q).Q
+    U, S, Vh = torch.linalg.svd(weight @ Q, full_matrices=False)
+    U, S, V = U[:, :rank], S[:rank], (Q @ Vh.T)[:, :rank]
+    sign = torch.sign(U.gather(0, U.abs().argmax(0, keepdim=True)))  # (1, r)
+    return U * sign, S, V * sign
