@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gfo.core.delta import Delta
 from gfo.core.errors import GfoError, unknown_name
 from gfo.models.families import logit_transform
-from gfo.models.structure import LinearInfo, Stack, find_linears, weight_of
+from gfo.models.structure import LinearInfo, Stack, find_linears, hooked, weight_of
 
 
 class FrozenModel:
@@ -108,6 +108,19 @@ class FrozenModel:
                 f"Delta: first_layer = {delta.first_layer}, but layer {min(touched, default=0)} changes; give the "
                 "lowest layer that depends on the candidate"
             )
+
+    @torch.no_grad()
+    def hidden_states(self, ids: Tensor) -> list[Tensor]:
+        """What enters each layer in a plain forward pass of token ids [B, T], L tensors [B, T, D]."""
+        seen: list[Tensor] = []
+
+        def keep(layer: nn.Module, args: Any, kwargs: Any) -> None:
+            seen.append(args[0] if args else kwargs["hidden_states"])
+
+        with hooked(*(layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in self._layers)):
+            two = {"decoder_input_ids": ids} if len(self.stacks) > 1 else {}
+            self.module.base_model(input_ids=ids, **two)
+        return seen
 
     def logits(self, hidden: Tensor, vocabulary: Sequence[int]) -> Tensor:
         """float32 logits [..., V'] of the chosen tokens only, from hidden states [..., D]."""

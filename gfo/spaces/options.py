@@ -27,10 +27,10 @@ def at_least_one(name: str, value: int) -> int:
     return value
 
 
-def dimension(dim: int, size: int, what: str, remedy: str, *, least: int = 1) -> int:
-    """The search dimensions, if they are `least` to `size`, the number of parameters."""
-    if not least <= dim <= size:
-        raise GfoError(f"space: dim = {dim} must be {least} to {size}, {what}; {remedy}")
+def dimension(dim: int, size: int, what: str, remedy: str) -> int:
+    """The search dimensions, if they are 1 to `size`, the number of parameters."""
+    if not 1 <= dim <= size:
+        raise GfoError(f"space: dim = {dim} must be 1 to {size}, {what}; {remedy}")
     return dim
 
 

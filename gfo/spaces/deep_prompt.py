@@ -1,0 +1,142 @@
+"""Deep prompts: the soft prompt's hidden states moved at the entrance of many layers, a projection a layer.
+
+Sun, He, Qian, Zhou, Huang and Qiu: BBTv2: Towards a Gradient-Free Future with Large Language Models,
+EMNLP 2022 (arXiv:2205.11200), sections 3 and 4: h_l = h_l + A_l z_l at the prompt's places, with A_l
+scaled by the spread of the layer's own hidden states, outlier dimensions clipped. The scale is in alpha
+alone, so that z is unit scale and the optimizer's step size keeps its meaning.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from gfo.core.delta import Delta
+from gfo.core.domain import Domain
+from gfo.core.errors import GfoError
+from gfo.core.seeding import stream
+from gfo.spaces.options import Layers, at_least_one, dimension, even_sizes, positive, select_layers
+from gfo.spaces.projection import make_projection
+from gfo.spaces.words import Embeds, random_words, start_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MEASURED_WORDS = 128  # of which a layer's hidden states are taken
+CLIPPINGS, CLIP_AT = 5, 3.0  # times that values are clipped at mean +- 3 standard deviations
+
+
+class HasHiddenStates(Embeds, Protocol):
+    """What a deep prompt needs of a model."""
+
+    layers: int
+    context_length: int
+
+    def hidden_states(self, ids: Tensor) -> list[Tensor]: ...
+
+
+class DeepPrompt:
+    """A soft prompt that stays fixed at the input and is moved at the entrance of chosen layers.
+
+    h_l = h_l + alpha * s_l * A_l z_l at the P places of the prompt, for each chosen layer l. z is cut
+    into one part z_l a layer, as equal as can be; A_l [P * D, d_l] is a fixed random projection with
+    A_l z_l ~ N(0, 1), and s_l the clipped standard deviation of what enters layer l.
+
+    Args:
+        model: a frozen model of `gfo.load_model`.
+        tokens: P, the prompt's length.
+        dim: d, the search dimensions of all layers together; at least one a layer.
+        layers: None for all, "upper" or "lower" for a half, or their numbers, from 0. At layer 0 the
+            prompt itself moves. What lies below the lowest is computed once for all candidates.
+        init: the fixed prompt: a text, repeated or cut to P tokens; embeddings [P, D]; or None for
+            random words of the vocabulary.
+        alpha: the size of a typical change, as a share of the hidden states' spread.
+        projection: see `gfo.spaces.projection.make_projection`.
+        scale_text: the text whose hidden states give s_l; None for random words.
+        seed: of the projections and the random words.
+
+    Attributes:
+        blocks: how many dimensions of z each layer has, for the optimizer "blockwise", which visits the
+            layers in turn as BBTv2 does.
+        spread: layer -> s_l.
+
+    Raises:
+        GfoError: for sizes out of range, an unknown layer or projection, a text without tokens.
+    """
+
+    def __init__(
+        self,
+        model: HasHiddenStates,
+        tokens: int = 8,
+        dim: int = 200,
+        *,
+        layers: Layers = None,
+        init: str | Tensor | None = None,
+        alpha: float = 0.2,
+        projection: str = "gaussian",
+        scale_text: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.tokens = at_least_one("tokens", tokens)
+        self.p0, self.init_tokens = start_of(model, init, tokens, seed)  # (P, D)
+        chosen = select_layers(layers, model.layers)
+        hidden = self._hidden_states(model, scale_text, seed)
+        self._width = hidden[chosen[0]].shape[-1]  # D, but for models that project their embeddings
+        self._check_dim(dim, tokens * self._width, len(chosen))
+        self.dim, self.domain = dim, Domain.unbounded(dim)
+        self.layers, self.first_layer = tuple(chosen), chosen[0]
+        self.blocks = tuple(even_sizes(dim, len(chosen)))
+        self.spread = {layer: clipped_spread(hidden[layer]) for layer in chosen}
+        self._project = [
+            make_projection(
+                projection,
+                stream(seed, f"projection of layer {layer}"),
+                tokens * self._width,
+                block,
+                scale=positive("alpha", alpha) * self.spread[layer],
+                device=model.device,
+            )
+            for layer, block in zip(chosen, self.blocks, strict=True)
+        ]
+
+    def decode(self, z: Tensor) -> Delta:
+        """z [K, d] -> additions float32 [K, P, D] at each layer, and the fixed prompt; differentiable.
+
+        decode(0) adds nothing.
+        """
+        import torch
+
+        parts = zip(self.layers, self._project, torch.split(z, list(self.blocks), dim=1), strict=True)
+        places = (len(z), self.tokens, self._width)
+        added = {layer: project(part).view(places) for layer, project, part in parts}
+        prompt = self.p0.expand(len(z), -1, -1)
+        return Delta(prompt=prompt, layer_prompt=added, first_layer=self.first_layer)
+
+    def _hidden_states(self, model: HasHiddenStates, text: str | None, seed: int) -> list[Tensor]:
+        """What enters each layer, [1, T, D], of a text or random words."""
+        import torch
+
+        ids = random_words(model, min(MEASURED_WORDS, model.context_length), seed, name="measured words")
+        if text is not None:
+            ids = model.encode(text, start=True)[: model.context_length] or ids
+        return model.hidden_states(torch.tensor([ids], device=model.device))
+
+    def _check_dim(self, dim: int, size: int, layers: int) -> None:
+        """At least one dimension a layer, at most all numbers of the prompts."""
+        if dim < layers:
+            raise GfoError(
+                f"space: dim = {dim} is less than one a layer, of {layers}; raise dim, or choose layers"
+            )
+        dimension(dim, size * layers, f"prompts of {size} numbers in {layers} layers", "lower dim")
+
+
+def clipped_spread(values: Tensor) -> float:
+    """Standard deviation of values [...] clipped 5 times at mean +- 3 standard deviations.
+
+    A few dimensions, and the first token, have hidden states many times as large as the others; BBTv2
+    clips them in this way.
+    """
+    values = values.float()
+    for _ in range(CLIPPINGS):
+        mean, std = values.mean(), values.std()
+        values = values.clamp(mean - CLIP_AT * std, mean + CLIP_AT * std)
+    return float(values.std())
