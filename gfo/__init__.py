@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gfo import optimizers as optimizers
+    from gfo.core.delta import Delta as Delta
     from gfo.core.domain import Domain as Domain
     from gfo.core.errors import GfoError as GfoError
     from gfo.evaluation.local import LocalEvaluator as LocalEvaluator
     from gfo.models.decoder import Decoder as Decoder
+    from gfo.models.encoder import Encoder as Encoder
+    from gfo.models.encoder_decoder import EncoderDecoder as EncoderDecoder
+    from gfo.models.loading import freeze as freeze
     from gfo.models.loading import load_model as load_model
     from gfo.run.budget import Budget as Budget
     from gfo.run.callbacks import Callback as Callback
@@ -32,11 +36,15 @@ _PUBLIC = {
     "Callback": "gfo.run.callbacks",
     "Classification": "gfo.tasks.classification",
     "Decoder": "gfo.models.decoder",
+    "Delta": "gfo.core.delta",
     "Domain": "gfo.core.domain",
+    "Encoder": "gfo.models.encoder",
+    "EncoderDecoder": "gfo.models.encoder_decoder",
     "GfoError": "gfo.core.errors",
     "LocalEvaluator": "gfo.evaluation.local",
     "Result": "gfo.run.result",
     "SoftPrompt": "gfo.spaces.soft_prompt",
+    "freeze": "gfo.models.loading",
     "load_model": "gfo.models.loading",
     "minimize": "gfo.run.loop",
     "tune": "gfo.run.tune",

@@ -15,7 +15,7 @@ from gfo.core.seeding import stream_seed
 
 if TYPE_CHECKING:
     from gfo.evaluation.local import LocalEvaluator
-    from gfo.models.decoder import Decoder
+    from gfo.models.frozen import FrozenModel
     from gfo.run.callbacks import Callback
     from gfo.run.result import Result
     from gfo.spaces.soft_prompt import SoftPrompt
@@ -90,7 +90,7 @@ class SpaceConfig(_Section):
     projection: str = "gaussian"
     seed: int | None = None
 
-    def build(self, model: Decoder, seed: int) -> SoftPrompt:
+    def build(self, model: FrozenModel, seed: int) -> SoftPrompt:
         """The space."""
         from gfo.spaces.soft_prompt import SoftPrompt
 
@@ -174,7 +174,7 @@ class Config(_Section):
         model, space = self._model_and_space()
         return LocalEvaluator(model, task, space)
 
-    def _model_and_space(self) -> tuple[Decoder, SoftPrompt]:
+    def _model_and_space(self) -> tuple[FrozenModel, SoftPrompt]:
         from gfo.models.loading import load_model
 
         model = load_model(self.model.name, dtype=self.model.dtype, device=self.model.device)

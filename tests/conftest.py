@@ -1,8 +1,9 @@
 """Fixtures: tiny random models of many families and a tokenizer, made in memory and the same each time.
 
-- `tiny(family, start=..., seed=..., dtype=..., **config)`: a `gfo.Decoder`; session-wide and cached, so treat
+- `tiny(family, start=..., seed=..., dtype=..., **config)`: a frozen model; session-wide and cached, so treat
   it as frozen, as gfo does.
-- `family`: a test that takes it runs once for each family of FAMILIES.
+- `family`: a test that takes it runs once for each decoder family of FAMILIES.
+- `encoder_family`: once for each encoder and encoder-decoder of ENCODERS.
 - `tokenizer(start=...)`: a new byte-level BPE tokenizer of about 200 tokens; `start` puts <s> before a text.
 """
 
@@ -20,7 +21,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from gfo.models.decoder import Decoder
+from gfo.models.loading import freeze
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("gfo", deadline=None, derandomize=True, max_examples=50)
@@ -83,6 +84,43 @@ FAMILIES = {
         {**GROUPED, "logit_scale": 0.5, "sliding_window": WINDOW, "layer_types": LAYERS},
     ),
 }
+ENCODER = {**SHAPE, "intermediate_size": 48, "type_vocab_size": 2}
+ENCODERS = {
+    "bert": ("BertConfig", ENCODER),
+    "roberta": ("RobertaConfig", ENCODER),
+    "t5": (
+        "T5Config",
+        {
+            "d_model": 32,
+            "d_kv": 8,
+            "d_ff": 48,
+            "num_layers": 3,
+            "num_decoder_layers": 3,
+            "num_heads": 4,
+            "vocab_size": VOCABULARY,
+            "relative_attention_num_buckets": 8,
+            "relative_attention_max_distance": 16,
+            "decoder_start_token_id": 0,
+        },
+    ),
+    "bart": (
+        "BartConfig",
+        {
+            "d_model": 32,
+            "encoder_layers": 3,
+            "decoder_layers": 2,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 48,
+            "decoder_ffn_dim": 48,
+            "max_position_embeddings": 128,
+            "vocab_size": VOCABULARY,
+            "decoder_start_token_id": 2,
+            "forced_bos_token_id": 1,
+        },
+    ),
+}
+AUTO = {"bert": "MaskedLM", "roberta": "MaskedLM", "t5": "Seq2SeqLM", "bart": "Seq2SeqLM"}
 
 
 def make_tokenizer(*, start=False):
@@ -100,13 +138,24 @@ def make_tokenizer(*, start=False):
     return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
 
 
+def make_encoder_tokenizer():
+    """With a mask token, and a token in front of a text and one behind it."""
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"mask_token": "</s>"})  # a token of the vocabulary, for want of room
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A <s>", special_tokens=[("<s>", 1)]
+    )
+    return tokenizer
+
+
 @functools.cache
-def make_decoder(family, start=False, seed=0, dtype=torch.float32, **changes):
+def make_model(family, start=False, seed=0, dtype=torch.float32, **changes):
     """Matrices of standard deviation 0.25: hidden states, attention and logits vary widely."""
-    config_class, shape = FAMILIES[family]
+    config_class, shape = (FAMILIES | ENCODERS)[family]
     tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     config = getattr(transformers, config_class)(**{**shape, **tokens, **changes})
-    module = transformers.AutoModelForCausalLM.from_config(config)
+    auto = getattr(transformers, f"AutoModelFor{AUTO.get(family, 'CausalLM')}")
+    module = auto.from_config(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for _, parameter in sorted(module.named_parameters()):
@@ -115,7 +164,8 @@ def make_decoder(family, start=False, seed=0, dtype=torch.float32, **changes):
                 parameter.copy_(0.25 * noise)
             else:
                 parameter.add_(0.1 * noise)
-    return Decoder(module.to(dtype), make_tokenizer(start=start), f"tiny-{family}")
+    tokenizer = make_encoder_tokenizer() if family in ENCODERS else make_tokenizer(start=start)
+    return freeze(module.to(dtype), tokenizer, f"tiny-{family}")
 
 
 @pytest.fixture(params=FAMILIES)
@@ -123,9 +173,14 @@ def family(request):
     return request.param
 
 
+@pytest.fixture(params=ENCODERS)
+def encoder_family(request):
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def tiny():
-    return make_decoder
+    return make_model
 
 
 @pytest.fixture(scope="session")

@@ -93,7 +93,7 @@ class Delta:
         def deep(value: Any) -> Any:
             return tuple(map(change, value)) if isinstance(value, tuple) else change(value)
 
-        slots = {
+        slots: dict[str, Any] = {
             slot: {name: deep(value) for name, value in getattr(self, slot).items()}
             for slot in ("layer_prompt", "prefix", *MODULE_SLOTS)
         }

@@ -66,9 +66,10 @@ class Batch:
     Attributes:
         key: names the batch; equal keys mean equal contents, so that work on it can be kept.
         before: token ids in front of the soft prompt, one tuple an example.
-        after: token ids behind the soft prompt, one tuple an example. The task reads the logits at
-            the example's last token.
-        vocabulary: the token ids whose logits the task reads, V' of them.
+        after: token ids behind the soft prompt, one tuple an example. The task reads the logits where
+            the model does (`Tokenizer.reads`): at the example's last token, or its mask token.
+        vocabulary: the token ids whose logits the task reads, V' of them; for a model that reads the
+            sentence, the token ids of each label's text.
         target: index into the labels, int [B].
         prompt: whether there is a place for a soft prompt between before and after.
     """
@@ -76,7 +77,7 @@ class Batch:
     key: tuple[Any, ...]
     before: tuple[tuple[int, ...], ...]
     after: tuple[tuple[int, ...], ...]
-    vocabulary: tuple[int, ...]
+    vocabulary: tuple[int, ...] | tuple[tuple[int, ...], ...]
     target: Array
     prompt: bool = True
 
@@ -86,10 +87,19 @@ class Batch:
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What a task needs of a model to turn its rows into tokens."""
+    """What a task needs of a model to turn its rows into tokens.
 
-    def encode(self, text: str, *, start: bool) -> tuple[int, ...]:
-        """Token ids of the text; `start` puts the model's beginning-of-text tokens in front."""
+    Attributes:
+        reads: where the model reads the answer: the "next" word behind the last token, the word in
+            the "mask" place, or the whole "sentence", compared with label texts.
+        mask: the text of the mask token, where it reads that.
+    """
+
+    reads: str
+    mask: str | None
+
+    def encode(self, text: str, *, start: bool = False, end: bool = False) -> tuple[int, ...]:
+        """Token ids of the text; `start` and `end` add the special tokens that the model wants there."""
         ...
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -21,10 +21,12 @@ from gfo.models.branches import Context, Rows
 
 if TYPE_CHECKING:
     from gfo.models.decoder import Decoder
+    from gfo.models.frozen import FrozenModel
 
 TEXT_WASTE = 0.5  # padding that texts may have where they are attended to (they are computed without)
 TEXT_ROW = 32  # tokens of a row behind a text: each row copies the text's keys, and sees its other branches
-PACKED_ROWS = (96, 112, 128, 160)  # tokens of a row of packed texts to choose from, by the same trade
+PACKED_ROW = 128  # tokens of a row of packed texts, by the same trade
+FEW_TEXTS = 64  # so few are packed in several ways to find the one with the least padding
 
 Hidden = tuple[Tensor, Tensor, Tensor]
 """Candidates k, examples b, and their hidden states [k, b, D]."""
@@ -138,10 +140,7 @@ class ByExample:
         candidate = torch.arange(R * m, device=rows.ids.device).clamp(max=K - 1)  # the last fills up
         place = rows.places(K, self._shape.P)[candidate].transpose(0, 1).reshape(C, R, m * n)
         change = Change(delta, place.flatten(0, 1))
-        if start:
-            entry = self._entries[i]  # (C, n, D)
-        else:
-            entry = rows.embed(self._model)
+        entry = self._entries[i] if start else rows.embed(self._model)  # (C, n, D)
         entry = entry[:, None, None].expand(-1, R, m, -1, -1).reshape(C * R, m * n, -1)
         if not start:
             entry = change.put_prompts(entry)
@@ -149,7 +148,7 @@ class ByExample:
         first = torch.arange(K, device=place.device) * n  # m * n columns a row: branch j begins at j * n
         lie = Rows(column // n, column % n, first + rows.length[:, None] - 1)
         hidden = self._model.branches(
-            self._contexts[i], entry.unflatten(0, (C, R)), lie, change=change, start=start
+            self._contexts[i], entry.view(C, R, *entry.shape[1:]), lie, change=change, start=start
         )
         meter.count(C * R * m * n, K * int(rows.length.sum()), meter.layers - start)
         return hidden
@@ -190,8 +189,9 @@ class ByCandidate:
         meter: counts what is computed here once.
     """
 
-    def __init__(self, model: Decoder, todo: Plan, shape: Shape, most: int, meter: Meter) -> None:
+    def __init__(self, model: FrozenModel, todo: Plan, shape: Shape, most: int, meter: Meter) -> None:
         self._model, self._shape, self._most = model, shape, most
+        self._decoder = cast("Decoder", model)  # the only kind with contexts
         self._own = TokenRows.padded([todo.own], model.device) if todo.own else None
         self._context = self._common(todo, meter)
         self._needed = sum(map(len, todo.branches))
@@ -216,7 +216,7 @@ class ByCandidate:
                 entry = None if self._own_entry is None else self._own_entry.expand(C, 1, -1, -1)
                 change, entry = self._enter(self._own, some, entry)
                 length = self._own.length.expand(C)
-                context, _ = self._model.context(entry[:, 0], length, context, change=change, start=start)
+                context, _ = self._decoder.context(entry[:, 0], length, context, change=change, start=start)
                 meter.count(C * self._own.ids.numel(), C * self._own.ids.numel(), run)
             for i, (rows, lie) in enumerate(self._rows):
                 entry = self._entries[i].expand(C, -1, -1, -1) if start else None
@@ -238,7 +238,7 @@ class ByCandidate:
         """What the candidates' rows continue: their prefix, or what they share."""
         if delta.prefix:
             return Context.of_prefix(dict(delta.prefix), self._model.layers)
-        return self._context and self._context.expand(delta.candidates)
+        return self._context.expand(delta.candidates) if self._context else None
 
     def _common(self, todo: Plan, meter: Meter) -> Context | None:
         """The first tokens that do not depend on the candidate."""
@@ -248,14 +248,14 @@ class ByCandidate:
             return None
         rows = TokenRows.padded(todo.shared, self._model.device)
         meter.count(rows.ids.numel(), rows.ids.numel(), meter.layers)
-        return self._model.context(rows.embed(self._model), rows.length)[0]
+        return self._decoder.context(rows.embed(self._model), rows.length)[0]
 
     def _lower(self, meter: Meter) -> None:
         """What enters the first layer that depends on the candidate: own [1, 1, S, D], groups [R, T, D]."""
         context, stop = self._context, self._shape.first_layer
         if self._own is not None:
             entry = self._base_entry(self._own)
-            context, hidden = self._model.context(entry, self._own.length, context, stop=stop)
+            context, hidden = self._decoder.context(entry, self._own.length, context, stop=stop)
             self._own_entry = hidden[:, None]
             meter.count(self._own.ids.numel(), self._own.ids.numel(), stop)
         for rows, lie in self._rows:
@@ -270,11 +270,13 @@ class ByCandidate:
         return words if change is None else change.put_prompts(words)
 
 
-def _lay_out(model: Decoder, todo: Plan, most: int) -> tuple[list[list[int]], list[tuple[TokenRows, Rows]]]:
+def _lay_out(
+    model: FrozenModel, todo: Plan, most: int
+) -> tuple[list[list[int]], list[tuple[TokenRows, Rows]]]:
     """The branches in groups of at most `most` tokens: examples, tokens, and how they lie in rows."""
     lengths = [len(row) for row in todo.branches]
     if model.causal:
-        T, rows = bins(lengths, PACKED_ROWS)
+        T, rows = bins(lengths, _row_sizes(lengths))
         at_once = max(1, most // T)
         layouts = [(T, rows[i : i + at_once]) for i in range(0, len(rows), at_once)]
     else:
@@ -282,7 +284,16 @@ def _lay_out(model: Decoder, todo: Plan, most: int) -> tuple[list[list[int]], li
             (max(lengths[i] for i in tile), [[i] for i in tile]) for tile in tiles(lengths, most_tokens=most)
         ]
     groups = [[i for row in rows for i in row] for _, rows in layouts]
-    return groups, [packed(todo.branches, rows, T, model.device) for T, rows in layouts]
+    return groups, [packed(todo.branches, rows, T, model.device, model.read_token) for T, rows in layouts]
+
+
+def _row_sizes(lengths: list[int]) -> list[int]:
+    """Sizes of packed rows to try: so that some number of rows is full, or nearly."""
+    total = sum(lengths)
+    if len(lengths) > FEW_TEXTS:
+        return [PACKED_ROW]
+    counts = range(max(1, 2 * total // (3 * PACKED_ROW)), 2 * total // PACKED_ROW + 2)
+    return [int(-(-total * slack // count)) for count in counts for slack in (1.0, 1.02, 1.05)]
 
 
 def _rows_of(K: int, n: int) -> tuple[int, int]:

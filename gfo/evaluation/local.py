@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from gfo.evaluation.layouts import ByCandidate, ByExample, Meter, Shape
 from gfo.evaluation.memory import SHARE_FOR_CONTEXTS, Store, chunk_tokens, free_bytes, halving
 from gfo.evaluation.plan import plan
 from gfo.models.decoder import Decoder
+from gfo.models.frozen import FrozenModel
 
 
 class LocalEvaluator:
@@ -37,7 +39,7 @@ class LocalEvaluator:
 
     def __init__(
         self,
-        model: Decoder,
+        model: FrozenModel,
         task: Task,
         space: SearchSpace,
         *,
@@ -111,7 +113,9 @@ class LocalEvaluator:
         shape = self._shape if self._reuse else self._shape.whole()
         everywhere, causal = shape.everywhere, self.model.causal
         todo = plan(batch, shape.P, everywhere=everywhere, causal=causal, reuse=self._reuse)
-        return (ByExample if todo.by_example else ByCandidate)(self.model, todo, shape, most, meter)
+        if todo.by_example:
+            return ByExample(cast(Decoder, self.model), todo, shape, most, meter)
+        return ByCandidate(self.model, todo, shape, most, meter)
 
     def _decode(self, z: Array) -> Delta:
         """The changes that z [K, d] stands for, in the model's dtype."""
@@ -122,21 +126,21 @@ class LocalEvaluator:
         return delta.to(self.model.device, self.model.dtype)
 
     def _check_rows(self) -> None:
-        """Raise GfoError for a row that does not fit into the model's context, or has no place for the prompt."""
+        """Raise GfoError for a row that does not fit into the context, or has no place for the prompt."""
         P, most = self._shape.P, self.model.context_length
         for split in self.task.splits:
             batch = self.task.all_rows(split)
             if P and not batch.prompt:
                 raise GfoError(
-                    f"template: it has no {{soft}}, but the space has a soft prompt of {P} tokens; write {{soft}} "
-                    "where the prompt goes"
+                    f"template: it has no {{soft}}, but the space has a soft prompt of {P} tokens; write "
+                    "{soft} where the prompt goes"
                 )
             for i, (before, after) in enumerate(zip(batch.before, batch.after, strict=True), 1):
                 length = self._shape.prefix + len(before) + P + len(after)
                 if length > most:
                     raise GfoError(
-                        f"{split} row {i} has {length} tokens with template and soft prompt, the model's context "
-                        f"has {most}; shorten or drop the row"
+                        f"{split} row {i} has {length} tokens with template and soft prompt, the model's "
+                        f"context has {most}; shorten or drop the row"
                     )
 
 

@@ -87,8 +87,8 @@ def halving(run: Callable[[int], T], tokens: int, *, smaller: Callable[[int], No
             if tokens <= LEAST_TOKENS:
                 reason = str(error).splitlines()[0]
                 raise GfoError(
-                    f"out of memory with {tokens} tokens a forward pass ({reason}); free some memory, or take a "
-                    "smaller model, a smaller dtype or another device"
+                    f"out of memory with {tokens} tokens a forward pass ({reason}); free some memory, or "
+                    "take a smaller model, a smaller dtype or another device"
                 ) from None
         tokens = max(LEAST_TOKENS, tokens // 2)
         smaller(tokens)

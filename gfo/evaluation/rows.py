@@ -43,13 +43,13 @@ class TokenRows:
         return model.embed(self.ids)  # type: ignore[no-any-return]
 
     def places(self, candidates: int, P: int) -> Tensor:
-        """Which of K * P soft-prompt tokens stands where, int [K, R, T], in the same rows for each candidate."""
+        """Which of K * P soft-prompt tokens stands where, int [K, R, T]: the same rows for each candidate."""
         first = torch.arange(candidates, device=self.slot.device)[:, None, None] * P
         return torch.where(self.slot >= 0, first + self.slot, -1)
 
 
 def packed(
-    rows: Sequence[Row], groups: Sequence[Sequence[int]], T: int, device: Any
+    rows: Sequence[Row], groups: Sequence[Sequence[int]], T: int, device: Any, read_token: int | None = None
 ) -> tuple[TokenRows, Rows]:
     """Branches one behind the other in len(groups) rows of T tokens.
 
@@ -58,6 +58,7 @@ def packed(
         groups: which branches each row holds, in order.
         T: tokens of a row; the rest is padding.
         device: of the tensors.
+        read_token: the token that is read where it stands last; None for a branch's last token.
 
     Returns:
         The tokens, and how the branches lie; branches are counted through the groups.
@@ -68,14 +69,15 @@ def packed(
     slot = torch.nn.functional.pad(tokens.slot, (0, missing), value=-1)
     branch = torch.full((len(groups), T), -1)
     position = torch.zeros(len(groups), T, dtype=torch.long)
-    read = []
+    read: list[int] = []
     for r, group in enumerate(groups):
         column = 0
         for i in group:
             end = column + len(rows[i])
             branch[r, column:end] = len(read)
             position[r, column:end] = torch.arange(end - column)
-            read.append(r * T + end - 1)
+            back = 0 if read_token is None else rows[i][::-1].index(read_token)
+            read.append(r * T + end - 1 - back)
             column = end
     lie = Rows(branch.to(device), position.to(device), torch.tensor([read], device=device))
     return TokenRows(ids, slot, tokens.length), lie

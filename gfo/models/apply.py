@@ -90,8 +90,8 @@ def _change_output(delta: Delta, name: str) -> Any:
         x = args[0]
         if x.shape[0] % K or output.ndim != x.ndim:
             raise GfoError(
-                f"module '{name}' gets {tuple(x.shape)} for {K} candidates; take modules whose first axis is the "
-                "rows of the batch"
+                f"module '{name}' gets {tuple(x.shape)} for {K} candidates; take modules whose first axis is "
+                "the rows of the batch"
             )
         y = output.reshape(K, -1, output.shape[-1])
         if lora is not None:

@@ -6,6 +6,7 @@ holds the rest.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 # Factors and caps that a family applies to its logits behind the output embedding; the value is
@@ -36,6 +37,11 @@ LOGIT_SOFTCAP = {
     "vaultgemma": "final_logit_softcapping",
 }
 
+# Modules that make keys and values of an encoder's output.
+CROSS_ATTENTION = re.compile(
+    r"\.EncDecAttention\.[kv]$|\.encoder_attn\.[kv]_proj$|\.cross_attn\.[kv]_proj$|\.crossattention\.self\.(key|value)$"
+)
+
 # Attention that a mask and position ids cannot express, and so cannot be branched.
 UNSUPPORTED = {
     "bloom": "its positions are attention biases (ALiBi) taken from the order of the keys",
@@ -59,6 +65,8 @@ def logit_transform(config: Any) -> tuple[float, float | None]:
         scale *= float(getattr(config, LOGIT_SCALE[kind]))
     if kind in LOGIT_DIVISOR:
         scale /= float(getattr(config, LOGIT_DIVISOR[kind]))
+    if getattr(config, "scale_decoder_outputs", False):  # T5 with tied embeddings
+        scale *= float(config.d_model) ** -0.5
     cap = getattr(config, LOGIT_SOFTCAP[kind], None) if kind in LOGIT_SOFTCAP else None
     return scale, cap
 

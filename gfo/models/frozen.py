@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,11 +12,15 @@ from torch import Tensor, nn
 
 from gfo.core.delta import Delta
 from gfo.core.errors import GfoError, unknown_name
+from gfo.models.apply import Change
+from gfo.models.branches import Context, Rows
 from gfo.models.families import logit_transform
 from gfo.models.structure import LinearInfo, Stack, find_linears, hooked, weight_of
 
+CHECKED_TOKENS = 64  # of the vocabulary, where a model is compared with a plain forward pass
 
-class FrozenModel:
+
+class FrozenModel(ABC):
     """A transformers model with its tokenizer, frozen.
 
     Args:
@@ -34,6 +39,12 @@ class FrozenModel:
 
     causal: bool
     """Whether a token sees only those before it, so that contexts can be computed once."""
+    reads: str = "next"
+    """What stands for the answer: the "next" word, the word in the "mask" place, or the "sentence"."""
+    mask: str | None = None
+    """The text of the mask token, for a model that reads it."""
+    read_token: int | None = None
+    """The token whose hidden state is read; None for a row's last."""
 
     def __init__(self, module: Any, tokenizer: Any, name: str, stacks: Sequence[Stack]) -> None:
         self.module = module.eval().requires_grad_(False)
@@ -45,6 +56,7 @@ class FrozenModel:
         self._layers: list[nn.Module] = [layer for stack in stacks for layer in stack.layers]
         self._embedding = module.get_input_embeddings()
         self._head = module.get_output_embeddings()
+        self._bias = getattr(self._head, "bias", None)
         self._logit_scale, self._logit_cap = logit_transform(self.config)
         self.vocabulary_size, self.hidden_size = (int(n) for n in self._embedding.weight.shape)
         self.context_length = int(getattr(self.config, "max_position_embeddings", None) or 2**20)
@@ -94,7 +106,9 @@ class FrozenModel:
         return None
 
     def check(self, delta: Delta) -> None:
-        """Raise GfoError for a Delta that names modules or layers the model lacks, or too high a first layer."""
+        """Raise GfoError for a Delta of modules or layers that the model lacks, or too high a first layer."""
+        if delta.prefix and not self.causal:
+            raise GfoError(f"Delta: a prefix, but '{self.name}' is no decoder; give it a soft prompt instead")
         names = dict(self.module.named_modules())
         for name in sorted(delta.modules):
             if name not in names:
@@ -105,8 +119,8 @@ class FrozenModel:
         touched = [*delta.layer_prompt, *delta.prefix, *(self.layer_of(name) or 0 for name in delta.modules)]
         if delta.first_layer > min(touched, default=0):
             raise GfoError(
-                f"Delta: first_layer = {delta.first_layer}, but layer {min(touched, default=0)} changes; give the "
-                "lowest layer that depends on the candidate"
+                f"Delta: first_layer = {delta.first_layer}, but layer {min(touched, default=0)} changes; "
+                "give the lowest layer that depends on the candidate"
             )
 
     @torch.no_grad()
@@ -122,16 +136,47 @@ class FrozenModel:
             self.module.base_model(input_ids=ids, **two)
         return seen
 
-    def logits(self, hidden: Tensor, vocabulary: Sequence[int]) -> Tensor:
+    @abstractmethod
+    def branches(
+        self,
+        context: Context | None,
+        entry: Tensor,
+        rows: Rows,
+        *,
+        change: Change | None = None,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> Tensor:
+        """Run rows of branches; see the subclasses."""
+
+    @abstractmethod
+    def check_branches(self) -> None:
+        """Raise GfoError if `branches` differs from a plain forward pass by more than rounding."""
+
+    def logits(self, hidden: Tensor, vocabulary: Sequence[Any]) -> Tensor:
         """float32 logits [..., V'] of the chosen tokens only, from hidden states [..., D]."""
         rows = torch.tensor(vocabulary, device=self.device)
         weight = self._head.weight[rows].float()  # (V', D)
-        bias = getattr(self._head, "bias", None)
-        logits = torch.nn.functional.linear(
-            hidden.float(), weight, None if bias is None else bias[rows].float()
-        )
+        bias = None if self._bias is None else self._bias[rows].float()
+        logits = torch.nn.functional.linear(hidden.float(), weight, bias)
         logits = logits * self._logit_scale
         return logits if self._logit_cap is None else self._logit_cap * torch.tanh(logits / self._logit_cap)
+
+    def _probe(self) -> tuple[tuple[int, ...], Tensor]:
+        """Some 64 tokens, evenly spread over the vocabulary, to compare logits at, and 12 as a text [12]."""
+        step = max(1, self.vocabulary_size // CHECKED_TOKENS)
+        some = tuple(range(0, self.vocabulary_size, step))[:CHECKED_TOKENS]
+        text = [token for token in some if token != getattr(self.config, "pad_token_id", None)]
+        return some, torch.tensor(text[:12], device=self.device)
+
+    def _compare(self, logits: Tensor, plain: Tensor) -> None:
+        """Raise GfoError if logits differ from those of a plain forward pass by more than rounding."""
+        error = float((logits - plain).abs().max() / plain.std())
+        if not error <= (1e-3 if self.dtype == torch.float32 else 0.2):
+            raise GfoError(
+                f"model '{self.name}' ({self.config.model_type}) cannot be evaluated in branches: its logits "
+                f"differ from a plain forward pass by {error:.1g} of their spread; take another model"
+            )
 
     def _body_name(self, stack: Stack) -> str:
         """The stack's body as a prefix of module names."""

@@ -1,22 +1,25 @@
-"""`load_model`: a built-in name, a folder or a hub id -> a frozen `Decoder`."""
+"""`load_model`: a built-in name, a folder or a hub id -> a frozen model."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gfo.core.errors import GfoError, unknown_name
 from gfo.models.download import BUILT_IN, check_whole, ensure_downloaded
 
 if TYPE_CHECKING:
-    from gfo.models.decoder import Decoder
+    from gfo.models.frozen import FrozenModel
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def load_model(name: str | Path, *, dtype: str = "float32", device: str = "auto") -> Decoder:
-    """Load a decoder and freeze it.
+def load_model(name: str | Path, *, dtype: str = "float32", device: str = "auto") -> FrozenModel:
+    """Load a decoder, an encoder or an encoder-decoder, and freeze it.
+
+    What its config names decides: a masked language model or, without a head, a sentence encoder is an
+    `Encoder`; a model that is both encoder and decoder an `EncoderDecoder`; all others a `Decoder`.
 
     Args:
         name: a built-in name (`smollm2-135m`, downloaded once and kept), a folder that transformers
@@ -40,18 +43,64 @@ def load_model(name: str | Path, *, dtype: str = "float32", device: str = "auto"
     return _load(name, name, getattr(torch, dtype), where)
 
 
-def _load(source: str, name: str, dtype: object, device: object) -> Decoder:
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+def freeze(module: Any, tokenizer: Any, name: str = "") -> FrozenModel:
+    """The `Decoder`, `Encoder` or `EncoderDecoder` of a transformers model.
 
+    Raises:
+        GfoError: for a model that gfo cannot evaluate.
+    """
     from gfo.models.decoder import Decoder
+    from gfo.models.encoder import Encoder
+    from gfo.models.encoder_decoder import EncoderDecoder
+
+    kinds: dict[str, Any] = {"decoder": Decoder, "encoder": Encoder, "encoder-decoder": EncoderDecoder}
+    kind = (
+        "encoder" if module.get_output_embeddings() is None else _kind(module.config, type(module).__name__)
+    )
+    return kinds[kind](module, tokenizer, name)  # type: ignore[no-any-return]
+
+
+def _kind(config: Any, architecture: str) -> str:
+    """ "decoder", "encoder" or "encoder-decoder", by the config and the class that was saved."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    if config.is_encoder_decoder:
+        return "encoder-decoder"
+    if architecture.endswith(("ForMaskedLM", "ForPreTraining")):
+        return "encoder"
+    headless = not any(word in architecture for word in ("CausalLM", "LMHead"))
+    return "encoder" if headless and config.model_type in MASKED else "decoder"
+
+
+def _auto_class(source: str) -> Any:
+    """The class of transformers that loads the model with the head it was saved with."""
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForMaskedLM,
+        AutoModelForSeq2SeqLM,
+    )
+
+    config = AutoConfig.from_pretrained(source)
+    architecture = (config.architectures or [""])[0]
+    kind = _kind(config, architecture)
+    if kind == "encoder":
+        has_head = architecture.endswith(("ForMaskedLM", "ForPreTraining"))
+        return AutoModelForMaskedLM if has_head else AutoModel
+    return AutoModelForSeq2SeqLM if kind == "encoder-decoder" else AutoModelForCausalLM
+
+
+def _load(source: str, name: str, dtype: object, device: object) -> FrozenModel:
+    from safetensors import SafetensorError
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
 
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        module, info = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        module, info = _auto_class(source).from_pretrained(source, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _cannot_load(name, error) from error
     finally:
@@ -62,7 +111,7 @@ def _load(source: str, name: str, dtype: object, device: object) -> Decoder:
         raise GfoError(
             f"model '{name}': its files lack {len(missing)} weights, {missing[0]} first; save it whole"
         )
-    model = Decoder(module.to(device), tokenizer, name)
+    model = freeze(module.to(device), tokenizer, name)
     model.check_branches()
     return model
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -41,22 +40,34 @@ class Stack:
 
     def __init__(self, body: nn.Module, path: str) -> None:
         self.body, self.path = body, path
-        self.layers: Any = body.get_submodule(path)
-        self.size = len(self.layers)
+        layers: Any = body.get_submodule(path)
+        self.layers, self.size = layers, len(layers)
         self._parts: dict[tuple[int, int], Any] = {(0, self.size): body}
 
     def part(self, start: int, stop: int) -> Any:
         """The body with the layers start to stop - 1 alone."""
         if (start, stop) not in self._parts:
-            *way, name = self.path.split(".")
-            top = holder = _shallow(self.body)
-            for step in way:
-                holder._modules[step] = _shallow(holder._modules[step])  # type: ignore[arg-type]
-                holder = holder._modules[step]  # type: ignore[assignment]
-            holder._modules[name] = nn.ModuleList(self.layers[start:stop])
-            holder.config = _shortened(holder.config, start, stop)
+            holder_path, _, name = self.path.rpartition(".")
+
+            def shorten(holder: nn.Module) -> nn.Module:
+                twin: Any = _shallow(holder)
+                twin._modules[name] = nn.ModuleList(self._with_position_bias(start, stop))
+                twin.config = _shortened(twin.config, start, stop)
+                return twin  # type: ignore[no-any-return]
+
+            top = _replaced(self.body, holder_path, shorten) if holder_path else shorten(self.body)
             self._parts[start, stop] = top
         return self._parts[start, stop]
+
+    def _with_position_bias(self, start: int, stop: int) -> list[nn.Module]:
+        """Layers start to stop - 1; the first has the relative position bias that T5's first hands on."""
+        layers = list(self.layers[start:stop])
+        names = [
+            n for n, m in self.layers[0].named_modules() if getattr(m, "has_relative_attention_bias", False)
+        ]
+        for name in names if start else ():
+            layers[0] = _replaced(layers[0], name, _with_bias_of(self.layers[0].get_submodule(name)))
+        return layers
 
     @contextmanager
     def entering(self, start: int, hidden: Tensor) -> Iterator[None]:
@@ -92,23 +103,24 @@ def hooked(*handles: Any) -> Iterator[None]:
             handle.remove()
 
 
-def find_stacks(body: nn.Module, sizes: list[int]) -> list[Stack]:
-    """The body's lists of layers: the outermost ones of the sizes given, in this order.
+def find_stacks(body: nn.Module, size: int | None = None) -> list[Stack]:
+    """The body's list of layers: the outermost one of the size given, or the only one.
 
     Raises:
-        GfoError: if there are others or fewer.
+        GfoError: if there are others or none.
     """
     found: list[str] = []
     for path, module in body.named_modules():
         inner = any(path.startswith(f"{outer}.") for outer in found)
-        if isinstance(module, nn.ModuleList) and len(module) in sizes and not inner:
+        if isinstance(module, nn.ModuleList) and not inner and size in (None, len(module)):
             found.append(path)
-    if [len(body.get_submodule(path)) for path in found] != sizes:  # type: ignore[arg-type]
+    if len(found) != 1:
+        wanted = "layers" if size is None else f"{size} layers"
         raise GfoError(
-            f"model: {type(body).__name__} should hold lists of {' and '.join(map(str, sizes))} layers, found "
+            f"model: {type(body).__name__} should hold one list of {wanted}, found "
             f"{', '.join(found) or 'none'}; take a model whose layers are in a list"
         )
-    return [Stack(body, path) for path in found]
+    return [Stack(body, found[0])]
 
 
 def find_linears(module: nn.Module, layer_of: Callable[[str], int | None]) -> dict[str, LinearInfo]:
@@ -133,13 +145,28 @@ def weight_of(module: nn.Module, name: str) -> Tensor:
 
 def without(module: nn.Module, path: str) -> nn.Module:
     """A shallow copy of the module in which the submodule passes its input on."""
+    return _replaced(module, path, lambda _: nn.Identity())
+
+
+def _replaced(module: nn.Module, path: str, change: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """A shallow copy of the module with another submodule in the path."""
     top = holder = _shallow(module)
     *way, name = path.split(".")
     for step in way:
         holder._modules[step] = _shallow(holder._modules[step])  # type: ignore[arg-type]
         holder = holder._modules[step]  # type: ignore[assignment]
-    holder._modules[name] = torch.nn.Identity()
+    holder._modules[name] = change(holder._modules[name])  # type: ignore[arg-type]
     return top
+
+
+def _with_bias_of(first: Any) -> Callable[[nn.Module], nn.Module]:
+    def change(attention: nn.Module) -> nn.Module:
+        twin: Any = _shallow(attention)
+        twin.has_relative_attention_bias = True
+        twin.relative_attention_bias = first.relative_attention_bias
+        return twin  # type: ignore[no-any-return]
+
+    return change
 
 
 def _shallow(module: nn.Module) -> nn.Module:

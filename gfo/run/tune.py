@@ -10,7 +10,7 @@ from gfo import optimizers
 from gfo.core.protocols import Optimizer, SearchSpace, Task
 from gfo.core.seeding import stream_seed
 from gfo.evaluation.local import LocalEvaluator
-from gfo.models.decoder import Decoder
+from gfo.models.frozen import FrozenModel
 from gfo.run.budget import Budget
 from gfo.run.callbacks import Callback
 from gfo.run.loop import minimize
@@ -21,7 +21,7 @@ DEV_EVERY = 5
 
 
 def tune(
-    model: Decoder,
+    model: FrozenModel,
     task: Task,
     space: SearchSpace,
     *,

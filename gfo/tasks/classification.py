@@ -14,7 +14,7 @@ from gfo.core.seeding import stream
 from gfo.tasks.datasets import Source, load_rows
 from gfo.tasks.losses import LOSSES
 from gfo.tasks.metrics import accuracy, macro_f1
-from gfo.tasks.templates import Template
+from gfo.tasks.templates import MASK, Template
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,9 +28,10 @@ class Classification:
             `datasets.Dataset`.
         dev: rows the result is selected on, or None to take the last recommendation.
         test: rows kept for the end, or None.
-        template: text with `{field}` places and, for a soft prompt, one `{soft}`; the answer follows its end.
+        template: text with `{field}` places and, for a soft prompt, one `{soft}`. The answer follows its
+            end; for a masked language model it has one `{mask}`, where the answer stands.
         labels: label -> the word that stands for it, usually with its leading blank. A word of
-            several tokens is read at its first.
+            several tokens is read at its first. For a sentence encoder: a text that says the label.
         label_field: the rows' field that holds the label.
         loss: "ce", cross-entropy over the label words, or "hinge", with margin 2.
         batch_size: rows of a step's batch, drawn anew each step and shared by all its candidates;
@@ -87,8 +88,9 @@ class Classification:
         """Tokenize all rows and label words for one model.
 
         Raises:
-            GfoError: if two label words share their first token.
+            GfoError: if two label words share their first token, or the template does not fit the model.
         """
+        _check_mask(self.template, tokenizer)
         return BoundClassification(self, tokenizer)
 
     def _targets(self, split: str) -> Array:
@@ -115,14 +117,23 @@ class BoundClassification:
     def __init__(self, task: Classification, tokenizer: Tokenizer) -> None:
         self._task = task
         self.splits = tuple(task.rows)
-        self.vocabulary = _first_tokens(task.words, tokenizer)
-        texts = {split: [task.template.render(row) for row in rows] for split, rows in task.rows.items()}
+        self.vocabulary = (
+            tuple(tokenizer.encode(word, start=True, end=True) for word in task.words.values())
+            if tokenizer.reads == "sentence"
+            else _first_tokens(task.words, tokenizer)
+        )
+        texts = {
+            split: [task.template.render({**row, MASK: tokenizer.mask}) for row in rows]
+            for split, rows in task.rows.items()
+        }
         self._before = {
-            split: tuple(tokenizer.encode(before, start=True) for before, _ in pairs)
+            split: tuple(
+                tokenizer.encode(before, start=True, end=not task.template.soft) for before, _ in pairs
+            )
             for split, pairs in texts.items()
         }
         self._after = {
-            split: tuple(tokenizer.encode(after, start=False) for _, after in pairs)
+            split: tuple(tokenizer.encode(after, end=task.template.soft) for _, after in pairs)
             for split, pairs in texts.items()
         }
 
@@ -177,11 +188,25 @@ class BoundClassification:
         )
 
 
+def _check_mask(template: Template, tokenizer: Tokenizer) -> None:
+    """Raise GfoError unless the template has one `{mask}` for a model that reads it, and none for others."""
+    wanted = int(tokenizer.reads == "mask")
+    if template.masks != wanted:
+        raise GfoError(
+            f"template: it has {template.masks} times {{mask}}; "
+            + (
+                "the model is a masked language model: write {mask} once, where the answer stands"
+                if wanted
+                else "the model reads the answer behind the text: leave {mask} out"
+            )
+        )
+
+
 def _first_tokens(words: Mapping[str, str], tokenizer: Tokenizer) -> tuple[int, ...]:
     """The first token of each label word; they must differ."""
     owner: dict[int, str] = {}
     for label, word in words.items():
-        ids = tokenizer.encode(word, start=False)
+        ids = tokenizer.encode(word)
         if not ids:
             raise GfoError(
                 f"labels: the word {word!r} for '{label}' has no tokens in this model; give another"

@@ -10,6 +10,7 @@ from typing import Any
 from gfo.core.errors import GfoError, unknown_name
 
 SOFT = "soft"
+MASK = "mask"  # where a masked language model says the answer
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,12 @@ class Template:
     @property
     def fields(self) -> list[str]:
         """The fields that a row must have."""
-        return [field for _, field in (*self.before, *self.after) if field is not None]
+        return [field for _, field in (*self.before, *self.after) if field not in (None, MASK)]  # type: ignore[misc]
+
+    @property
+    def masks(self) -> int:
+        """How often `{mask}` stands in it."""
+        return sum(field == MASK for _, field in (*self.before, *self.after))
 
     def check(self, row: Mapping[str, Any], where: str) -> None:
         """Raise GfoError if the row lacks a field or holds something that is not text."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
-from gfo.models.branches import FORCE_GROUPS, Context, branch_mask, branch_positions, unrepeated_keys
+from gfo.models.attention import NAME, attention_of_branches
+from gfo.models.branches import Context, Rows
 
 LOWEST = torch.finfo(torch.float32).min
 
@@ -19,6 +18,12 @@ def context(lengths, size):
     layer = torch.randn(len(lengths), 1, size, 2), torch.randn(len(lengths), 1, size, 2)
     visible = place[None] < length[:, None]
     return Context((layer,), visible, place.expand(len(lengths), -1), length)
+
+
+def rows(R, m, n):
+    """R rows of m branches of n tokens, each read at its end."""
+    column = torch.arange(m * n).expand(R, -1)
+    return Rows(column // n, column % n, torch.arange(R * m)[None] * n + n - 1)
 
 
 def table(text):
@@ -34,15 +39,16 @@ def seen(mask):
 
 
 def test_positions():
-    found = branch_positions(context([3, 1], size=4), (2, 3, 2), "cpu")
+    found = rows(1, 3, 2).positions(context([3, 1], size=4), 2)
     assert found.tolist() == [[3, 4, 3, 4, 3, 4], [1, 2, 1, 2, 1, 2]]
-    assert branch_positions(None, (1, 2, 3), "cpu").tolist() == [[0, 1, 2, 0, 1, 2]]
+    assert rows(1, 2, 3).positions(None, 1).tolist() == [[0, 1, 2, 0, 1, 2]]
+    found = rows(2, 1, 2).positions(context([3, 1], size=4), 2)
+    assert found.tolist() == [[3, 4], [3, 4], [1, 2], [1, 2]]
+    assert rows(1, 1, 2).positions(None, 2).tolist() == [[0, 1], [0, 1]]
 
 
 def test_mask_of_two_branches_behind_two_contexts():
     shared = context([3, 1], size=3)
-    position = branch_positions(shared, (2, 2, 2), "cpu")
-    mask = branch_mask(shared, position, 2, None, torch.float32)
     full = table("""
         111 10 00
         111 11 00
@@ -53,11 +59,27 @@ def test_mask_of_two_branches_behind_two_contexts():
         100 11 00
         100 00 10
         100 00 11""")
+    mask = rows(1, 2, 2).mask(shared, 2, None, torch.float32)
     assert torch.equal(seen(mask), torch.stack([full, padded]))
+    apart = rows(2, 1, 2).mask(shared, 2, None, torch.float32)  # each branch in a row of its own
+    assert torch.equal(seen(apart), torch.stack([full[:2, :5], full[:2, :5], padded[:2, :5], padded[:2, :5]]))
+
+
+def test_mask_of_packed_branches():
+    """Branches of 1 and 2 tokens and one place of padding, which sees itself alone."""
+    packed = Rows(torch.tensor([[0, 1, 1, -1]]), torch.tensor([[0, 0, 1, 0]]), torch.tensor([[0, 2]]))
+    expected = table("""
+        11 1000
+        11 0100
+        11 0110
+        11 0001""")
+    assert torch.equal(seen(packed.mask(context([2], size=2), 1, None, torch.float32))[0], expected)
+    hidden = torch.arange(8.0).view(1, 4, 2)
+    assert packed.reading(hidden).tolist() == [[[0, 1], [4, 5]]]
 
 
 def test_mask_without_a_context():
-    mask = branch_mask(None, branch_positions(None, (1, 2, 3), "cpu"), 3, None, torch.float32)
+    mask = rows(1, 2, 3).mask(None, 2, None, torch.float32)
     expected = table("""
         100 000
         110 000
@@ -65,19 +87,18 @@ def test_mask_without_a_context():
         000 100
         000 110
         000 111""")
-    assert torch.equal(seen(mask)[0], expected)
+    assert torch.equal(seen(mask), torch.stack([expected, expected]))
 
 
 def test_mask_of_one_branch_is_causal():
-    mask = branch_mask(None, branch_positions(None, (1, 1, 5), "cpu"), 5, None, torch.float32)
+    mask = rows(1, 1, 5).mask(None, 1, None, torch.float32)
     assert torch.equal(seen(mask)[0], torch.ones(5, 5).tril().int())
 
 
 def test_mask_with_a_window():
     """A window of 3: a token sees itself and the two positions before it, of the context too."""
     shared = context([4, 2], size=4)
-    position = branch_positions(shared, (2, 2, 2), "cpu")
-    mask = branch_mask(shared, position, 2, 3, torch.float32)
+    mask = rows(1, 2, 2).mask(shared, 2, 3, torch.float32)
     four = table("""
         0011 10 00
         0001 11 00
@@ -89,13 +110,13 @@ def test_mask_with_a_window():
         1100 00 10
         0100 00 11""")
     assert torch.equal(seen(mask), torch.stack([four, two]))
-    wide = branch_mask(shared, position, 2, 6, torch.float32)
-    assert torch.equal(wide, branch_mask(shared, position, 2, None, torch.float32))
+    wide = rows(1, 2, 2).mask(shared, 2, 6, torch.float32)
+    assert torch.equal(wide, rows(1, 2, 2).mask(shared, 2, None, torch.float32))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_mask_dtype(dtype):
-    mask = branch_mask(None, branch_positions(None, (1, 2, 1), "cpu"), 1, None, dtype)
+    mask = rows(1, 2, 1).mask(None, 1, None, dtype)
     assert mask.dtype == dtype
     assert seen(mask)[0].tolist() == [[1, 0], [0, 1]]
 
@@ -104,25 +125,44 @@ def test_mask_dtype(dtype):
 def make_context(model, lengths, seed=0):
     generator = torch.Generator().manual_seed(seed)
     embeds = torch.randn(len(lengths), max(lengths), model.hidden_size, generator=generator)
-    return model.context(embeds, torch.tensor(lengths))
+    return model.context(embeds, torch.tensor(lengths))[0]
 
 
-def test_rows_and_expand_share_storage(tiny):
+def test_expand_shares_storage_and_take_picks_rows(tiny):
     shared = make_context(tiny("llama"), [3, 5, 2])
-    part = shared.rows(slice(1, 3))
-    assert part.length.tolist() == [5, 2]
-    single = shared.rows(slice(2, 3)).expand(4)
-    assert single.length.tolist() == [2] * 4
-    for (k, v), (k1, v1), (k2, v2) in zip(shared.layers, part.layers, single.layers, strict=True):
-        assert k1.shape[0] == 2
-        assert k2.shape[0] == 4
-        assert k1.data_ptr() == k[1].data_ptr()
-        assert v1.data_ptr() == v[1].data_ptr()
-        assert k2.data_ptr() == k[2].data_ptr()
-        assert v2.data_ptr() == v[2].data_ptr()
-        assert k2.stride(0) == v2.stride(0) == 0
-        assert torch.equal(k2[3], k[2])
-    assert torch.equal(single.visible, shared.visible[2:].expand(4, -1))
+    last = shared.take(torch.tensor([2, 0]))
+    assert last.length.tolist() == [2, 3]
+    assert torch.equal(last.visible, shared.visible[[2, 0]])
+    single = make_context(tiny("llama"), [2])
+    four = single.expand(4)
+    assert four.length.tolist() == [2] * 4
+    for (k, v), (k1, v1), (k2, v2), (k4, v4) in zip(
+        shared.layers, last.layers, single.layers, four.layers, strict=True
+    ):
+        assert torch.equal(k1, k[[2, 0]])
+        assert torch.equal(v1, v[[2, 0]])
+        assert k4.shape[0] == v4.shape[0] == 4
+        assert k4.data_ptr() == k2.data_ptr()
+        assert v4.data_ptr() == v2.data_ptr()
+        assert k4.stride(0) == v4.stride(0) == 0
+
+
+def test_stacked_contexts_are_those_computed_together(tiny):
+    model = tiny("llama")
+    whole = make_context(model, [3, 5, 2])
+    generator = torch.Generator().manual_seed(0)
+    embeds = torch.randn(3, 5, model.hidden_size, generator=generator)
+    with torch.no_grad():
+        pieces = [model.context(embeds[i : i + 1, :n], torch.tensor([n]))[0] for i, n in enumerate((3, 5, 2))]
+    found = Context.stack(pieces)
+    assert found.length.tolist() == [3, 5, 2]
+    assert torch.equal(found.visible, whole.visible)
+    for pair, expected in zip(found.layers, whole.layers, strict=True):
+        for a, b in zip(pair, expected, strict=True):
+            real = found.visible[:, None, :, None]
+            assert float(((a - b) * real).abs().max()) < 1e-5
+            assert float((a * ~real).abs().max()) == 0
+            assert float((a - b.roll(1, 0)).abs().max()) > 0.1  # control
 
 
 def test_bytes(tiny):
@@ -135,11 +175,10 @@ def test_branches_leave_the_context_as_it_was(tiny):
     shared = make_context(model, [3, 5])
     copies = [(k.clone(), v.clone()) for k, v in shared.layers]
     embeds = torch.randn(2, 3, 4, model.hidden_size, generator=torch.Generator().manual_seed(1))
-    length = torch.full((2, 3), 4)
     with torch.no_grad():
-        first = model.branches(shared, embeds, length)
-        model.branches(shared, -embeds, length)
-        again = model.branches(shared, embeds, length)
+        first = model.branches(shared, embeds, rows(3, 1, 4))
+        model.branches(shared, -embeds, rows(3, 1, 4))
+        again = model.branches(shared, embeds, rows(3, 1, 4))
     assert torch.equal(first, again)
     for (k, v), (k0, v0) in zip(shared.layers, copies, strict=True):
         assert torch.equal(k, k0)
@@ -152,14 +191,14 @@ def test_a_context_continued_equals_one_context(tiny, family):
     generator = torch.Generator().manual_seed(2)
     whole = torch.randn(2, 7, model.hidden_size, generator=generator)
     whole[1, :4] = whole[0, :4]
-    embeds = torch.randn(2, 2, 3, model.hidden_size, generator=generator)
-    seven, three = torch.full((2,), 7), torch.full((2, 2), 3)
+    embeds = torch.randn(2, 1, 6, model.hidden_size, generator=generator)
+    two, seven, three = rows(1, 2, 3), torch.full((2,), 7), torch.full((2,), 3)
     with torch.no_grad():
-        parent = model.context(whole[:1, :4], torch.tensor([4]))
-        pieces = model.context(whole[:, 4:], torch.tensor([3, 3]), parent)
-        expected = model.branches(model.context(whole, seven), embeds, three)
-        found = model.branches(pieces, embeds, three)
-        other = model.branches(model.context(whole[:, 4:], torch.tensor([3, 3])), embeds, three)
+        parent, _ = model.context(whole[:1, :4], torch.tensor([4]))
+        pieces, _ = model.context(whole[:, 4:], three, parent)
+        expected = model.branches(model.context(whole, seven)[0], embeds, two)
+        found = model.branches(pieces, embeds, two)
+        other = model.branches(model.context(whole[:, 4:], three)[0], embeds, two)
     assert pieces.length.tolist() == [7, 7]
     assert pieces.position.tolist() == [list(range(7))] * 2
     assert float((found - expected).abs().max()) < 1e-5
@@ -174,12 +213,13 @@ def test_gradients_flow_to_the_embeddings(tiny, first):
     model = tiny("gpt2", dtype=torch.float64)
     generator = torch.Generator().manual_seed(3)
     text = torch.randn(1, 4, model.hidden_size, dtype=torch.float64, generator=generator)
-    branch = torch.randn(1, 2, 3, model.hidden_size, dtype=torch.float64, generator=generator)
+    branch = torch.randn(1, 1, 6, model.hidden_size, dtype=torch.float64, generator=generator)
+    lie = Rows(rows(1, 2, 3).branch, rows(1, 2, 3).position, torch.tensor([[2, 4]]))  # the last is padding
     weight = torch.randn(1, 2, model.hidden_size, dtype=torch.float64, generator=generator)
 
     def value(text, branch):
-        shared = model.context(text, torch.tensor([4]))
-        return (weight * model.branches(shared, branch, torch.tensor([[3, 2]]))).sum()
+        shared, _ = model.context(text, torch.tensor([4]))
+        return (weight * model.branches(shared, branch, lie)).sum()
 
     moved = text if first else branch
     moved.requires_grad_()
@@ -194,17 +234,14 @@ def test_gradients_flow_to_the_embeddings(tiny, first):
         assert abs(analytic) > 0.01
         assert numeric == pytest.approx(analytic, rel=1e-6)
     if not first:  # the padding of a branch has no influence
-        assert float(gradient[0, 1, 2].abs().max()) == 0
-        assert float(gradient[0, 1, 1].abs().max()) > 0
+        assert float(gradient[0, 0, 5].abs().max()) == 0
+        assert float(gradient[0, 0, 4].abs().max()) > 0
 
 
-@pytest.mark.parametrize("given", [None, "0"])
-def test_unrepeated_keys_leaves_the_environment_as_it_was(given, monkeypatch):
-    monkeypatch.delenv(FORCE_GROUPS, raising=False)
-    if given is not None:
-        monkeypatch.setenv(FORCE_GROUPS, given)
-    with unrepeated_keys(torch.device("cpu")):
-        assert os.environ.get(FORCE_GROUPS) == (given or "1")
-    assert os.environ.get(FORCE_GROUPS) == given
-    with unrepeated_keys(torch.device("cuda")):  # its kernels want the copies
-        assert os.environ.get(FORCE_GROUPS) == given
+def test_the_attention_is_set_for_branches_alone(tiny):
+    config = tiny("llama").config
+    before = config._attn_implementation
+    assert before == "sdpa"
+    with attention_of_branches(config):
+        assert config._attn_implementation == NAME
+    assert config._attn_implementation == before

@@ -25,7 +25,9 @@ class Words:
     def __init__(self):
         self.ids = {}
 
-    def encode(self, text, *, start):
+    reads, mask = "next", None
+
+    def encode(self, text, *, start=False, end=False):
         words = [self.ids.setdefault(word, len(self.ids) + 1) for word in text.split() if word != "☃"]
         return tuple([0] * start + words)
 

@@ -1,0 +1,141 @@
+"""A frozen encoder: a masked language model, or a sentence encoder.
+
+Every token sees every other, so nothing of a sequence is shared between candidates but the layers below
+the first one that they change. Branches are whole sequences, one a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gfo.core.errors import GfoError
+from gfo.models.apply import Change, applied
+from gfo.models.branches import Context, Rows
+from gfo.models.frozen import FrozenModel
+from gfo.models.structure import find_stacks, without
+
+TEMPERATURE = 0.05  # of cosine similarities, as sentence encoders are trained (scale 20)
+
+
+class Encoder(FrozenModel):
+    """An encoder of transformers.
+
+    With a language-modelling head the word in the place of the template's `{mask}` is read. Without
+    one it is a sentence encoder (Reimers and Gurevych 2019, arXiv:1908.10084): the mean of the last
+    hidden states stands for a text, and a label's logit is the cosine similarity to its label text
+    (as the frozen model encodes it) over a temperature of 0.05.
+
+    Raises:
+        GfoError: for a masked language model whose tokenizer has no mask token.
+    """
+
+    causal = False
+
+    def __init__(self, module: Any, tokenizer: Any, name: str = "") -> None:
+        name = name or str(module.config.name_or_path) or module.config.model_type
+        body = module.base_model
+        super().__init__(module, tokenizer, name, find_stacks(body))
+        self._heads: list[nn.Module] = []
+        self._anchors: dict[tuple[Any, ...], Tensor] = {}
+        self.reads = "sentence"
+        if self._head is not None:
+            self.reads = "mask"
+            self.mask, self.read_token = tokenizer.mask_token, tokenizer.mask_token_id
+            if self.read_token is None:
+                raise GfoError(f"model '{self.name}': its tokenizer has no mask token; give it one")
+            self._heads = [self._headless(part) for part in module.children() if part is not body]
+
+    def branches(
+        self,
+        context: Context | None,
+        entry: Tensor,
+        rows: Rows,
+        *,
+        change: Change | None = None,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> Tensor:
+        """Run whole sequences, one a row.
+
+        Args:
+            context: None; an encoder has no contexts.
+            entry: what enters layer `start`, [C, R, T, D]; input embeddings at 0.
+            rows: R sequences of T tokens, the same behind each of C candidates.
+            change: candidates to apply, in C * R rows.
+            start: the first layer run.
+            stop: the layer not run any more; None to run all and the head up to its last matrix.
+
+        Returns:
+            States of the masked tokens, or of the sentences, [C, R, D]; with `stop` all, [C, R, T, D].
+        """
+        C, stack = len(entry), self.stacks[0]
+        last = self.layers if stop is None else stop
+        real = rows.branch >= 0  # (R, T)
+        hidden = embeds = entry.flatten(0, 1)
+        with ExitStack() as hooks:
+            if start:
+                embeds = entry.new_zeros(1, 1, self.hidden_size).expand(*hidden.shape[:2], -1)
+                hooks.enter_context(stack.entering(start, hidden))
+            seen = hooks.enter_context(stack.leaving(last)) if stop is not None else []
+            hooks.enter_context(applied(change, self.module, self._layers))
+            out = stack.part(start, last)(inputs_embeds=embeds, attention_mask=real.repeat(C, 1).long())
+            if stop is not None:
+                return seen[0].reshape(C, *real.shape, -1)
+            return self._read(out.last_hidden_state.reshape(C, *real.shape, -1), rows, real)
+
+    def logits(self, hidden: Tensor, vocabulary: Sequence[Any]) -> Tensor:
+        """float32 logits [..., V'] of tokens, or of label texts (as token ids) for a sentence encoder."""
+        if self.reads == "mask":
+            return super().logits(hidden, vocabulary)
+        anchors = self._anchors_of(tuple(vocabulary))  # (V', D)
+        return nn.functional.normalize(hidden.float(), dim=-1) @ anchors.T / TEMPERATURE
+
+    @torch.no_grad()
+    def check_branches(self) -> None:
+        """Compare a masked word's logits with a plain forward pass.
+
+        Raises:
+            GfoError: if they differ by more than rounding, so that no result would be right.
+        """
+        if self.reads == "sentence":
+            return
+        some, ids = self._probe()
+        at = 8
+        ids[at] = self.tokenizer.mask_token_id
+        plain = self.module(input_ids=ids[None]).logits[0, at, list(some)].float()
+        rows = Rows.single(torch.tensor([at + 1], device=self.device), len(ids))
+        hidden = self.branches(None, self.embed(ids)[None, None], rows)
+        self._compare(self.logits(hidden[0, 0], some), plain)
+
+    def _read(self, hidden: Tensor, rows: Rows, real: Tensor) -> Tensor:
+        """Hidden states [C, R, T, D] -> what the head's last matrix, or the similarity, takes: [C, R, D]."""
+        if self.reads == "sentence":
+            weight = real.to(hidden.dtype)[..., None]  # (R, T, 1)
+            return (hidden * weight).sum(2) / weight.sum(1)
+        read = rows.reading(hidden.flatten(1, 2))
+        for head in self._heads:
+            read = head(read)
+        return read
+
+    def _headless(self, part: nn.Module) -> nn.Module:
+        """A part of the head that stops in front of the output embedding."""
+        path = next((name for name, inner in part.named_modules() if inner is self._head), None)
+        if path is None:
+            return part
+        return without(part, path) if path else nn.Identity()
+
+    def _anchors_of(self, texts: tuple[tuple[int, ...], ...]) -> Tensor:
+        """Unit vectors [V', D] of the label texts, by the frozen model."""
+        if texts not in self._anchors:
+            found = []
+            for ids in texts:
+                rows = Rows.single(torch.tensor([len(ids)], device=self.device), len(ids))
+                entry = self.embed(torch.tensor(ids, device=self.device))[None, None]
+                found.append(self.branches(None, entry, rows)[0, 0].float())
+            self._anchors[texts] = nn.functional.normalize(torch.stack(found), dim=-1)
+        return self._anchors[texts]
