@@ -7,36 +7,17 @@ optimizer's step size keeps its meaning.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from gfo.core.delta import Delta
 from gfo.core.domain import Domain
-from gfo.core.errors import GfoError, unknown_name
 from gfo.core.seeding import stream
-from gfo.spaces.projection import PROJECTIONS
+from gfo.spaces.options import at_least_one, dimension, positive
+from gfo.spaces.projection import make_projection
+from gfo.spaces.words import Embeds, start_of, word_spread
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
-
-SCALE_SAMPLE = 4096  # word embeddings from which their spread is measured
-
-
-class Embeds(Protocol):
-    """What a soft prompt needs of a model."""
-
-    hidden_size: int
-    vocabulary_size: int
-
-    @property
-    def special_tokens(self) -> frozenset[int]: ...
-    @property
-    def device(self) -> torch.device: ...
-    def encode(self, text: str, *, start: bool = False) -> tuple[int, ...]: ...
-    def embed(self, ids: Tensor) -> Tensor: ...
 
 
 class SoftPrompt:
@@ -54,7 +35,8 @@ class SoftPrompt:
             for random words of the vocabulary (as Black-Box Tuning).
         alpha: the size of a typical change. The default is for random words and optimizers that start
             with steps of half a unit; from a good text take half of it or less.
-        projection: "gaussian" or "uniform".
+        projection: "gaussian", "uniform" (as Black-Box Tuning), "orthogonal", "sparse" or "fastfood": see
+            `gfo.spaces.projection`.
         seed: of the projection and the random words.
 
     Raises:
@@ -73,58 +55,16 @@ class SoftPrompt:
         projection: str = "gaussian",
         seed: int = 0,
     ) -> None:
-        import torch
-
-        if tokens < 1:
-            raise GfoError(f"space: tokens = {tokens} must be at least 1")
+        self.tokens = at_least_one("tokens", tokens)
         size = tokens * model.hidden_size
-        if not 1 <= dim <= size:
-            raise GfoError(
-                f"space: dim = {dim} must be 1 to {size}, the size of a prompt of {tokens} tokens x "
-                f"{model.hidden_size}; lower dim or raise tokens"
-            )
-        if not (np.isfinite(alpha) and alpha > 0):
-            raise GfoError(f"space: alpha = {alpha} must be a positive number")
-        if projection not in PROJECTIONS:
-            raise unknown_name("projection", projection, PROJECTIONS)
-        self.tokens, self.dim = tokens, dim
+        what = f"the size of a prompt of {tokens} tokens x {model.hidden_size}"
+        self.dim = dimension(dim, size, what, "lower dim or raise tokens")
         self.domain = Domain.unbounded(dim)
-        self.init_tokens: tuple[int, ...] | None = None
-        self.p0 = self._start(model, init, seed)  # (P, D)
-        A = torch.from_numpy(PROJECTIONS[projection](stream(seed, "projection"), size, dim))
-        self.scale = alpha * _word_spread(model)
-        self.A = (self.scale * A).to(model.device)  # (P * D, d)
+        self.scale = positive("alpha", alpha) * word_spread(model)
+        rng = stream(seed, "projection")
+        self.project = make_projection(projection, rng, size, dim, scale=self.scale, device=model.device)
+        self.p0, self.init_tokens = start_of(model, init, tokens, seed)  # (P, D)
 
     def decode(self, z: Tensor) -> Delta:
         """z [K, d] -> K prompts, float32 [K, P, D]; differentiable; decode(0) is p0 exactly."""
-        step = z.to(self.A) @ self.A.T  # (K, P * D)
-        return Delta(prompt=self.p0 + step.view(len(z), *self.p0.shape))
-
-    def _start(self, model: Embeds, init: str | Tensor | None, seed: int) -> Tensor:
-        import torch
-
-        if init is None:
-            ordinary = [i for i in range(model.vocabulary_size) if i not in model.special_tokens]
-            ids: Sequence[int] = stream(seed, "initial words").choice(ordinary, self.tokens).tolist()
-        elif isinstance(init, str):
-            text = model.encode(init)
-            if not text:
-                raise GfoError(f"space: init = {init!r} has no tokens; give some text, or leave init out")
-            ids = (text * self.tokens)[: self.tokens]
-        else:
-            given = torch.as_tensor(init, dtype=torch.float32, device=model.device)
-            if given.shape != (self.tokens, model.hidden_size):
-                wanted = (self.tokens, model.hidden_size)
-                raise GfoError(f"space: init has the shape {tuple(given.shape)}; give {wanted}")
-            return given.clone()
-        self.init_tokens = tuple(ids)
-        return model.embed(torch.tensor(ids, device=model.device)).float()
-
-
-def _word_spread(model: Embeds) -> float:
-    """Standard deviation of the coordinates of the word embeddings, from an even sample of words."""
-    import torch
-
-    step = max(1, model.vocabulary_size // SCALE_SAMPLE)
-    words = model.embed(torch.arange(0, model.vocabulary_size, step, device=model.device))
-    return float(words.float().std())
+        return Delta(prompt=self.p0 + self.project(z).view(len(z), *self.p0.shape))

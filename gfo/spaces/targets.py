@@ -13,15 +13,47 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-ATTENTION = (  # names of the query and value projections, or of the fused one; the first that the model has
+# Usual names: groups of patterns, of which the first that the model has is taken.
+_FUSED = (("qkv_proj",), ("query_key_value",), ("c_attn",), ("Wqkv",))
+_T5 = ("SelfAttention", "EncDecAttention")
+QUERIES_VALUES = (
     ("q_proj", "v_proj"),
     ("query", "value"),
     ("q_lin", "v_lin"),
-    ("SelfAttention.q", "SelfAttention.v", "EncDecAttention.q", "EncDecAttention.v"),
-    ("qkv_proj",),
-    ("query_key_value",),
-    ("c_attn",),
-    ("Wqkv",),
+    tuple(f"{part}.{name}" for part in _T5 for name in "qv"),
+    *_FUSED,
+)
+KEYS_VALUES = (
+    ("k_proj", "v_proj"),
+    ("key", "value"),
+    ("k_lin", "v_lin"),
+    tuple(f"{part}.{name}" for part in _T5 for name in "kv"),
+    *_FUSED,
+)
+QUERIES = (("q_proj",), ("query",), ("q_lin",), tuple(f"{part}.q" for part in _T5), *_FUSED)
+# the matrix whose outputs are the inner activations where they are gated, or the last one
+FEED_FORWARD = (
+    ("up_proj",),
+    ("wi_1",),
+    ("down_proj",),
+    ("fc2",),
+    ("mlp.c_proj",),
+    ("dense_4h_to_h",),
+    ("*layer.[0-9].output.dense", "*layer.[0-9][0-9].output.dense"),
+    ("lin2",),
+    ("wo",),
+)
+# the first matrix
+UP = (
+    ("up_proj",),
+    ("gate_up_proj",),
+    ("fc1",),
+    ("mlp.c_fc",),
+    ("dense_h_to_4h",),
+    ("intermediate.dense",),
+    ("lin1",),
+    ("wi_1",),
+    ("wi",),
 )
 
 
@@ -53,7 +85,7 @@ def find_targets(
     targets: str | Sequence[str] | None,
     layers: Layers = None,
     *,
-    defaults: Sequence[Sequence[str]] = ATTENTION,
+    defaults: Sequence[Sequence[str]] = QUERIES_VALUES,
 ) -> list[str]:
     """Names of the linear modules that match, in the model's order.
 

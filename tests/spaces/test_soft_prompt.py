@@ -140,7 +140,7 @@ def test_the_seed_fixes_start_and_projection(model):
 def test_the_projection_is_its_stream_times_the_scale(model):
     space = SoftPrompt(model, tokens=4, dim=6, seed=3, alpha=0.5)
     A = PROJECTIONS["gaussian"](stream(3, "projection"), 4 * D, 6)
-    torch.testing.assert_close(space.A, torch.from_numpy(A) * space.scale)
+    torch.testing.assert_close(space.project.A, torch.from_numpy(A) * space.scale)
 
 
 @pytest.mark.parametrize(

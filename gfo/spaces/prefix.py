@@ -1,0 +1,122 @@
+"""Prefixes: keys and values in front of all tokens, at chosen layers, moved in a random subspace.
+
+Li and Liang 2021, Prefix-Tuning, arXiv:2101.00190. They start from the keys and values of real words, as
+in MeZO (Malladi et al. 2023, arXiv:2305.17333, appendix E): random numbers fail.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gfo.core.delta import Delta
+from gfo.core.domain import Domain
+from gfo.core.errors import GfoError
+from gfo.core.seeding import stream
+from gfo.spaces.options import Layers, at_least_one, dimension, positive, select_layers
+from gfo.spaces.projection import make_projection
+from gfo.spaces.words import Embeds, random_words, words_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MEASURED_WORDS = 128  # of which keys and values are taken
+
+
+class HasContexts(Embeds, Protocol):
+    """What a prefix needs of a model."""
+
+    name: str
+    causal: bool
+    layers: int
+    context_length: int
+
+    def context(self, entry: Tensor, length: Tensor) -> tuple[Any, Tensor]: ...
+
+
+class Prefix:
+    """Keys and values of P' words, searched in d dimensions.
+
+    key = key0 + alpha * s * (A z), and the values likewise: key0 and value0 are those of real words at
+    the positions 0 to P' - 1, A is one fixed random projection into all layers, with A z ~ N(0, 1), and
+    s the spread of each key and value coordinate between words, so that every layer and coordinate
+    moves by the same share of it.
+
+    Args:
+        model: a frozen decoder of `gfo.load_model`.
+        tokens: P'.
+        dim: d, the search dimensions.
+        layers: None for all, "upper" or "lower" for a half, or their numbers. What lies below the
+            lowest is computed once for all candidates.
+        init: the words: a text, repeated or cut to P' tokens, or None for random ones.
+        alpha: the size of a typical change, as a share of the spread.
+        projection: see `gfo.spaces.projection.make_projection`.
+        seed: of the projection and the random words.
+
+    Raises:
+        GfoError: for a model without keys and values in front, sizes out of range, an unknown layer or
+            projection, a text without tokens.
+    """
+
+    def __init__(
+        self,
+        model: HasContexts,
+        tokens: int = 8,
+        dim: int = 200,
+        *,
+        layers: Layers = None,
+        init: str | None = None,
+        alpha: float = 0.5,
+        projection: str = "auto",
+        seed: int = 0,
+    ) -> None:
+        import torch
+
+        if not model.causal:
+            raise GfoError(
+                f"space: a prefix needs a decoder, which keeps keys and values; '{model.name}' is none: take "
+                "SoftPrompt or DeepPrompt"
+            )
+        self.tokens = at_least_one("tokens", tokens)
+        chosen = select_layers(layers, model.layers)
+        self.layers, self.first_layer = tuple(chosen), chosen[0]
+        self.init_tokens = words_of(model, init, tokens, seed)
+        measured = random_words(model, min(MEASURED_WORDS, model.context_length), seed, name="measured words")
+        start, words = (_keys_values(model, ids, chosen) for ids in (self.init_tokens, measured))
+        self.start = [pair.float() for pair in start]  # of each layer (2, H_kv, P', D_h)
+        scale = [
+            pair[:, :, 1:].float().std(dim=2, keepdim=True).expand_as(own).flatten()
+            for pair, own in zip(words, self.start, strict=True)  # the first word's are unlike all others
+        ]
+        self._sizes = [len(part) for part in scale]
+        what = f"the keys and values of {tokens} tokens in {len(chosen)} layers"
+        self.dim = dimension(dim, sum(self._sizes), what, "lower dim or raise tokens")
+        self.domain = Domain.unbounded(dim)
+        self._project = make_projection(
+            projection,
+            stream(seed, "projection"),
+            sum(self._sizes),
+            dim,
+            scale=positive("alpha", alpha) * torch.cat(scale),
+            device=model.device,
+        )
+
+    def decode(self, z: Tensor) -> Delta:
+        """z [K, d] -> K prefixes, float32; differentiable; decode(0) is that of the words exactly."""
+        import torch
+
+        prefix = {}
+        parts = torch.split(self._project(z), self._sizes, dim=1)
+        for layer, start, part in zip(self.layers, self.start, parts, strict=True):
+            key, value = (start + part.view(len(z), *start.shape)).unbind(1)  # (K, H_kv, P', D_h)
+            prefix[layer] = key, value
+        return Delta(prefix=prefix, first_layer=self.first_layer)
+
+
+def _keys_values(model: HasContexts, ids: tuple[int, ...], layers: list[int]) -> list[Tensor]:
+    """Keys and values of words at the positions 0, 1, ..., of each layer [2, H_kv, S, D_h]."""
+    import torch
+
+    with torch.no_grad():
+        entry = model.embed(torch.tensor([ids], device=model.device))
+        context, _ = model.context(entry, torch.tensor([len(ids)], device=model.device))
+    return [torch.stack([part[0] for part in context.layers[layer]]) for layer in layers]

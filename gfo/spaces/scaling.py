@@ -1,0 +1,229 @@
+"""Factors on the outputs of modules, and additions to them, in a random subspace: IA3, norm gains, BitFit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gfo.core.delta import Delta
+from gfo.core.domain import Domain
+from gfo.core.errors import GfoError, unknown_name
+from gfo.core.seeding import stream
+from gfo.spaces.deep_prompt import HasHiddenStates, clipped_spread
+from gfo.spaces.options import Layers, dimension, positive, select_layers
+from gfo.spaces.projection import make_projection
+from gfo.spaces.targets import FEED_FORWARD, KEYS_VALUES, QUERIES, UP, HasLinears, find_targets
+from gfo.spaces.words import random_words
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+MEASURED_WORDS = 128  # of which modules' outputs are taken
+
+
+class HasModules(HasLinears, HasHiddenStates, Protocol):
+    """What these spaces need of a model."""
+
+    module: Any
+
+    def layer_of(self, name: str) -> int | None: ...
+
+
+class _Outputs:
+    """A number for each output of some modules, linear in z.
+
+    Args:
+        layer: name -> the layer it is in.
+        scale: name -> what the module's numbers change by for z ~ N(0, 1), [out].
+        dim, projection, seed, device: of the random projection.
+    """
+
+    def __init__(
+        self,
+        layer: Mapping[str, int],
+        scale: Mapping[str, Tensor],
+        dim: int,
+        projection: str,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        import torch
+
+        self.names = tuple(scale)
+        self.first_layer = min(layer[name] for name in scale)
+        self._sizes = [len(part) for part in scale.values()]
+        what = f"the outputs of {len(scale)} modules"
+        self.dim = dimension(dim, sum(self._sizes), what, "lower dim or take more modules")
+        self.domain = Domain.unbounded(dim)
+        rng, rows = stream(seed, "projection"), sum(self._sizes)
+        self._project = make_projection(
+            projection, rng, rows, dim, scale=torch.cat(list(scale.values())), device=device
+        )
+
+    def _parts(self, z: Tensor) -> dict[str, Tensor]:
+        """z [K, d] -> name -> [K, out]."""
+        import torch
+
+        return dict(zip(self.names, torch.split(self._project(z), self._sizes, dim=1), strict=True))
+
+
+class Scaling(_Outputs):
+    """Factors on modules' outputs: scale = 1 + alpha * A z, searched in d dimensions.
+
+    Args:
+        model: a frozen model of `gfo.load_model`.
+        dim: d.
+        kind: "ia3": keys, values and the feed-forward's inner activations (Liu et al. 2022,
+            arXiv:2205.05638); where those cannot be had as a linear module's output, because the
+            activation function comes behind it, the feed-forward's outputs. "norm": all norms' outputs,
+            which multiplies their gains, and biases where there are any.
+        targets: other linear modules instead, for "ia3": see `gfo.spaces.targets.find_targets`.
+        layers: None for all, "upper" or "lower" for a half, or their numbers. What lies below the
+            lowest is computed once for all candidates.
+        alpha: the size of a typical change: factors of 1 +- alpha.
+        projection: see `gfo.spaces.projection.make_projection`.
+        seed: of the projection.
+
+    Attributes:
+        names: the modules, in order.
+
+    Raises:
+        GfoError: for sizes out of range, targets that match nothing, a model without norms.
+    """
+
+    KINDS = ("ia3", "norm")
+
+    def __init__(
+        self,
+        model: HasModules,
+        dim: int = 200,
+        *,
+        kind: str = "ia3",
+        targets: str | Sequence[str] | None = None,
+        layers: Layers = None,
+        alpha: float = 0.2,
+        projection: str = "auto",
+        seed: int = 0,
+    ) -> None:
+        import torch
+
+        positive("alpha", alpha)
+        if kind not in self.KINDS:
+            raise unknown_name("kind of Scaling", kind, self.KINDS)
+        if kind == "norm":
+            if targets is not None:
+                raise GfoError(
+                    "space: targets is for kind = 'ia3'; leave it out for 'norm', or choose layers"
+                )
+            size, layer = _norms(model, layers)
+        else:
+            names = _targets(model, targets, layers, KEYS_VALUES, FEED_FORWARD)
+            size = {name: model.linears[name].out_features for name in names}
+            layer = {name: model.linears[name].layer for name in names}
+        scale = {name: torch.full((n,), alpha) for name, n in size.items()}
+        super().__init__(layer, scale, dim, projection, seed, model.device)
+
+    def decode(self, z: Tensor) -> Delta:
+        """z [K, d] -> factors float32 [K, out]; differentiable; decode(0) is 1 exactly."""
+        parts = self._parts(z).items()
+        return Delta(scale={name: 1 + part for name, part in parts}, first_layer=self.first_layer)
+
+
+class BiasSpace(_Outputs):
+    """Additions to modules' outputs: bias = alpha * s * A z, searched in d dimensions.
+
+    BitFit (Ben Zaken, Ravfogel and Goldberg 2022, arXiv:2106.10199), also for modules that have no bias
+    of their own; s is the spread of the module's own outputs for random words, clipped as DeepPrompt's.
+
+    Args:
+        model: a frozen model of `gfo.load_model`.
+        dim: d.
+        targets: linear modules: see `gfo.spaces.targets.find_targets`; by default the queries (or the fused
+            projection) and the feed-forward's first matrix, to which BitFit can be restricted.
+        layers: None for all, "upper" or "lower" for a half, or their numbers. What lies below the
+            lowest is computed once for all candidates.
+        alpha: the size of a typical change, as a share of the outputs' spread.
+        projection: see `gfo.spaces.projection.make_projection`.
+        seed: of the projection and the random words.
+
+    Attributes:
+        names: the modules, in order.
+
+    Raises:
+        GfoError: for sizes out of range, or targets that match nothing.
+    """
+
+    def __init__(
+        self,
+        model: HasModules,
+        dim: int = 200,
+        *,
+        targets: str | Sequence[str] | None = None,
+        layers: Layers = None,
+        alpha: float = 0.2,
+        projection: str = "auto",
+        seed: int = 0,
+    ) -> None:
+        import torch
+
+        positive("alpha", alpha)
+        names = _targets(model, targets, layers, QUERIES, UP)
+        spread = _output_spread(model, names, seed)
+        scale = {
+            name: torch.full((model.linears[name].out_features,), alpha * spread[name]) for name in names
+        }
+        layer = {name: model.linears[name].layer for name in names}
+        super().__init__(layer, scale, dim, projection, seed, model.device)
+
+    def decode(self, z: Tensor) -> Delta:
+        """z [K, d] -> additions float32 [K, out]; differentiable; decode(0) adds 0."""
+        return Delta(bias=self._parts(z), first_layer=self.first_layer)
+
+
+def _targets(
+    model: HasModules,
+    targets: str | Sequence[str] | None,
+    layers: Layers,
+    *defaults: Sequence[Sequence[str]],
+) -> list[str]:
+    """The modules asked for, or what each list of usual names has."""
+    if targets is not None:
+        return find_targets(model, targets, layers)
+    found = {name for groups in defaults for name in find_targets(model, None, layers, defaults=groups)}
+    return [name for name in model.linears if name in found]
+
+
+def _norms(model: HasModules, layers: Layers) -> tuple[dict[str, int], dict[str, int]]:
+    """Sizes and layers of the norms in the layers, by name."""
+    chosen = select_layers(layers, model.layers)
+    size, layer = {}, {}
+    for name, part in model.module.named_modules():
+        at, weight = model.layer_of(name), getattr(part, "weight", None)
+        if at in chosen and "norm" in type(part).__name__.lower() and weight is not None and weight.ndim == 1:
+            size[name], layer[name] = len(weight), at
+    if not size:
+        raise GfoError("space: the model has no norms with gains in these layers; take kind = 'ia3'")
+    return size, layer
+
+
+def _output_spread(model: HasModules, names: Sequence[str], seed: int) -> dict[str, float]:
+    """Clipped standard deviation of the modules' outputs for random words."""
+    import torch
+
+    spread: dict[str, float] = {}
+
+    def measuring(name: str) -> Callable[..., None]:
+        def hook(module: Any, args: Any, output: Tensor) -> None:
+            spread[name] = clipped_spread(output)
+
+        return hook
+
+    ids = random_words(model, min(MEASURED_WORDS, model.context_length), seed, name="measured words")
+    with ExitStack() as hooks:
+        for name in names:
+            handle = model.module.get_submodule(name).register_forward_hook(measuring(name))
+            hooks.callback(handle.remove)
+        model.hidden_states(torch.tensor([ids], device=model.device))
+    return spread
