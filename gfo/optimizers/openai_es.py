@@ -38,7 +38,9 @@ class OpenAIES(BaseOptimizer):
         sigma: the standard deviation of the perturbations, in unit-scale z; fixed.
         alpha: Adam's step, about the largest change of a coordinate in one of the first steps.
         T: steps after which alpha_t begins to fall; a large number keeps it constant.
-        beta1, beta2, epsilon: Adam's constants, as in its paper.
+        beta1: of Adam's first moment. 0.5, as Radford et al. (2016), arXiv:1511.06434, have it where
+            gradients change quickly: with the 0.9 of Adam's paper a run of some tens of steps overshoots.
+        beta2, epsilon: Adam's constants, as in its paper.
         shaping: "ranks" or "z-scores" (then the size of the losses counts too).
         l2coeff: weight decay towards 0, the starting point of every search space.
         x0: the first theta [d]; zero, moved into the domain, by default.
@@ -54,9 +56,9 @@ class OpenAIES(BaseOptimizer):
         *,
         population: int | None = None,
         sigma: float = 0.1,
-        alpha: float = 0.15,
-        T: float = 10.0,
-        beta1: float = 0.9,
+        alpha: float = 0.4,
+        T: float = 2.0,
+        beta1: float = 0.5,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
         shaping: str = "ranks",

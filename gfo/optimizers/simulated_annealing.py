@@ -28,7 +28,6 @@ import numpy as np
 from gfo.core.domain import Array, Domain
 from gfo.optimizers.base import (
     BaseOptimizer,
-    first_population,
     number,
     one_of,
     population_option,
@@ -45,7 +44,8 @@ class SimulatedAnnealing(BaseOptimizer):
         domain: the box searched; proposals are clipped into it.
         seed: of the method's own random generator.
         population: K, chains.
-        sigma0: spread of the first points and the first step size, in unit-scale z.
+        sigma0: the first step size, in unit-scale z; all chains start one step from x0, also within a
+            box: points drawn all over it would set T0 by the box, and cooling down from there is lost.
         x0: the start of the first chain [d]; zero, moved into the domain, by default.
         T0: the first temperature, in units of the loss; from the first losses by default.
         cooling: "geometric", "linear" or "logarithmic".
@@ -89,7 +89,7 @@ class SimulatedAnnealing(BaseOptimizer):
         self._restart_size = self.s
         self._width = scale(domain, 1.0)
         start = start_option(self.name, domain, x0)
-        self.x = first_population(domain, self.rng, self.population, self.s, start)
+        self.x = self._about(start)
         self.loss = np.full(self.population, np.inf)
         self.k = 0
         self.idle = 0
@@ -104,10 +104,16 @@ class SimulatedAnnealing(BaseOptimizer):
             return T0 * max(0.0, 1 - k / self.n)
         return T0 / math.log(math.e + k)
 
+    def _about(self, x: Array) -> Array:
+        """x [d] and a first proposal from it for each other chain, [K, d]."""
+        z = self.domain.clip(x + self.s * self._width * self.rng.standard_normal((self.population, len(x))))
+        z[0] = x
+        return z
+
     def _ask(self) -> Array:
         if np.isinf(self.loss).all():  # nothing evaluated yet, or all failed
             if self._failed_steps:
-                self.x = first_population(self.domain, self.rng, self.population, self.s, self.best_z)
+                self.x = self._about(self.best_z)
             return self.x
         step = self.s * self._width * self.rng.standard_normal(self.x.shape)
         return self.domain.clip(self.x + step)

@@ -10,7 +10,8 @@ simultaneous perturbation algorithm for stochastic optimization, doi:10.1109/7.7
 D_j has entries +-1 (`directions="rademacher"`) or N(0, I) (`"gaussian"`, then D_j in place of
 D_j^-1). With gaussian directions, population 2 and alpha = gamma = 0 this is the estimator of MeZO
 (Malladi et al. 2023, arXiv:2305.17333). Without a given `a`, the first estimate fixes it
-so that the first step moves the coordinates by `step` in root mean square, Spall's own rule.
+so that the first step moves the coordinates by `step` in root mean square, Spall's own rule, and longer
+steps are shortened to that: a first estimate that is small by chance would make all others too long.
 
 The size of the losses counts, not only their order. A direction with a failed side is left out.
 The recommendation is theta.
@@ -18,6 +19,7 @@ The recommendation is theta.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,11 +34,13 @@ class SPSA(BaseOptimizer):
     Args:
         domain: the box searched; perturbed points and theta are clipped into it.
         seed: of the method's own random generator.
-        population: K = 2 n, twice the number of directions a step.
-        step: the first step's change of a coordinate in root mean square, in unit-scale z; fixes `a`.
-        a: the gain, where it is to be given instead.
+        population: K = 2 n, twice the number of directions a step; by default that of the other methods, made
+            even, and at most 2 ceil(d / 4): on few dimensions more directions gain less than they cost.
+        step: the first step's change of a coordinate in root mean square, in unit-scale z; fixes `a`, and
+            no step is longer.
+        a: the gain, where it is to be given instead; the recursion is then Spall's to the letter.
         c: half the distance of the two points along a coordinate, in unit-scale z.
-        A: stability constant, in steps (about a tenth of the steps expected; Spall 1998).
+        A: stability constant, in steps (about a tenth of the steps expected; Spall 1998), here of 200.
         alpha: decay of a_k (Spall 1998: 0.602; 0 for a fixed step).
         gamma: decay of c_k (Spall 1998: 0.101; 0 for a fixed width).
         directions: "rademacher" or "gaussian".
@@ -52,19 +56,21 @@ class SPSA(BaseOptimizer):
         seed: int,
         *,
         population: int | None = None,
-        step: float = 0.2,
+        step: float = 0.3,
         a: float | None = None,
         c: float = 0.1,
-        A: float = 50.0,
+        A: float = 20.0,
         alpha: float = 0.602,
         gamma: float = 0.101,
         directions: str = "rademacher",
         x0: Sequence[float] | Array | None = None,
     ) -> None:
         super().__init__(domain, seed)
-        self.population = even_population(self.name, domain, population)
+        default = min(even_population(self.name, domain, None), 2 * math.ceil(domain.d / 4))
+        self.population = even_population(self.name, domain, default if population is None else population)
         self.step = number(self.name, "step", step, above=0)
         self.a = None if a is None else number(self.name, "a", a, above=0)
+        self._longest = self.step if a is None else np.inf
         self.c = scale(domain, number(self.name, "c", c, above=0))
         self.A = number(self.name, "A", A, least=0)
         self.alpha = number(self.name, "alpha", alpha, least=0)
@@ -103,6 +109,8 @@ class SPSA(BaseOptimizer):
         if self.a is None and size > 0:
             self.a = self.step * (self.A + 1 + self.k) ** self.alpha / size
         a = (self.a or 0.0) / (self.A + self.k + 1) ** self.alpha
+        if a * size > self._longest:
+            a = self._longest / size
         self.theta = self.domain.clip(self.theta - a * g)
         self.k += 1
 

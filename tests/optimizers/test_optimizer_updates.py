@@ -71,7 +71,7 @@ def test_openai_es_with_z_scores():
 
 
 def test_openai_es_moves_by_adam():
-    optimizer = OpenAIES(Domain.unbounded(3), 1, population=6, sigma=0.2, alpha=0.3, T=2.0, x0=X0)
+    optimizer = OpenAIES(Domain.unbounded(3), 1, population=6, sigma=0.2, alpha=0.3, T=2.0, beta1=0.9, x0=X0)
     theta, m, v = list(X0), [0.0] * 3, [0.0] * 3
     for t in (1, 2, 3):
         z = optimizer.ask()
@@ -140,6 +140,21 @@ def test_spsa_fixes_its_gain_by_the_first_step_and_leaves_failed_pairs_out():
     moved = optimizer.recommend() - X0
     assert np.sqrt(np.mean(moved**2)) == pytest.approx(0.3)
     assert moved @ [2 * (X0[0] - 2.0), 20 * (X0[1] + 1.0), 0.2 * (X0[2] - 0.5)] < 0  # against the gradient
+
+
+def test_spsa_takes_no_longer_step_than_the_first_unless_its_gain_is_given():
+    def second_move(**options):
+        optimizer = SPSA(Domain.unbounded(3), 1, population=6, x0=X0, **options)
+        z = optimizer.ask()
+        optimizer.tell(z, shifted(z))
+        before = optimizer.recommend()
+        z = optimizer.ask()
+        optimizer.tell(z, 100 * shifted(z))  # a hundred times steeper
+        return np.sqrt(np.mean((optimizer.recommend() - before) ** 2)), optimizer.a
+
+    length, a = second_move(step=0.3)
+    assert length == pytest.approx(0.3)
+    assert second_move(a=a)[0] > 3.0
 
 
 @pytest.mark.parametrize("topology", ["global", "ring"])
