@@ -179,6 +179,7 @@ def _say(text: str) -> None:
 def main() -> None:
     """Run the command line; bad input is one line on standard error and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads leave a busy machine to the others
     try:
         app()
     except GfoError as error:

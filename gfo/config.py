@@ -34,11 +34,17 @@ class _Section(BaseModel):
 
 
 class ModelConfig(_Section):
-    """`gfo.load_model`."""
+    """`gfo.load_model`; `memory_gib` is what a forward pass may take (default: a quarter of what is free)."""
 
     name: str = "smollm2-135m"
     dtype: str = "float32"
     device: str = "auto"
+    memory_gib: float | None = Field(default=None, gt=0)
+
+    @property
+    def memory(self) -> int | None:
+        """`memory_gib` in bytes."""
+        return None if self.memory_gib is None else max(1, int(self.memory_gib * 2**30))
 
 
 class TaskConfig(_Section):
@@ -160,6 +166,7 @@ class Config(_Section):
             callbacks=callbacks,
             progress=progress,
             out=out,
+            memory=self.model.memory,
             record={"config": self.model_dump(exclude_none=True, exclude={"task": {"data_dir"}})},
         )
         if test and self.task.test is not None and result.stopped != "interrupted":
@@ -172,7 +179,7 @@ class Config(_Section):
 
         task = self.task.build(stream_seed(self.seed, "task"))
         model, space = self._model_and_space()
-        return LocalEvaluator(model, task, space)
+        return LocalEvaluator(model, task, space, memory=self.model.memory)
 
     def _model_and_space(self) -> tuple[FrozenModel, SoftPrompt]:
         from gfo.models.loading import load_model

@@ -33,6 +33,7 @@ def tune(
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
     out: str | Path | None = None,
+    memory: int | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> Result:
     """Search the space for the change of the model that minimises the task's loss.
@@ -50,12 +51,13 @@ def tune(
         callbacks: called at each step.
         progress: show best loss, dev score, rate and time left on standard error.
         out: a folder for history, result, best point and plot.
+        memory: bytes that a forward pass may take; by default a quarter of what is free.
         record: more values for result.json.
 
     Raises:
         GfoError: for bad input, in one line.
     """
-    evaluator = LocalEvaluator(model, task, space)
+    evaluator = LocalEvaluator(model, task, space, memory=memory)
     name = optimizer if isinstance(optimizer, str) else type(optimizer).__name__
     if isinstance(optimizer, str):
         optimizer = optimizers.make(

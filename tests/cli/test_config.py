@@ -82,3 +82,10 @@ def test_bad_files(path, text, words):
 def test_missing_file(tmp_path):
     with pytest.raises(GfoError, match=r"cannot read .*none\.toml: No such file"):
         load_config(tmp_path / "none.toml")
+
+
+def test_memory_of_a_forward_pass(path):
+    assert load_config(path).model.memory is None
+    assert load_config(path, ["model.memory_gib=0.5"]).model.memory == 2**29
+    with pytest.raises(GfoError, match=r"model.memory_gib = 0: .*greater than 0"):
+        load_config(path, ["model.memory_gib=0"])
