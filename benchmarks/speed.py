@@ -13,164 +13,51 @@ import json
 import os
 import platform
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
-from speed_workloads import SST2_FILE, WORKLOADS, Setting, check_data, setting
+from speed_data import DATA_SETS, check_data
+from speed_measure import DisagreementError, measure
+from speed_models import SHAPES, check_device, load_decoder, random_decoder
+from speed_workloads import WORKLOADS, setting
 
 from gfo.core.errors import GfoError, unknown_name
 
 if TYPE_CHECKING:
-    from speed_rivals import Rival
-
-    from gfo.core.domain import Array
-    from gfo.core.protocols import Cost
-    from gfo.evaluation.local import LocalEvaluator
+    from gfo.models.decoder import Decoder
 
 FEWEST_ROUNDS = 3  # of a measurement that is written down
-LARGEST_DIFFERENCE = 1e-4  # of two ways to a float32 loss
-PACKAGES = ("gfo", "torch", "transformers", "numpy")
+DEFAULT_MODEL = "smollm2-135m"
+DTYPES = ("float32", "bfloat16", "float16")
+PACKAGES = ("gfo", "torch", "transformers", "numpy", "peft")
 
 
-class DisagreementError(Exception):
-    """A rival computes something else than gfo, so their times cannot be compared."""
+def versions() -> dict[str, str]:
+    """Of Python and the packages that are installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
-@dataclass
-class Seconds:
-    """Seconds of each rival, round by round."""
-
-    cpu: dict[str, list[float]] = field(default_factory=dict)
-    wall: dict[str, list[float]] = field(default_factory=dict)
-
-    def run(self, name: str, rival: Rival) -> Array | None:
-        """Run a rival once and note its seconds."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        losses = rival()
-        self.cpu.setdefault(name, []).append(time.process_time() - cpu)
-        self.wall.setdefault(name, []).append(time.perf_counter() - wall)
-        return losses
-
-    def ratio(self, name: str, other: str) -> float:
-        """Median CPU seconds of one rival per median CPU second of the other."""
-        return median(self.cpu[name]) / median(self.cpu[other])
-
-
-def largest_difference(losses: Mapping[str, Array], name: str) -> float:
-    """The largest difference of a rival's losses to gfo's, over all candidates.
-
-    Raises:
-        DisagreementError: if it is more than rounding.
-    """
-    difference = float(np.max(np.abs(losses[name] - losses["gfo"])))
-    if not difference <= LARGEST_DIFFERENCE:
-        raise DisagreementError(
-            f"the losses of {name} and gfo differ by {difference:.2g}, more than {LARGEST_DIFFERENCE:.0e}: "
-            "they do not compute the same, and their times mean nothing"
-        )
-    return difference
-
-
-def measure(it: Setting, repeats: int, rivals: Mapping[str, Rival] | None = None) -> dict[str, Any]:
-    """Run all rivals in turn, `repeats` times, each time in another order.
-
-    Args:
-        it: model, rows and candidates.
-        repeats: rounds.
-        rivals: by name, instead of the usual ones.
-
-    Returns:
-        One entry of `workloads` in the JSON.
-
-    Raises:
-        DisagreementError: if a rival's losses are not gfo's.
-    """
-    from speed_rivals import usual_rivals
-
-    evaluator = _evaluator(it)
-    rivals = rivals or usual_rivals(it, evaluator)
-    seconds, worst, order = Seconds(), 0.0, list(rivals)
-    losses: dict[str, Array] = {}
-    for number in range(repeats + 1):
-        noted = seconds if number else Seconds()  # the first round warms up
-        for name in order:
-            found = noted.run(name, rivals[name])
-            if found is not None:
-                losses[name] = found
-            where = f"round {number} of {repeats}" if number else "warm-up"
-            say(f"{it.title}, {where}: {name} took {noted.cpu[name][-1]:.1f} s of CPU")
-        worst = max(worst, *(largest_difference(losses, name) for name in losses))
-        order = order[1:] + order[:1]
-    return {
-        **_described(it),
-        "speedup_serial": seconds.ratio("serial", "gfo"),
-        "speedup_stacked": seconds.ratio("stacked", "gfo"),
-        "share_of_plain": seconds.ratio("plain", "gfo"),
-        "max_loss_difference": worst,
-        "losses": [float(losses["gfo"].min()), float(losses["gfo"].max())],
-        **_tokens(evaluator(it.z, 0).cost),
-        "once": context_cost(it),
-        "cpu_seconds": seconds.cpu,
-        "wall_seconds": seconds.wall,
-    }
-
-
-def context_cost(it: Setting) -> dict[str, float]:
-    """What gfo computes once per run: a new evaluator's first call less its second, one candidate."""
-    evaluator, seconds = _evaluator(it), Seconds()
-    costs: list[Cost] = []
-
-    def once() -> None:
-        costs.append(evaluator(it.z[:1], 0).cost)
-
-    seconds.run("once", once)
-    seconds.run("once", once)
-    tokens = costs[0].forward_tokens - costs[1].forward_tokens
-    cpu = seconds.cpu["once"][0] - seconds.cpu["once"][1]
-    return {"forward_tokens": tokens, "cpu_seconds": max(0.0, cpu) if tokens else 0.0}
-
-
-def _evaluator(it: Setting) -> LocalEvaluator:
-    from gfo.evaluation.local import LocalEvaluator
-
-    return LocalEvaluator(it.model, it.task, it.space, chunk_tokens=it.chunk_tokens)
-
-
-def _described(it: Setting) -> dict[str, Any]:
-    return {
-        "workload": it.workload.name,
-        "template": it.workload.template,
-        "data": it.data,
-        "model": Path(it.model.name).name,
-        "dtype": str(it.model.dtype).removeprefix("torch."),
-        "candidates": len(it.z),
-        "rows": len(it.batch),
-        "prompt_tokens": it.workload.prompt_tokens,
-        "chunk_tokens": it.chunk_tokens,
-    }
-
-
-def _tokens(cost: Cost) -> dict[str, int]:
-    return {"forward_tokens": cost.forward_tokens, "tokens_needed": cost.tokens_needed}
-
-
-def hardware() -> dict[str, Any]:
-    """Processor, cores, memory and torch's threads."""
+def hardware(device: str) -> dict[str, Any]:
+    """Processor, cores, memory and torch's threads, and the GPU if it is used."""
     import psutil
     import torch
 
-    return {
+    found = {
         "cpu": _processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "threads": torch.get_num_threads(),
     }
+    return found | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
 
 
 def _processor() -> str:
@@ -187,27 +74,43 @@ def show(workloads: Sequence[Mapping[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    clock, half = workloads[0]["clock"], workloads[0]["dtype"] != "float32"
+    names = list(dict.fromkeys(name for w in workloads for name in w["cpu_seconds"]))
     columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
-        "workload": lambda w: f"{w['workload']} P={w['prompt_tokens']}",
+        "workload": lambda w: w["workload"] + (f" P={w['prompt_tokens']}" if w["prompt_tokens"] else ""),
+        "data": lambda w: w["dataset"],
         "K x B": lambda w: f"{w['candidates']} x {w['rows']}",
-        **{name: _median_of(name) for name in workloads[0]["cpu_seconds"]},
-        "once": lambda w: f"{w['once']['cpu_seconds']:.2f}",
-        "vs serial": lambda w: f"{w['speedup_serial']:.2f}",
-        "vs stacked": lambda w: f"{w['speedup_stacked']:.2f}",
-        "of plain": lambda w: f"{w['share_of_plain']:.2f}",
+        **{name: _median_of(name, clock) for name in names},
+        "once": lambda w: f"{w['once']['seconds']:.2f}",
+        "vs serial": lambda w: _number(w["speedup_serial"]),
+        "vs stacked": lambda w: _number(w["speedup_stacked"]),
+        "vs peft": lambda w: _number(w["speedup_peft"]),
+        "of plain": lambda w: _number(w["share_of_plain"]),
+        "of matrix rate": lambda w: _number(w["share_of_matrix_rate"]),
         "computed / needed": lambda w: f"{w['forward_tokens'] / w['tokens_needed']:.3f}",
         "loss difference": lambda w: f"{w['max_loss_difference']:.1e}",
+        **({"to float32": lambda w: _number(w["difference_to_float32"], ".1e")} if half else {}),
     }
-    table = Table(title=f"CPU seconds, medians of {len(workloads[0]['cpu_seconds']['gfo'])}, and ratios")
+    kind = "CPU" if clock == "cpu" else "Wall-clock"
+    rounds = len(workloads[0]["cpu_seconds"]["gfo"])
+    table = Table(title=f"{kind} seconds, medians of {rounds}, and ratios")
     for column in columns:
-        table.add_column(column, justify="left" if column == "workload" else "right")
+        table.add_column(column, justify="left" if column in ("workload", "data") else "right")
     for entry in workloads:
         table.add_row(*(cell(entry) for cell in columns.values()))
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    Console(width=None if sys.stdout.isatty() else 180).print(table)
 
 
-def _median_of(name: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda w: f"{median(w['cpu_seconds'][name]):.2f}"
+def _median_of(name: str, clock: str) -> Callable[[Mapping[str, Any]], str]:
+    def cell(w: Mapping[str, Any]) -> str:
+        rounds = w[f"{clock}_seconds"].get(name)
+        return _number(median(rounds) if rounds else None)
+
+    return cell
+
+
+def _number(value: float | None, form: str = ".2f") -> str:
+    return "-" if value is None else format(value, form)
 
 
 def say(line: str) -> None:
@@ -215,73 +118,123 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Errors are one line, as everywhere in gfo."""
 
     def error(self, message: str) -> NoReturn:
         raise GfoError(message)
 
 
-def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    """The checked options."""
-    parser = _Parser(description=(__doc__ or "").partition("\n")[0])
-    add = parser.add_argument
-    add("--workload", action="append", help=f"{', '.join(WORKLOADS)}; may be repeated; default: all")
-    add("--data", type=Path, help=f"folder with {SST2_FILE}; default: random tokens of SST-2's lengths")
-    add("--candidates", type=int, default=10, help="K, the population (default %(default)s)")
-    add("--repeats", type=int, default=FEWEST_ROUNDS, help="rounds (default %(default)s)")
-    add("--json", type=Path, help="write the results to this file")
-    add("--model", default="smollm2-135m", help="name, folder or hub id (default %(default)s)")
+def add_model_options(add: Callable[..., Any]) -> None:
+    """Options that name the model and the device."""
+    add("--model", help=f"name, folder or hub id (default {DEFAULT_MODEL})")
+    add("--shape", help=f"random weights of a shape instead of a model: {', '.join(SHAPES)}")
+    add("--device", default="cpu", choices=("cpu", "cuda"), help="default: %(default)s")
+    add("--dtype", default="float32", choices=DTYPES, help="of the weights (default %(default)s)")
     add("--threads", type=int, help="of torch; default: its own choice")
-    add("--chunk-tokens", type=int, help="most tokens of a forward pass; default: from the memory")
     add("--seed", type=int, default=0, help="of candidates and random tokens (default %(default)s)")
-    options = parser.parse_args(arguments)
-    options.workload = list(dict.fromkeys(options.workload or WORKLOADS))
-    for name in options.workload:
-        if name not in WORKLOADS:
-            raise unknown_name("workload", name, WORKLOADS)
-    for name in ("candidates", "repeats", "threads", "chunk_tokens"):
+
+
+def check_at_least_one(options: argparse.Namespace, names: Sequence[str]) -> None:
+    """Raise GfoError for an option below 1."""
+    for name in names:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise GfoError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+
+
+def check_output(option: str, path: Path | None) -> None:
+    """Raise GfoError for a file that cannot be written."""
+    if path and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise GfoError(f"{option} {path}: its folder does not exist or is not writable")
+
+
+def check_model_options(options: argparse.Namespace) -> None:
+    """Raise GfoError for options of `add_model_options` that are wrong or contradict each other."""
+    check_at_least_one(options, ["threads"])
     if options.seed < 0:
         raise GfoError(f"--seed {options.seed}: must be 0 or more")
+    if options.shape is not None and options.shape not in SHAPES:
+        raise unknown_name("--shape", options.shape, SHAPES)
+    if options.shape is not None and options.model is not None:
+        raise GfoError(f"--shape {options.shape}: --model {options.model} has a shape; give one of the two")
+    check_device(options.device)
+
+
+def make_model(options: argparse.Namespace) -> Decoder:
+    """The model that the options name."""
+    import torch
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.shape:
+        say(f"drawing random weights of the shape {options.shape}")
+        return random_decoder(options.shape, dtype=options.dtype, device=options.device, seed=options.seed)
+    name = options.model or DEFAULT_MODEL
+    say(f"loading {name}")
+    return load_decoder(name, dtype=options.dtype, device=options.device)
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    """The checked options."""
+    parser = Parser(description=(__doc__ or "").partition("\n")[0])
+    add = parser.add_argument
+    add("--workload", action="append", help=f"{', '.join(WORKLOADS)}; may be repeated; default: all")
+    add("--dataset", action="append", help=f"{', '.join(DATA_SETS)}; may be repeated; default: sst2")
+    add("--data", type=Path, help="folder of the data sets; default: random tokens of their lengths")
+    add("--text-length", type=int, help="random tokens, this many a text, instead of a data set's lengths")
+    add("--candidates", type=int, default=10, help="K, the population (default %(default)s)")
+    add("--repeats", type=int, default=FEWEST_ROUNDS, help="rounds (default %(default)s)")
+    add("--json", type=Path, help="write the results to this file")
+    add("--chunk-tokens", type=int, help="most tokens of a forward pass; default: from the memory")
+    add_model_options(add)
+    options = parser.parse_args(arguments)
+    options.workload = list(dict.fromkeys(options.workload or WORKLOADS))
+    options.dataset = list(dict.fromkeys(options.dataset or ["sst2"]))
+    for kind, known in (("workload", WORKLOADS), ("dataset", DATA_SETS)):
+        for name in getattr(options, kind):
+            if name not in known:
+                raise unknown_name(f"--{kind}", name, known)
+    check_at_least_one(options, ["candidates", "repeats", "chunk_tokens", "text_length"])
+    check_model_options(options)
     if options.json and options.repeats < FEWEST_ROUNDS:
         raise GfoError(f"--repeats {options.repeats}: --json needs medians of at least {FEWEST_ROUNDS}")
-    if options.json and not (options.json.parent.is_dir() and os.access(options.json.parent, os.W_OK)):
-        raise GfoError(f"--json {options.json}: its folder does not exist or is not writable")
-    check_data(options.data)
+    check_output("--json", options.json)
+    for other in ("shape", "text_length"):
+        if options.data and getattr(options, other):
+            given = f"--{other.replace('_', '-')} {getattr(options, other)}"
+            raise GfoError(f"--data {options.data}: {given} takes random tokens; leave one of the two out")
+    check_data(options.data, options.dataset)
     return options
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure all workloads asked for; the JSON's contents."""
-    import torch
-
     from gfo.evaluation.memory import chunk_tokens
-    from gfo.models.loading import load_model
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    say(f"loading {options.model}")
-    model = load_model(options.model, device="cpu")
+    model = make_model(options)
     most = options.chunk_tokens or chunk_tokens(model)
     entries = []
-    for workload in [each for name in options.workload for each in WORKLOADS[name]]:
-        it = setting(
-            workload,
-            model,
-            data=options.data,
-            candidates=options.candidates,
-            seed=options.seed,
-            chunk_tokens=most,
-        )
-        entries.append(measure(it, options.repeats))
+    for name in options.dataset:
+        for workload in [each for chosen in options.workload for each in WORKLOADS[chosen]]:
+            it = setting(
+                workload,
+                DATA_SETS[name],
+                model,
+                candidates=options.candidates,
+                chunk_tokens=most,
+                folder=options.data,
+                text_length=options.text_length,
+                seed=options.seed,
+            )
+            entries.append(measure(it, options.repeats, say=say))
+    if "peft" not in versions():
+        say("peft is not installed: the rival of the LoRA workloads was left out")
     return {
         "workloads": entries,
         "seed": options.seed,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "hardware": hardware(),
+        "versions": versions(),
+        "hardware": hardware(options.device),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 

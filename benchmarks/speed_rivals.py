@@ -1,108 +1,252 @@
-"""The rivals of `speed.py`: the same losses of the same candidates on the same rows, four ways.
+"""The rivals of `speed.py`: the same losses of the same candidates on the same rows, other ways.
 
 serial: one candidate per forward pass over whole padded sequences with the full output head, as
-Black-Box Tuning (Sun et al. 2022) and MeZO (Malladi et al. 2023) do it. stacked: the same with
-candidates on the batch axis. plain: no candidates, only stock forward passes over as many tokens as
-gfo computes, the ceiling. All three call transformers' own forward pass, without a cache.
+Black-Box Tuning (Sun et al. 2022) and MeZO (Malladi et al. 2023) do it: soft prompts among the input
+embeddings, low-rank changes merged into weights, deep prompts by hooks. stacked: candidates on the
+batch axis. peft: PEFT, one LoRA adapter a candidate, switched from pass to pass. plain: no candidates,
+only stock forward passes over as many tokens as depend on the candidates, the ceiling. All of them
+call transformers' own forward pass, without a cache.
 """
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
 import torch
 from speed_workloads import Setting
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
+from gfo.core.delta import Delta
 from gfo.core.domain import Array
-from gfo.evaluation.local import MOST_ROW_TOKENS, LocalEvaluator
-from gfo.evaluation.plan import Sharing, TokenRow, plan, tiles
-from gfo.evaluation.rows import PaddedRows
+from gfo.evaluation.local import LocalEvaluator
+from gfo.evaluation.plan import plan
+from gfo.evaluation.rows import TokenRows
+from gfo.models.apply import Change, applied
+from gfo.models.structure import hooked
 
 Rival = Callable[[], Array | None]  # the candidates' losses [K], or None if it has no candidates
 
 
 def usual_rivals(it: Setting, evaluator: LocalEvaluator) -> dict[str, Rival]:
     """The rivals by name; `evaluator` keeps what it computes once from call to call."""
-    whole = WholeSequences(it)
-    batches = plain_batches(it)
-    return {
+    rows = WholeRows(it)
+    serial = Serial(it, rows)
+    rivals: dict[str, Rival] = {
         "gfo": lambda: evaluator(it.z, 0).loss,
-        "serial": lambda: whole.losses(len(it.batch)),
-        "stacked": lambda: whole.losses(max(1, it.chunk_tokens // whole.length)),
-        "plain": lambda: plain(it, batches),
+        "serial": serial.losses,
+        "stacked": lambda: stacked(it, rows),
+        "plain": Plain(it).run,
     }
+    if it.delta().lora and find_spec("peft"):
+        rivals["peft"] = Peft(it, rows).losses
+    return rivals
 
 
-class WholeSequences:
-    """Whole sequences, padded on the right, through the stock model with its full output head."""
+class WholeRows:
+    """Whole sequences of all rows, padded on the right.
+
+    Attributes:
+        tokens: words and places of the soft prompt, [B, T].
+        length: T.
+    """
 
     def __init__(self, it: Setting) -> None:
-        self._it, batch = it, it.batch
-        whole = [TokenRow(b, True, a) for b, a in zip(batch.before, batch.after, strict=True)]
-        self._rows = PaddedRows.of(whole, it.workload.prompt_tokens, it.model.device)
-        self._last = self._rows.length - 1  # (B,)
-        self.length = self._rows.ids.shape[1]  # T
-        self._mask = torch.arange(self.length, device=it.model.device) <= self._last[:, None]  # (B, T)
-        self.tokens = len(it.z) * self._rows.ids.numel()
+        self._it = it
+        whole = plan(it.batch, it.workload.prompt_tokens, reuse=False).branches
+        self.tokens = TokenRows.padded(whole, it.model.device)
+        self.length = int(self.tokens.ids.shape[1])
 
-    @torch.no_grad()
-    def losses(self, at_once: int) -> Array:
-        """Losses [K], `at_once` sequences in a forward pass."""
-        it, B = self._it, len(self._last)
-        prompts = it.prompts()
-        K = len(prompts)
-        read = []
-        for start in range(0, K * B, at_once):
-            pairs = torch.arange(start, min(start + at_once, K * B), device=it.model.device)
-            k, b = pairs // B, pairs % B
-            logits: Tensor = it.model.module(
-                inputs_embeds=self._embed(prompts, k, b),
-                attention_mask=self._mask[b].long(),
-                use_cache=False,
-            ).logits  # (N, T, V)
-            answer = logits[torch.arange(len(pairs)), self._last[b]]  # (N, V)
-            read.append(answer[:, list(it.batch.vocabulary)].float())
-        losses = it.bound.loss(torch.cat(read).view(K, B, -1), it.batch)
+    def logits(self, module: Any, embeds: Tensor, b: Tensor) -> Tensor:
+        """float32 logits [N, V'] behind rows b [N], whose input embeddings are [N, T, D]."""
+        last = self.tokens.length[b] - 1
+        visible = torch.arange(self.length, device=b.device) <= last[:, None]
+        logits = module(inputs_embeds=embeds, attention_mask=visible.long(), use_cache=False).logits
+        answer = logits[torch.arange(len(b), device=b.device), last]  # (N, V)
+        return answer[:, list(self._it.batch.vocabulary)].float()  # type: ignore[no-any-return]
+
+    def losses(self, logits: Tensor) -> Array:
+        """float32 logits [K, B, V'] -> mean losses [K]."""
+        losses = self._it.bound.loss(logits, self._it.batch)
         mean: Array = losses.mean(dim=1).double().cpu().numpy()
         return mean
 
-    def _embed(self, prompts: Tensor, k: Tensor, b: Tensor) -> Tensor:
-        """Input embeddings [N, T, D] of candidates k and rows b, both [N]."""
-        words = self._it.model.embed(self._rows.ids[b])
-        slot = self._rows.slot[b]  # (N, T)
-        soft = prompts.to(words.dtype)[k[:, None], slot.clamp(min=0)]
-        return torch.where((slot >= 0)[..., None], soft, words)
+
+class Serial:
+    """One candidate per forward pass over all rows, changed as the field does it.
+
+    Low-rank changes are written into the weights of a copy, W + B A from the untouched W, each
+    candidate's over the last one's; the copy shares all weights that no candidate changes.
+    """
+
+    def __init__(self, it: Setting, rows: WholeRows) -> None:
+        self._it, self._rows = it, rows
+        self._module = sharing_copy(it.model.module, it.delta().modules)
+        names = {id(part): name for name, part in it.model.module.named_modules()}
+        layers = [names[id(layer)] for stack in it.model.stacks for layer in stack.layers]
+        self._layers = [self._module.get_submodule(name) for name in layers]
+
+    @torch.no_grad()
+    def losses(self) -> Array:
+        """Losses [K]."""
+        rows, delta = self._rows, self._it.delta()
+        b = torch.arange(len(rows.tokens.length), device=self._it.model.device)
+        words = rows.tokens.embed(self._it.model)
+        read = []
+        for k in range(delta.candidates):
+            self._merge(delta, k)
+            embeds = words if delta.prompt is None else self._placed(delta.prompt[k], words, add=False)
+            with self._hooks(delta, k):
+                read.append(rows.logits(self._module, embeds, b))
+        return rows.losses(torch.stack(read))
+
+    def _merge(self, delta: Delta, k: int) -> None:
+        for name, (A, B) in delta.lora.items():
+            part: Any = self._module.get_submodule(name)
+            weight = self._it.model.weight(name)  # (out, in), untouched
+            mine = part.weight.T if isinstance(part, Conv1D) else part.weight
+            torch.addmm(weight, B[k], A[k], out=mine)
+
+    def _placed(self, prompt: Tensor, hidden: Tensor, *, add: bool) -> Tensor:
+        """Prompt tokens [P, D] in their places of hidden states [B, T, D], or added to them."""
+        slot = self._rows.tokens.slot  # (B, T)
+        there = prompt[slot.clamp(min=0)]
+        return torch.where((slot >= 0)[..., None], hidden + there if add else there, hidden)
+
+    def _hooks(self, delta: Delta, k: int) -> AbstractContextManager[None]:
+        def adder(prompt: Tensor) -> Any:
+            def hook(module: Any, args: Any, kwargs: Any) -> Any:
+                if args:
+                    return (self._placed(prompt, args[0], add=True), *args[1:]), kwargs
+                hidden = self._placed(prompt, kwargs["hidden_states"], add=True)
+                return args, kwargs | {"hidden_states": hidden}
+
+            return hook
+
+        handles = [
+            self._layers[layer].register_forward_pre_hook(adder(prompt[k]), with_kwargs=True)
+            for layer, prompt in delta.layer_prompt.items()
+        ]
+        return hooked(*handles)
 
 
-def plain_batches(it: Setting) -> list[tuple[int, int]]:
-    """(sequences, tokens each) of the forward passes of `plain`: as many tokens as gfo computes."""
-    todo, P, K = plan(it.batch), it.workload.prompt_tokens, len(it.z)
-    lengths = [row.length(P) for row in todo.branches]
-    prompt_first = todo.sharing is Sharing.PROMPT_FIRST
-    most = min(MOST_ROW_TOKENS, it.chunk_tokens) if prompt_first else it.chunk_tokens
-    batches = list(_fill(K, P, it.chunk_tokens)) if prompt_first else []
-    for tile in tiles(lengths, most_tokens=most):
-        n = max(lengths[b] for b in tile)
-        batches += _fill(K * len(tile), n, it.chunk_tokens)
-    return batches
-
-
-def _fill(sequences: int, n: int, chunk_tokens: int) -> Iterator[tuple[int, int]]:
-    """Sequences of n tokens in forward passes of at most `chunk_tokens`."""
-    at_once = max(1, chunk_tokens // n)
-    for start in range(0, sequences, at_once):
-        yield min(at_once, sequences - start), n
+def sharing_copy(module: Any, own: set[str]) -> Any:
+    """A copy of a transformers model that shares all weights but those of the modules named."""
+    mine = {id(p) for name in own for p in module.get_submodule(name).parameters()}
+    return copy.deepcopy(module, {id(p): p for p in module.parameters() if id(p) not in mine})
 
 
 @torch.no_grad()
-def plain(it: Setting, batches: list[tuple[int, int]]) -> None:
-    """Stock forward passes without a mask or a cache, and the label words' rows of the head."""
-    body: Any = it.model.module.base_model
-    words = torch.from_numpy(np.concatenate([np.asarray(a) for a in it.batch.after]))
-    for sequences, n in batches:
-        ids = words.to(it.model.device).repeat(sequences * n // len(words) + 1)[: sequences * n]
-        hidden = body(input_ids=ids.view(sequences, n), use_cache=False).last_hidden_state
-        it.model.logits(hidden[:, -1], it.batch.vocabulary)
+def stacked(it: Setting, rows: WholeRows) -> Array:
+    """Losses [K], candidates on the batch axis: whole sequences, as many as fit into a forward pass."""
+    delta, module = it.delta(), it.model.module
+    K, B, P = delta.candidates, len(it.batch), it.workload.prompt_tokens
+    at_once = max(1, it.chunk_tokens // rows.length)
+    layers = [layer for stack in it.model.stacks for layer in stack.layers]
+    read = []
+    for k in torch.split(torch.arange(K, device=it.model.device), max(1, at_once // B)):
+        some, each = delta.select(k), []
+        for b in torch.split(torch.arange(B, device=it.model.device), at_once if len(k) == 1 else B):
+            first = torch.arange(len(k), device=b.device)[:, None, None] * P
+            slot = rows.tokens.slot[b]  # (b, T)
+            place = torch.where(slot >= 0, first + slot, -1).flatten(0, 1)  # (k * b, T)
+            change = Change(some, place)
+            embeds = it.model.embed(rows.tokens.ids[b]).repeat(len(k), 1, 1)
+            with applied(change, module, layers):
+                logits = rows.logits(module, change.put_prompts(embeds), b.repeat(len(k)))
+            each.append(logits.view(len(k), len(b), -1))
+        read.append(torch.cat(each, dim=1))
+    return rows.losses(torch.cat(read))
+
+
+class Peft:
+    """PEFT's LoRA: an adapter for each candidate, one active in a forward pass over all rows.
+
+    Args:
+        it: a workload with low-rank changes and nothing else.
+        rows: the whole rows.
+    """
+
+    def __init__(self, it: Setting, rows: WholeRows) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        self._it, self._rows, delta = it, rows, it.delta()
+        first = next(iter(delta.lora))
+        rank = int(delta.lora[first][0].shape[1])
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=rank,  # a factor of 1
+            target_modules=list(delta.lora),
+            fan_in_fan_out=isinstance(it.model.module.get_submodule(first), Conv1D),
+            bias="none",
+        )
+        options: Any = {"autocast_adapter_dtype": False}
+        module = sharing_copy(it.model.module, set())
+        self._adapters = [f"candidate{k}" for k in range(delta.candidates)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for a deprecated name
+            self._module: Any = get_peft_model(module, config, self._adapters[0], **options)
+        for adapter in self._adapters[1:]:
+            self._module.add_adapter(adapter, config, **options)
+        self._module.to(it.model.device).eval()
+
+    @torch.no_grad()
+    def losses(self) -> Array:
+        """Losses [K]; the candidates' numbers are written into the adapters first."""
+        rows, delta = self._rows, self._it.delta()
+        b = torch.arange(len(rows.tokens.length), device=self._it.model.device)
+        words = rows.tokens.embed(self._it.model)
+        for name, (A, B) in delta.lora.items():
+            part = self._module.base_model.model.get_submodule(name)
+            for k, adapter in enumerate(self._adapters):
+                part.lora_A[adapter].weight.copy_(A[k])
+                part.lora_B[adapter].weight.copy_(B[k])
+        read = []
+        for adapter in self._adapters:
+            self._module.set_adapter(adapter)
+            read.append(rows.logits(self._module, words, b))
+        return rows.losses(torch.stack(read))
+
+
+class Plain:
+    """Stock forward passes without a mask or a cache, over as many tokens as depend on the candidates.
+
+    What all rows have in common is a sequence a candidate; the rest are K * B sequences of mean length,
+    without padding. They run from the first layer that candidates touch.
+
+    Attributes:
+        passes: (sequences, tokens each) of each forward pass.
+    """
+
+    def __init__(self, it: Setting) -> None:
+        delta, K, stack = it.delta(), len(it.z), it.model.stacks[0]
+        self._it, self._body = it, stack.part(delta.first_layer, stack.size)
+        todo = plan(it.batch, it.workload.prompt_tokens, everywhere=delta.everywhere)
+        tokens = K * sum(map(len, todo.branches))
+        n = max(1, round(tokens / (K * len(todo.branches))))
+        self.passes = list(_fill(K, len(todo.own), it.chunk_tokens)) if todo.own else []
+        self.passes += _fill(-(-tokens // n), n, it.chunk_tokens)
+        words = [token for text in (*it.batch.before, *it.batch.after) for token in text]
+        self._words = torch.tensor(words, device=it.model.device)
+
+    @torch.no_grad()
+    def run(self) -> None:
+        """All passes, and the label words' logits of each sequence."""
+        model = self._it.model
+        for sequences, n in self.passes:
+            ids = self._words.repeat(sequences * n // len(self._words) + 1)[: sequences * n]
+            embeds = model.embed(ids.view(sequences, n))
+            hidden = self._body(inputs_embeds=embeds, use_cache=False).last_hidden_state
+            model.logits(hidden[:, -1], self._it.batch.vocabulary)
+
+
+def _fill(sequences: int, n: int, chunk_tokens: int) -> Iterator[tuple[int, int]]:
+    """Sequences of n tokens in forward passes of at most `chunk_tokens`, as equal as can be."""
+    passes = -(-sequences // max(1, chunk_tokens // n))
+    for number in range(passes):
+        yield sequences * (number + 1) // passes - sequences * number // passes, n

@@ -1,87 +1,74 @@
-"""What `speed.py` measures: templates, data, and the setting that all rivals share."""
+"""What `speed.py` measures: workloads, and the setting that all rivals share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from speed_data import DataSet, RandomTokens, read_task
 
-from gfo.core.errors import GfoError
-from gfo.core.protocols import Batch, BoundTask, Task, Tokenizer
+from gfo.core.protocols import Batch, BoundTask, SearchSpace, Task
 from gfo.core.seeding import stream
+from gfo.spaces.deep_prompt import DeepPrompt
+from gfo.spaces.lora_subspace import LoRASubspace
 from gfo.spaces.soft_prompt import SoftPrompt
-from gfo.tasks.classification import Classification
-from gfo.tasks.templates import Template
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from gfo.core.delta import Delta
     from gfo.models.decoder import Decoder
 
-ROWS = 32
-LABELS = {"negative": " negative", "positive": " positive"}
-SST2_FILE = Path("kshot16/sst2/seed13/train.jsonl")
-# Tokens of an SST-2 sentence in SmolLM2's vocabulary: the quantiles 1/64, 3/64, ..., 63/64 of the 6,920
-# training sentences.
-SST2_LENGTHS = (
-    5,
-    7,
-    8,
-    10,
-    11,
-    12,
-    13,
-    14,
-    15,
-    16,
-    17,
-    18,
-    19,
-    20,
-    21,
-    22,
-    23,
-    24,
-    25,
-    26,
-    27,
-    28,
-    29,
-    30,
-    31,
-    33,
-    35,
-    36,
-    39,
-    41,
-    44,
-    52,
-)
+DIM = 200  # search dimensions, or as many as a small model has
+LORA_RANK = 4
+TEXT_FIRST = "{head}{text}\n{soft}{tail}"
+PROMPT_FIRST = "{soft}{head}{text}\n{tail}"
+NO_PROMPT = "{head}{text}\n{tail}"
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A template and a prompt length P.
+    """A kind of change and where it meets the text.
 
     Attributes:
         name: what `--workload` calls it.
-        template: with `{text}` and `{soft}`.
-        prompt_tokens: P.
+        order: of the template's parts.
+        prompt_tokens: P; 0 without a soft prompt.
+        space: the search space for a model, P and a seed.
     """
 
     name: str
-    template: str
+    order: str
     prompt_tokens: int
+    space: Callable[[Decoder, int, int], SearchSpace]
+
+    def template(self, data: DataSet) -> str:
+        """The template in a data set's words."""
+        return self.order.format(head=data.head, text="{text}", soft="{soft}", tail=data.tail)
+
+
+def _prompt(model: Decoder, P: int, seed: int) -> SearchSpace:
+    return SoftPrompt(model, P, min(DIM, P * model.hidden_size), seed=seed)
+
+
+def _lora(layers: str | None) -> Callable[[Decoder, int, int], SearchSpace]:
+    def space(model: Decoder, P: int, seed: int) -> SearchSpace:
+        return LoRASubspace(model, DIM, rank=LORA_RANK, layers=layers, seed=seed)
+
+    return space
+
+
+def _deep_prompt(model: Decoder, P: int, seed: int) -> SearchSpace:
+    return DeepPrompt(model, P, min(DIM, P * model.hidden_size), layers="upper", seed=seed)
 
 
 WORKLOADS = {
-    "text-first": (Workload("text-first", "Review: {text}\n{soft}Sentiment:", 8),),
-    "prompt-first": (
-        Workload("prompt-first", "{soft}Review: {text}\nSentiment:", 8),
-        Workload("prompt-first", "{soft}Review: {text}\nSentiment:", 50),
-    ),
+    "text-first": (Workload("text-first", TEXT_FIRST, 8, _prompt),),
+    "prompt-first": tuple(Workload("prompt-first", PROMPT_FIRST, P, _prompt) for P in (8, 50)),
+    "lora": (Workload("lora", NO_PROMPT, 0, _lora(None)),),
+    "lora-upper": (Workload("lora-upper", NO_PROMPT, 0, _lora("upper")),),
+    "deep-prompt-upper": (Workload("deep-prompt-upper", TEXT_FIRST, 8, _deep_prompt),),
 }
 
 
@@ -90,134 +77,85 @@ class Setting:
     """What all rivals of a workload get: the same model, rows and candidates.
 
     Attributes:
-        workload: template and prompt length.
-        data: what the rows are, in words.
+        workload: the kind of change.
+        data: the data set that the rows or their lengths are from.
+        rows: what the rows are, in words.
         model: the frozen decoder.
         task: gives the rows.
         bound: the task for this model.
-        space: decodes search points into soft prompts.
+        space: decodes search points into changes of the model.
         z: the candidates [K, d].
         chunk_tokens: the most tokens of a forward pass of every rival that stacks.
     """
 
     workload: Workload
-    data: str
+    data: DataSet
+    rows: str
     model: Decoder
     task: Task
     bound: BoundTask
-    space: SoftPrompt
+    space: SearchSpace
     z: np.ndarray
     chunk_tokens: int
 
     @property
     def title(self) -> str:
         """The workload in a few words."""
-        return f"{self.workload.name} P={self.workload.prompt_tokens}"
+        P = self.workload.prompt_tokens
+        return f"{self.workload.name}{f' P={P}' if P else ''} {self.data.name}"
 
     @property
     def batch(self) -> Batch:
         """All rows."""
         return self.bound.batch("train", 0)
 
-    def prompts(self) -> Tensor:
-        """The candidates' soft prompts, [K, P, D]."""
+    def delta(self) -> Delta:
+        """The candidates as changes of the model, in its dtype."""
         import torch
 
-        return self.space.decode(torch.from_numpy(self.z).to(self.model.device)).prompt
+        with torch.no_grad():
+            delta = self.space.decode(torch.from_numpy(self.z).to(self.model.device))
+            return delta.to(self.model.device, self.model.dtype)
 
 
 def setting(
-    workload: Workload, model: Decoder, *, data: Path | None, candidates: int, seed: int, chunk_tokens: int
+    workload: Workload,
+    data: DataSet,
+    model: Decoder,
+    *,
+    candidates: int,
+    chunk_tokens: int,
+    folder: Path | None = None,
+    text_length: int | None = None,
+    seed: int = 0,
 ) -> Setting:
     """The rows and candidates of a workload.
+
+    Args:
+        workload: the kind of change.
+        data: the data set.
+        model: a frozen decoder.
+        candidates: K.
+        chunk_tokens: the most tokens of a forward pass.
+        folder: where the data are; None for random tokens.
+        text_length: tokens of each random text; None for the data set's lengths.
+        seed: of the candidates and random tokens.
 
     Raises:
         GfoError: for data that cannot be used.
     """
-    task: Task
-    if data is None:
-        task, name = (
-            RandomTokens(workload.template, model.vocabulary_size, seed),
-            "random-tokens-sst2-lengths",
-        )
+    template = workload.template(data)
+    task: Any
+    if folder is not None:
+        task, name = read_task(data, folder, template), f"{data.name}: {data.file}"
     else:
-        task = Classification(
-            data / SST2_FILE, template=workload.template, labels=LABELS, label_field="label_text"
+        lengths = [text_length] * data.rows if text_length else data.lengths()
+        name = (
+            f"random tokens, {text_length} a text"
+            if text_length
+            else f"random tokens, lengths of {data.name}"
         )
-        name = "sst2-16shot-seed13"
-    size = workload.prompt_tokens * model.hidden_size
-    space = SoftPrompt(model, workload.prompt_tokens, min(200, size), seed=seed)
-    z = stream(seed, "speed candidates").standard_normal((candidates, space.dim))
-    return Setting(workload, name, model, task, task.bind(model), space, z, chunk_tokens)
-
-
-class RandomTokens:
-    """Rows of random tokens with the lengths of SST-2's sentences, and two random label tokens."""
-
-    splits: tuple[str, ...] = ("train",)
-
-    def __init__(self, template: str, vocabulary_size: int, seed: int) -> None:
-        rng = stream(seed, "speed rows")
-        self._template = Template.parse(template)
-        self._texts = [tuple(rng.integers(vocabulary_size, size=n).tolist()) for n in row_lengths(ROWS)]
-        self._vocabulary = tuple(rng.choice(vocabulary_size, 2, replace=False).tolist())
-        self._target = rng.integers(2, size=ROWS)
-
-    def bind(self, tokenizer: Tokenizer) -> RandomTokens:
-        """Put the texts into the template."""
-        mark = "\0"
-        before, after = self._template.render(dict.fromkeys(self._template.fields, mark))
-        self._rows = Batch(
-            key=("random tokens",),
-            before=tuple(_fill(before, mark, text, tokenizer, start=True) for text in self._texts),
-            after=tuple(_fill(after, mark, text, tokenizer, start=False) for text in self._texts),
-            vocabulary=self._vocabulary,
-            target=self._target,
-        )
-        return self
-
-    def batch(self, split: str, step: int) -> Batch:
-        """All rows."""
-        return self._rows
-
-    def all_rows(self, split: str) -> Batch:
-        """All rows."""
-        return self._rows
-
-    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy over the two tokens, [K, B]."""
-        import torch
-
-        target = torch.as_tensor(batch.target, device=logits.device).expand(len(logits), -1)
-        return torch.nn.functional.cross_entropy(logits.transpose(1, 2), target, reduction="none")
-
-    def score(self, logits: Tensor, batch: Batch) -> dict[str, Any]:
-        """The mean loss, [K]."""
-        return {"loss": self.loss(logits, batch).mean(dim=1).double().cpu().numpy()}
-
-
-def row_lengths(rows: int) -> list[int]:
-    """Tokens of each row: evenly spread over SST-2's distribution."""
-    at = (np.arange(rows) + 0.5) / rows
-    grid = (np.arange(len(SST2_LENGTHS)) + 0.5) / len(SST2_LENGTHS)
-    return [int(n) for n in np.rint(np.interp(at, grid, SST2_LENGTHS))]
-
-
-def check_data(folder: Path | None) -> Path | None:
-    """The data folder if it holds SST-2.
-
-    Raises:
-        GfoError: if it does not.
-    """
-    if folder is not None and not (folder / SST2_FILE).is_file():
-        raise GfoError(f"--data {folder}: it has no file {SST2_FILE}; leave --data out for random tokens")
-    return folder
-
-
-def _fill(
-    text: str, mark: str, ids: tuple[int, ...], tokenizer: Tokenizer, *, start: bool
-) -> tuple[int, ...]:
-    """Tokens of the text with the ids in the mark's place."""
-    left, found, right = text.partition(mark)
-    tokens = tokenizer.encode(left, start=start)
-    return tokens + ids + tokenizer.encode(right, start=False) if found else tokens
+        task = RandomTokens(template, model.vocabulary_size, lengths, labels=len(data.labels), seed=seed)
+    space = workload.space(model, workload.prompt_tokens, seed)
+    z = stream(seed, "speed candidates").standard_normal((candidates, space.domain.d))
+    return Setting(workload, data, name, model, task, task.bind(model), space, z, chunk_tokens)

@@ -1,0 +1,134 @@
+"""The models of `speed.py` and `growth.py`: loaded, or random weights of a shape, built on the device."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from speed_data import DATA_SETS
+
+from gfo.core.errors import GfoError
+
+if TYPE_CHECKING:
+    from gfo.models.decoder import Decoder
+
+# LlamaConfig's arguments: SmolLM2's three sizes (Ben Allal et al. 2025), and Llama 7B's (Touvron et al. 2023)
+SMOLLM2 = {"vocab_size": 49152, "max_position_embeddings": 8192, "tie_word_embeddings": True}
+SHAPES: dict[str, dict[str, Any]] = {
+    "135m": {
+        **SMOLLM2,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+    },
+    "360m": {
+        **SMOLLM2,
+        "hidden_size": 960,
+        "intermediate_size": 2560,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 15,
+        "num_key_value_heads": 5,
+    },
+    "1.7b": {
+        **SMOLLM2,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+    },
+    "7b": {
+        "vocab_size": 32000,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": False,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+    },
+}
+
+
+def check_device(device: str) -> None:
+    """Raise GfoError for cuda where torch sees no GPU."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise GfoError("--device cuda: torch sees no GPU here; leave --device out to measure on the CPU")
+
+
+def load_decoder(name: str, *, dtype: str, device: str) -> Decoder:
+    """A model by name, folder or hub id.
+
+    Raises:
+        GfoError: for one that cannot be loaded, or is no decoder.
+    """
+    from gfo.models.decoder import Decoder
+    from gfo.models.loading import load_model
+
+    model = load_model(name, dtype=dtype, device=device)
+    if not isinstance(model, Decoder):
+        raise GfoError(f"--model {name}: it is no decoder; give one, such as smollm2-135m")
+    return model
+
+
+def random_decoder(shape: str, *, dtype: str, device: str, seed: int, layers: int | None = None) -> Decoder:
+    """Random weights of a shape, drawn on the device; its tokenizer knows the templates' words only.
+
+    Args:
+        shape: one of SHAPES.
+        dtype: of the weights.
+        device: "cpu" or "cuda".
+        seed: of the weights.
+        layers: how many layers, instead of the shape's.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from gfo.models.decoder import Decoder
+
+    config = LlamaConfig(**(SHAPES[shape] | ({} if layers is None else {"num_hidden_layers": layers})))
+    before = torch.get_default_dtype()
+    torch.manual_seed(seed)
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        with torch.device(device):
+            module = LlamaForCausalLM(config)
+    finally:
+        torch.set_default_dtype(before)
+    return Decoder(module, word_tokenizer(), f"random-{shape}")
+
+
+def word_tokenizer() -> Any:
+    """A tokenizer that splits the templates' texts into words, blanks and signs, a token each."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = sorted(
+        {word for data in DATA_SETS.values() for word in re.findall(r"\w+", data.head + data.tail)}
+    )
+    vocabulary = {token: i for i, token in enumerate(["<unk>", ":", " ", "\n", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|\W"), "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+
+
+def layer_parameters(model: Decoder) -> int:
+    """Numbers in the weights of all layers, without embeddings and head."""
+    return sum(p.numel() for stack in model.stacks for layer in stack.layers for p in layer.parameters())
+
+
+def float32_copy(model: Decoder) -> Decoder | None:
+    """The same weights in float32; None if they would take more than half of the free memory."""
+    import copy
+
+    from gfo.evaluation.memory import free_bytes
+    from gfo.models.decoder import Decoder
+
+    size = 4 * sum(p.numel() for p in model.module.parameters())
+    if size > 0.5 * free_bytes(model.device):
+        return None
+    return Decoder(copy.deepcopy(model.module).float(), model.tokenizer, model.name)
