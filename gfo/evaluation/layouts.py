@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 TEXT_WASTE = 0.5  # padding that texts may have where they are attended to (they are computed without)
 TEXT_ROW = 32  # tokens of a row behind a text: each row copies the text's keys, and sees its other branches
-PACKED_ROW = 128  # tokens of a row of packed texts, by the same trade
+PACKED_ROW = 64  # tokens of a row of packed texts, or the longest, by the same trade
 FEW_TEXTS = 64  # so few are packed in several ways to find the one with the least padding
 
 Hidden = tuple[Tensor, Tensor, Tensor]
