@@ -72,6 +72,8 @@ class Batch:
             sentence, the token ids of each label's text.
         target: index into the labels, int [B].
         prompt: whether there is a place for a soft prompt between before and after.
+        recurs: whether the batch will come again in a later step, so that work on it is worth keeping;
+            False for one drawn at random.
     """
 
     key: tuple[Any, ...]
@@ -80,6 +82,7 @@ class Batch:
     vocabulary: tuple[int, ...] | tuple[tuple[int, ...], ...]
     target: Array
     prompt: bool = True
+    recurs: bool = True
 
     def __len__(self) -> int:
         return len(self.after)

@@ -97,7 +97,9 @@ class LocalEvaluator:
         out = torch.empty(delta.candidates, len(batch), len(batch.vocabulary), device=self.model.device)
 
         def run(most: int) -> Tensor:
-            layout = self._store.find(batch.key, lambda: self._layout(batch, most, meter))
+            layout = self._store.find(
+                batch.key, lambda: self._layout(batch, most, meter), recurs=batch.recurs
+            )
             for k, b, hidden in layout(delta, meter):
                 out[k[:, None], b[None, :]] = self.model.logits(hidden, batch.vocabulary)
             return out

@@ -109,17 +109,24 @@ S = TypeVar("S", bound=Sized)
 
 
 class Store(OrderedDict[Hashable, S]):
-    """What is kept from step to step, the least recently used dropped when memory runs short."""
+    """What is kept from step to step, the least recently used dropped when memory runs short.
+
+    Of what will not recur the newest alone is kept.
+    """
 
     def __init__(self, most_bytes: int) -> None:
         super().__init__()
         self._most = most_bytes
+        self._once: Hashable | None = None
 
-    def find(self, key: Hashable, make: Callable[[], S]) -> S:
+    def find(self, key: Hashable, make: Callable[[], S], *, recurs: bool = True) -> S:
         """What is kept under the key, or made and, unless it alone is too large, kept."""
         if key in self:
             self.move_to_end(key)
             return self[key]
+        if not recurs:
+            self.pop(self._once, None)
+            self._once = key
         made = make()
         if made.bytes <= self._most:
             self[key] = made

@@ -143,7 +143,8 @@ class BoundClassification:
         if size is None or split != "train":
             return self.all_rows(split)
         rng = stream(self._task.seed, f"batch {step}")
-        return self._rows(split, np.sort(rng.permutation(len(self._after[split]))[:size]))
+        rows = np.sort(rng.permutation(len(self._after[split]))[:size])
+        return self._rows(split, rows, recurs=False)
 
     def all_rows(self, split: str) -> Batch:
         """The whole split as one batch.
@@ -177,7 +178,7 @@ class BoundClassification:
         }
         return {name: np.where(failed, np.nan, values) for name, values in metrics.items()}
 
-    def _rows(self, split: str, index: Array) -> Batch:
+    def _rows(self, split: str, index: Array, *, recurs: bool = True) -> Batch:
         return Batch(
             key=(split, tuple(index.tolist())),
             before=tuple(self._before[split][i] for i in index),
@@ -185,6 +186,7 @@ class BoundClassification:
             vocabulary=self.vocabulary,
             target=self._task.targets[split][index],
             prompt=self._task.template.soft,
+            recurs=recurs,
         )
 
 

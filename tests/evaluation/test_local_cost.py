@@ -99,8 +99,8 @@ def test_each_batch_has_its_contexts_and_keeps_them(tiny):
     keys = [evaluator.task.batch("train", step).key for step in range(6)]
     seen = set()
     for step, key in enumerate(keys):
-        needed = evaluator(z(), step).cost.tokens_needed
-        assert (needed > own) == (key not in seen)  # texts are computed when a batch is met first
+        assert evaluator(z(), step).cost.tokens_needed > own or key in seen
+        assert evaluator(z(), step).cost.tokens_needed == own  # the same step again
         seen.add(key)
     assert 1 < len(seen) < 6
     assert evaluator.score(z(), "dev").cost.tokens_needed > evaluator.score(z(), "dev").cost.tokens_needed

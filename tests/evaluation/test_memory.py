@@ -147,8 +147,8 @@ def test_store_drops_the_least_recently_used():
     store = Store(100)
     made = []
 
-    def find(key, size):
-        return store.find(key, lambda: made.append(key) or Held(size))
+    def find(key, size, **options):
+        return store.find(key, lambda: made.append(key) or Held(size), **options)
 
     find("a", 40), find("b", 40)
     assert find("a", 40) is store["a"]
@@ -159,3 +159,7 @@ def test_store_drops_the_least_recently_used():
     find("b", 60)
     assert list(store) == ["c", "b"]
     assert made == ["a", "b", "c", "huge", "b"]
+    for key in ("batch 1", "batch 1", "batch 2", "batch 3"):
+        find(key, 1, recurs=False)
+    assert list(store) == ["b", "batch 3"]  # c made room, and what will not recur is not kept
+    assert made[5:] == ["batch 1", "batch 2", "batch 3"]
