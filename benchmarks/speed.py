@@ -169,7 +169,13 @@ def make_model(options: argparse.Namespace) -> Decoder:
         torch.set_num_threads(options.threads)
     if options.shape:
         say(f"drawing random weights of the shape {options.shape}")
-        return random_decoder(options.shape, dtype=options.dtype, device=options.device, seed=options.seed)
+        return random_decoder(
+            options.shape,
+            dtype=options.dtype,
+            device=options.device,
+            seed=options.seed,
+            layers=getattr(options, "layers", None),
+        )
     name = options.model or DEFAULT_MODEL
     say(f"loading {name}")
     return load_decoder(name, dtype=options.dtype, device=options.device)

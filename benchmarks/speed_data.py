@@ -149,7 +149,7 @@ class RandomTokens:
         lengths: tokens of each text, [B].
         labels: number of labels.
         seed: of the tokens.
-        batch_size: rows of a step's batch, the next ones in turn; None for all.
+        batch_size: rows of a step's batch, drawn anew each step; None for all.
     """
 
     splits: tuple[str, ...] = ("train",)
@@ -169,7 +169,7 @@ class RandomTokens:
         self._texts = [tuple(rng.integers(vocabulary_size, size=n).tolist()) for n in lengths]
         self._vocabulary = tuple(rng.choice(vocabulary_size, labels, replace=False).tolist())
         self._target = rng.integers(labels, size=len(lengths))
-        self._batch_size = batch_size or len(lengths)
+        self._batch_size, self._seed = batch_size, seed
 
     def bind(self, tokenizer: Tokenizer) -> RandomTokens:
         """Put the texts into the template."""
@@ -180,9 +180,11 @@ class RandomTokens:
         return self
 
     def batch(self, split: str, step: int) -> Batch:
-        """The rows of a step: `batch_size` in turn, from the first again behind the last."""
-        size = self._batch_size
-        return self._rows((np.arange(size) + step * size) % len(self._texts))
+        """The rows of a step: all, or `batch_size` drawn without replacement by seed and step."""
+        if self._batch_size is None:
+            return self.all_rows(split)
+        order = stream(self._seed, f"batch {step}").permutation(len(self._texts))
+        return self._rows(np.sort(order[: self._batch_size]), recurs=False)
 
     def all_rows(self, split: str) -> Batch:
         """All rows."""
@@ -199,7 +201,7 @@ class RandomTokens:
         """The mean loss, [K]."""
         return {"loss": self.loss(logits, batch).mean(dim=1).double().cpu().numpy()}
 
-    def _rows(self, index: Any) -> Batch:
+    def _rows(self, index: Any, *, recurs: bool = True) -> Batch:
         return Batch(
             key=("random tokens", tuple(index.tolist())),
             before=tuple(self._before[i] for i in index),
@@ -207,6 +209,7 @@ class RandomTokens:
             vocabulary=self._vocabulary,
             target=self._target[index],
             prompt=self._template.soft,
+            recurs=recurs,
         )
 
 

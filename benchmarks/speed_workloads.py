@@ -127,6 +127,8 @@ def setting(
     chunk_tokens: int,
     folder: Path | None = None,
     text_length: int | None = None,
+    rows: int | None = None,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> Setting:
     """The rows and candidates of a workload.
@@ -139,6 +141,8 @@ def setting(
         chunk_tokens: the most tokens of a forward pass.
         folder: where the data are; None for random tokens.
         text_length: tokens of each random text; None for the data set's lengths.
+        rows: B of random tokens; None for the data set's.
+        batch_size: rows of a step, drawn anew each step; None for all. Of random tokens.
         seed: of the candidates and random tokens.
 
     Raises:
@@ -149,13 +153,16 @@ def setting(
     if folder is not None:
         task, name = read_task(data, folder, template), f"{data.name}: {data.file}"
     else:
-        lengths = [text_length] * data.rows if text_length else data.lengths()
-        name = (
-            f"random tokens, {text_length} a text"
-            if text_length
-            else f"random tokens, lengths of {data.name}"
+        lengths = [text_length] * (rows or data.rows) if text_length else data.lengths(rows)
+        name = f"random tokens, {f'{text_length} a text' if text_length else f'lengths of {data.name}'}"
+        task = RandomTokens(
+            template,
+            model.vocabulary_size,
+            lengths,
+            labels=len(data.labels),
+            seed=seed,
+            batch_size=batch_size,
         )
-        task = RandomTokens(template, model.vocabulary_size, lengths, labels=len(data.labels), seed=seed)
     space = workload.space(model, workload.prompt_tokens, seed)
     z = stream(seed, "speed candidates").standard_normal((candidates, space.domain.d))
     return Setting(workload, data, name, model, task, task.bind(model), space, z, chunk_tokens)
