@@ -16,20 +16,18 @@ from gfo.core.errors import GfoError
 from gfo.core.seeding import stream
 from gfo.spaces.options import Layers, at_least_one, dimension, even_sizes, positive, select_layers
 from gfo.spaces.projection import make_projection
-from gfo.spaces.words import Embeds, random_words, start_of
+from gfo.spaces.words import HasContextLength, measured_words, start_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MEASURED_WORDS = 128  # of which a layer's hidden states are taken
 CLIPPINGS, CLIP_AT = 5, 3.0  # times that values are clipped at mean +- 3 standard deviations
 
 
-class HasHiddenStates(Embeds, Protocol):
+class HasHiddenStates(HasContextLength, Protocol):
     """What a deep prompt needs of a model."""
 
     layers: int
-    context_length: int
 
     def hidden_states(self, ids: Tensor) -> list[Tensor]: ...
 
@@ -116,9 +114,11 @@ class DeepPrompt:
         """What enters each layer, [1, T, D], of a text or random words."""
         import torch
 
-        ids = random_words(model, min(MEASURED_WORDS, model.context_length), seed, name="measured words")
-        if text is not None:
-            ids = model.encode(text, start=True)[: model.context_length] or ids
+        if text is None:
+            return model.hidden_states(measured_words(model, seed))
+        ids = model.encode(text, start=True)[: model.context_length // 2]
+        if not ids:
+            raise GfoError(f"space: scale_text = {text!r} has no tokens; give some text, or leave it out")
         return model.hidden_states(torch.tensor([ids], device=model.device))
 
     def _check_dim(self, dim: int, size: int, layers: int) -> None:

@@ -1,7 +1,7 @@
 """Prefixes: keys and values in front of all tokens, at chosen layers, moved in a random subspace.
 
 Li and Liang 2021, Prefix-Tuning, arXiv:2101.00190. They start from the keys and values of real words, as
-in MeZO (Malladi et al. 2023, arXiv:2305.17333, appendix E): random numbers fail.
+in MeZO (Malladi et al. 2023, arXiv:2305.17333): random numbers fail.
 """
 
 from __future__ import annotations
@@ -14,21 +14,18 @@ from gfo.core.errors import GfoError
 from gfo.core.seeding import stream
 from gfo.spaces.options import Layers, at_least_one, dimension, positive, select_layers
 from gfo.spaces.projection import make_projection
-from gfo.spaces.words import Embeds, random_words, words_of
+from gfo.spaces.words import HasContextLength, measured_words, words_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MEASURED_WORDS = 128  # of which keys and values are taken
 
-
-class HasContexts(Embeds, Protocol):
+class HasContexts(HasContextLength, Protocol):
     """What a prefix needs of a model."""
 
     name: str
     causal: bool
     layers: int
-    context_length: int
 
     def context(self, entry: Tensor, length: Tensor) -> tuple[Any, Tensor]: ...
 
@@ -65,7 +62,7 @@ class Prefix:
         *,
         layers: Layers = None,
         init: str | None = None,
-        alpha: float = 0.5,
+        alpha: float = 0.3,
         projection: str = "auto",
         seed: int = 0,
     ) -> None:
@@ -80,8 +77,8 @@ class Prefix:
         chosen = select_layers(layers, model.layers)
         self.layers, self.first_layer = tuple(chosen), chosen[0]
         self.init_tokens = words_of(model, init, tokens, seed)
-        measured = random_words(model, min(MEASURED_WORDS, model.context_length), seed, name="measured words")
-        start, words = (_keys_values(model, ids, chosen) for ids in (self.init_tokens, measured))
+        first = torch.tensor([self.init_tokens], device=model.device)
+        start, words = (_keys_values(model, ids, chosen) for ids in (first, measured_words(model, seed)))
         self.start = [pair.float() for pair in start]  # of each layer (2, H_kv, P', D_h)
         scale = [
             pair[:, :, 1:].float().std(dim=2, keepdim=True).expand_as(own).flatten()
@@ -112,11 +109,11 @@ class Prefix:
         return Delta(prefix=prefix, first_layer=self.first_layer)
 
 
-def _keys_values(model: HasContexts, ids: tuple[int, ...], layers: list[int]) -> list[Tensor]:
-    """Keys and values of words at the positions 0, 1, ..., of each layer [2, H_kv, S, D_h]."""
+def _keys_values(model: HasContexts, ids: Tensor, layers: list[int]) -> list[Tensor]:
+    """Keys and values of words, ids [1, S], at positions 0 to S - 1: a layer's [2, H_kv, S, D_h]."""
     import torch
 
     with torch.no_grad():
-        entry = model.embed(torch.tensor([ids], device=model.device))
-        context, _ = model.context(entry, torch.tensor([len(ids)], device=model.device))
+        length = torch.tensor([ids.shape[1]], device=model.device)
+        context, _ = model.context(model.embed(ids), length)
     return [torch.stack([part[0] for part in context.layers[layer]]) for layer in layers]

@@ -107,7 +107,7 @@ class Sparse:
 
 
 class Fastfood:
-    """Blocks of H G Pi H B, applied in rows * log(d) operations (Le, Sarlos and Smola 2013, eq. 4).
+    """Blocks of H G Pi H B, applied in rows * log(d) operations (Le, Sarlos and Smola 2013).
 
     H is the Hadamard matrix of n = 2^ceil(log2 d) rows, Pi a permutation, G Gaussian and B signs on the
     diagonal, all drawn anew for every n rows; each block is scaled to rows of expected length 1, so their

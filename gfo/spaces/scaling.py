@@ -14,13 +14,11 @@ from gfo.spaces.deep_prompt import HasHiddenStates, clipped_spread
 from gfo.spaces.options import Layers, dimension, positive, select_layers
 from gfo.spaces.projection import make_projection
 from gfo.spaces.targets import FEED_FORWARD, KEYS_VALUES, QUERIES, UP, HasLinears, find_targets
-from gfo.spaces.words import random_words
+from gfo.spaces.words import measured_words
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-MEASURED_WORDS = 128  # of which modules' outputs are taken
 
 
 class HasModules(HasLinears, HasHiddenStates, Protocol):
@@ -103,7 +101,7 @@ class Scaling(_Outputs):
         kind: str = "ia3",
         targets: str | Sequence[str] | None = None,
         layers: Layers = None,
-        alpha: float = 0.2,
+        alpha: float = 0.1,
         projection: str = "auto",
         seed: int = 0,
     ) -> None:
@@ -162,7 +160,7 @@ class BiasSpace(_Outputs):
         *,
         targets: str | Sequence[str] | None = None,
         layers: Layers = None,
-        alpha: float = 0.2,
+        alpha: float = 0.15,
         projection: str = "auto",
         seed: int = 0,
     ) -> None:
@@ -210,8 +208,6 @@ def _norms(model: HasModules, layers: Layers) -> tuple[dict[str, int], dict[str,
 
 def _output_spread(model: HasModules, names: Sequence[str], seed: int) -> dict[str, float]:
     """Clipped standard deviation of the modules' outputs for random words."""
-    import torch
-
     spread: dict[str, float] = {}
 
     def measuring(name: str) -> Callable[..., None]:
@@ -220,10 +216,9 @@ def _output_spread(model: HasModules, names: Sequence[str], seed: int) -> dict[s
 
         return hook
 
-    ids = random_words(model, min(MEASURED_WORDS, model.context_length), seed, name="measured words")
     with ExitStack() as hooks:
         for name in names:
             handle = model.module.get_submodule(name).register_forward_hook(measuring(name))
             hooks.callback(handle.remove)
-        model.hidden_states(torch.tensor([ids], device=model.device))
+        model.hidden_states(measured_words(model, seed))
     return spread

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCALE_SAMPLE = 4096  # word embeddings from which their spread is measured
+MEASURED_WORDS = 128  # of which hidden states, keys and values are measured
 
 
 class Embeds(Protocol):
@@ -26,6 +27,12 @@ class Embeds(Protocol):
     def device(self) -> torch.device: ...
     def encode(self, text: str, *, start: bool = False) -> tuple[int, ...]: ...
     def embed(self, ids: Tensor) -> Tensor: ...
+
+
+class HasContextLength(Embeds, Protocol):
+    """A model that tells how many tokens it takes."""
+
+    context_length: int
 
 
 def random_words(model: Embeds, tokens: int, seed: int, *, name: str = "initial words") -> tuple[int, ...]:
@@ -66,6 +73,15 @@ def start_of(
     if given.shape != wanted:
         raise GfoError(f"space: init has the shape {tuple(given.shape)}; give {wanted}")
     return given.clone(), None
+
+
+def measured_words(model: HasContextLength, seed: int) -> Tensor:
+    """Ids [1, T] of random words, to measure spreads on: 128, or half of a shorter context."""
+    import torch
+
+    T = min(MEASURED_WORDS, max(2, model.context_length // 2))
+    ids = random_words(model, T, seed, name="measured words")
+    return torch.tensor([ids], device=model.device)
 
 
 def word_spread(model: Embeds) -> float:

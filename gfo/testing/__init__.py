@@ -12,9 +12,11 @@ from gfo.testing.functions import (
     Sphere,
 )
 from gfo.testing.optimizer_contract import OPTIMIZER_CHECKS, check_optimizer
+from gfo.testing.space_contract import SPACE_CHECKS, check_space, logit_response
 
 __all__ = [
     "OPTIMIZER_CHECKS",
+    "SPACE_CHECKS",
     "BenchmarkFunction",
     "Ellipsoid",
     "IntegerSphere",
@@ -25,4 +27,6 @@ __all__ = [
     "Rosenbrock",
     "Sphere",
     "check_optimizer",
+    "check_space",
+    "logit_response",
 ]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from gfo import Classification, LocalEvaluator
-from gfo.spaces.deep_prompt import DeepPrompt
+from gfo import Classification, GfoError, LocalEvaluator
+from gfo.spaces.deep_prompt import DeepPrompt, clipped_spread
 
 TEXTS = ["a great joy from the first minute", "bad!", "the food was good, but the service was bad."]
 ROWS = [{"text": text, "label": label} for text, label in zip(TEXTS, ["b", "a", "a"], strict=True)]
@@ -77,3 +77,77 @@ def test_equals_plain_forward_passes(tiny, family, template, layers):
     assert float((found - expected.roll(1, 0)).abs().amax((1, 2)).min()) > 1e-3
     assert float((found - logits(model, space, 0 * z, template)).abs().amax((1, 2)).min()) > 1e-3
     assert float((found - logits(model, make_space(model, layers=[2]), z, template)).abs().max()) > 1e-3
+
+
+def test_scale_is_the_layers_own(tiny):
+    """z ~ N(0, I) moves a layer's hidden states by alpha times their clipped spread."""
+    model = tiny("llama")
+    space = make_space(model, dim=150, alpha=0.7, scale_text="the food was good, but the service was bad.")
+    change = space.decode(torch.from_numpy(points(2000, 150))).layer_prompt
+    ids = torch.tensor([model.encode("the food was good, but the service was bad.")])
+    hidden = model.module(ids, output_hidden_states=True).hidden_states
+    for layer in range(3):
+        spread = clipped_spread(hidden[layer])
+        assert space.spread[layer] == pytest.approx(spread, rel=1e-4)
+        assert float(change[layer].std()) == pytest.approx(0.7 * spread, rel=0.05)
+    assert len({round(value, 4) for value in space.spread.values()}) == 3
+    random_words = make_space(model, dim=150).spread
+    assert random_words != space.spread
+    assert all(0.5 < random_words[i] / space.spread[i] < 2 for i in range(3))
+
+
+def test_outliers_are_clipped():
+    values = torch.randn(200, 50, generator=torch.Generator().manual_seed(0))
+    assert clipped_spread(values) == pytest.approx(0.98, abs=0.03)
+    values[:, 7] += 300
+    assert float(values.std()) > 30
+    assert clipped_spread(values) < 5
+    assert clipped_spread(10 * values) == pytest.approx(10 * clipped_spread(values), rel=1e-5)
+
+
+def test_the_prompt_is_fixed_and_shared(tiny):
+    model = tiny("llama")
+    space = make_space(model, init="the food")
+    delta = space.decode(torch.from_numpy(points()))
+    ids = (model.encode("the food") * P)[:P]
+    assert torch.equal(delta.prompt, model.embed(torch.tensor(ids)).expand(3, -1, -1))
+    assert delta.prompt.stride(0) == 0
+    assert space.blocks == (4, 4, 4)
+    # each layer has a projection and dimensions of its own
+    z = torch.zeros(1, DIM)
+    z[0, 4:8] = 1
+    moved = {layer: bool(extra.any()) for layer, extra in space.decode(z).layer_prompt.items()}
+    assert moved == {0: False, 1: True, 2: False}
+    first, second = (space.decode(torch.eye(DIM)[i : i + 1]).layer_prompt[i // 4] for i in (0, 4))
+    assert not torch.allclose(first / space.spread[0], second / space.spread[1])
+    # another choice of layers does not redraw a layer's projection
+    alone = make_space(model, layers=[1], dim=4).decode(torch.ones(1, 4)).layer_prompt[1]
+    assert torch.equal(alone, space.decode(z).layer_prompt[1])
+
+
+def test_layers_of_an_encoder_decoder_are_the_encoders(tiny):
+    assert make_space(tiny("t5")).layers == (0, 1, 2)
+    assert make_space(tiny("t5"), layers="upper").layers == (1, 2)
+    with pytest.raises(GfoError, match="layer 3"):
+        make_space(tiny("t5"), layers=[3])
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"tokens": 0}, ["tokens = 0", "at least 1"]),
+        ({"dim": 2}, ["dim = 2", "one a layer, of 3"]),
+        ({"dim": 289}, ["dim = 289", "1 to 288", "96 numbers in 3 layers"]),
+        ({"layers": [0, 4]}, ["layer 4", "0 to 2"]),
+        ({"alpha": 0}, ["alpha = 0", "positive"]),
+        ({"projection": "normal"}, ["unknown projection 'normal'"]),
+        ({"init": ""}, ["init = ''", "no tokens"]),
+        ({"init": torch.zeros(2, D)}, ["(2, 32)", "(3, 32)"]),
+        ({"scale_text": ""}, ["scale_text = ''", "no tokens"]),
+    ],
+)
+def test_bad_options(tiny, options, parts):
+    with pytest.raises(GfoError) as error:
+        make_space(tiny("llama"), **options)
+    assert "\n" not in str(error.value)
+    assert all(part in str(error.value) for part in parts), str(error.value)
