@@ -1,7 +1,8 @@
 """gfo: tune frozen language models without gradients.
 
-A user's program: `load_model`, a task (`Classification`), a space (`SoftPrompt`), `tune`. Everything
-is loaded when first used, so `import gfo` is fast and needs neither torch nor transformers.
+A user's program: `load_model`, a task (`Classification`), a space (`SoftPrompt`, `LoRASubspace`, ...),
+`tune`. Everything is loaded when first used, so `import gfo` is fast and needs neither torch nor
+transformers.
 """
 
 from __future__ import annotations
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
     from gfo.run.loop import minimize as minimize
     from gfo.run.result import Result as Result
     from gfo.run.tune import tune as tune
+    from gfo.spaces.deep_prompt import DeepPrompt as DeepPrompt
+    from gfo.spaces.discrete_prompt import DiscretePrompt as DiscretePrompt
+    from gfo.spaces.lora_subspace import LoRASubspace as LoRASubspace
+    from gfo.spaces.prefix import Prefix as Prefix
+    from gfo.spaces.product import ProductSpace as ProductSpace
+    from gfo.spaces.scaling import BiasSpace as BiasSpace
+    from gfo.spaces.scaling import Scaling as Scaling
     from gfo.spaces.soft_prompt import SoftPrompt as SoftPrompt
     from gfo.tasks.classification import Classification as Classification
 
@@ -32,17 +40,24 @@ __version__ = "0.1.0"
 
 # public name -> the module that has it
 _PUBLIC = {
+    "BiasSpace": "gfo.spaces.scaling",
     "Budget": "gfo.run.budget",
     "Callback": "gfo.run.callbacks",
     "Classification": "gfo.tasks.classification",
     "Decoder": "gfo.models.decoder",
+    "DeepPrompt": "gfo.spaces.deep_prompt",
     "Delta": "gfo.core.delta",
+    "DiscretePrompt": "gfo.spaces.discrete_prompt",
     "Domain": "gfo.core.domain",
     "Encoder": "gfo.models.encoder",
     "EncoderDecoder": "gfo.models.encoder_decoder",
     "GfoError": "gfo.core.errors",
+    "LoRASubspace": "gfo.spaces.lora_subspace",
     "LocalEvaluator": "gfo.evaluation.local",
+    "Prefix": "gfo.spaces.prefix",
+    "ProductSpace": "gfo.spaces.product",
     "Result": "gfo.run.result",
+    "Scaling": "gfo.spaces.scaling",
     "SoftPrompt": "gfo.spaces.soft_prompt",
     "freeze": "gfo.models.loading",
     "load_model": "gfo.models.loading",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -39,15 +39,10 @@ class ProductSpace:
         if len(spaces) < 2:
             raise GfoError(f"ProductSpace: {len(spaces)} spaces given; give two or more")
         self.spaces = spaces
-        domains = [space.domain for space in spaces]
-        low, high, integer = (
-            np.concatenate([getattr(domain, name) for domain in domains])
-            for name in ("low", "high", "integer")
-        )
-        self.domain = Domain(low, high, integer)
+        self.domain = joined([space.domain for space in spaces])
         self.dim = self.domain.d
         self.blocks = tuple(block for space in spaces for block in blocks_of(space))
-        self._sizes = [domain.d for domain in domains]
+        self._sizes = [space.domain.d for space in spaces]
         _check([space.decode(torch.zeros(1, space.domain.d)) for space in spaces])
 
     def decode(self, z: Tensor) -> Delta:
@@ -62,6 +57,12 @@ class ProductSpace:
         }
         prompt = next((delta.prompt for delta in deltas if delta.prompt is not None), None)
         return Delta(prompt=prompt, first_layer=min(delta.first_layer for delta in deltas), **slots)
+
+
+def joined(domains: Sequence[Domain]) -> Domain:
+    """Domains one behind the other."""
+    parts = [(domain.low, domain.high, domain.integer) for domain in domains]
+    return Domain(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def blocks_of(space: SearchSpace) -> tuple[int, ...]:

@@ -1,8 +1,14 @@
-"""Configs: files, overrides, and one clear line for each mistake."""
+"""Configs: files, overrides, spaces by kind, and one clear line for each mistake."""
+
+import inspect
+import json
 
 import pytest
+import torch
 
-from gfo.config import DEMO, load_config
+import gfo
+from gfo.config import DEMO, SPACES, load_config
+from gfo.config.spaces import SECTIONS
 from gfo.core.errors import GfoError
 
 CONFIG = """
@@ -48,6 +54,17 @@ def test_the_demo_config_names_data_that_exist():
     ("override", "words"),
     [
         ("space.kind=soft-promt", "unknown space 'soft-promt': did you mean 'soft-prompt'"),
+        ("space=3", r"space = 3; write a section \[space\]"),
+        ('space={kind="lora", rnk=3}', r"unknown key in \[space\] 'rnk': did you mean 'rank'"),
+        ('space={kind="deep-prompt", prefix=3}', r"unknown key in \[space\] 'prefix'"),
+        ('space={kind="prefix", tokens="x"}', "space.tokens = 'x': input should be a valid integer"),
+        ('space={kind="deep-prompt", layers=1.5}', "space.layers = 1.5: input should be a valid string"),
+        ('space={kind="product"}', "'space.spaces' is missing"),
+        ('space={kind="product", spaces=[{kind="lra"}]}', "unknown space 'lra': did you mean 'lora'"),
+        (
+            'space={kind="product", spaces=[{}, {kind="bias", rank=3}]}',
+            r"unknown key in \[space.spaces.1\] 'rank'",
+        ),
         ("task.kind=clasification", "unknown task 'clasification': did you mean 'classification'"),
         ("space.token=4", r"unknown key in \[space\] 'token': did you mean 'tokens'"),
         ("bugdet.evaluations=4", "unknown key 'bugdet': did you mean 'budget'"),
@@ -89,3 +106,94 @@ def test_memory_of_a_forward_pass(path):
     assert load_config(path, ["model.memory_gib=0.5"]).model.memory == 2**29
     with pytest.raises(GfoError, match=r"model.memory_gib = 0: .*greater than 0"):
         load_config(path, ["model.memory_gib=0"])
+
+
+# kind -> keys, and what they must build
+BUILT = {
+    "soft-prompt": ({"tokens": 3, "dim": 7}, lambda m, s: gfo.SoftPrompt(m, 3, 7, seed=s)),
+    "deep-prompt": (
+        {"tokens": 3, "dim": 7, "layers": [1, 2]},
+        lambda m, s: gfo.DeepPrompt(m, 3, 7, layers=[1, 2], seed=s),
+    ),
+    "prefix": (
+        {"tokens": 3, "dim": 7, "layers": "upper", "init": "the food"},
+        lambda m, s: gfo.Prefix(m, 3, 7, layers="upper", init="the food", seed=s),
+    ),
+    "lora": (
+        {"method": "lora-xs", "rank": 2, "dim": 7, "targets": ["k_proj"]},
+        lambda m, s: gfo.LoRASubspace(m, 7, kind="lora-xs", rank=2, targets="k_proj", seed=s),
+    ),
+    "scaling": ({"method": "norm", "dim": 7}, lambda m, s: gfo.Scaling(m, 7, kind="norm", seed=s)),
+    "bias": ({"dim": 7, "alpha": 0.5}, lambda m, s: gfo.BiasSpace(m, 7, alpha=0.5, seed=s)),
+    "discrete-prompt": (
+        {"tokens": 3, "candidates": [30, 31, 32]},
+        lambda m, s: gfo.DiscretePrompt(m, 3, [30, 31, 32], seed=s),
+    ),
+    "product": (
+        {"spaces": [{"kind": "lora", "dim": 4, "seed": 1}, {"tokens": 2, "dim": 3, "seed": 2}]},
+        lambda m, s: gfo.ProductSpace(gfo.LoRASubspace(m, 4, seed=1), gfo.SoftPrompt(m, 2, 3, seed=2)),
+    ),
+}
+
+
+def config_of(tmp_path, kind, keys):
+    """A config with this space, from its JSON."""
+    values = {
+        "task": {"train": "train.jsonl", "template": "{text}{soft}", "labels": {"a": " x", "b": " y"}},
+        "budget": {"evaluations": 10},
+        "space": {"kind": kind, **keys},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    return load_config(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_every_kind_of_space_is_built(tiny, tmp_path, kind):
+    keys, expected = BUILT[kind]
+    model, config = tiny("llama"), config_of(tmp_path, kind, keys)
+    space, other, wanted = config.space.build(model, 5), config.space.build(model, 6), expected(model, 5)
+    assert type(space) is type(wanted)
+    z = torch.ones(2, space.domain.d)
+    tensors, others, right = (list(s.decode(z)._tensors()) for s in (space, other, wanted))
+    assert all(torch.equal(a, b) for a, b in zip(tensors, right, strict=True))
+    if kind not in ("product", "discrete-prompt"):  # whose parts, or genes here, do not draw
+        assert not all(torch.equal(a, b) for a, b in zip(tensors, others, strict=True))
+    early = config.space.domain()
+    assert early.integer.tolist() == space.domain.integer.tolist()
+    assert early.high.tolist() == space.domain.high.tolist()
+    (tmp_path / "again.json").write_text(config.model_dump_json(exclude_none=True))
+    assert load_config(tmp_path / "again.json") == config
+
+
+def test_products_have_a_seed_for_each_part(tiny, tmp_path):
+    keys = {"spaces": [{"tokens": 2, "dim": 3}, {"kind": "lora", "dim": 3}, {"kind": "bias", "dim": 3}]}
+    space = config_of(tmp_path, "product", keys).space
+    model = tiny("llama")
+    first, same, other = (space.build(model, seed).decode(torch.ones(1, 9)).prompt for seed in (0, 0, 1))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SECTIONS if kind != "product"])
+def test_defaults_are_those_of_the_class(kind):
+    """Every argument is a key, with one default."""
+    section = SECTIONS[kind]
+    arguments = inspect.signature(getattr(gfo, section.public)).parameters
+    defaults = {name: field.default for name, field in section.model_fields.items() if name != "kind"}
+    if "method" in defaults:
+        defaults["kind"] = defaults.pop("method")
+    defaults["seed"] = 0
+    assert defaults == {name: p.default for name, p in arguments.items() if name != "model"}
+
+
+def test_kinds_and_descriptions_agree():
+    assert list(SECTIONS) == list(SPACES) == list(BUILT)
+
+
+def test_a_method_that_does_not_fit_fails_early(tmp_path):
+    config = config_of(tmp_path, "discrete-prompt", {})
+    with pytest.raises(GfoError, match="'cma' cannot take integer genes"):
+        config.run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert config_of(tmp_path, "lora", {"method": "tiny"}).space.domain().d == 13
+    assert config_of(tmp_path, "lora", {}).space.domain().d == 200

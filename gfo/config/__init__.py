@@ -4,36 +4,33 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
+from gfo.config.spaces import SECTIONS, Section, SoftPromptConfig, SpaceConfig
+from gfo.config.spaces import SPACES as SPACES
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.seeding import stream_seed
 
 if TYPE_CHECKING:
+    from gfo.core.protocols import SearchSpace
     from gfo.evaluation.local import LocalEvaluator
     from gfo.models.frozen import FrozenModel
     from gfo.run.callbacks import Callback
     from gfo.run.result import Result
-    from gfo.spaces.soft_prompt import SoftPrompt
     from gfo.tasks.classification import Classification
 
 CONFIG = "config.json"
 PACKAGED = "gfo:"  # a data_dir "gfo:sentiment" is a folder of the package's data
-DEMO = Path(__file__).parent / "data" / "demo.toml"
+DEMO = Path(__file__).parents[1] / "data" / "demo.toml"
 
-SPACES = {"soft-prompt": "P embeddings in the template's {soft} place, in a random subspace of d dimensions"}
 TASKS = {"classification": "the next word after the template says the label"}
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """`gfo.load_model`; `memory_gib` is what a forward pass may take (default: a quarter of what is free)."""
 
     name: str = "smollm2-135m"
@@ -47,7 +44,7 @@ class ModelConfig(_Section):
         return None if self.memory_gib is None else max(1, int(self.memory_gib * 2**30))
 
 
-class TaskConfig(_Section):
+class TaskConfig(Section):
     """`gfo.Classification`; paths are relative to `data_dir`, and that to the working folder."""
 
     kind: Literal["classification"] = "classification"
@@ -85,40 +82,14 @@ class TaskConfig(_Section):
         return Path(self.data_dir) / name
 
 
-class SpaceConfig(_Section):
-    """`gfo.SoftPrompt`; `seed` replaces the root seed for the projection and the random words."""
-
-    kind: Literal["soft-prompt"] = "soft-prompt"
-    tokens: int = 8
-    dim: int = 200
-    init: str | None = None
-    alpha: float = 2.0
-    projection: str = "gaussian"
-    seed: int | None = None
-
-    def build(self, model: FrozenModel, seed: int) -> SoftPrompt:
-        """The space."""
-        from gfo.spaces.soft_prompt import SoftPrompt
-
-        return SoftPrompt(
-            model,
-            self.tokens,
-            self.dim,
-            init=self.init,
-            alpha=self.alpha,
-            projection=self.projection,
-            seed=seed if self.seed is None else self.seed,
-        )
-
-
-class OptimizerConfig(_Section):
+class OptimizerConfig(Section):
     """`gfo.optimizers.make`."""
 
     name: str = "cma"
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-class BudgetConfig(_Section):
+class BudgetConfig(Section):
     """`gfo.Budget`."""
 
     evaluations: int | None = None
@@ -126,14 +97,14 @@ class BudgetConfig(_Section):
     seconds: float | None = None
 
 
-class Config(_Section):
+class Config(Section):
     """A run, whole."""
 
     seed: int = 0
     dev_every: int = 5
     model: ModelConfig = Field(default_factory=ModelConfig)
     task: TaskConfig
-    space: SpaceConfig = Field(default_factory=SpaceConfig)
+    space: SpaceConfig = Field(default_factory=SoftPromptConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     budget: BudgetConfig
 
@@ -142,12 +113,11 @@ class Config(_Section):
     ) -> Result:
         """Tune, score on the test rows (unless interrupted), and keep everything in `out`."""
         from gfo import optimizers
-        from gfo.core.domain import Domain
         from gfo.run.budget import Budget
         from gfo.run.loop import new_run_folder
         from gfo.run.tune import tune
 
-        domain = Domain.unbounded(self.space.dim)
+        domain = self.space.domain()
         optimizers.make(self.optimizer.name, domain=domain, seed=0, **self.optimizer.options)  # fails early
         budget = Budget(**self.budget.model_dump())
         task = self.task.build(stream_seed(self.seed, "task"))
@@ -181,7 +151,7 @@ class Config(_Section):
         model, space = self._model_and_space()
         return LocalEvaluator(model, task, space, memory=self.model.memory)
 
-    def _model_and_space(self) -> tuple[FrozenModel, SoftPrompt]:
+    def _model_and_space(self) -> tuple[FrozenModel, SearchSpace]:
         from gfo.models.loading import load_model
 
         model = load_model(self.model.name, dtype=self.model.dtype, device=self.model.device)
@@ -234,27 +204,39 @@ def _set(values: dict[str, Any], override: str) -> None:
 def _one_line(error: ValidationError, path: Path) -> GfoError:
     """pydantic's first error in one line, with the nearest name for a wrong one."""
     first = error.errors()[0]
-    loc = [str(part) for part in first["loc"]]
-    section, fields = _section(loc)
-    if first["type"] == "extra_forbidden":
-        where = ".".join(loc[:-1])
-        return GfoError(
-            f"config: {path}: {unknown_name(f'key in [{where}]' if where else 'key', loc[-1], fields)}"
-        )
-    if first["type"] == "literal_error":
-        known = get_args(section[loc[-1]].annotation)
-        return GfoError(f"config: {path}: {unknown_name(loc[0], str(first['input']), known)}")
-    if first["type"] == "missing":
-        return GfoError(f"config: {path}: '{'.'.join(loc)}' is missing; give it a value")
-    return GfoError(f"config: {path}: {'.'.join(loc)} = {first['input']!r}: {first['msg'].lower()}")
+    section, keys = _section([str(part) for part in first["loc"]])
+    where, kind, value = ".".join(keys), first["type"], first["input"]
+    if kind == "extra_forbidden":
+        place = ".".join(keys[:-1])
+        reason = str(unknown_name(f"key in [{place}]" if place else "key", keys[-1], section.model_fields))
+    elif kind == "literal_error":
+        known = get_args(section.model_fields[keys[-1]].annotation)
+        reason = str(unknown_name(keys[0], str(value), known))
+    elif kind == "union_tag_invalid":
+        reason = str(unknown_name("space", str(first["ctx"]["tag"]), SPACES))
+    elif kind == "union_tag_not_found":
+        reason = f"{where} = {value!r}; write a section [{where}] with keys"
+    elif kind == "missing":
+        reason = f"'{where}' is missing; give it a value"
+    else:
+        reason = f"{where} = {value!r}: {first['msg'].lower()}"
+    return GfoError(f"config: {path}: {reason}")
 
 
-def _section(loc: Sequence[str]) -> tuple[Mapping[str, Any], list[str]]:
-    """The fields of the section that holds the last part of a location."""
-    model: type[BaseModel] = Config
-    for part in loc[:-1]:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+def _section(loc: Sequence[str]) -> tuple[type[BaseModel], list[str]]:
+    """The section that a location is in, and its keys without pydantic's names for the choices of a union."""
+    section: type[BaseModel] = Config
+    keys: list[str] = []
+    for part in loc:
+        choice = bool(keys) and (keys[-1] == "space" or keys[-1].isdigit())
+        if choice and part in SECTIONS:
+            section = SECTIONS[part]
+            keys.append("")  # so that a key of the same name is not taken for a choice
+            continue
+        if part in ("str", "int") or "[" in part:
             break
-        model = annotation
-    return model.model_fields, list(model.model_fields)
+        keys.append(part)
+        annotation = section.model_fields[part].annotation if part in section.model_fields else None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            section = annotation
+    return section, [key for key in keys if key]
