@@ -23,7 +23,7 @@ SPACES = {
     "scaling": "factors on keys, values and feed-forwards (method ia3), or on norms (norm)",
     "bias": "additions to the outputs of linear modules (BitFit)",
     "discrete-prompt": "tokens in the {soft} place, picked from a list by integer genes",
-    "product": "several spaces at once, each a section [[space.spaces]]",
+    "product": "several spaces at once, a list of sections in the key spaces",
 }
 
 
