@@ -16,6 +16,7 @@ from gfo.models.attention import attention_of_branches
 from gfo.models.branches import Context, Rows
 from gfo.models.families import attention_windows, why_unsupported
 from gfo.models.frozen import FrozenModel
+from gfo.models.last_layer import read_tokens_only
 from gfo.models.structure import find_stacks
 
 
@@ -64,7 +65,8 @@ class Decoder(FrozenModel):
             stop: the layer not run any more; None to run all and the final norm.
 
         Returns:
-            A context of C rows, the parent's tokens and the new ones, and hidden states [C, S, D].
+            A context of C rows, the parent's tokens and the new ones, and what leaves layer `stop - 1`,
+            [C, S, D] (without `stop` it means nothing).
         """
         C, S, _ = entry.shape
         if parent is not None and len(parent.length) != C:
@@ -135,7 +137,10 @@ class Decoder(FrozenModel):
         start: int,
         stop: int | None,
     ) -> Tensor:
-        """Entry [C, R, T, D] -> hidden states [C, R, T, D] that leave layer `stop - 1`, or the final norm."""
+        """Entry [C, R, T, D] -> hidden states [C, R, T, D] that leave layer `stop - 1`, or the final norm.
+
+        Behind the final norm those of tokens that are not read are not the model's.
+        """
         stack, C, last = self.stacks[0], len(entry), self.layers if stop is None else stop
         mask: Any = rows.mask(context, C, None if self._mixed_windows else self._window, entry.dtype)
         if self._mixed_windows:
@@ -148,6 +153,8 @@ class Decoder(FrozenModel):
                 embeds = entry.new_zeros(1, 1, self.hidden_size).expand(*hidden.shape[:2], -1)
                 hooks.enter_context(stack.entering(start, hidden))
             seen = hooks.enter_context(stack.leaving(last)) if stop is not None else []
+            if stop is None:
+                hooks.enter_context(read_tokens_only(stack.layers[-1], rows, C))
             hooks.enter_context(applied(change, self.module, self._layers))
             out = stack.part(start, last)(
                 inputs_embeds=embeds,

@@ -1,0 +1,45 @@
+"""The last layer where few tokens are read: its feed-forward network runs on those alone.
+
+Nothing sees what it gives for the other tokens, and it is two thirds or more of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from gfo.models.branches import Rows
+from gfo.models.structure import hooked
+
+FEED_FORWARD = "mlp"  # what nearly all families call it; where there is none, all tokens go through
+
+
+@contextmanager
+def read_tokens_only(layer: nn.Module, rows: Rows, C: int) -> Iterator[None]:
+    """Within, the layer's feed-forward network gives 0 for tokens that are not read.
+
+    Args:
+        layer: the last one.
+        rows: how branches lie in R rows of T tokens.
+        C: number of contexts.
+    """
+    network = getattr(layer, FEED_FORWARD, None)
+    R, T = rows.branch.shape
+    if not isinstance(network, nn.Module) or rows.read.shape[1] == R * T:
+        yield
+        return
+
+    def gather(module: nn.Module, args: Any) -> Any:
+        return rows.reading(args[0].view(C, R * T, -1)), *args[1:]
+
+    def scatter(module: nn.Module, args: Any, output: Any) -> Any:
+        read = output if isinstance(output, Tensor) else output[0]
+        index = rows.read[:, :, None].expand(C, -1, read.shape[-1])
+        whole = read.new_zeros(C, R * T, read.shape[-1]).scatter(1, index, read).view(C * R, T, -1)
+        return whole if isinstance(output, Tensor) else (whole, *output[1:])
+
+    with hooked(network.register_forward_pre_hook(gather), network.register_forward_hook(scatter)):
+        yield
