@@ -42,6 +42,9 @@ CROSS_ATTENTION = re.compile(
     r"\.EncDecAttention\.[kv]$|\.encoder_attn\.[kv]_proj$|\.cross_attn\.[kv]_proj$|\.crossattention\.self\.(key|value)$"
 )
 
+# Positions that begin behind the padding token's number, so that a table holds as many less.
+POSITIONS_BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer"})
+
 # Attention that a mask and position ids cannot express, and so cannot be branched.
 UNSUPPORTED = {
     "bloom": "its positions are attention biases (ALiBi) taken from the order of the keys",
@@ -69,6 +72,12 @@ def logit_transform(config: Any) -> tuple[float, float | None]:
         scale *= float(config.d_model) ** -0.5
     cap = getattr(config, LOGIT_SOFTCAP[kind], None) if kind in LOGIT_SOFTCAP else None
     return scale, cap
+
+
+def context_length(config: Any) -> int:
+    """The most tokens of a sequence; very many where nothing bounds them."""
+    length = int(getattr(config, "max_position_embeddings", None) or 2**20)
+    return length - (config.pad_token_id + 1) * (config.model_type in POSITIONS_BEHIND_PADDING)
 
 
 def why_unsupported(config: Any) -> str | None:

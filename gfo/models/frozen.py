@@ -14,7 +14,7 @@ from gfo.core.delta import Delta
 from gfo.core.errors import GfoError, unknown_name
 from gfo.models.apply import Change
 from gfo.models.branches import Context, Rows
-from gfo.models.families import logit_transform
+from gfo.models.families import context_length, logit_transform
 from gfo.models.structure import LinearInfo, Stack, find_linears, hooked, weight_of
 
 CHECKED_TOKENS = 64  # of the vocabulary, where a model is compared with a plain forward pass
@@ -59,7 +59,7 @@ class FrozenModel(ABC):
         self._bias = getattr(self._head, "bias", None)
         self._logit_scale, self._logit_cap = logit_transform(self.config)
         self.vocabulary_size, self.hidden_size = (int(n) for n in self._embedding.weight.shape)
-        self.context_length = int(getattr(self.config, "max_position_embeddings", None) or 2**20)
+        self.context_length = context_length(self.config)
         self._start, self._end = self._special_ends()
 
     @property

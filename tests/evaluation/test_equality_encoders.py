@@ -167,6 +167,23 @@ def test_the_template_must_fit_the_model(tiny):
         LocalEvaluator(tiny("llama"), task, SoftPrompt(tiny("llama"), tokens=2, dim=4))
 
 
+def test_the_longest_row_of_a_model_fits_and_one_more_does_not(tiny):
+    """RoBERTa's positions begin behind its padding token."""
+    for family, most in (("bert", 128), ("roberta", 127)):
+        model = tiny(family)
+        assert model.context_length == most
+        fixed = len(model.encode(" It was </s>.", start=True, end=True)) + 2
+        for more in (0, 1):
+            rows = [{"text": " the" * (most - fixed + more), "label": "good"}]
+            task = Classification(rows, template="{text}{soft} It was {mask}.", labels=LABELS)
+            space = SoftPrompt(model, tokens=2, dim=4)
+            if more:
+                with pytest.raises(GfoError, match=f"train row 1 has {most + 1} tokens"):
+                    LocalEvaluator(model, task, space)
+            else:
+                assert np.isfinite(LocalEvaluator(model, task, space)(np.zeros((1, 4)), 0).loss).all()
+
+
 @pytest.fixture(scope="module")
 def sentence_encoder(tiny):
     bert = tiny("bert")
