@@ -1,0 +1,106 @@
+"""Every optimizer with its defaults on one soft prompt of SST-2, and the table of what they reach.
+
+    python benchmarks/optimizers_sst2.py --data DIR
+
+Runs what is missing in results/optimizers_sst2, from one config (see experiments/sst2), and writes table.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from speed import Parser
+
+from gfo.core.errors import GfoError, unknown_name
+
+HERE = Path(__file__).parent
+CONFIG = HERE / "experiments" / "sst2" / "soft_prompt--optimizers.toml"
+RESULTS = HERE / "results" / "optimizers_sst2"
+METHODS = ("cma", "sep-cma", "ga", "pso", "sa", "openai-es", "snes", "spsa", "bo", "random")
+RIVAL = "random"  # which every other method must beat
+
+
+def run(method: str, seed: int, data: Path, out: Path) -> None:
+    """One run in a folder of its own."""
+    from gfo.config import load_config
+
+    overrides = [f'task.data_dir="{data}"', f'optimizer.name="{method}"', f"seed={seed}"]
+    load_config(CONFIG, overrides).run(out)
+
+
+def table(folder: Path) -> str:
+    """Markdown of all finished runs in the folder, the lowest training loss first; and who lost to random."""
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/result.json")]
+    if not results:
+        raise GfoError(f"--out {folder}: it holds no finished run; run some first")
+    results.sort(key=lambda result: result["loss"])
+    first = results[0]
+    lines = [
+        f"{first['model']}, d = {first['d']}, from one config "
+        f"([{CONFIG.name}](../../experiments/sst2/{CONFIG.name})). Training loss: the lowest found; test: "
+        "the recommendation selected on dev. Seconds: of the search.",
+        "",
+        "| optimizer | seed | evaluations | training loss | test loss | test accuracy | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [_line(result) for result in results]
+    before = first["scores"]["before"]["test"]
+    lines += ["", f"The start: test loss {before['loss']:.3f}, accuracy {before['accuracy']:.1%}."]
+    lines += [_losers(results)]
+    return "\n".join(lines) + "\n"
+
+
+def _line(result: dict[str, Any]) -> str:
+    test, cost = result["scores"]["after"]["test"], result["cost"]
+    return (
+        f"| `{result['optimizer']}` | {result['seed']} | {cost['candidates']} | {result['loss']:.3f} "
+        f"| {test['loss']:.3f} | {test['accuracy']:.1%} | {cost['seconds']:.0f} |"
+    )
+
+
+def _losers(results: Sequence[dict[str, Any]]) -> str:
+    """A sentence on the methods whose training loss is not below random search's of the same seed."""
+    rivals = {result["seed"]: result["loss"] for result in results if result["optimizer"] == RIVAL}
+    lost = [
+        f"`{result['optimizer']}` (seed {result['seed']})"
+        for result in results
+        if result["optimizer"] != RIVAL and not result["loss"] < rivals.get(result["seed"], float("inf"))
+    ]
+    return f"Not below random search's training loss: {', '.join(lost) or 'none'}."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; the exit code."""
+    parser = Parser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, help="folder of the data sets; without it, the table alone")
+    parser.add_argument(
+        "--method", action="append", help=f"{', '.join(METHODS)}; may be repeated; default: all"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="root seed (default %(default)s)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the runs and the table")
+    try:
+        options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+        for method in options.method or ():
+            if method not in METHODS:
+                raise unknown_name("--method", method, METHODS)
+        for method in (options.method or METHODS) if options.data else ():
+            out = options.out / f"{method}--seed{options.seed}"
+            if not (out / "result.json").is_file():
+                run(method, options.seed, options.data, out)
+        text = table(options.out)
+    except GfoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    (options.out / "table.md").write_text(text, encoding="utf-8")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded
+    sys.exit(main())
