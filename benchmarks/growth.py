@@ -13,7 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,8 @@ from speed_workloads import WORKLOADS, Setting, Workload, setting
 from gfo.core.errors import GfoError, unknown_name
 
 if TYPE_CHECKING:
+    from gfo.core.domain import Array
+    from gfo.core.protocols import Cost
     from gfo.evaluation.local import LocalEvaluator
     from gfo.models.decoder import Decoder
 
@@ -61,35 +63,43 @@ class Point:
         value: on the sweep's axis.
         it: model, rows and candidates.
         evaluator: keeps what is computed once.
-        seconds: of each round, and under "once" of what is computed once.
+        seconds: of each round.
+        costs: of each evaluation.
     """
 
     value: int
     it: Setting
     evaluator: LocalEvaluator
     seconds: Seconds
+    costs: list[Cost] = field(default_factory=list)
 
     def start(self) -> None:
         """Compute what is computed once, and note what that takes: the first call less the second."""
         for _ in range(2):
-            self.seconds.run("first", lambda: self.evaluator(self.it.z[:1], 0).loss)
+            self._run("first", self.it.z[:1])
 
     def step(self) -> None:
         """A step."""
-        self.seconds.run("step", lambda: self.evaluator(self.it.z, 0).loss)
+        self._run("step", self.it.z)
 
     def result(self) -> dict[str, Any]:
         """Tokens and seconds, for the JSON."""
-        cost = self.evaluator(self.it.z, 0).cost
+        once = self.costs[0].forward_tokens > self.costs[1].forward_tokens
         first, second = self.seconds.counted["first"]
         return {
             "value": self.value,
-            "tokens_needed": cost.tokens_needed,
-            "forward_tokens": cost.forward_tokens,
+            "tokens_needed": self.costs[-1].tokens_needed,
+            "forward_tokens": self.costs[-1].forward_tokens,
             "seconds": self.seconds.median("step"),
             "rounds": self.seconds.counted["step"],
-            "once_seconds": max(0.0, first - second),
+            "once_seconds": max(0.0, first - second) if once else 0.0,
         }
+
+    def _run(self, name: str, z: Array) -> None:
+        def evaluate() -> None:
+            self.costs.append(self.evaluator(z, 0).cost)
+
+        self.seconds.run(name, evaluate)
 
 
 def sweep(

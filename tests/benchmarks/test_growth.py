@@ -80,6 +80,15 @@ def test_tokens_needed_grow_as_they_should(found):
             assert [point["tokens_needed"] for point in curve["points"]] == expected[key], key
 
 
+def test_once_is_what_the_texts_take(found):
+    for curve in found["sweeps"]:
+        once = [point["once_seconds"] for point in curve["points"]]
+        if curve["workload"] == "prompt-first":
+            assert once == [0, 0]
+        elif curve["axis"] == "text_length":
+            assert once[1] > 0  # 40 tokens a text
+
+
 def test_ideal_is_the_best_points_rate(found):
     for curve in found["sweeps"]:
         rates = [point["seconds"] / point["ideal_seconds"] for point in curve["points"]]
