@@ -77,7 +77,9 @@ def logit_transform(config: Any) -> tuple[float, float | None]:
 def context_length(config: Any) -> int:
     """The most tokens of a sequence; very many where nothing bounds them."""
     length = int(getattr(config, "max_position_embeddings", None) or 2**20)
-    return length - (config.pad_token_id + 1) * (config.model_type in POSITIONS_BEHIND_PADDING)
+    if config.model_type in POSITIONS_BEHIND_PADDING:
+        length -= int(config.pad_token_id) + 1
+    return length
 
 
 def why_unsupported(config: Any) -> str | None:
