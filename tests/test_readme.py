@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gfo import optimizers
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 WORDS = {"good": "positive", "bad": "negative", "great": "positive", "terrible": "negative"}
@@ -28,8 +30,9 @@ def folder(tmp_path, monkeypatch, tiny):
     return tmp_path
 
 
-def test_python_blocks_run_one_after_the_other(folder, capsys):
+def test_python_blocks_run_one_after_the_other(folder, capsys, monkeypatch):
     """As they stand, but for the model (a tiny one in a folder) and fewer, smaller steps."""
+    monkeypatch.setattr(optimizers, "_PLUGINS", {})
     names = {}
     for block in blocks("python"):
         code = block.replace('"smollm2-135m"', '"./smollm2-135m", device="cpu"')
@@ -39,6 +42,7 @@ def test_python_blocks_run_one_after_the_other(folder, capsys):
     assert (folder / "loss.png").exists()
     assert (folder / "runs" / "first" / "result.json").exists()
     assert names["step"] == 1
+    assert "one-plus-lambda" in optimizers.names()
 
 
 def test_ci_runs_the_readmes_test_command():
