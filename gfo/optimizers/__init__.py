@@ -16,6 +16,7 @@ Factory = Callable[..., Optimizer]
 # name -> (module:class, one line)
 _METHODS: dict[str, tuple[str, str]] = {
     "bipop": ("restarts:BIPOP", "restarts of any optimizer with large and small populations in turn"),
+    "bo": ("bayesian:BayesianOptimization", "Bayesian optimization (BoTorch), from d = 21 a trust region"),
     "blockwise": ("blockwise:Blockwise", "any optimizer on one block of z at a time, as BBTv2 visits layers"),
     "cma": ("cma_es:CMAES", "CMA-ES, full covariance matrix (pycma)"),
     "ga": ("genetic:GeneticAlgorithm", "genetic algorithm; also for integer, binary and mixed genes"),

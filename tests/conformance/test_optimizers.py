@@ -14,6 +14,7 @@ from gfo.testing.optimizer_contract import check_convergence
 OPTIONS: dict[str, dict[str, Any]] = {
     "blockwise": {"options": {"sigma0": 0.3}},
     "bipop": {"options": {"sigma0": 0.3}},
+    "bo": {"population": 2, "initial": 22, "ard": False},  # few models, which are slow; all after the design
     "cma": {"sigma0": 0.3},
     "ga": {"sigma0": 0.3},
     "ipop": {"options": {"sigma0": 0.3}},
@@ -27,7 +28,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "spsa": {"c": 0.2},
 }
 # name -> loss ratio reached on the rotated quadratic, where 1e-4 is not for it
-TARGET = {"nevergrad:DE": 0.05, "openai-es": 1e-3, "random": 0.5, "sobol": 0.5}
+TARGET = {"bo": 0.05, "nevergrad:DE": 0.05, "openai-es": 1e-3, "random": 0.5, "sobol": 0.5}
+# name -> the budget there, for the slow ones
+EVALUATIONS = {"bo": 100, "nevergrad:DE": 1500}
 # nevergrad's registry is reached by name, not listed; it is slow, so one method stands for all
 NAMES = [*optimizers.names(), "nevergrad:DE"]
 
@@ -44,7 +47,7 @@ def test_contract(name, check):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_convergence(name):
-    evaluations = 1500 if name.startswith("nevergrad:") else 10_000
+    evaluations = EVALUATIONS.get(name, 10_000)
     check_convergence(factory(name), evaluations=evaluations, reduction=TARGET.get(name, 1e-4))
 
 

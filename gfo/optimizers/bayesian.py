@@ -1,0 +1,287 @@
+"""BO: Bayesian optimization with a Gaussian process or a random forest, in a trust region where d is large.
+
+Jones, Schonlau and Welch (1998), doi:10.1023/A:1008306431147; Shahriari et al. (2016),
+doi:10.1109/JPROC.2015.2494218. TuRBO-1: Eriksson et al. (2019), arXiv:1910.01833. The equations are in
+surrogates.py, acquisition.py and trust_region.py, the library is BoTorch: Balandat et al. (2020),
+arXiv:1910.06403.
+
+    design    the start and scrambled Sobol' points, standard normal where a dimension has no bounds
+    model     of the standardised losses told so far (in a trust region: since it began)
+    ask       the K points that maximise the acquisition function in the box, or in the trust region
+
+The box is the unit cube of all computations: the domain, and x0 +- radius where a bound is missing. A
+failed candidate counts as the worst loss. The state holds the points and losses, not the model: it is a
+function of these, of the options and of the seed, and is fitted again (on the same machine with the same
+number of threads, to the same bits).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from gfo.core.domain import Array, Domain
+from gfo.optimizers.acquisition import (
+    batch_acquisition,
+    best_of_groups,
+    log_ei,
+    maximise,
+    starts,
+    thompson,
+    ucb,
+)
+from gfo.optimizers.base import (
+    BaseOptimizer,
+    number,
+    one_of,
+    population_option,
+    start_option,
+    whole,
+)
+from gfo.optimizers.surrogates import (
+    GaussianProcess,
+    RandomForest,
+    Surrogate,
+    check_botorch,
+    failures,
+    standardise,
+    working,
+)
+from gfo.optimizers.trust_region import TrustRegion, perturbed, sobol
+
+HUGE = 1e100
+"""Losses beyond it count as it, so that their squares are numbers."""
+
+
+class BayesianOptimization(BaseOptimizer):
+    """Bayesian optimization in batches.
+
+    Args:
+        domain: the box searched.
+        seed: of the method's own random generator.
+        population: K, points a batch; 4 + floor(3 ln d) by default, as for the other methods.
+        surrogate: "gp" or "random-forest".
+        kernel: of the Gaussian process, "matern" (5/2) or "se".
+        ard: a length scale for each dimension; by default up to d = 20, and one for all above.
+        noise: the standard deviation of the loss's noise, 0 for none; inferred by default.
+        acquisition: "log-ei", "ucb" or, for the Gaussian process, "thompson", which is TuRBO's. Climbed by
+            its gradient, log-ei did better in the trust region in a few hundred evaluations.
+        beta: of "ucb": 4, two standard deviations.
+        trust_region: TuRBO-1's; by default above d = 20.
+        initial: points of the design, rounded up to whole batches; by default 2 d as in TuRBO, but at most 12
+            (budgets here are a few d, not its 50 d).
+        radius: of the box where a bound is missing, in unit-scale z.
+        x0: the first point [d], and the middle of the box; zero, moved into the domain, by default.
+        max_points: points that the model is fitted on: the better half by loss, and the latest.
+    """
+
+    name = "bo"
+    _state = ("seed", "_z", "_loss", "_design", "_modelled", "_trust", "_past_z", "_past_loss")
+
+    def __init__(
+        self,
+        domain: Domain,
+        seed: int,
+        *,
+        population: int | None = None,
+        surrogate: str = "gp",
+        kernel: str = "matern",
+        ard: bool | None = None,
+        noise: float | None = None,
+        acquisition: str = "log-ei",
+        beta: float = 4.0,
+        trust_region: bool | None = None,
+        initial: int | None = None,
+        radius: float = 3.0,
+        x0: Sequence[float] | Array | None = None,
+        max_points: int = 500,
+    ) -> None:
+        super().__init__(domain, seed)
+        d = domain.d
+        self.population = population_option(self.name, domain, population, least=1)
+        self.surrogate = one_of(self.name, "surrogate", surrogate, ("gp", "random-forest"))
+        self.kernel = one_of(self.name, "kernel", kernel, ("matern", "se"))
+        self.ard = d <= 20 if ard is None else bool(ard)
+        self.noise = None if noise is None else number(self.name, "noise", noise, least=0)
+        self.trust_region = d > 20 if trust_region is None else bool(trust_region)
+        gp = self.surrogate == "gp"
+        known = ("log-ei", "ucb", "thompson") if gp else ("log-ei", "ucb")
+        self.acquisition = one_of(self.name, "acquisition", acquisition, known)
+        self.beta = number(self.name, "beta", beta, least=0)
+        n = min(2 * d, 12) if initial is None else whole(self.name, "initial", initial)
+        self.initial = -(-n // self.population) * self.population
+        self.radius = number(self.name, "radius", radius, above=0)
+        self.max_points = whole(self.name, "max_points", max_points, least=10)
+        self.x0 = start_option(self.name, domain, x0)
+        if gp:
+            check_botorch(self.name)
+        self._boxed = np.isfinite(domain.low) & np.isfinite(domain.high)
+        self._low = np.where(self._boxed, domain.low, np.maximum(domain.low, self.x0 - self.radius))
+        self._high = np.where(self._boxed, domain.high, np.minimum(domain.high, self.x0 + self.radius))
+        self.region = TrustRegion()
+        self._z, self._loss = np.empty((0, d)), np.empty(0)  # [n, d], [n]: nan where a candidate failed
+        self._design = np.empty((0, d))
+        self._modelled = False
+        self._past_z, self._past_loss = np.empty((0, d)), np.empty(0)  # the best of regions that collapsed
+        self._model: _Model | None = None
+
+    @property
+    def _trust(self) -> dict[str, Any]:
+        """The trust region as plain values, for the state."""
+        return self.region.as_dict()
+
+    @_trust.setter
+    def _trust(self, state: dict[str, Any]) -> None:
+        self.region = TrustRegion(**state)
+
+    def _ask(self) -> Array:
+        if not len(self._loss) and not len(self._design):
+            self._design = self._new_design()
+        self._modelled = not len(self._design)
+        if self._modelled:
+            u = self._propose()
+            return self.domain.clip(self._low + u * (self._high - self._low))
+        z, self._design = np.split(self._design, [self.population])
+        return np.asarray(z)
+
+    def _new_design(self) -> Array:
+        """Sobol' points [initial, d]: uniform between two bounds, else normal about x0 and cut at the box."""
+        u = sobol(self.domain.d, self.initial, self.rng)
+        sigma = self.radius / 3
+        below, above = ndtr((self._low - self.x0) / sigma), ndtr((self._high - self.x0) / sigma)
+        normal = self.x0 + sigma * ndtri(below + u * (above - below))
+        z = np.where(self._boxed, self._low + u * (self._high - self._low), normal)
+        if np.isinf(self.best_loss):
+            z[0] = self.x0
+        return np.asarray(np.clip(z, self._low, self._high))
+
+    def _propose(self) -> Array:
+        """The next batch in the unit cube, [K, d]."""
+        seed = int(self.rng.integers(2**31))
+        with working(seed) if self.surrogate == "gp" else contextlib.nullcontext():
+            try:
+                model = self._fitted()
+                low, high = self._corners(model.centre, model.surrogate.lengthscales)
+                u = self._maximise(model, low, high, seed)
+                again = np.setdiff1d(np.arange(len(u)), np.unique(u.round(9), axis=0, return_index=True)[1])
+                if len(again):
+                    u[again] = perturbed(model.centre, low, high, len(again), self.rng)
+                return u
+            except failures():
+                centre = self._unit(self.best_z)
+                low, high = self._corners(centre, np.ones(self.domain.d))
+                return perturbed(centre, low, high, self.population, self.rng)
+
+    def _corners(self, centre: Array, lengthscales: Array) -> tuple[Array, Array]:
+        """The lower and the upper corner [d] of where the acquisition function is maximised."""
+        if self.trust_region:
+            return self.region.box(centre, lengthscales)
+        return np.zeros(self.domain.d), np.ones(self.domain.d)
+
+    def _maximise(self, model: _Model, low: Array, high: Array, seed: int) -> Array:
+        """The batch [K, d] in the box for which the acquisition function is largest."""
+        K, gp = self.population, model.surrogate
+        if isinstance(gp, GaussianProcess) and self.acquisition != "thompson":
+            f = batch_acquisition(gp, K, name=self.acquisition, best=model.best, beta=self.beta, seed=seed)
+            return maximise(f, starts(K, model.centre, low, high, self.rng), low, high)
+        n = max(min(100 * self.domain.d, 2000), 10 * K)
+        if self.trust_region:
+            candidates = perturbed(model.centre, low, high, n, self.rng)
+        else:
+            candidates = starts(-(-n // 64), model.centre, low, high, self.rng).reshape(-1, self.domain.d)
+        if isinstance(gp, GaussianProcess):
+            return thompson(gp, K, candidates)
+        mean, sd = model.surrogate.predict(candidates)
+        value = ucb(mean, sd, self.beta) if self.acquisition == "ucb" else log_ei(mean, sd, model.best)
+        return np.asarray(candidates[best_of_groups(value, K, self.rng)])
+
+    def _unit(self, z: Array) -> Array:
+        """Points of the unit cube [..., d]; those that were moved out of the box go to its border."""
+        return np.asarray(np.clip((z - self._low) / (self._high - self._low), 0, 1))
+
+    def _fitted(self) -> _Model:
+        """The model of the points told so far; a function of these, the options and the seed."""
+        if self._model is not None:
+            return self._model
+        loss = np.where(np.isnan(self._loss), np.nanmax(self._loss), self._loss)
+        loss = np.clip(loss, -HUGE, HUGE)
+        kept = _kept(loss, self.max_points)
+        y, middle, scale = standardise(loss[kept])
+        x = self._unit(self._z[kept])
+        surrogate: Surrogate
+        if self.surrogate == "gp":
+            variance = None if self.noise is None else (self.noise / scale) ** 2
+            surrogate = GaussianProcess(x, y, kernel=self.kernel, ard=self.ard, variance=variance)
+            value = y if self.noise == 0 else surrogate.predict(x)[0]
+        else:
+            surrogate = RandomForest(x, y, seed=(self.seed + len(loss)) % 2**32)
+            value = y
+        i = int(np.argmin(np.where(np.isnan(self._loss[kept]), np.inf, value)))
+        best = float(value[i])
+        self._model = _Model(surrogate, x[i], best, self._z[kept][i], middle + scale * best)
+        return self._model
+
+    def _tell(self, z: Array, loss: Array) -> None:
+        if self._modelled and self.trust_region:
+            self.region.update(float(np.nanmin(loss)), float(np.nanmin(self._loss)), self.domain.d, len(z))
+        self._z, self._loss = np.concatenate([self._z, z]), np.concatenate([self._loss, loss])
+        self._model = None
+        if self.region.collapsed:
+            best_z, best_loss = self._best_of_region()
+            self._past_z = np.concatenate([self._past_z, best_z[None]])
+            self._past_loss = np.append(self._past_loss, best_loss)
+            self._z, self._loss, self._model = self._z[:0], self._loss[:0], None
+            self.region = TrustRegion()
+
+    def _best_of_region(self) -> tuple[Array, float]:
+        """The point told [d] with the lowest posterior mean, or loss, and that value."""
+        i = int(np.nanargmin(self._loss))
+        observed = self._z[i], float(self._loss[i])
+        if self.noise == 0 or self.surrogate != "gp":
+            return observed
+        with working(0):
+            try:
+                model = self._fitted()
+            except failures():
+                return observed
+        return model.best_z, model.best_loss
+
+    def recommend(self) -> Array:
+        """The point told that has the lowest posterior mean, [d].
+
+        The incumbent in the first design, with noise = 0 and with a random forest.
+        """
+        if self.noise == 0 or self.surrogate != "gp" or not (self._modelled or len(self._past_z)):
+            return super().recommend()
+        z, loss = self._past_z, self._past_loss
+        if self._modelled and len(self._loss):
+            best_z, best_loss = self._best_of_region()
+            z, loss = np.concatenate([z, best_z[None]]), np.append(loss, best_loss)
+        return np.array(z[np.argmin(loss)])
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._model = None
+
+
+class _Model(NamedTuple):
+    """A fitted surrogate, and the point it was told that is best: by its mean, or by the loss."""
+
+    surrogate: Surrogate
+    centre: Array  # [d], that point in the unit cube
+    best: float  # its standardised loss
+    best_z: Array  # [d]
+    best_loss: float
+
+
+def _kept(loss: Array, most: int) -> Array:
+    """Indices, in order, of at most `most` losses: the better half, and of the others the latest."""
+    if len(loss) <= most:
+        return np.arange(len(loss))
+    order = np.argsort(loss, kind="stable")
+    rest = np.sort(order[most // 2 :])
+    return np.sort(np.concatenate([order[: most // 2], rest[len(rest) - (most - most // 2) :]]))
