@@ -173,6 +173,7 @@ def test_demo_checks_its_options_before_it_loads_anything(gfo):
 def test_ctrl_c_saves_and_says_where(work):
     """A real interrupt of a real process in the middle of a search."""
     command = [sys.executable, "-m", "gfo", "tune", "run.toml", "--set", "budget.evaluations=1000000"]
+    command += ["--set", "optimizer.name=random", "--set", "optimizer.options={}"]  # never ends by itself
     process = subprocess.Popen(
         [*command, "--out", "run"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
     )
