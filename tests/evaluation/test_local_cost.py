@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from changes import DIM, Changes
 
 from gfo import Classification, GfoError, LocalEvaluator, SoftPrompt
 
@@ -73,6 +74,24 @@ def test_without_reuse_every_sequence_counts_whole(tiny):
         shared = make(model, template)
         shared(z(), 0)
         assert shared(z(), 1).cost.forward_tokens < 0.8 * K * sum(whole)
+
+
+@pytest.mark.parametrize("slots", [["lora"], ["layer_prompt"]], ids=str)
+def test_lower_layers_once_by_hand(tiny, slots):
+    """A token that goes through two of three layers is two thirds of a token."""
+    model = tiny("llama", start=True)
+    template = "{soft}{text} It was" if slots == ["layer_prompt"] else "{text} It was"
+    rows = [{"text": text, "label": label} for text, label in zip(TEXTS, ["good", "bad"] * 2, strict=True)]
+    task = Classification(rows, template=template, labels=LABELS)
+    evaluator = LocalEvaluator(model, task, Changes(model, slots, first=1))
+    soft = P if slots == ["layer_prompt"] else 0  # the start token is in front of it, and shared
+    tokens = soft + sum(tokens_of(model, f"{text} It was") for text in TEXTS)
+    own_start = 0 if soft else 1  # which a LoRA changes too
+    points = np.random.default_rng(0).standard_normal((K, DIM))
+    first, second = (evaluator(points, step).cost.tokens_needed for step in range(2))
+    assert second == -(-K * (tokens + own_start) * 2 // 3)
+    once = (tokens + own_start) * 1 + (1 - own_start) * 3  # layers of each: below the frontier, the start
+    assert first == -(-(once + K * (tokens + own_start) * 2) // 3)
 
 
 def test_padding_of_a_realistic_mix_stays_under_five_percent(tiny):
