@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
 
 TEXT_WASTE = 0.5  # padding that texts may have where they are attended to (they are computed without)
-# A row of T tokens behind a text of S copies the text's S keys, and each token looks at S + T: a token's
-# share is a S / T + b (S + T), least at T = sqrt(S a / b). The ratio a / b is measured.
-KEY_COPY = 18.0
+TEXTS_TOGETHER = 8  # at least, where there are as many: fewer make passes too small, whatever the padding
+TEXT_ROW = 32  # tokens of a row behind a text: each row copies the text's keys, and sees its other branches
 PACKED_ROW = 64  # tokens of a row of packed texts, or the longest: as short as padding allows
 FEW_TEXTS = 64  # so few are packed in several ways to find the one with the least padding
 
@@ -108,9 +107,9 @@ class ByExample:
         self.groups: list[list[int]] = []
         for group in tiles([len(row) for row in todo.branches], most_tokens=most):
             texts = [len(todo.shared[b]) for b in group]
-            self.groups += [
-                [group[i] for i in part] for part in tiles(texts, most_tokens=most, waste=TEXT_WASTE)
-            ]
+            least = min(TEXTS_TOGETHER, most // max(len(todo.branches[b]) for b in group))
+            together = _together(tiles(texts, most_tokens=most, waste=TEXT_WASTE), least)
+            self.groups += [[group[i] for i in part] for part in together]
         self._rows = [TokenRows.padded([todo.branches[b] for b in g], model.device) for g in self.groups]
         self._contexts = [self._context([todo.shared[b] for b in g], meter) for g in self.groups]
         self._entries = [self._lower(i, meter) for i in range(len(self.groups))] if shape.first_layer else []
@@ -138,7 +137,7 @@ class ByExample:
         """Hidden states [C, K, D] of all candidates behind the texts of a group."""
         rows, start = self._rows[i], self._shape.first_layer
         K, (C, n) = delta.candidates, rows.ids.shape
-        R, m = _rows_of(K, n, self._contexts[i].visible.shape[1])
+        R, m = _rows_of(K, n)
         candidate = torch.arange(R * m, device=rows.ids.device).clamp(max=K - 1)  # the last fills up
         place = rows.places(K, self._shape.P)[candidate].transpose(0, 1).reshape(C, R, m * n)
         change = Change(delta, place.flatten(0, 1))
@@ -289,6 +288,17 @@ def _lay_out(
     return groups, [packed(todo.branches, rows, T, model.device, model.read_token) for T, rows in layouts]
 
 
+def _together(groups: list[list[int]], least: int) -> list[list[int]]:
+    """Neighbouring groups joined until each has at least `least` members, or all are in one."""
+    joined: list[list[int]] = []
+    for group in groups:
+        if joined and min(len(joined[-1]), len(group)) < least:
+            joined[-1] += group
+        else:
+            joined.append(list(group))
+    return joined
+
+
 def _row_sizes(lengths: list[int]) -> list[int]:
     """Sizes of packed rows to try: so that some number of rows is full, or nearly."""
     total = sum(lengths)
@@ -298,15 +308,11 @@ def _row_sizes(lengths: list[int]) -> list[int]:
     return [int(-(-total * slack // count)) for count in counts for slack in (1.0, 1.02, 1.05)]
 
 
-def _rows_of(K: int, n: int, S: int) -> tuple[int, int]:
-    """(R, m): into how many rows of m branches K branches of n tokens are best laid behind S tokens.
-
-    At most 5 % of the places stay empty.
-    """
-    best = (KEY_COPY * S) ** 0.5
+def _rows_of(K: int, n: int) -> tuple[int, int]:
+    """(R, m): into how many rows of m branches K branches of n tokens are best laid, 5 % to spare at most."""
     choices = [(R, -(-K // R)) for R in range(1, K + 1)]
     choices = [(R, m) for R, m in choices if R * m <= 1.05 * K]
-    return min(choices, key=lambda choice: max(choice[1] * n / best, best / (choice[1] * n)))
+    return min(choices, key=lambda choice: max(choice[1] * n / TEXT_ROW, TEXT_ROW / (choice[1] * n)))
 
 
 def _bytes(tensor: Any) -> int:
