@@ -175,7 +175,14 @@ def test_ctrl_c_saves_and_says_where(work):
     command = [sys.executable, "-m", "gfo", "tune", "run.toml", "--set", "budget.evaluations=1000000"]
     command += ["--set", "optimizer.name=random", "--set", "optimizer.options={}"]  # never ends by itself
     process = subprocess.Popen(
-        [*command, "--out", "run"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+        [*command, "--out", "run"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a shell's "&" ignores it for all below
     )
     history = work / "run" / "history.jsonl"
     deadline = time.monotonic() + 90
