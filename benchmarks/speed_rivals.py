@@ -24,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from gfo.core.delta import Delta
 from gfo.core.domain import Array
+from gfo.evaluation.layouts import parts
 from gfo.evaluation.local import LocalEvaluator
 from gfo.evaluation.plan import plan
 from gfo.evaluation.rows import TokenRows
@@ -149,17 +150,15 @@ def stacked(it: Setting, rows: WholeRows) -> Array:
     at_once = max(1, it.chunk_tokens // rows.length)
     layers = [layer for stack in it.model.stacks for layer in stack.layers]
     read = []
-    for k in torch.split(torch.arange(K, device=it.model.device), max(1, at_once // B)):
-        some, each = delta.select(k), []
-        for b in torch.split(torch.arange(B, device=it.model.device), at_once if len(k) == 1 else B):
-            first = torch.arange(len(k), device=b.device)[:, None, None] * P
-            slot = rows.tokens.slot[b]  # (b, T)
-            place = torch.where(slot >= 0, first + slot, -1).flatten(0, 1)  # (k * b, T)
-            change = Change(some, place)
-            embeds = it.model.embed(rows.tokens.ids[b]).repeat(len(k), 1, 1)
+    for part in parts(K, at_once // B):
+        some, each, C = delta.select(part), [], part.stop - part.start
+        places = rows.tokens.places(C, P)  # (C, B, T)
+        for b in torch.split(torch.arange(B, device=it.model.device), at_once if C == 1 else B):
+            change = Change(some, places[:, b].flatten(0, 1))
+            embeds = it.model.embed(rows.tokens.ids[b]).repeat(C, 1, 1)
             with applied(change, module, layers):
-                logits = rows.logits(module, change.put_prompts(embeds), b.repeat(len(k)))
-            each.append(logits.view(len(k), len(b), -1))
+                logits = rows.logits(module, change.put_prompts(embeds), b.repeat(C))
+            each.append(logits.view(C, len(b), -1))
         read.append(torch.cat(each, dim=1))
     return rows.losses(torch.cat(read))
 

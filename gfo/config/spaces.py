@@ -115,7 +115,6 @@ class LoRAConfig(SpaceSection):
     projection: str = "auto"
 
     def domain(self) -> Domain:
-        from gfo.core.domain import Domain
         from gfo.spaces.lora_subspace import KINDS
 
         usual = KINDS.get(self.method, (0, 1, 0.0))[1]  # a wrong method is the space's to refuse

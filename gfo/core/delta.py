@@ -110,15 +110,9 @@ class Delta:
 
         return self.map(moved)
 
-    def select(self, index: Tensor) -> Delta:
-        """Some of the candidates, by their numbers [K']; shared tensors stay shared."""
-
-        def some(tensor: Tensor) -> Tensor:
-            if is_shared(tensor):
-                return tensor[:1].expand(len(index), *tensor.shape[1:])
-            return tensor[index.to(tensor.device)]
-
-        return self.map(some)
+    def select(self, part: slice) -> Delta:
+        """Some of the candidates, as views; shared tensors stay shared."""
+        return self.map(lambda tensor: tensor[part])
 
     def _tensors(self) -> Iterator[Tensor]:
         if self.prompt is not None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gfo.core.delta import Delta
-from gfo.evaluation.plan import Plan, bins, tiles
+from gfo.evaluation.plan import Plan, Row, bins, tiles
 from gfo.evaluation.rows import TokenRows, packed
 from gfo.models.apply import Change
 from gfo.models.branches import Context, Rows
@@ -29,7 +29,7 @@ TEXT_ROW = 32  # tokens of a row behind a text: each row copies the text's keys,
 PACKED_ROW = 64  # tokens of a row of packed texts, or the longest: as short as padding allows
 FEW_TEXTS = 64  # so few are packed in several ways to find the one with the least padding
 
-Hidden = tuple[Tensor, Tensor, Tensor]
+Hidden = tuple[slice, list[int], Tensor]
 """Candidates k, examples b, and their hidden states [k, b, D]."""
 
 
@@ -61,9 +61,12 @@ class Shape:
         """The shape with which every candidate computes all layers."""
         return replace(self, first_layer=0)
 
-    def base(self, place: Tensor) -> Change | None:
-        """The change that all candidates share: the soft prompt alone."""
-        return None if self.prompt is None else Change(Delta(prompt=self.prompt), place)
+    def enter(self, model: FrozenModel, rows: TokenRows) -> Tensor:
+        """Input embeddings [R, T, D] of rows with the soft prompt that all candidates share."""
+        words = rows.embed(model)
+        if self.prompt is None:
+            return words
+        return Change(Delta(prompt=self.prompt), rows.places(1, self.P)[0]).put_prompts(words)
 
 
 @dataclass
@@ -86,9 +89,10 @@ class Meter:
         self.needed += needed * layers
 
 
-def parts(K: int, size: int) -> list[Tensor]:
-    """The candidates 0 to K - 1 in index tensors of at most `size`, as equal as can be."""
-    return list(torch.arange(K).tensor_split(-(-K // max(1, size)))) if K else []
+def parts(K: int, size: int) -> list[slice]:
+    """The candidates 0 to K - 1 in parts of at most `size`, as equal as can be."""
+    number = -(-K // max(1, size))
+    return [slice(i * K // number, (i + 1) * K // number) for i in range(number)]
 
 
 class ByExample:
@@ -127,11 +131,11 @@ class ByExample:
             while todo:
                 k = todo.pop(0)
                 hidden = self._branches(i, delta.select(k), meter)
-                if len(k) > 1 and not bool(hidden.isfinite().all()):
+                if k.stop - k.start > 1 and not bool(hidden.isfinite().all()):
                     # nan gets through the mask to the others (0 * nan): each alone
-                    todo[:0] = k[:, None].unbind()
+                    todo[:0] = [slice(one, one + 1) for one in range(k.start, k.stop)]
                 else:
-                    yield k, torch.tensor(group), hidden.transpose(0, 1)
+                    yield k, group, hidden.transpose(0, 1)
 
     def _branches(self, i: int, delta: Delta, meter: Meter) -> Tensor:
         """Hidden states [C, K, D] of all candidates behind the texts of a group."""
@@ -151,32 +155,28 @@ class ByExample:
         hidden = self._model.branches(
             self._contexts[i], entry.view(C, R, *entry.shape[1:]), lie, change=change, start=start
         )
-        meter.count(C * R * m * n, K * int(rows.length.sum()), meter.layers - start)
+        meter.count(C * R * m * n, K * rows.real, meter.layers - start)
         return hidden
 
-    def _context(self, texts: list[tuple[int, ...]], meter: Meter) -> Context:
+    def _context(self, texts: list[Row], meter: Meter) -> Context:
         """The texts' keys and values, computed side by side with texts of like length."""
-        found: dict[int, Context] = {}
+        found = []
         order = tiles([len(text) for text in texts], most_tokens=self._most)
         for tile in order:
             rows = TokenRows.padded([texts[i] for i in tile], self._model.device)
-            context, _ = self._model.context(rows.embed(self._model), rows.length)
-            meter.count(rows.ids.numel(), int(rows.length.sum()), meter.layers)
-            found[tile[0]] = context
-        stacked = Context.stack([found[tile[0]] for tile in order])
+            found.append(self._model.context(rows.embed(self._model), rows.length)[0])
+            meter.count(rows.ids.numel(), rows.real, meter.layers)
+        stacked = Context.stack(found)
         back = torch.tensor([i for tile in order for i in tile]).argsort()
         return stacked.take(back.to(self._model.device))
 
     def _lower(self, i: int, meter: Meter) -> Tensor:
         """What enters the first layer that depends on the candidate, [C, n, D]."""
         rows, stop = self._rows[i], self._shape.first_layer
-        C, n = rows.ids.shape
-        change = self._shape.base(rows.places(1, self._shape.P)[0])
-        entry = rows.embed(self._model)
-        entry = entry if change is None else change.put_prompts(entry)
-        lie = Rows.single(rows.length, n)
-        meter.count(C * n, int(rows.length.sum()), stop)
-        return self._model.branches(self._contexts[i], entry[:, None], lie, stop=stop)[:, 0]
+        entry = self._shape.enter(self._model, rows)[:, None]
+        meter.count(rows.ids.numel(), rows.real, stop)
+        lie = Rows.single(rows.length, rows.ids.shape[1])
+        return self._model.branches(self._contexts[i], entry, lie, stop=stop)[:, 0]
 
 
 class ByCandidate:
@@ -195,7 +195,6 @@ class ByCandidate:
         self._decoder = cast("Decoder", model)  # the only kind with contexts
         self._own = TokenRows.padded([todo.own], model.device) if todo.own else None
         self._context = self._common(todo, meter)
-        self._needed = sum(map(len, todo.branches))
         self.groups, self._rows = _lay_out(model, todo, most)
         self._entries: list[Tensor] = []
         self._own_entry: Tensor | None = None
@@ -211,7 +210,7 @@ class ByCandidate:
         """Hidden states of the delta's K candidates."""
         start, run = self._shape.first_layer, meter.layers - self._shape.first_layer
         for k in parts(delta.candidates, self._most // max(rows.ids.numel() for rows, _ in self._rows)):
-            some, C = delta.select(k), len(k)
+            some, C = delta.select(k), k.stop - k.start
             context = self._start_of(some)
             if self._own is not None:
                 entry = None if self._own_entry is None else self._own_entry.expand(C, 1, -1, -1)
@@ -223,8 +222,8 @@ class ByCandidate:
                 entry = self._entries[i].expand(C, -1, -1, -1) if start else None
                 change, entry = self._enter(rows, some, entry)
                 hidden = self._model.branches(context, entry, lie, change=change, start=start)
-                meter.count(C * rows.ids.numel(), C * int(rows.length.sum()), run)
-                yield k, torch.tensor(self.groups[i]), hidden
+                meter.count(C * rows.ids.numel(), C * rows.real, run)
+                yield k, self.groups[i], hidden
 
     def _enter(self, rows: TokenRows, delta: Delta, entry: Tensor | None) -> tuple[Change, Tensor]:
         """The change of K candidates and what enters the first layer run, [K, R, T, D]."""
@@ -255,20 +254,14 @@ class ByCandidate:
         """What enters the first layer that depends on the candidate: own [1, 1, S, D], groups [R, T, D]."""
         context, stop = self._context, self._shape.first_layer
         if self._own is not None:
-            entry = self._base_entry(self._own)
+            entry = self._shape.enter(self._model, self._own)
             context, hidden = self._decoder.context(entry, self._own.length, context, stop=stop)
             self._own_entry = hidden[:, None]
             meter.count(self._own.ids.numel(), self._own.ids.numel(), stop)
         for rows, lie in self._rows:
-            entry = self._base_entry(rows)[None]
+            entry = self._shape.enter(self._model, rows)[None]
             self._entries.append(self._model.branches(context, entry, lie, stop=stop))
-            meter.count(rows.ids.numel(), int(rows.length.sum()), stop)
-
-    def _base_entry(self, rows: TokenRows) -> Tensor:
-        """Input embeddings [R, T, D] with the soft prompt that all candidates share."""
-        change = self._shape.base(rows.places(1, self._shape.P)[0])
-        words = rows.embed(self._model)
-        return words if change is None else change.put_prompts(words)
+            meter.count(rows.ids.numel(), rows.real, stop)
 
 
 def _lay_out(

@@ -101,7 +101,7 @@ class LocalEvaluator:
                 batch.key, lambda: self._layout(batch, most, meter), recurs=batch.recurs
             )
             for k, b, hidden in layout(delta, meter):
-                out[k[:, None], b[None, :]] = self.model.logits(hidden, batch.vocabulary)
+                out[k, b] = self.model.logits(hidden, batch.vocabulary)
             return out
 
         def smaller(most: int) -> None:

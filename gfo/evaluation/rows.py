@@ -21,22 +21,25 @@ class TokenRows:
         ids: word tokens, int [R, T]; 0 at padding and in the soft prompt's places.
         slot: which soft-prompt token stands there, int [R, T]; -1 for words and padding.
         length: real tokens, int [R].
+        real: real tokens of all rows.
     """
 
     ids: Tensor
     slot: Tensor
     length: Tensor
+    real: int
 
     @classmethod
     def padded(cls, rows: Sequence[Row], device: Any) -> TokenRows:
         """Rows side by side, padded to the longest on the right."""
         T = max(1, *map(len, rows)) if rows else 1
-        token = torch.full((len(rows), T), 0, dtype=torch.long)
+        token = torch.zeros(len(rows), T, dtype=torch.long)
         length = torch.tensor([len(row) for row in rows])
         for i, row in enumerate(rows):
             token[i, : len(row)] = torch.tensor(row, dtype=torch.long)
         slot = torch.where(token < 0, -1 - token, -1)
-        return cls(token.clamp(min=0).to(device), slot.to(device), length.to(device))
+        real = int(length.sum())
+        return cls(token.clamp(min=0).to(device), slot.to(device), length.to(device), real)
 
     def embed(self, model: Any) -> Tensor:
         """Input embeddings [R, T, D] of the words."""
@@ -80,4 +83,4 @@ def packed(
             read.append(r * T + end - 1 - back)
             column = end
     lie = Rows(branch.to(device), position.to(device), torch.tensor([read], device=device))
-    return TokenRows(ids, slot, tokens.length), lie
+    return TokenRows(ids, slot, tokens.length, tokens.real), lie

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gfo.core.delta import Delta, is_shared
 from gfo.core.errors import GfoError
-from gfo.models.structure import hooked
+from gfo.models.structure import hidden_of, hooked, with_hidden
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,9 @@ def _add_prompt(prompt: Tensor, place: Tensor) -> Any:
     there = (place >= 0)[..., None]
 
     def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
-        hidden = args[0] if args else kwargs["hidden_states"]
+        hidden = hidden_of(args, kwargs)
         added = prompt[place.clamp(min=0)]
-        hidden = torch.where(there, hidden + added, hidden)
-        if args:
-            return (hidden, *args[1:]), kwargs
-        return args, kwargs | {"hidden_states": hidden}
+        return with_hidden(torch.where(there, hidden + added, hidden), args, kwargs)
 
     return hook
 

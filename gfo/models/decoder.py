@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from gfo.core.errors import GfoError
-from gfo.models.apply import Change, applied
+from gfo.models.apply import Change
 from gfo.models.attention import attention_of_branches
 from gfo.models.branches import Context, Rows
 from gfo.models.families import attention_windows, why_unsupported
@@ -141,27 +141,24 @@ class Decoder(FrozenModel):
 
         Behind the final norm those of tokens that are not read are not the model's.
         """
-        stack, C, last = self.stacks[0], len(entry), self.layers if stop is None else stop
+        C = len(entry)
         mask: Any = rows.mask(context, C, None if self._mixed_windows else self._window, entry.dtype)
         if self._mixed_windows:
             sliding = rows.mask(context, C, self._window, entry.dtype)
             mask = {"full_attention": mask, "sliding_attention": sliding}
-        hidden = embeds = entry.flatten(0, 1)
         with ExitStack() as hooks:
             hooks.enter_context(attention_of_branches(self.config))
-            if start:
-                embeds = entry.new_zeros(1, 1, self.hidden_size).expand(*hidden.shape[:2], -1)
-                hooks.enter_context(stack.entering(start, hidden))
-            seen = hooks.enter_context(stack.leaving(last)) if stop is not None else []
             if stop is None:
-                hooks.enter_context(read_tokens_only(stack.layers[-1], rows, C))
-            hooks.enter_context(applied(change, self.module, self._layers))
-            out = stack.part(start, last)(
-                inputs_embeds=embeds,
+                hooks.enter_context(read_tokens_only(self._layers[-1], rows, C))
+            hidden = self._run(
+                self.stacks[0],
+                entry.flatten(0, 1),
+                change,
+                start,
+                stop,
                 attention_mask=mask,
                 position_ids=rows.positions(context, C),
                 past_key_values=cache,
                 use_cache=cache is not None,
             )
-        hidden = seen[0] if stop is not None else out.last_hidden_state
         return hidden.reshape(C, -1, *hidden.shape[1:])

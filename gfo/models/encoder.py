@@ -7,14 +7,13 @@ the first one that they change. Branches are whole sequences, one a row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gfo.core.errors import GfoError
-from gfo.models.apply import Change, applied
+from gfo.models.apply import Change
 from gfo.models.branches import Context, Rows
 from gfo.models.frozen import FrozenModel
 from gfo.models.structure import find_stacks, without
@@ -73,20 +72,11 @@ class Encoder(FrozenModel):
         Returns:
             States of the masked tokens, or of the sentences, [C, R, D]; with `stop` all, [C, R, T, D].
         """
-        C, stack = len(entry), self.stacks[0]
-        last = self.layers if stop is None else stop
-        real = rows.branch >= 0  # (R, T)
-        hidden = embeds = entry.flatten(0, 1)
-        with ExitStack() as hooks:
-            if start:
-                embeds = entry.new_zeros(1, 1, self.hidden_size).expand(*hidden.shape[:2], -1)
-                hooks.enter_context(stack.entering(start, hidden))
-            seen = hooks.enter_context(stack.leaving(last)) if stop is not None else []
-            hooks.enter_context(applied(change, self.module, self._layers))
-            out = stack.part(start, last)(inputs_embeds=embeds, attention_mask=real.repeat(C, 1).long())
-            if stop is not None:
-                return seen[0].reshape(C, *real.shape, -1)
-            return self._read(out.last_hidden_state.reshape(C, *real.shape, -1), rows, real)
+        C, real = len(entry), rows.branch >= 0  # (R, T)
+        mask = real.repeat(C, 1).long()
+        hidden = self._run(self.stacks[0], entry.flatten(0, 1), change, start, stop, attention_mask=mask)
+        hidden = hidden.reshape(C, *real.shape, -1)
+        return self._read(hidden, rows, real) if stop is None else hidden
 
     def logits(self, hidden: Tensor, vocabulary: Sequence[Any]) -> Tensor:
         """float32 logits [..., V'] of tokens, or of label texts (as token ids) for a sentence encoder."""

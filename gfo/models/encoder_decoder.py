@@ -115,7 +115,9 @@ class EncoderDecoder(FrozenModel):
         C, real = len(entry), rows.branch >= 0
         if start >= self.encoder_layers:
             return self._answer_once(entry[0], real, C, change, start - self.encoder_layers)
-        hidden = self._encode(entry.flatten(0, 1), real.repeat(C, 1), change, start, stop)
+        last = None if stop is None or stop >= self.encoder_layers else stop
+        mask = real.repeat(C, 1).long()
+        hidden = self._run(self.stacks[0], entry.flatten(0, 1), change, start, last, attention_mask=mask)
         if stop is not None:
             return hidden.reshape(C, -1, *hidden.shape[1:])
         return self._decode(hidden, real.repeat(C, 1), change)[:, -1].reshape(C, len(real), -1)
@@ -136,21 +138,6 @@ class EncoderDecoder(FrozenModel):
         output = self.branches(None, entry, rows, stop=self.encoder_layers)
         later = self.branches(None, output.expand(2, -1, -1, -1), rows, start=self.layers - 1)
         self._compare(self.logits(later[1, 0], some), plain)
-
-    def _encode(
-        self, hidden: Tensor, real: Tensor, change: Change | None, start: int, stop: int | None
-    ) -> Tensor:
-        """The encoder's layers from `start` on, [rows, T, D]."""
-        stack, embeds = self.stacks[0], hidden
-        last = self.encoder_layers if stop is None else min(stop, self.encoder_layers)
-        with ExitStack() as hooks:
-            if start:
-                embeds = hidden.new_zeros(1, 1, self.hidden_size).expand(*hidden.shape[:2], -1)
-                hooks.enter_context(stack.entering(start, hidden))
-            seen = hooks.enter_context(stack.leaving(last)) if last < self.encoder_layers else []
-            hooks.enter_context(applied(change, self.module, self._layers))
-            out = stack.part(start, last)(inputs_embeds=embeds, attention_mask=real.long())
-        return seen[0] if seen else out.last_hidden_state  # type: ignore[no-any-return]
 
     def _decode(
         self,
@@ -185,14 +172,16 @@ class EncoderDecoder(FrozenModel):
         What does not depend on the candidate comes from one pass over the R rows: the hidden states
         that enter the decoder's layer `start`, and the keys and values of the encoder's output.
         """
-        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        with ExitStack() as hooks:
-            seen = hooks.enter_context(self.stacks[1].leaving(start)) if start else []
-            self._decode(encoded, real, None, cache)
-        hidden = seen[0].repeat(C, 1, 1) if seen else None
         changed = change.delta.modules if change else set()
-        shared = None
-        if not any(CROSS_ATTENTION.search(name) for name in changed):
+        shares = not any(CROSS_ATTENTION.search(name) for name in changed)
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        shared = hidden = None
+        if start or shares:
+            with ExitStack() as hooks:
+                seen = hooks.enter_context(self.stacks[1].leaving(start)) if start else []
+                self._decode(encoded, real, None, cache)
+            hidden = seen[0].repeat(C, 1, 1) if seen else None
+        if shares:
             layers = [
                 _SharedLayer(layer.keys, layer.values, C) for layer in cache.cross_attention_cache.layers
             ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -12,10 +13,10 @@ from torch import Tensor, nn
 
 from gfo.core.delta import Delta
 from gfo.core.errors import GfoError, unknown_name
-from gfo.models.apply import Change
+from gfo.models.apply import Change, applied
 from gfo.models.branches import Context, Rows
 from gfo.models.families import context_length, logit_transform
-from gfo.models.structure import LinearInfo, Stack, find_linears, hooked, weight_of
+from gfo.models.structure import LinearInfo, Stack, find_linears, hidden_of, hooked, weight_of
 
 CHECKED_TOKENS = 64  # of the vocabulary, where a model is compared with a plain forward pass
 
@@ -53,6 +54,8 @@ class FrozenModel(ABC):
         self.name = name
         self.stacks = tuple(stacks)
         self.layers = sum(stack.size for stack in stacks)
+        names = {id(part): f"{name}." if name else "" for name, part in module.named_modules()}
+        self._prefixes = [f"{names[id(stack.body)]}{stack.path}." for stack in stacks]
         self._layers: list[nn.Module] = [layer for stack in stacks for layer in stack.layers]
         self._embedding = module.get_input_embeddings()
         self._head = module.get_output_embeddings()
@@ -98,8 +101,7 @@ class FrozenModel(ABC):
     def layer_of(self, name: str) -> int | None:
         """The layer a module is in, or None for one outside of the layers."""
         first = 0
-        for stack in self.stacks:
-            prefix = f"{self._body_name(stack)}{stack.path}."
+        for stack, prefix in zip(self.stacks, self._prefixes, strict=True):
             if name.startswith(prefix):
                 return first + int(name.removeprefix(prefix).split(".")[0])
             first += stack.size
@@ -129,7 +131,7 @@ class FrozenModel(ABC):
         seen: list[Tensor] = []
 
         def keep(layer: nn.Module, args: Any, kwargs: Any) -> None:
-            seen.append(args[0] if args else kwargs["hidden_states"])
+            seen.append(hidden_of(args, kwargs))
 
         with hooked(*(layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in self._layers)):
             two = {"decoder_input_ids": ids} if len(self.stacks) > 1 else {}
@@ -178,12 +180,37 @@ class FrozenModel(ABC):
                 f"differ from a plain forward pass by {error:.1g} of their spread; take another model"
             )
 
-    def _body_name(self, stack: Stack) -> str:
-        """The stack's body as a prefix of module names."""
-        if not hasattr(self, "_names"):
-            self._names = {id(part): name for name, part in self.module.named_modules()}
-        name = self._names[id(stack.body)]
-        return f"{name}." if name else ""
+    def _run(
+        self,
+        stack: Stack,
+        entry: Tensor,
+        change: Change | None,
+        start: int,
+        stop: int | None,
+        **inputs: Any,
+    ) -> Tensor:
+        """A stack's layers from `start` to `stop - 1`, both counted in it.
+
+        Args:
+            stack: whose body runs.
+            entry: what enters layer `start`, [rows, T, D]; input embeddings at 0.
+            change: candidates to apply, in the rows.
+            start: the first layer run.
+            stop: the layer not run any more; None to run all and the final norm.
+            inputs: what else the body takes.
+
+        Returns:
+            Hidden states [rows, T, D].
+        """
+        last, embeds = stack.size if stop is None else stop, entry
+        with ExitStack() as hooks:
+            if start:  # the body still wants embeddings, of which nothing is used
+                embeds = entry.new_zeros(1, 1, self.hidden_size).expand(*entry.shape[:2], -1)
+                hooks.enter_context(stack.entering(start, entry))
+            seen = [] if stop is None else hooks.enter_context(stack.leaving(last))
+            hooks.enter_context(applied(change, self.module, self._layers))
+            out = stack.part(start, last)(inputs_embeds=embeds, **inputs)
+        return out.last_hidden_state if stop is None else seen[0]  # type: ignore[no-any-return]
 
     def _special_ends(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The special tokens that the tokenizer puts in front of a text and behind it."""

@@ -12,6 +12,7 @@ from gfo.models.download import BUILT_IN, check_whole, ensure_downloaded
 if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
 
+WITH_HEAD = ("ForMaskedLM", "ForPreTraining")  # how the names of masked language models end
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -66,7 +67,7 @@ def _kind(config: Any, architecture: str) -> str:
 
     if config.is_encoder_decoder:
         return "encoder-decoder"
-    if architecture.endswith(("ForMaskedLM", "ForPreTraining")):
+    if architecture.endswith(WITH_HEAD):
         return "encoder"
     headless = not any(word in architecture for word in ("CausalLM", "LMHead"))
     return "encoder" if headless and config.model_type in MASKED else "decoder"
@@ -86,8 +87,7 @@ def _auto_class(source: str) -> Any:
     architecture = (config.architectures or [""])[0]
     kind = _kind(config, architecture)
     if kind == "encoder":
-        has_head = architecture.endswith(("ForMaskedLM", "ForPreTraining"))
-        return AutoModelForMaskedLM if has_head else AutoModel
+        return AutoModelForMaskedLM if architecture.endswith(WITH_HEAD) else AutoModel
     return AutoModelForSeq2SeqLM if kind == "encoder-decoder" else AutoModelForCausalLM
 
 

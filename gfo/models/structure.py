@@ -74,9 +74,7 @@ class Stack:
         """Within, the layer `start` gets `hidden` [rows, T, D], whatever comes from below."""
 
         def replace(module: nn.Module, args: Any, kwargs: Any) -> Any:
-            if args:
-                return (hidden, *args[1:]), kwargs
-            return args, kwargs | {"hidden_states": hidden}
+            return with_hidden(hidden, args, kwargs)
 
         with hooked(self.layers[start].register_forward_pre_hook(replace, with_kwargs=True)):
             yield
@@ -91,6 +89,18 @@ class Stack:
 
         with hooked(self.layers[stop - 1].register_forward_hook(keep)):
             yield seen
+
+
+def hidden_of(args: Any, kwargs: Any) -> Tensor:
+    """The hidden states [rows, T, D] among a layer's arguments."""
+    return args[0] if args else kwargs["hidden_states"]  # type: ignore[no-any-return]
+
+
+def with_hidden(hidden: Tensor, args: Any, kwargs: Any) -> Any:
+    """A layer's arguments with other hidden states."""
+    if args:
+        return (hidden, *args[1:]), kwargs
+    return args, kwargs | {"hidden_states": hidden}
 
 
 @contextmanager

@@ -31,8 +31,9 @@ def test_is_a_search_space(model):
     assert delta.prompt.shape == (3, 4, D)
     assert delta.prompt.dtype == torch.float32
     assert delta.candidates == 3
-    part = delta.select(torch.tensor([1, 2])).prompt
+    part = delta.select(slice(1, 3)).prompt
     assert torch.equal(part, delta.prompt[1:3])
+    assert part.data_ptr() == delta.prompt[1].data_ptr()
 
 
 @pytest.mark.parametrize("init", [None, "the food was good", torch.randn(6, D)])
