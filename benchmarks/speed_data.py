@@ -191,15 +191,15 @@ class RandomTokens:
         return self._rows(np.arange(len(self._texts)))
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy over the label tokens, [K, B, V'] -> [K, B]."""
+        """Mean cross-entropy over the label tokens, [K, B, V'] -> [K]."""
         import torch
 
         target = torch.as_tensor(batch.target, device=logits.device).expand(len(logits), -1)
-        return torch.nn.functional.cross_entropy(logits.transpose(1, 2), target, reduction="none")
+        return torch.nn.functional.cross_entropy(logits.transpose(1, 2), target, reduction="none").mean(1)
 
     def score(self, logits: Tensor, batch: Batch) -> dict[str, Any]:
         """The mean loss, [K]."""
-        return {"loss": self.loss(logits, batch).mean(dim=1).double().cpu().numpy()}
+        return {"loss": self.loss(logits, batch).double().cpu().numpy()}
 
     def _rows(self, index: Any, *, recurs: bool = True) -> Batch:
         return Batch(

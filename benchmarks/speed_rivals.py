@@ -69,13 +69,12 @@ class WholeRows:
         visible = torch.arange(self.length, device=b.device) <= last[:, None]
         logits = module(inputs_embeds=embeds, attention_mask=visible.long(), use_cache=False).logits
         answer = logits[torch.arange(len(b), device=b.device), last]  # (N, V)
-        return answer[:, list(self._it.batch.vocabulary)].float()  # type: ignore[no-any-return]
+        return answer[:, list(self._it.batch.vocabulary or ())].float()  # type: ignore[no-any-return]
 
     def losses(self, logits: Tensor) -> Array:
         """float32 logits [K, B, V'] -> mean losses [K]."""
-        losses = self._it.bound.loss(logits, self._it.batch)
-        mean: Array = losses.mean(dim=1).double().cpu().numpy()
-        return mean
+        losses: Array = torch.as_tensor(self._it.bound.loss(logits, self._it.batch)).double().cpu().numpy()
+        return losses
 
 
 class Serial:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from speed_data import DataSet, RandomTokens, read_task
@@ -107,7 +107,7 @@ class Setting:
     @property
     def batch(self) -> Batch:
         """All rows."""
-        return self.bound.batch("train", 0)
+        return cast(Batch, self.bound.batch("train", 0))
 
     def delta(self) -> Delta:
         """The candidates as changes of the model, in its dtype."""

@@ -59,33 +59,77 @@ class SearchSpace(Protocol):
         ...
 
 
+Tokens = tuple[int, ...]
+"""Token ids."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are generated.
+
+    Attributes:
+        max_tokens: the most tokens of an answer, at least 1.
+        stop: ids that end an answer and are no part of it, the model's own end among them.
+        temperature: 0 takes the likeliest token; above 0 tokens are drawn from softmax(logits / temperature).
+        seed: of the draws, which are the same for all candidates (common random numbers).
+    """
+
+    max_tokens: int
+    stop: frozenset[int]
+    temperature: float = 0.0
+    seed: int = 0
+
+
 @dataclass(frozen=True)
 class Batch:
-    """B tokenized examples with a place for the soft prompt.
+    """B tokenized examples with a place for the soft prompt, and what the task wants to know of them.
+
+    | wanted                              | given by     | answers                                        |
+    |-------------------------------------|--------------|------------------------------------------------|
+    | logits of chosen tokens             | `vocabulary` | float32 [K, B, V']                             |
+    | log-likelihoods of given endings    | `endings`    | float32 [K, B, m] in nats; -inf beyond a row's |
+    | generated text                      | `decoding`   | K lists of B token tuples                      |
 
     Attributes:
         key: names the batch; equal keys mean equal contents, so that work on it can be kept.
         before: token ids in front of the soft prompt, one tuple an example.
         after: token ids behind the soft prompt, one tuple an example. The task reads the logits where
             the model does (`Tokenizer.reads`): at the example's last token, or its mask token.
-        vocabulary: the token ids whose logits the task reads, V' of them; for a model that reads the
-            sentence, the token ids of each label's text.
-        target: index into the labels, int [B].
+        vocabulary: the token ids whose logits the task reads, V' of them, or None for all; for a model that
+            reads the sentence, the token ids of each label's text.
+        target: what the task compares with, [B], such as an index into the labels.
         prompt: whether there is a place for a soft prompt between before and after.
         recurs: whether the batch will come again in a later step, so that work on it is worth keeping;
             False for one drawn at random.
+        endings: per example up to m continuations of its row, none of them empty, whose tokens' summed
+            log-likelihood is wanted. For a model that reads masks, the words in the example's mask places,
+            in order: as many as there are masks.
+        decoding: how to generate a continuation of each row.
     """
 
     key: tuple[Any, ...]
-    before: tuple[tuple[int, ...], ...]
-    after: tuple[tuple[int, ...], ...]
-    vocabulary: tuple[int, ...] | tuple[tuple[int, ...], ...]
+    before: tuple[Tokens, ...]
+    after: tuple[Tokens, ...]
+    vocabulary: tuple[int, ...] | tuple[Tokens, ...] | None
     target: Array
     prompt: bool = True
     recurs: bool = True
+    endings: tuple[tuple[Tokens, ...], ...] = ()
+    decoding: Decoding | None = None
 
     def __len__(self) -> int:
         return len(self.after)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Several batches of one step, for a task made of tasks; the answers come as a tuple."""
+
+    parts: tuple[Batch | Batches, ...]
+
+
+Answers = Any
+"""What the table of `Batch` says; a tuple of it for `Batches`."""
 
 
 @runtime_checkable
@@ -112,20 +156,23 @@ class BoundTask(Protocol):
 
     splits: tuple[str, ...]
 
-    def batch(self, split: str, step: int) -> Batch:
+    def batch(self, split: str, step: int) -> Batch | Batches:
         """One batch for all K candidates of a step (common random numbers)."""
         ...
 
-    def all_rows(self, split: str) -> Batch:
+    def all_rows(self, split: str) -> Batch | Batches:
         """The whole split as one batch."""
         ...
 
-    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """float32 logits [K, B, V'] -> loss of each candidate and example [K, B]."""
+    def loss(self, answers: Answers, batch: Any) -> Tensor | Array:
+        """The model's answers to a batch -> loss of each candidate, [K]; nan for a failed one.
+
+        A tensor, differentiable with respect to the answers, where the objective is; else an array.
+        """
         ...
 
-    def score(self, logits: Tensor, batch: Batch) -> dict[str, Array]:
-        """float32 logits [K, B, V'] -> every metric of the task, each [K]."""
+    def score(self, answers: Answers, batch: Any) -> dict[str, Array]:
+        """The model's answers to a batch -> "loss" and every metric of the task, each [K]."""
         ...
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from gfo.core.delta import Delta
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
-from gfo.core.protocols import Batch, Cost, Evaluation, Scores, SearchSpace, Task
+from gfo.core.protocols import Answers, Batch, Batches, Cost, Evaluation, Scores, SearchSpace, Task
 from gfo.evaluation.layouts import ByCandidate, ByExample, Meter, Shape
 from gfo.evaluation.memory import SHARE_FOR_CONTEXTS, Store, chunk_tokens, free_bytes, halving
 from gfo.evaluation.plan import plan
@@ -61,11 +61,11 @@ class LocalEvaluator:
         self._check_rows()
 
     def __call__(self, z: Array, step: int) -> Evaluation:
-        """Mean loss of each candidate on the step's batch; z [K, d]; nan where it is not finite."""
+        """Loss of each candidate on the step's batch; z [K, d]; nan where it is not finite."""
         start = time.perf_counter()
-        batch = self.task.batch("train", step)
-        logits, meter = self._logits(z, batch)
-        loss = self.task.loss(logits, batch).mean(dim=1).double().cpu().numpy()
+        batch, meter = self.task.batch("train", step), Meter(self.model.layers)
+        found = self.task.loss(self._answers(self._decode(z), batch, meter), batch)
+        loss = torch.as_tensor(found).double().cpu().numpy().copy()
         loss[~np.isfinite(loss)] = np.nan
         return Evaluation(loss, _cost(len(z), meter, start))
 
@@ -76,13 +76,13 @@ class LocalEvaluator:
             GfoError: if the task has no such split.
         """
         start = time.perf_counter()
-        batch = self.task.all_rows(split)
-        logits, meter = self._logits(z, batch)
-        return Scores(self.task.score(logits, batch), _cost(len(z), meter, start))
+        batch, meter = self.task.all_rows(split), Meter(self.model.layers)
+        answers = self._answers(self._decode(z), batch, meter)
+        return Scores(self.task.score(answers, batch), _cost(len(z), meter, start))
 
-    def logits(self, z: Array, batch: Batch) -> Tensor:
-        """float32 logits [K, B, V'] of z [K, d] at the batch's vocabulary."""
-        return self._logits(z, batch)[0]
+    def answers(self, z: Array, batch: Batch | Batches) -> Answers:
+        """What the model answers a batch, changed as z [K, d] says: see `gfo.core.protocols.Batch`."""
+        return self._answers(self._decode(z), batch, Meter(self.model.layers))
 
     @property
     def tokens_at_once(self) -> int:
@@ -91,10 +91,16 @@ class LocalEvaluator:
             self._chunk_tokens = chunk_tokens(self.model, self._memory)
         return self._chunk_tokens
 
+    def _answers(self, delta: Delta, batch: Batch | Batches, meter: Meter) -> Answers:
+        if isinstance(batch, Batches):
+            return tuple(self._answers(delta, part, meter) for part in batch.parts)
+        return self._logits(delta, batch, meter)
+
     @torch.no_grad()
-    def _logits(self, z: Array, batch: Batch) -> tuple[Tensor, Meter]:
-        delta, meter = self._decode(z), Meter(self.model.layers)
-        out = torch.empty(delta.candidates, len(batch), len(batch.vocabulary), device=self.model.device)
+    def _logits(self, delta: Delta, batch: Batch, meter: Meter) -> Tensor:
+        """float32 logits [K, B, V'] at the batch's vocabulary."""
+        wanted = self.model.vocabulary_size if batch.vocabulary is None else len(batch.vocabulary)
+        out = torch.empty(delta.candidates, len(batch), wanted, device=self.model.device)
 
         def run(most: int) -> Tensor:
             layout = self._store.find(
@@ -108,7 +114,7 @@ class LocalEvaluator:
             self._chunk_tokens = most
             self._store.clear()  # which is laid out for larger passes
 
-        return halving(run, self.tokens_at_once, smaller=smaller), meter
+        return halving(run, self.tokens_at_once, smaller=smaller)
 
     def _layout(self, batch: Batch, most: int, meter: Meter) -> ByExample | ByCandidate:
         """The batch laid out, with what all candidates share computed."""
@@ -130,8 +136,7 @@ class LocalEvaluator:
     def _check_rows(self) -> None:
         """Raise GfoError for a row that does not fit into the context, or has no place for the prompt."""
         P, most = self._shape.P, self.model.context_length
-        for split in self.task.splits:
-            batch = self.task.all_rows(split)
+        for split, batch in ((s, b) for s in self.task.splits for b in _parts(self.task.all_rows(s))):
             if P and not batch.prompt:
                 raise GfoError(
                     f"template: it has no {{soft}}, but the space has a soft prompt of {P} tokens; write "
@@ -144,6 +149,11 @@ class LocalEvaluator:
                         f"{split} row {i} has {length} tokens with template and soft prompt, the model's "
                         f"context has {most}; shorten or drop the row"
                     )
+
+
+def _parts(batch: Batch | Batches) -> list[Batch]:
+    """The batches that a batch is made of."""
+    return [batch] if isinstance(batch, Batch) else [b for part in batch.parts for b in _parts(part)]
 
 
 def _cost(candidates: int, meter: Meter, start: float) -> Cost:

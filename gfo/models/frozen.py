@@ -155,9 +155,9 @@ class FrozenModel(ABC):
     def check_branches(self) -> None:
         """Raise GfoError if `branches` differs from a plain forward pass by more than rounding."""
 
-    def logits(self, hidden: Tensor, vocabulary: Sequence[Any]) -> Tensor:
-        """float32 logits [..., V'] of the chosen tokens only, from hidden states [..., D]."""
-        rows = torch.tensor(vocabulary, device=self.device)
+    def logits(self, hidden: Tensor, vocabulary: Sequence[Any] | None) -> Tensor:
+        """float32 logits [..., V'] of the chosen tokens, or of all for None, from hidden states [..., D]."""
+        rows: Any = slice(None) if vocabulary is None else torch.tensor(vocabulary, device=self.device)
         weight = self._head.weight[rows].float()  # (V', D)
         bias = None if self._bias is None else self._bias[rows].float()
         logits = torch.nn.functional.linear(hidden.float(), weight, bias)

@@ -158,21 +158,22 @@ class BoundClassification:
             )
         return self._rows(split, np.arange(len(self._after[split])))
 
-    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """float32 logits [K, B, V'] -> loss [K, B]."""
+    def loss(self, answers: Tensor, batch: Batch) -> Tensor:
+        """float32 logits [K, B, V'] -> mean loss [K]; differentiable."""
         import torch
 
-        K, B, V = logits.shape
-        target = torch.as_tensor(batch.target, device=logits.device).repeat(K)
-        return LOSSES[self._task.loss_name](logits.reshape(K * B, V), target).view(K, B)
+        K, B, V = answers.shape
+        target = torch.as_tensor(batch.target, device=answers.device).repeat(K)
+        return LOSSES[self._task.loss_name](answers.reshape(K * B, V), target).view(K, B).mean(dim=1)
 
-    def score(self, logits: Tensor, batch: Batch) -> dict[str, Array]:
+    def score(self, answers: Tensor, batch: Batch) -> dict[str, Array]:
         """float32 logits [K, B, V'] -> loss, accuracy and macro F1, each [K]; nan for a failed candidate."""
+        logits = answers
         failed = ~logits.isfinite().all(dim=-1).all(dim=-1).cpu().numpy()
         predicted = logits.argmax(dim=-1).cpu().numpy()
         labels = len(self.vocabulary)
         metrics = {
-            "loss": self.loss(logits, batch).mean(dim=1).double().cpu().numpy(),
+            "loss": self.loss(logits, batch).double().cpu().numpy(),
             "accuracy": np.array([accuracy(batch.target, p) for p in predicted]),
             "macro_f1": np.array([macro_f1(batch.target, p, labels) for p in predicted]),
         }

@@ -208,7 +208,7 @@ class _Probe:
         return Batch(("probe",), before, (after,) * len(TEXTS), vocabulary, target)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        return logits.sum(-1)
+        return logits.sum((-1, -2))
 
     def score(self, logits: Tensor, batch: Batch) -> dict[str, Array]:
         return {}
@@ -219,7 +219,8 @@ def _logits(space: SearchSpace, model: FrozenModel, z: Array) -> Tensor:
     from gfo.evaluation.local import LocalEvaluator
 
     evaluator = LocalEvaluator(model, _Probe(model), space)  # type: ignore[arg-type]
-    return evaluator.logits(z, evaluator.task.all_rows("train"))
+    logits: Tensor = evaluator.answers(z, evaluator.task.all_rows("train"))
+    return logits
 
 
 def _effects(delta: Delta) -> list[Tensor]:

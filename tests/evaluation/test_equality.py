@@ -52,7 +52,7 @@ def points(d=12, seed=0):
 
 def all_logits(model, template, z, rows=ROWS, space=None, **options):
     evaluator = LocalEvaluator(model, make_task(template, rows), space or make_space(model), **options)
-    return evaluator.logits(z, evaluator.task.all_rows("train"))
+    return evaluator.answers(z, evaluator.task.all_rows("train"))
 
 
 @torch.no_grad()
@@ -231,7 +231,7 @@ def test_minibatches_are_shared_by_candidates_and_change_with_the_step(tiny, tem
         np.testing.assert_allclose(loss, evaluator(z, step).loss, rtol=0, atol=1e-7)  # the same step again
         batch = evaluator.task.batch("train", step)
         expected = torch.nn.functional.cross_entropy(
-            evaluator.logits(z[:1], batch)[0], torch.from_numpy(batch.target)
+            evaluator.answers(z[:1], batch)[0], torch.from_numpy(batch.target)
         )
         np.testing.assert_allclose(loss[0], expected, rtol=0, atol=TOLERANCE)
     assert len({round(float(loss[0]), 4) for loss in losses}) > 3

@@ -52,7 +52,7 @@ def evaluator_of(model, space, template, rows=ROWS, **options):
 
 def all_logits(*args, z, **options):
     evaluator = evaluator_of(*args, **options)
-    return evaluator.logits(z, evaluator.task.all_rows("train"))
+    return evaluator.answers(z, evaluator.task.all_rows("train"))
 
 
 @torch.no_grad()

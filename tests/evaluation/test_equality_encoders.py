@@ -75,7 +75,7 @@ def slow_logits(model, space, template, z):
 def all_logits(model, space, template, z, **options):
     task = Classification(ROWS, template=template, labels=LABELS)
     evaluator = LocalEvaluator(model, task, space, **options)
-    return evaluator.logits(z, evaluator.task.all_rows("train"))
+    return evaluator.answers(z, evaluator.task.all_rows("train"))
 
 
 def difference(a, b):

@@ -34,7 +34,7 @@ def points():
 def gfo_logits(model, space, template, z):
     task = Classification(ROWS, template=template, labels=LABELS)
     evaluator = LocalEvaluator(model, task, space)
-    return evaluator.logits(z, evaluator.task.all_rows("train"))
+    return evaluator.answers(z, evaluator.task.all_rows("train"))
 
 
 @torch.no_grad()

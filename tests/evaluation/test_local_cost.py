@@ -187,7 +187,7 @@ def test_scores_are_those_of_the_logits(tiny):
     evaluator = make(tiny("gpt2"), "{text}{soft} It was", splits=("dev", "test"))
     scores = evaluator.score(z(), "test")
     batch = evaluator.task.all_rows("test")
-    predicted = evaluator.logits(z(), batch).argmax(-1).numpy()
+    predicted = evaluator.answers(z(), batch).argmax(-1).numpy()
     np.testing.assert_allclose(scores.metrics["accuracy"], (predicted == batch.target).mean(1))
     np.testing.assert_allclose(scores.metrics["loss"], evaluator(z(), 0).loss, atol=1e-6)
     assert scores.cost.candidates == K

@@ -26,7 +26,7 @@ def points(K=3, d=DIM, seed=0):
 
 def logits(model, space, z, template=TEMPLATES["text first"]):
     evaluator = LocalEvaluator(model, Classification(ROWS, template=template, labels=LABELS), space)
-    return evaluator.logits(z, evaluator.task.all_rows("train"))
+    return evaluator.answers(z, evaluator.task.all_rows("train"))
 
 
 @torch.no_grad()

@@ -45,7 +45,7 @@ def test_equals_the_text_written_out(model, words):
     z = np.array([[1, 2, 3], [4, 0, 5]])
     task = Classification(ROWS, template="Review: {text}{soft} It was", labels=LABELS)
     evaluator = LocalEvaluator(model, task, space)
-    found = evaluator.logits(z, evaluator.task.all_rows("train"))
+    found = evaluator.answers(z, evaluator.task.all_rows("train"))
     answers = [model.encode(word)[0] for word in LABELS.values()]
     for k, b in np.ndindex(2, 3):
         sides = model.encode(f"Review: {ROWS[b]['text']}"), model.encode(" It was")

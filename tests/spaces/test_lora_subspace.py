@@ -28,7 +28,7 @@ def points(K=3, d=DIM, seed=0):
 def logits(model, space, z):
     task = Classification(ROWS, template="Review: {text} It was", labels=LABELS)
     evaluator = LocalEvaluator(model, task, space)
-    return evaluator.logits(z, evaluator.task.all_rows("train"))
+    return evaluator.answers(z, evaluator.task.all_rows("train"))
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ def points(K=3, d=DIM, seed=0):
 def logits(model, space, z):
     task = Classification(ROWS, template="Review: {text} It was", labels=LABELS)
     evaluator = LocalEvaluator(model, task, space)
-    return evaluator.logits(z, evaluator.task.all_rows("train"))
+    return evaluator.answers(z, evaluator.task.all_rows("train"))
 
 
 @torch.no_grad()
@@ -85,8 +85,8 @@ def test_some_layers(tiny, layers):
     task = Classification(ROWS, template="Review: {text} It was", labels=LABELS)
     fast, slow = (LocalEvaluator(model, task, space, reuse=reuse) for reuse in (True, False))
     batch = fast.task.all_rows("train")
-    assert float((fast.logits(z, batch) - slow.logits(z, batch)).abs().max()) < 2e-5
-    assert float((fast.logits(z, batch) - logits(model, make_space(model), z)).abs().max()) > 1e-3
+    assert float((fast.answers(z, batch) - slow.answers(z, batch)).abs().max()) < 2e-5
+    assert float((fast.answers(z, batch) - logits(model, make_space(model), z)).abs().max()) > 1e-3
     assert space.first_layer == min(space.decode(torch.zeros(1, DIM)).prefix)
 
 

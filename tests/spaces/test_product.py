@@ -27,7 +27,7 @@ def evaluator(model, space, **options):
 
 def logits(model, space, z, **options):
     found = evaluator(model, space, **options)
-    return found.logits(z, found.task.all_rows("train"))
+    return found.answers(z, found.task.all_rows("train"))
 
 
 @pytest.fixture(scope="module")
