@@ -6,12 +6,15 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
-from gfo.config.spaces import SECTIONS, Section, SoftPromptConfig, SpaceConfig
+from gfo.config.sections import Section
+from gfo.config.spaces import SECTIONS, SoftPromptConfig, SpaceConfig
 from gfo.config.spaces import SPACES as SPACES
+from gfo.config.tasks import DATA, TaskConfig
+from gfo.config.tasks import TASKS as TASKS
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.seeding import stream_seed
 
@@ -21,13 +24,9 @@ if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
     from gfo.run.callbacks import Callback
     from gfo.run.result import Result
-    from gfo.tasks.classification import Classification
 
 CONFIG = "config.json"
-PACKAGED = "gfo:"  # a data_dir "gfo:sentiment" is a folder of the package's data
-DEMO = Path(__file__).parents[1] / "data" / "demo.toml"
-
-TASKS = {"classification": "the next word after the template says the label"}
+DEMO = DATA / "demo.toml"
 
 
 class ModelConfig(Section):
@@ -42,44 +41,6 @@ class ModelConfig(Section):
     def memory(self) -> int | None:
         """`memory_gib` in bytes."""
         return None if self.memory_gib is None else max(1, int(self.memory_gib * 2**30))
-
-
-class TaskConfig(Section):
-    """`gfo.Classification`; paths are relative to `data_dir`, and that to the working folder."""
-
-    kind: Literal["classification"] = "classification"
-    data_dir: str = "."
-    train: str
-    dev: str | None = None
-    test: str | None = None
-    template: str
-    labels: dict[str, str]
-    label_field: str = "label"
-    loss: str = "ce"
-    batch_size: int | None = None
-    limits: dict[str, int] = Field(default_factory=dict)
-
-    def build(self, seed: int) -> Classification:
-        """The task."""
-        from gfo.tasks.classification import Classification
-
-        return Classification(
-            *(self._path(split) for split in (self.train, self.dev, self.test)),  # type: ignore[arg-type]
-            template=self.template,
-            labels=self.labels,
-            label_field=self.label_field,
-            loss=self.loss,
-            batch_size=self.batch_size,
-            limits=self.limits,
-            seed=seed,
-        )
-
-    def _path(self, name: str | None) -> Path | None:
-        if name is None:
-            return None
-        if self.data_dir.startswith(PACKAGED):
-            return DEMO.parent / self.data_dir.removeprefix(PACKAGED) / name
-        return Path(self.data_dir) / name
 
 
 class OptimizerConfig(Section):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag
+from pydantic import Discriminator, Tag
 
+from gfo.config.sections import Section
 from gfo.core.domain import Domain
 from gfo.core.protocols import SearchSpace
 from gfo.core.seeding import stream_seed
@@ -25,12 +26,6 @@ SPACES = {
     "discrete-prompt": "tokens in the {soft} place, picked from a list by integer genes",
     "product": "several spaces at once, a list of sections in the key spaces",
 }
-
-
-class Section(BaseModel):
-    """Keys that are not known are refused."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class SpaceSection(Section, ABC):

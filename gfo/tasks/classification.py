@@ -10,11 +10,11 @@ import numpy as np
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.protocols import Batch, Tokenizer
-from gfo.core.seeding import stream
-from gfo.tasks.datasets import Source, load_rows
+from gfo.tasks.base import BoundRows, Data
+from gfo.tasks.datasets import Source
 from gfo.tasks.losses import LOSSES
 from gfo.tasks.metrics import accuracy, macro_f1
-from gfo.tasks.templates import MASK, Template
+from gfo.tasks.templates import Template
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,17 +72,8 @@ class Classification:
         self.words = {str(label): word for label, word in labels.items()}
         self.label_field = label_field
         self.loss_name = loss
-        self.seed = seed
-        self.rows: dict[str, list[dict[str, Any]]] = {}
-        for split, source in (("train", train), ("dev", dev), ("test", test)):
-            if source is not None:
-                self.rows[split] = load_rows(source, split, limit=(limits or {}).get(split))
-        self.targets = {split: self._targets(split) for split in self.rows}
-        if batch_size is not None and not 1 <= batch_size <= len(self.rows["train"]):
-            raise GfoError(
-                f"batch_size = {batch_size} must be 1 to {len(self.rows['train'])}, the training rows"
-            )
-        self.batch_size = batch_size
+        self.data = Data.load(train, dev, test, limits=limits, batch_size=batch_size, seed=seed)
+        self.targets = {split: self._targets(split) for split in self.data.rows}
 
     def bind(self, tokenizer: Tokenizer) -> BoundClassification:
         """Tokenize all rows and label words for one model.
@@ -90,14 +81,13 @@ class Classification:
         Raises:
             GfoError: if two label words share their first token, or the template does not fit the model.
         """
-        _check_mask(self.template, tokenizer)
         return BoundClassification(self, tokenizer)
 
     def _targets(self, split: str) -> Array:
         """The rows' labels as indices into the labels, int [N]; checks fields and labels."""
         index = {label: i for i, label in enumerate(self.words)}
-        targets = np.empty(len(self.rows[split]), dtype=np.int64)
-        for i, row in enumerate(self.rows[split]):
+        targets = np.empty(len(self.data.rows[split]), dtype=np.int64)
+        for i, row in enumerate(self.data.rows[split]):
             where = f"{split} row {i + 1}"
             self.template.check(row, where)
             if self.label_field not in row:
@@ -111,52 +101,20 @@ class Classification:
         return targets
 
 
-class BoundClassification:
+class BoundClassification(BoundRows):
     """A classification task whose rows and label words are tokens of one model."""
 
     def __init__(self, task: Classification, tokenizer: Tokenizer) -> None:
+        super().__init__(task.data, task.template, tokenizer)
         self._task = task
-        self.splits = tuple(task.rows)
         self.vocabulary = (
             tuple(tokenizer.encode(word, start=True, end=True) for word in task.words.values())
             if tokenizer.reads == "sentence"
             else _first_tokens(task.words, tokenizer)
         )
-        texts = {
-            split: [task.template.render({**row, MASK: tokenizer.mask}) for row in rows]
-            for split, rows in task.rows.items()
-        }
-        self._before = {
-            split: tuple(
-                tokenizer.encode(before, start=True, end=not task.template.soft) for before, _ in pairs
-            )
-            for split, pairs in texts.items()
-        }
-        self._after = {
-            split: tuple(tokenizer.encode(after, end=task.template.soft) for _, after in pairs)
-            for split, pairs in texts.items()
-        }
 
-    def batch(self, split: str, step: int) -> Batch:
-        """The rows of a step: all, or `batch_size` drawn without replacement by seed and step."""
-        size = self._task.batch_size
-        if size is None or split != "train":
-            return self.all_rows(split)
-        rng = stream(self._task.seed, f"batch {step}")
-        rows = np.sort(rng.permutation(len(self._after[split]))[:size])
-        return self._rows(split, rows, recurs=False)
-
-    def all_rows(self, split: str) -> Batch:
-        """The whole split as one batch.
-
-        Raises:
-            GfoError: if the task has no such split.
-        """
-        if split not in self.splits:
-            raise GfoError(
-                f"split '{split}': the task has {', '.join(self.splits)}; give it rows for {split}"
-            )
-        return self._rows(split, np.arange(len(self._after[split])))
+    def _wanted(self, split: str, index: Array) -> dict[str, Any]:
+        return {"vocabulary": self.vocabulary, "target": self._task.targets[split][index]}
 
     def loss(self, answers: Tensor, batch: Batch) -> Tensor:
         """float32 logits [K, B, V'] -> mean loss [K]; differentiable."""
@@ -178,31 +136,6 @@ class BoundClassification:
             "macro_f1": np.array([macro_f1(batch.target, p, labels) for p in predicted]),
         }
         return {name: np.where(failed, np.nan, values) for name, values in metrics.items()}
-
-    def _rows(self, split: str, index: Array, *, recurs: bool = True) -> Batch:
-        return Batch(
-            key=(split, tuple(index.tolist())),
-            before=tuple(self._before[split][i] for i in index),
-            after=tuple(self._after[split][i] for i in index),
-            vocabulary=self.vocabulary,
-            target=self._task.targets[split][index],
-            prompt=self._task.template.soft,
-            recurs=recurs,
-        )
-
-
-def _check_mask(template: Template, tokenizer: Tokenizer) -> None:
-    """Raise GfoError unless the template has one `{mask}` for a model that reads it, and none for others."""
-    wanted = int(tokenizer.reads == "mask")
-    if template.masks != wanted:
-        raise GfoError(
-            f"template: it has {template.masks} times {{mask}}; "
-            + (
-                "the model is a masked language model: write {mask} once, where the answer stands"
-                if wanted
-                else "the model reads the answer behind the text: leave {mask} out"
-            )
-        )
 
 
 def _first_tokens(words: Mapping[str, str], tokenizer: Tokenizer) -> tuple[int, ...]:

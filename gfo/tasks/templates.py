@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gfo.core.errors import GfoError, unknown_name
+from gfo.core.protocols import Tokenizer
 
 SOFT = "soft"
 MASK = "mask"  # where a masked language model says the answer
@@ -71,6 +72,19 @@ class Template:
                 raise GfoError(
                     f"{where}: field '{field}' is {row[field]!r}; a template takes text and numbers only"
                 )
+
+    def check_mask(self, tokenizer: Tokenizer) -> None:
+        """Raise GfoError unless there is one `{mask}` for a model that reads it, and none for others."""
+        wanted = int(tokenizer.reads == "mask")
+        if self.masks != wanted:
+            raise GfoError(
+                f"template: it has {self.masks} times {{mask}}; "
+                + (
+                    "the model is a masked language model: write {mask} once, where the answer stands"
+                    if wanted
+                    else "the model reads the answer behind the text: leave {mask} out"
+                )
+            )
 
     def render(self, row: Mapping[str, Any]) -> tuple[str, str]:
         """The texts in front of and behind the soft prompt."""

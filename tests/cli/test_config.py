@@ -46,8 +46,12 @@ def test_json_round_trip(path, tmp_path):
 
 
 def test_the_demo_config_names_data_that_exist():
-    task = load_config(DEMO).task.build(seed=0)
-    assert {split: len(rows) for split, rows in task.rows.items()} == {"train": 48, "dev": 48, "test": 240}
+    rows = load_config(DEMO).task.build(seed=0).data.rows
+    assert {split: len(rows[split]) for split in rows} == {
+        "train": 48,
+        "dev": 48,
+        "test": 240,
+    }
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_zero_is_the_text_in_front(tiny, family):
     task = Classification(ROWS, template="the food was goodReview: {text} It was{soft}", labels=LABELS)
     words = [model.encode(word)[0] for word in LABELS.values()]
     with torch.no_grad():
-        for b, row in enumerate(task.rows["train"]):
+        for b, row in enumerate(task.data.rows["train"]):
             whole = torch.tensor([*ids, *model.encode(f"Review: {row['text']} It was")])[None]
             expected = model.module(whole).logits[0, -1, words]
             assert float((found[0, b] - expected).abs().max()) < 2e-5

@@ -166,8 +166,8 @@ def test_minibatches():
     task, same, other = (bound(rows, dev=rows, batch_size=4, seed=seed) for seed in (1, 1, 2))
     batches = [task.batch("train", step) for step in range(50)]
     assert all(len(batch) == 4 == len(set(batch.before)) for batch in batches)  # without replacement
-    assert [b.key for b in batches] == [same.batch("train", step).key for step in range(50)]
-    assert [b.key for b in batches] != [other.batch("train", step).key for step in range(50)]
+    assert [b.before for b in batches] == [same.batch("train", step).before for step in range(50)]
+    assert [b.before for b in batches] != [other.batch("train", step).before for step in range(50)]
     assert len({b.key for b in batches}) > 30
     drawn = [text for batch in batches for text in batch.before]
     assert {drawn.count(text) for text in drawn} <= set(range(8, 34))  # 20 expected, 4 deviations
