@@ -6,13 +6,13 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, Tag, ValidationError
 
 from gfo.config.sections import Section
-from gfo.config.spaces import SECTIONS, SoftPromptConfig, SpaceConfig
 from gfo.config.spaces import SPACES as SPACES
+from gfo.config.spaces import SoftPromptConfig, SpaceConfig
 from gfo.config.tasks import DATA, TaskConfig
 from gfo.config.tasks import TASKS as TASKS
 from gfo.core.errors import GfoError, unknown_name
@@ -165,39 +165,53 @@ def _set(values: dict[str, Any], override: str) -> None:
 def _one_line(error: ValidationError, path: Path) -> GfoError:
     """pydantic's first error in one line, with the nearest name for a wrong one."""
     first = error.errors()[0]
-    section, keys = _section([str(part) for part in first["loc"]])
-    where, kind, value = ".".join(keys), first["type"], first["input"]
-    if kind == "extra_forbidden":
+    keys, section, kinds = _place([str(part) for part in first["loc"]])
+    where, problem, value = ".".join(keys), first["type"], first["input"]
+    if problem == "extra_forbidden":
         place = ".".join(keys[:-1])
         reason = str(unknown_name(f"key in [{place}]" if place else "key", keys[-1], section.model_fields))
-    elif kind == "literal_error":
-        known = get_args(section.model_fields[keys[-1]].annotation)
-        reason = str(unknown_name(keys[0], str(value), known))
-    elif kind == "union_tag_invalid":
-        reason = str(unknown_name("space", str(first["ctx"]["tag"]), SPACES))
-    elif kind == "union_tag_not_found":
+    elif problem == "union_tag_invalid":
+        reason = str(unknown_name(keys[0], str(first["ctx"]["tag"]), kinds))
+    elif problem == "union_tag_not_found":
         reason = f"{where} = {value!r}; write a section [{where}] with keys"
-    elif kind == "missing":
+    elif problem == "missing":
         reason = f"'{where}' is missing; give it a value"
     else:
         reason = f"{where} = {value!r}: {first['msg'].lower()}"
     return GfoError(f"config: {path}: {reason}")
 
 
-def _section(loc: Sequence[str]) -> tuple[type[BaseModel], list[str]]:
-    """The section that a location is in, and its keys without pydantic's names for the choices of a union."""
-    section: type[BaseModel] = Config
+def _place(loc: Sequence[str]) -> tuple[list[str], type[BaseModel], dict[str, Any]]:
+    """The keys of a location without pydantic's names for the choices of a union, the section that the last
+    key is in, and the kinds that the value may be of."""
     keys: list[str] = []
+    section: type[BaseModel] = Config
+    here: Any = Config  # the type of the value at the location
     for part in loc:
-        choice = bool(keys) and (keys[-1] == "space" or keys[-1].isdigit())
-        if choice and part in SECTIONS:
-            section = SECTIONS[part]
-            keys.append("")  # so that a key of the same name is not taken for a choice
+        kinds = _kinds(here)
+        if part in kinds:
+            here = kinds[part]
             continue
-        if part in ("str", "int") or "[" in part:
+        if isinstance(here, type) and issubclass(here, BaseModel):
+            section = here
+            here = _plain(here.model_fields[part].annotation) if part in here.model_fields else None
+        elif get_origin(here) in (list, dict):
+            here = _plain(get_args(here)[-1])
+        else:
             break
         keys.append(part)
-        annotation = section.model_fields[part].annotation if part in section.model_fields else None
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            section = annotation
-    return section, [key for key in keys if key]
+    return keys, section, _kinds(here)
+
+
+def _plain(annotation: Any) -> Any:
+    """A type without its metadata, and without None beside it."""
+    if get_origin(annotation) is Annotated:
+        return _plain(get_args(annotation)[0])
+    choices = [choice for choice in get_args(annotation) if choice is not type(None)]
+    return choices[0] if type(None) in get_args(annotation) and len(choices) == 1 else annotation
+
+
+def _kinds(union: Any) -> dict[str, Any]:
+    """Kind -> section of a union whose members have tags; empty for all other types."""
+    members = [get_args(member) for member in get_args(union) if get_origin(member) is Annotated]
+    return {tag.tag: section for section, *marks in members for tag in marks if isinstance(tag, Tag)}

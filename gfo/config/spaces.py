@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Discriminator, Tag
 
-from gfo.config.sections import Section
+from gfo.config.sections import Section, kind_of
 from gfo.core.domain import Domain
 from gfo.core.protocols import SearchSpace
 from gfo.core.seeding import stream_seed
@@ -186,12 +186,6 @@ SECTIONS: dict[str, type[SpaceSection]] = {
     "product": ProductConfig,
 }
 
-
-def _kind(section: Any) -> Any:
-    """Which space a section is; a soft prompt if it does not say."""
-    return section.get("kind", "soft-prompt") if isinstance(section, dict) else getattr(section, "kind", None)
-
-
 SpaceConfig = Annotated[
     Annotated[SoftPromptConfig, Tag("soft-prompt")]
     | Annotated[DeepPromptConfig, Tag("deep-prompt")]
@@ -201,6 +195,6 @@ SpaceConfig = Annotated[
     | Annotated[BiasConfig, Tag("bias")]
     | Annotated[DiscretePromptConfig, Tag("discrete-prompt")]
     | Annotated[ProductConfig, Tag("product")],
-    Discriminator(_kind),
+    Discriminator(kind_of("soft-prompt")),
 ]
 ProductConfig.model_rebuild()

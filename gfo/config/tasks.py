@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from abc import ABC
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
-from gfo.config.sections import Section
+from gfo.config.sections import Section, kind_of
 from gfo.core.protocols import Task
 
 DATA = Path(__file__).parents[1] / "data"
 PACKAGED = "gfo:"  # a data_dir "gfo:sentiment" is a folder of the package's data
 
 # kind -> what it is, for `gfo list`
-TASKS = {"classification": "the next word after the template says the label"}
+TASKS = {
+    "classification": "the next word after the template says the label",
+    "generation": "the text that the model writes behind the template, scored by a metric",
+}
 
 
 class TaskSection(Section, ABC):
@@ -58,4 +61,26 @@ class ClassificationConfig(TaskSection):
     loss: str = "ce"
 
 
-TaskConfig = ClassificationConfig
+class GenerationConfig(TaskSection):
+    """`gfo.Generation`; functions of the user are for Python."""
+
+    public = "Generation"
+    kind: Literal["generation"]
+    template: str
+    target: str = "target"
+    metric: str = "exact_match"
+    pattern: str | None = None
+    max_tokens: int = 32
+    stop: list[str] = Field(default_factory=lambda: ["\n"])
+    temperature: float = 0.0
+
+
+SECTIONS: dict[str, type[TaskSection]] = {
+    "classification": ClassificationConfig,
+    "generation": GenerationConfig,
+}
+
+TaskConfig = Annotated[
+    Annotated[ClassificationConfig, Tag("classification")] | Annotated[GenerationConfig, Tag("generation")],
+    Discriminator(kind_of("classification")),
+]
