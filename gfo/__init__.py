@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from gfo.spaces.scaling import BiasSpace as BiasSpace
     from gfo.spaces.scaling import Scaling as Scaling
     from gfo.spaces.soft_prompt import SoftPrompt as SoftPrompt
+    from gfo.tasks import datasets as datasets
     from gfo.tasks.classification import Classification as Classification
+    from gfo.tasks.generation import Generation as Generation
 
 __version__ = "0.1.0"
 
@@ -52,6 +54,7 @@ _PUBLIC = {
     "Encoder": "gfo.models.encoder",
     "EncoderDecoder": "gfo.models.encoder_decoder",
     "GfoError": "gfo.core.errors",
+    "Generation": "gfo.tasks.generation",
     "LoRASubspace": "gfo.spaces.lora_subspace",
     "LocalEvaluator": "gfo.evaluation.local",
     "Prefix": "gfo.spaces.prefix",
@@ -64,14 +67,15 @@ _PUBLIC = {
     "minimize": "gfo.run.loop",
     "tune": "gfo.run.tune",
 }
-__all__ = [*sorted(_PUBLIC), "__version__", "optimizers"]
+_MODULES = {"datasets": "gfo.tasks.datasets", "optimizers": "gfo.optimizers"}
+__all__ = [*sorted(_PUBLIC), *_MODULES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
-    if name == "optimizers":
-        return import_module("gfo.optimizers")
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     raise AttributeError(f"module 'gfo' has no attribute '{name}'")
 
 

@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag
 
 from gfo.config.sections import Section, kind_of
 from gfo.core.protocols import Task
+from gfo.tasks.datasets import HUB
 
 DATA = Path(__file__).parents[1] / "data"
 PACKAGED = "gfo:"  # a data_dir "gfo:sentiment" is a folder of the package's data
@@ -23,7 +24,7 @@ TASKS = {
 
 class TaskSection(Section, ABC):
     """A task on rows. The keys are its arguments; paths are relative to `data_dir`, and that to the working
-    folder."""
+    folder. Rows of a hub are named "hub:ID:SPLIT"."""
 
     public: ClassVar[str]  # its name in gfo
     data_dir: str = "."
@@ -32,6 +33,10 @@ class TaskSection(Section, ABC):
     test: str | None = None
     batch_size: int | None = None
     limits: dict[str, int] = Field(default_factory=dict)
+    skip: dict[str, int] | None = None
+    shuffle: int | None = None
+    max_length: int | None = None
+    truncate: str | None = None
 
     def build(self, seed: int) -> Task:
         """The task; its batches are drawn from the seed."""
@@ -42,9 +47,9 @@ class TaskSection(Section, ABC):
         task: Task = getattr(gfo, self.public)(**splits, **options, seed=seed)
         return task
 
-    def _path(self, name: str | None) -> Path | None:
-        if name is None:
-            return None
+    def _path(self, name: str | None) -> str | Path | None:
+        if name is None or name.startswith(HUB):
+            return name
         if self.data_dir.startswith(PACKAGED):
             return DATA / self.data_dir.removeprefix(PACKAGED) / name
         return Path(self.data_dir) / name

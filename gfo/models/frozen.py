@@ -85,6 +85,23 @@ class FrozenModel(ABC):
         ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
         return (self._start if start else ()) + ids + (self._end if end else ())
 
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each row of token ids, special tokens left out."""
+        return self._decoded(rows, skip_special_tokens=True)
+
+    @functools.cached_property
+    def token_texts(self) -> list[str]:
+        """The text of every token of the embedding, by id; empty where the tokenizer has none."""
+        return self._decoded([(token,) for token in range(self.vocabulary_size)])
+
+    @functools.cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """Ids that end what the model writes: the generation config's and the tokenizer's."""
+        config = getattr(self.module, "generation_config", None) or self.config
+        found = config.eos_token_id
+        ends = [*found] if isinstance(found, list | tuple) else [found]
+        return frozenset(token for token in (*ends, self.tokenizer.eos_token_id) if token is not None)
+
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [...] -> embeddings [..., D]."""
         return self._embedding(ids)  # type: ignore[no-any-return]
@@ -163,6 +180,11 @@ class FrozenModel(ABC):
         logits = torch.nn.functional.linear(hidden.float(), weight, bias)
         logits = logits * self._logit_scale
         return logits if self._logit_cap is None else self._logit_cap * torch.tanh(logits / self._logit_cap)
+
+    def _decoded(self, rows: Sequence[Sequence[int]], **options: Any) -> list[str]:
+        lists = [list(row) for row in rows]
+        texts: list[str] = self.tokenizer.batch_decode(lists, clean_up_tokenization_spaces=False, **options)
+        return texts
 
     def _probe(self) -> tuple[tuple[int, ...], Tensor]:
         """Some 64 tokens, evenly spread over the vocabulary, to compare logits at, and 12 as a text [12]."""

@@ -36,7 +36,7 @@ class Classification:
         loss: "ce", cross-entropy over the label words, or "hinge", with margin 2.
         batch_size: rows of a step's batch, drawn anew each step and shared by all its candidates;
             None for all training rows.
-        limits: split -> use only its first rows.
+        limits, skip, shuffle, max_length, truncate: which rows are used; see `gfo.tasks.base.Data.load`.
         seed: of the batches.
 
     Raises:
@@ -55,6 +55,10 @@ class Classification:
         loss: str = "ce",
         batch_size: int | None = None,
         limits: Mapping[str, int] | None = None,
+        skip: Mapping[str, int] | None = None,
+        shuffle: int | None = None,
+        max_length: int | None = None,
+        truncate: str | None = None,
         seed: int = 0,
     ) -> None:
         if loss not in LOSSES:
@@ -72,7 +76,18 @@ class Classification:
         self.words = {str(label): word for label, word in labels.items()}
         self.label_field = label_field
         self.loss_name = loss
-        self.data = Data.load(train, dev, test, limits=limits, batch_size=batch_size, seed=seed)
+        self.data = Data.load(
+            train,
+            dev,
+            test,
+            limits=limits,
+            skip=skip,
+            shuffle=shuffle,
+            batch_size=batch_size,
+            max_length=max_length,
+            truncate=truncate,
+            seed=seed,
+        )
         self.targets = {split: self._targets(split) for split in self.data.rows}
 
     def bind(self, tokenizer: Tokenizer) -> BoundClassification:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gfo.core.errors import GfoError, unknown_name
-from gfo.core.protocols import Tokenizer
+from gfo.core.protocols import Tokenizer, Tokens
 
 SOFT = "soft"
 MASK = "mask"  # where a masked language model says the answer
@@ -89,6 +89,14 @@ class Template:
     def render(self, row: Mapping[str, Any]) -> tuple[str, str]:
         """The texts in front of and behind the soft prompt."""
         return _join(self.before, row), _join(self.after, row)
+
+    def encode(self, row: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[Tokens, Tokens]:
+        """The tokens in front of and behind the soft prompt."""
+        before, after = self.render({**row, MASK: tokenizer.mask})
+        return (
+            tokenizer.encode(before, start=True, end=not self.soft),
+            tokenizer.encode(after, end=self.soft),
+        )
 
 
 def _join(pieces: tuple[tuple[str, str | None], ...], row: Mapping[str, Any]) -> str:

@@ -11,7 +11,9 @@ import pytest
 
 from gfo import cli
 
-ROWS = [{"text": text, "label": label} for text, label in zip("abcdefgh", "+-+-+-+-", strict=True)]
+
+def rows(end):
+    return [{"text": text + end, "label": label} for text, label in zip("abcdefgh", "+-+-+-+-", strict=True)]
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def work(tmp_path, monkeypatch, tiny):
     model.module.save_pretrained("model")
     model.tokenizer.save_pretrained("model")
     for split in ("train", "dev", "test"):
-        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(split)))
     (tmp_path / "run.toml").write_text(
         """
         dev_every = 2

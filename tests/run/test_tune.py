@@ -7,14 +7,19 @@ import torch
 import gfo
 from gfo.run.callbacks import Callback
 
-ROWS = [{"text": "the food was good " * n, "label": "a" if n % 2 else "b"} for n in range(1, 9)]
+
+def rows(end):
+    return [{"text": "the food was good " * n + end, "label": "a" if n % 2 else "b"} for n in range(1, 9)]
+
+
+ROWS = rows("")
 TASK = {"template": "Review: {text}\n{soft}Sentiment:", "labels": {"a": "good", "b": "bad"}}
 
 
 @pytest.fixture
 def pieces(tiny):
     model = tiny("llama")
-    task = gfo.Classification(ROWS[:6], ROWS[4:], ROWS, **TASK)
+    task = gfo.Classification(ROWS[:6], rows("bad"), rows("great"), **TASK)
     return model, task, gfo.SoftPrompt(model, tokens=3, dim=10, alpha=2.0)
 
 

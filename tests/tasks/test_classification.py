@@ -123,7 +123,9 @@ def test_protocols():
 
 def test_tokens_of_a_batch():
     words = Words()
-    task = Classification(ROWS, ROWS[:1], template=TEMPLATE, labels=LABELS).bind(words)
+    task = Classification(ROWS, [{"text": "it was", "label": "bad"}], template=TEMPLATE, labels=LABELS).bind(
+        words
+    )
     batch = task.all_rows("train")
     ids = words.ids
     assert task.splits == ("train", "dev")

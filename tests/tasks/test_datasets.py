@@ -8,7 +8,7 @@ import datasets
 import pytest
 
 from gfo import Classification, GfoError
-from gfo.tasks.datasets import load_rows
+from gfo.tasks.datasets import load
 
 ROWS = [
     {"text": 'a "good" one, really', "label": "good"},
@@ -35,7 +35,7 @@ def write_csv(path):
 
 def refused(source, *parts):
     with pytest.raises(GfoError) as error:
-        load_rows(source, "train")
+        load(source, "train")
     message = str(error.value)
     assert "\n" not in message
     assert message.startswith("train")
@@ -54,20 +54,20 @@ def test_all_sources_give_the_same_rows(tmp_path):
         datasets.Dataset.from_list(ROWS),
     ]
     for source in sources:
-        assert load_rows(source, "train") == ROWS
-    assert load_rows(ROWS[1:], "train") != ROWS  # control
+        assert load(source, "train") == ROWS
+    assert load(ROWS[1:], "train") != ROWS  # control
 
 
 def test_rows_are_copies():
     rows = [dict(row) for row in ROWS]
-    load_rows(rows, "train")[0]["text"] = "changed"
+    load(rows, "train")[0]["text"] = "changed"
     assert rows == ROWS
 
 
 def test_blank_lines_and_windows_line_ends(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "a"}\r\n\r\n  \n{"text": "b"}')
-    assert load_rows(path, "train") == [{"text": "a"}, {"text": "b"}]
+    assert load(path, "train") == [{"text": "a"}, {"text": "b"}]
 
 
 @pytest.mark.parametrize("content", ['{"text": "a", "label": "b"}\n', "text,label\na,b\n"])
@@ -75,14 +75,14 @@ def test_a_byte_order_mark_is_no_text(tmp_path, content):
     """As spreadsheets write it."""
     path = tmp_path / ("a.jsonl" if content[0] == "{" else "a.csv")
     path.write_text(content, encoding="utf-8-sig")
-    assert load_rows(path, "train") == [{"text": "a", "label": "b"}]
+    assert load(path, "train") == [{"text": "a", "label": "b"}]
 
 
 def test_limit():
-    assert load_rows(ROWS, "train", limit=2) == ROWS[:2]
-    assert load_rows(ROWS, "train", limit=9) == ROWS
+    assert load(ROWS, "train", limit=2) == ROWS[:2]
+    assert load(ROWS, "train", limit=9) == ROWS
     with pytest.raises(GfoError, match=r"^dev: limit = 0 must be at least 1$"):
-        load_rows(ROWS, "dev", limit=0)
+        load(ROWS, "dev", limit=0)
 
 
 def test_labels_of_a_datasets_object():
@@ -140,10 +140,10 @@ def test_folder_with_a_files_name(tmp_path):
     refused(path, f"cannot read {path}", "directory", "check the path")
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.txt", "a", "a.parquett"])
 def test_unknown_ending(tmp_path, name):
     (tmp_path / name).write_text("text")
-    refused(tmp_path / name, str(tmp_path / name), "give a .jsonl or .csv file")
+    refused(tmp_path / name, str(tmp_path / name), "give a .jsonl, .csv or .parquet file")
 
 
 @pytest.mark.parametrize("row", ["only one", "one,two,three"])
