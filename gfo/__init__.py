@@ -36,7 +36,12 @@ if TYPE_CHECKING:
     from gfo.spaces.soft_prompt import SoftPrompt as SoftPrompt
     from gfo.tasks import datasets as datasets
     from gfo.tasks.classification import Classification as Classification
+    from gfo.tasks.distillation import Distillation as Distillation
     from gfo.tasks.generation import Generation as Generation
+    from gfo.tasks.language_modeling import LanguageModeling as LanguageModeling
+    from gfo.tasks.multiple_choice import MultipleChoice as MultipleChoice
+    from gfo.tasks.weighted import Constraint as Constraint
+    from gfo.tasks.weighted import Weighted as Weighted
 
 __version__ = "0.1.0"
 
@@ -46,22 +51,27 @@ _PUBLIC = {
     "Budget": "gfo.run.budget",
     "Callback": "gfo.run.callbacks",
     "Classification": "gfo.tasks.classification",
+    "Constraint": "gfo.tasks.weighted",
     "Decoder": "gfo.models.decoder",
     "DeepPrompt": "gfo.spaces.deep_prompt",
     "Delta": "gfo.core.delta",
     "DiscretePrompt": "gfo.spaces.discrete_prompt",
+    "Distillation": "gfo.tasks.distillation",
     "Domain": "gfo.core.domain",
     "Encoder": "gfo.models.encoder",
     "EncoderDecoder": "gfo.models.encoder_decoder",
     "GfoError": "gfo.core.errors",
     "Generation": "gfo.tasks.generation",
+    "LanguageModeling": "gfo.tasks.language_modeling",
     "LoRASubspace": "gfo.spaces.lora_subspace",
     "LocalEvaluator": "gfo.evaluation.local",
+    "MultipleChoice": "gfo.tasks.multiple_choice",
     "Prefix": "gfo.spaces.prefix",
     "ProductSpace": "gfo.spaces.product",
     "Result": "gfo.run.result",
     "Scaling": "gfo.spaces.scaling",
     "SoftPrompt": "gfo.spaces.soft_prompt",
+    "Weighted": "gfo.tasks.weighted",
     "freeze": "gfo.models.loading",
     "load_model": "gfo.models.loading",
     "minimize": "gfo.run.loop",

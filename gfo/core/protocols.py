@@ -140,12 +140,14 @@ class Tokenizer(Protocol):
         reads: where the model reads the answer: the "next" word behind the last token, the word in
             the "mask" place, or the whole "sentence", compared with label texts.
         mask: the text of the mask token, where it reads that.
+        context_length: the most tokens of a sequence.
         end_tokens: ids that end what the model writes.
         token_texts: the text of every token, by id.
     """
 
     reads: str
     mask: str | None
+    context_length: int
 
     @property
     def end_tokens(self) -> frozenset[int]: ...
@@ -159,6 +161,17 @@ class Tokenizer(Protocol):
 
     def decode(self, rows: Sequence[Tokens]) -> list[str]:
         """The text of each row of token ids, special tokens left out."""
+        ...
+
+
+@runtime_checkable
+class Reader(Tokenizer, Protocol):
+    """A model that answers unchanged, such as a teacher."""
+
+    vocabulary_size: int
+
+    def read(self, rows: Sequence[Tokens], vocabulary: Sequence[Any] | None) -> Tensor:
+        """float32 logits [N, V'], where the model reads the answer, of whole rows of tokens."""
         ...
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from gfo.models.branches import Context, Rows
 from gfo.models.families import context_length, logit_transform
 from gfo.models.structure import LinearInfo, Stack, find_linears, hidden_of, hooked, weight_of
 
+TOKENS_READ = 2048  # in one pass of `read`
 CHECKED_TOKENS = 64  # of the vocabulary, where a model is compared with a plain forward pass
 
 
@@ -154,6 +156,32 @@ class FrozenModel(ABC):
             two = {"decoder_input_ids": ids} if len(self.stacks) > 1 else {}
             self.module.base_model(input_ids=ids, **two)
         return seen
+
+    @torch.no_grad()
+    def read(self, rows: Sequence[Sequence[int]], vocabulary: Sequence[Any] | None) -> Tensor:
+        """float32 logits [N, V'] of the unchanged model, where it reads the answer.
+
+        Args:
+            rows: whole sequences of token ids.
+            vocabulary: the tokens whose logits are wanted, V' of them, or None for all.
+        """
+        wanted = self.vocabulary_size if vocabulary is None else len(vocabulary)
+        out = torch.empty(len(rows), wanted, device=self.device)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        for T, group in itertools.groupby(order, key=lambda i: len(rows[i])):  # equal lengths want no padding
+            same = list(group)
+            most = max(1, TOKENS_READ // T)
+            for some in (same[i : i + most] for i in range(0, len(same), most)):
+                ids = torch.tensor([list(rows[i]) for i in some], device=self.device)
+                column = torch.arange(T, device=self.device).expand_as(ids)
+                at = torch.full_like(ids[:, 0], T - 1)
+                if self.read_token is not None:
+                    at = torch.where(ids == self.read_token, column, -1).amax(dim=1)
+                first = torch.arange(len(some), device=self.device) * T
+                lie = Rows(torch.zeros_like(ids), column, (first + at)[None])
+                hidden = self.branches(None, self.embed(ids)[None], lie)
+                out[some] = self.logits(hidden[0], vocabulary)
+        return out
 
     @abstractmethod
     def branches(

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -23,6 +23,18 @@ from gfo.tasks.templates import Template
 SPLITS = ("train", "dev", "test")
 
 
+class RowOptions(TypedDict, total=False):
+    """Which rows of its data a task uses; see `Data.load`."""
+
+    limits: Mapping[str, int] | None
+    skip: Mapping[str, int] | None
+    shuffle: int | None
+    batch_size: int | None
+    max_length: int | None
+    truncate: str | None
+    seed: int
+
+
 @dataclass(frozen=True)
 class Data:
     """The rows of a task's splits.
@@ -34,6 +46,9 @@ class Data:
         seed: of the batches.
         longest: how long rows may be, and what is done about longer ones.
         same: splits that were given as the same rows, so that it need not be told that they are.
+
+    Raises:
+        GfoError: for a batch size out of range.
     """
 
     rows: Mapping[str, list[dict[str, Any]]]
@@ -41,6 +56,11 @@ class Data:
     seed: int = 0
     longest: Longest | None = None
     same: frozenset[tuple[str, str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        most = len(self.rows["train"])
+        if self.batch_size is not None and not 1 <= self.batch_size <= most:
+            raise GfoError(f"batch_size = {self.batch_size} must be 1 to {most}, the training rows")
 
     @classmethod
     def load(
@@ -93,8 +113,6 @@ class Data:
             )
             for split, source in given.items()
         }
-        if batch_size is not None and not 1 <= batch_size <= len(rows["train"]):
-            raise GfoError(f"batch_size = {batch_size} must be 1 to {len(rows['train'])}, the training rows")
         same = {
             (one, other)
             for one, other in itertools.combinations(given, 2)
@@ -115,34 +133,24 @@ class Data:
         return split == "train" and self.batch_size is not None
 
 
-class BoundRows(ABC):
-    """Rows in a template, tokenized for one model. A task adds what it wants to know of them, and its scores.
+class BoundExamples(ABC):
+    """Examples that are tokens of one model. A task adds what it wants to know of them, and its scores.
 
     Args:
-        data: the rows; each has the template's fields.
-        template: where they go.
-        tokenizer: of the model.
-
-    Raises:
-        GfoError: for a template that does not fit the model.
+        data: their rows.
+        encoded: split -> number of a row that is used -> its tokens in front of and behind the soft prompt.
+        soft: whether there is a place for a soft prompt between them.
     """
 
     _numbers = itertools.count()
 
-    def __init__(self, data: Data, template: Template, tokenizer: Tokenizer) -> None:
-        template.check_mask(tokenizer)
+    def __init__(
+        self, data: Data, encoded: Mapping[str, Mapping[int, tuple[Tokens, Tokens]]], soft: bool
+    ) -> None:
         self.splits = tuple(data.rows)
-        self._data, self._soft = data, template.soft
+        self._data, self._soft, self._encoded = data, soft, encoded
         self._number = next(self._numbers)  # so that no two tasks have batches of one key
-        self._encoded: dict[str, dict[int, tuple[Tokens, Tokens]]] = {}  # by number, of rows that are used
-        for split, rows in data.rows.items():
-            encoded = [template.encode(row, tokenizer) for row in rows]
-            self._encoded[split] = (
-                dict(enumerate(encoded))
-                if data.longest is None
-                else data.longest.fit(encoded, rows, template, tokenizer, split)
-            )
-        self._numbers_of = {split: np.array([*rows]) for split, rows in self._encoded.items()}
+        self._numbers_of = {split: np.array([*rows]) for split, rows in encoded.items()}
         self._tell_repeated()
 
     @abstractmethod
@@ -151,8 +159,7 @@ class BoundRows(ABC):
 
     def batch(self, split: str, step: int) -> Batch:
         """The rows of a step."""
-        index = self._data.of_step(split, step, self._numbers_of[split])
-        return self._rows(split, index, recurs=not self._data.draws(split))
+        return self._rows(split, self._of_step(split, step), recurs=not self._data.draws(split))
 
     def all_rows(self, split: str) -> Batch:
         """The whole split as one batch.
@@ -165,6 +172,10 @@ class BoundRows(ABC):
                 f"split '{split}': the task has {', '.join(self.splits)}; give it rows for {split}"
             )
         return self._rows(split, self._numbers_of[split])
+
+    def _of_step(self, split: str, step: int) -> Array:
+        """Numbers of a step's rows."""
+        return self._data.of_step(split, step, self._numbers_of[split])
 
     def _rows(self, split: str, index: Array, *, recurs: bool = True) -> Batch:
         encoded = [self._encoded[split][i] for i in index.tolist()]
@@ -190,3 +201,28 @@ class BoundRows(ABC):
                     UserWarning,
                     stacklevel=2,
                 )
+
+
+class BoundRows(BoundExamples):
+    """Rows in a template, tokenized for one model.
+
+    Args:
+        data: the rows; each has the template's fields.
+        template: where they go.
+        tokenizer: of the model.
+
+    Raises:
+        GfoError: for a template that does not fit the model.
+    """
+
+    def __init__(self, data: Data, template: Template, tokenizer: Tokenizer) -> None:
+        template.check_mask(tokenizer)
+        found: dict[str, dict[int, tuple[Tokens, Tokens]]] = {}
+        for split, rows in data.rows.items():
+            encoded = [template.encode(row, tokenizer) for row in rows]
+            found[split] = (
+                dict(enumerate(encoded))
+                if data.longest is None
+                else data.longest.fit(encoded, rows, template, tokenizer, split)
+            )
+        super().__init__(data, found, template.soft)

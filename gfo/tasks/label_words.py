@@ -98,8 +98,10 @@ class LabelWords:
             answers = answers / torch.tensor([len(ids) for ids in self._tokens], device=answers.device)
         if len(self._tokens) == len(self._sizes):
             return answers
-        parts = answers.split(self._sizes, dim=-1)
-        return torch.stack([part.logsumexp(dim=-1) - torch.tensor(part.shape[-1]).log() for part in parts], -1)
+        parts = torch.split(answers, self._sizes, dim=-1)
+        return torch.stack(
+            [part.logsumexp(dim=-1) - torch.tensor(part.shape[-1]).log() for part in parts], -1
+        )
 
     def _check(self, tokens: Sequence[tuple[str, str, Tokens]], tokenizer: Tokenizer) -> None:
         owner: dict[Tokens, tuple[str, str]] = {}
@@ -128,5 +130,5 @@ class LabelWords:
                 if other != label:
                     raise GfoError(
                         f"labels: the word {short!r} for '{other}' begins {word!r} for '{label}', so it is "
-                        "never the less likely one; give other words, or normalize = \"mean\""
+                        'never the less likely one; give other words, or normalize = "mean"'
                     )

@@ -64,7 +64,8 @@ def error_then_cross_entropy(scores: Tensor, target: Array) -> Array:
     """
     ce = cross_entropy(scores, target).detach().double().cpu().numpy()
     ce = np.minimum(ce, np.finfo(np.float32).max)  # inf is worst, and still less than one row
-    return error(scores, target) + ce / (1 + ce) / (len(target) + 1)
+    found: Array = error(scores, target) + ce / (1 + ce) / (len(target) + 1)
+    return found
 
 
 LOSSES: dict[str, Loss] = {

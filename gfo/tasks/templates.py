@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,12 @@ class Template:
                 raise GfoError(
                     f"{where}: field '{field}' is {row[field]!r}; a template takes text and numbers only"
                 )
+
+    def check_rows(self, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Check all rows of all splits."""
+        for split, some in rows.items():
+            for i, row in enumerate(some, 1):
+                self.check(row, f"{split} row {i}")
 
     def check_mask(self, tokenizer: Tokenizer) -> None:
         """Raise GfoError unless there is one `{mask}` for a model that reads it, and none for others."""
