@@ -30,6 +30,7 @@ Out = Annotated[
     typer.Option("--out", help="Run folder; by default a new one under runs/.", show_default=False),
 ]
 INTERRUPTED = 130  # as shells have it for Ctrl-C
+NUMBERS = ("loss", "ce", "perplexity")  # metrics that are no shares, 0 to 1
 
 
 @app.command()
@@ -157,7 +158,7 @@ def _print_scores(scores: Mapping[str, Any], split: str) -> None:
         table.add_column(column, justify="left" if column == split else "right")
     for metric, after in scores["after"][split].items():
         before = scores["before"][split][metric]
-        if metric == "loss":
+        if metric.rpartition(".")[2] in NUMBERS:
             table.add_row(metric, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
         else:
             table.add_row(metric, f"{before:.1%}", f"{after:.1%}", f"{100 * (after - before):+.1f} points")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 DEMO = DATA / "demo.toml"
+DATA_DIRS: Any = {"data_dir": True, "tasks": {"__all__": {"data_dir"}}}  # a machine's own
 
 
 class ModelConfig(Section):
@@ -98,9 +99,9 @@ class Config(Section):
             progress=progress,
             out=out,
             memory=self.model.memory,
-            record={"config": self.model_dump(exclude_none=True, exclude={"task": {"data_dir"}})},
+            record={"config": self.model_dump(exclude_none=True, exclude={"task": DATA_DIRS})},
         )
-        if test and self.task.test is not None and result.stopped != "interrupted":
+        if test and self.task.has_test and result.stopped != "interrupted":
             result.score("test")
         return result
 

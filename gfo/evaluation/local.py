@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -13,6 +15,7 @@ from gfo.core.delta import Delta
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Answers, Batch, Batches, Cost, Evaluation, Scores, SearchSpace, Task
+from gfo.evaluation.endings import check_endings, with_endings, with_longest_ending
 from gfo.evaluation.layouts import ByCandidate, ByExample, Meter, Shape
 from gfo.evaluation.memory import SHARE_FOR_CONTEXTS, Store, chunk_tokens, free_bytes, halving
 from gfo.evaluation.plan import plan
@@ -94,6 +97,8 @@ class LocalEvaluator:
     def _answers(self, delta: Delta, batch: Batch | Batches, meter: Meter) -> Answers:
         if isinstance(batch, Batches):
             return tuple(self._answers(delta, part, meter) for part in batch.parts)
+        if batch.endings:
+            return self._log_likelihoods(delta, batch, meter)
         return self._logits(delta, batch, meter)
 
     @torch.no_grad()
@@ -102,13 +107,36 @@ class LocalEvaluator:
         wanted = self.model.vocabulary_size if batch.vocabulary is None else len(batch.vocabulary)
         out = torch.empty(delta.candidates, len(batch), wanted, device=self.model.device)
 
-        def run(most: int) -> Tensor:
-            layout = self._store.find(
-                batch.key, lambda: self._layout(batch, most, meter), recurs=batch.recurs
-            )
-            for k, b, hidden in layout(delta, meter):
-                out[k, b] = self.model.logits(hidden, batch.vocabulary)
+        def read(layout: ByExample | ByCandidate) -> Tensor:
+            for k, i, hidden in layout(delta, meter):
+                out[k, layout.groups[i]] = self.model.logits(hidden, batch.vocabulary)
             return out
+
+        return self._laid_out(batch, meter, read)
+
+    @torch.no_grad()
+    def _log_likelihoods(self, delta: Delta, batch: Batch, meter: Meter) -> Tensor:
+        """float32 log-likelihoods [K, B, m] of the batch's endings in nats, -inf where a row has fewer."""
+        check_endings(batch, self.model, self._shape.P, "batch")
+        shape = delta.candidates, len(batch), max(map(len, batch.endings))
+        out = torch.full((shape[0], shape[1] * shape[2]), -torch.inf, device=self.model.device)
+
+        def read(layout: ByExample | ByCandidate) -> Tensor:
+            for k, i, hidden in layout(delta, meter):
+                wanted = layout.wanted[i]
+                out[k, wanted.answers] = wanted.sums(self.model.log_likelihood(hidden, wanted.tokens))
+            return out.view(shape)
+
+        return self._laid_out(batch, meter, read)
+
+    def _laid_out(
+        self, batch: Batch, meter: Meter, read: Callable[[ByExample | ByCandidate], Tensor]
+    ) -> Tensor:
+        """What `read` makes of the batch's layout, of smaller passes where memory runs out."""
+
+        def run(most: int) -> Tensor:
+            make = functools.partial(self._layout, batch, most, meter)
+            return read(self._store.find(batch.key, make, recurs=batch.recurs))
 
         def smaller(most: int) -> None:
             self._chunk_tokens = most
@@ -121,6 +149,8 @@ class LocalEvaluator:
         shape = self._shape if self._reuse else self._shape.whole()
         everywhere, causal = shape.everywhere, self.model.causal
         todo = plan(batch, shape.P, everywhere=everywhere, causal=causal, reuse=self._reuse)
+        if batch.endings:
+            todo = with_endings(todo, batch, self.model, most if self._reuse else 0)
         if todo.by_example:
             return ByExample(cast(Decoder, self.model), todo, shape, most, meter)
         return ByCandidate(self.model, todo, shape, most, meter)
@@ -142,8 +172,12 @@ class LocalEvaluator:
                     f"template: it has no {{soft}}, but the space has a soft prompt of {P} tokens; write "
                     "{soft} where the prompt goes"
                 )
+            if batch.endings:
+                check_endings(batch, self.model, P, split)
             for i, (before, after) in enumerate(zip(batch.before, batch.after, strict=True), 1):
                 length = self._shape.prefix + len(before) + P + len(after)
+                if batch.endings:
+                    length = with_longest_ending(self.model, length, batch.endings[i - 1])
                 if length > most:
                     raise GfoError(
                         f"{split} row {i} has {length} tokens with template and soft prompt, the model's "

@@ -27,7 +27,7 @@ from gfo.tasks.templates import Template
 if TYPE_CHECKING:
     from torch import Tensor
 
-KINDS = ("kl", "ce")
+DISTILLATION_LOSSES = ("kl", "ce")
 OVER = ("vocabulary", "labels")
 IN_MEMORY = 2**28  # bytes of a split's teacher logits; more lie in a temporary file
 ROWS_AT_ONCE = 64
@@ -52,7 +52,7 @@ class Distillation:
             `score` then gives the accuracy of the candidate and of the teacher.
         label_field: the rows' field that holds the label; splits without it have no accuracy.
         over: "vocabulary" for the distribution over all tokens, "labels" for that over the labels alone.
-        kind: "kl" or "ce"; they differ by the teacher's entropy.
+        loss: "kl" or "ce"; they differ by the teacher's entropy.
         temperature: T.
         rows: `limits`, `skip`, `shuffle`, `batch_size`, `max_length`, `truncate`, `seed`: which rows are
             used, and which a step; see `gfo.tasks.base.Data.load`.
@@ -74,11 +74,11 @@ class Distillation:
         labels: Mapping[Any, str | Sequence[str]] | None = None,
         label_field: str = "label",
         over: str = "vocabulary",
-        kind: str = "kl",
+        loss: str = "kl",
         temperature: float = 1.0,
         **rows: Unpack[RowOptions],
     ) -> None:
-        check_name("kind", kind, KINDS)
+        check_name("loss", loss, DISTILLATION_LOSSES)
         check_name("over", over, OVER)
         if not 0 < temperature < math.inf:
             raise GfoError(f"temperature = {temperature} must be above 0")
@@ -94,7 +94,7 @@ class Distillation:
                 raise GfoError(
                     f"teacher_template = {teacher_template!r}: a teacher has no {{soft}}; leave it out"
                 )
-        self.teacher, self.kind, self.over, self.temperature = teacher, kind, over, temperature
+        self.teacher, self.loss_name, self.over, self.temperature = teacher, loss, over, temperature
         self.words = None if labels is None else words_of(labels)
         self.data = Data.load(train, dev, test, **rows)
         for each in (self.template, self.teacher_template):
@@ -153,7 +153,7 @@ class BoundDistillation(BoundRows):
         found = []
         for logits in answers:  # one by one: all at once would take several times the memory of the logits
             log_q = (self._compared(logits[None])[0] / T).log_softmax(dim=-1)
-            difference = log_p - log_q if self._task.kind == "kl" else -log_q
+            difference = log_p - log_q if self._task.loss_name == "kl" else -log_q
             found.append((log_p.exp() * difference).sum(dim=-1).mean())
         return T**2 * torch.stack(found)
 
