@@ -131,7 +131,7 @@ def test_list_and_help_name_everything(gfo):
         ("task.template=Review: {text}", ["no {soft}"]),
         ("task.template={txt}{soft}", ["unknown field 'txt'", "did you mean 'text'"]),
         ('task.labels={"+" = " ", "-" = "bad"}', ["the word for '+'"]),
-        ('task.labels={"+" = "good", "-" = "good bad"}', ["share their first token"]),
+        ('task.labels={"+" = "good", "-" = "good bad"}', ["never the less likely"]),
         ('task.labels={"+" = "good", "x" = "bad"}', ["train row 2", "label '-' has no word"]),
         ("task.train=empty.jsonl", ["empty.jsonl has no rows"]),
         ("task.train=broken.jsonl", ["broken.jsonl line 3 is not JSON"]),
