@@ -120,6 +120,8 @@ class LocalEvaluator:
         check_endings(batch, self.model, self._shape.P, "batch")
         shape = delta.candidates, len(batch), max(map(len, batch.endings))
         out = torch.full((shape[0], shape[1] * shape[2]), -torch.inf, device=self.model.device)
+        if not out.numel():
+            return out.view(shape)
 
         def read(layout: ByExample | ByCandidate) -> Tensor:
             for k, i, hidden in layout(delta, meter):

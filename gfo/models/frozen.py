@@ -204,7 +204,8 @@ class FrozenModel(ABC):
 
     def logits(self, hidden: Tensor, vocabulary: Sequence[Any] | None) -> Tensor:
         """float32 logits [..., V'] of the chosen tokens, or of all for None, from hidden states [..., D]."""
-        return self._logits(hidden, slice(None) if vocabulary is None else list(vocabulary))
+        chosen = slice(None) if vocabulary is None else torch.tensor(vocabulary, device=self.device)
+        return self._logits(hidden, chosen)
 
     def log_likelihood(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """float32 log-likelihoods, in nats, of W tokens [..., W] behind each hidden state [..., D]: [..., W].
@@ -223,7 +224,7 @@ class FrozenModel(ABC):
             own = torch.where(here, found, own)
         return own - total[..., None]
 
-    def _logits(self, hidden: Tensor, rows: slice | list[int]) -> Tensor:
+    def _logits(self, hidden: Tensor, rows: slice | Tensor) -> Tensor:
         """float32 logits [..., V'] by some rows of the head."""
         weight = self._head.weight[rows].float()  # (V', D)
         bias = None if self._bias is None else self._bias[rows].float()
