@@ -18,7 +18,7 @@ from gfo.core.protocols import Batch, Tokenizer, Tokens
 from gfo.core.seeding import stream
 from gfo.tasks.datasets import Source, load
 from gfo.tasks.lengths import Longest
-from gfo.tasks.templates import Template
+from gfo.tasks.templates import MASK, Template
 
 SPLITS = ("train", "dev", "test")
 
@@ -211,12 +211,16 @@ class BoundRows(BoundExamples):
         template: where they go.
         tokenizer: of the model.
 
+    Attributes:
+        template: the task's.
+
     Raises:
         GfoError: for a template that does not fit the model.
     """
 
     def __init__(self, data: Data, template: Template, tokenizer: Tokenizer) -> None:
         template.check_mask(tokenizer)
+        self.template, self._mask = template, tokenizer.mask
         found: dict[str, dict[int, tuple[Tokens, Tokens]]] = {}
         for split, rows in data.rows.items():
             encoded = [template.encode(row, tokenizer) for row in rows]
@@ -226,3 +230,8 @@ class BoundRows(BoundExamples):
                 else data.longest.fit(encoded, rows, template, tokenizer, split)
             )
         super().__init__(data, found, template.soft)
+
+    def texts(self, split: str) -> list[tuple[str, str]]:
+        """The text in front of the soft prompt and behind it, of each row of a split that is used, uncut."""
+        rows = self._data.rows[split]
+        return [self.template.render({**rows[i], MASK: self._mask}) for i in self._numbers_of[split].tolist()]

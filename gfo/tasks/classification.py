@@ -90,12 +90,17 @@ class Classification:
 
 
 class BoundClassification(BoundRows):
-    """A classification task whose rows and label words are tokens of one model."""
+    """A classification task whose rows and label words are tokens of one model.
+
+    Attributes:
+        words: label -> the word that stands for it, or the list of them.
+    """
 
     def __init__(self, task: Classification, tokenizer: Tokenizer) -> None:
         super().__init__(task.data, task.template, tokenizer)
         self._task = task
-        self.words = LabelWords(task.words, tokenizer, task.normalize)
+        self.words = {label: some[0] if len(some) == 1 else list(some) for label, some in task.words.items()}
+        self._words = LabelWords(task.words, tokenizer, task.normalize)
         texts = [text for text in CONTENT_FREE if tokenizer.reads != "mask" or text != CONTENT_FREE[-1]]
         self._free = [  # tokens of the content-free rows, which stand behind the others in each batch
             task.template.encode(dict.fromkeys(task.template.fields, text), tokenizer)
@@ -114,7 +119,7 @@ class BoundClassification(BoundRows):
     def scores(self, answers: Tensor) -> Tensor:
         """The words' logits or log-likelihoods -> the labels' scores [K, B, C], whose softmax is their
         probability."""
-        scores = self.words.scores(answers)
+        scores = self._words.scores(answers)
         n = len(self._free)
         if not n:
             return scores
@@ -123,7 +128,7 @@ class BoundClassification(BoundRows):
         return log_p[:, :-n] - free
 
     def _wanted(self, split: str, index: Array) -> dict[str, Any]:
-        return {**self.words.wanted(len(index)), "target": self._task.targets[split][index]}
+        return {**self._words.wanted(len(index)), "target": self._task.targets[split][index]}
 
     def _rows(self, split: str, index: Array, *, recurs: bool = True) -> Batch:
         batch = super()._rows(split, index, recurs=recurs)
@@ -134,7 +139,7 @@ class BoundClassification(BoundRows):
             batch,
             before=batch.before + before,
             after=batch.after + after,
-            **self.words.wanted(len(index) + len(self._free)),
+            **self._words.wanted(len(index) + len(self._free)),
         )
 
 
