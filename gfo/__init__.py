@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gfo.run.loop import minimize as minimize
     from gfo.run.result import Result as Result
     from gfo.run.tune import tune as tune
+    from gfo.spaces.adapter import Adapter as Adapter
     from gfo.spaces.deep_prompt import DeepPrompt as DeepPrompt
     from gfo.spaces.discrete_prompt import DiscretePrompt as DiscretePrompt
     from gfo.spaces.lora_subspace import LoRASubspace as LoRASubspace
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 
 # public name -> the module that has it
 _PUBLIC = {
+    "Adapter": "gfo.spaces.adapter",
     "BiasSpace": "gfo.spaces.scaling",
     "Budget": "gfo.run.budget",
     "Callback": "gfo.run.callbacks",

@@ -23,6 +23,7 @@ SPACES = {
     "lora": "low-rank changes of weights; method lora-fa, lora-xs, vera or tiny",
     "scaling": "factors on keys, values and feed-forwards (method ia3), or on norms (norm)",
     "bias": "additions to the outputs of linear modules (BitFit)",
+    "adapter": "bottlenecks behind the feed-forward networks (Houlsby)",
     "discrete-prompt": "tokens in the {soft} place, picked from a list by integer genes",
     "product": "several spaces at once, a list of sections in the key spaces",
 }
@@ -139,6 +140,18 @@ class BiasConfig(ContinuousSection):
     projection: str = "auto"
 
 
+class AdapterConfig(ContinuousSection):
+    """`gfo.Adapter`."""
+
+    public = "Adapter"
+    kind: Literal["adapter"]
+    rank: int = 8
+    targets: str | list[str] | None = None
+    layers: str | list[int] | None = None
+    alpha: float = 0.15
+    projection: str = "auto"
+
+
 class DiscretePromptConfig(SpaceSection):
     """`gfo.DiscretePrompt`."""
 
@@ -182,6 +195,7 @@ SECTIONS: dict[str, type[SpaceSection]] = {
     "lora": LoRAConfig,
     "scaling": ScalingConfig,
     "bias": BiasConfig,
+    "adapter": AdapterConfig,
     "discrete-prompt": DiscretePromptConfig,
     "product": ProductConfig,
 }
@@ -199,6 +213,7 @@ SpaceConfig = Annotated[
     | Annotated[LoRAConfig, Tag("lora")]
     | Annotated[ScalingConfig, Tag("scaling")]
     | Annotated[BiasConfig, Tag("bias")]
+    | Annotated[AdapterConfig, Tag("adapter")]
     | Annotated[DiscretePromptConfig, Tag("discrete-prompt")]
     | Annotated[ProductConfig, Tag("product")],
     Discriminator(_kind),

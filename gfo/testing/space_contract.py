@@ -104,8 +104,8 @@ def check_start(space: SearchSpace, model: FrozenModel) -> None:
     delta = space.decode(torch.zeros(K, space.domain.d, dtype=torch.float64))
     for tensor in _effects(delta):
         _require(torch.equal(tensor, tensor[:1].expand_as(tensor)), "decode(0) must be the same for all K")
-    for low_rank in (B @ A for A, B in delta.lora.values()):
-        _require(not bool(low_rank.any()), "decode(0) must leave matrices as they are")
+    for product in (B @ A for A, B in (*delta.lora.values(), *delta.adapter.values())):
+        _require(not bool(product.any()), "decode(0) must leave matrices as they are, and adapters at 0")
     for scale in delta.scale.values():
         _require(bool((scale == 1).all()), "decode(0) must scale by 1")
     for added in (*delta.bias.values(), *delta.layer_prompt.values()):
@@ -224,10 +224,11 @@ def _logits(space: SearchSpace, model: FrozenModel, z: Array) -> Tensor:
 
 
 def _effects(delta: Delta) -> list[Tensor]:
-    """What candidates change, each [K, ...]: low-rank changes as products, all else as it is."""
+    """What candidates change, each [K, ...]: low-rank changes as products, adapters' B, all else as it is."""
     found = [] if delta.prompt is None else [delta.prompt]
     found += [*delta.layer_prompt.values(), *delta.scale.values(), *delta.bias.values()]
     found += [part for pair in delta.prefix.values() for part in pair]
+    found += [B for _, B in delta.adapter.values()]
     return found + [B @ A for A, B in delta.lora.values()]
 
 

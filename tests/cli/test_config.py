@@ -129,6 +129,7 @@ BUILT = {
     ),
     "scaling": ({"method": "norm", "dim": 7}, lambda m, s: gfo.Scaling(m, 7, kind="norm", seed=s)),
     "bias": ({"dim": 7, "alpha": 0.5}, lambda m, s: gfo.BiasSpace(m, 7, alpha=0.5, seed=s)),
+    "adapter": ({"dim": 7, "rank": 3}, lambda m, s: gfo.Adapter(m, 7, rank=3, seed=s)),
     "discrete-prompt": (
         {"tokens": 3, "candidates": [30, 31, 32]},
         lambda m, s: gfo.DiscretePrompt(m, 3, [30, 31, 32], seed=s),
