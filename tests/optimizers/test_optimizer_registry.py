@@ -47,6 +47,7 @@ def test_every_name_is_described_and_made():
         ("ipop", {"optimizer": "random"}, "cannot restart 'random'"),
         ("blockwise", {"blocks": [1, 2]}, "blocks = [1, 2] must be sizes that sum to d = 4"),
         ("blockwise", {"blocks": 5}, "blocks = 5 must be at most d = 4"),
+        ("blockwise", {"hand_on": "mean"}, "hand_on = 'mean' must be one of incumbent, recommendation"),
         ("nevergrad:BO", {"population": 4}, "population = 4 must be 1"),
     ],
 )
