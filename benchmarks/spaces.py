@@ -7,16 +7,13 @@ Runs what is missing in results/spaces, each from one config of experiments/spac
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from speed import Parser
-
-from gfo.core.errors import GfoError, unknown_name
+import runs
 
 HERE = Path(__file__).parent
 CONFIGS = HERE / "experiments" / "spaces"
@@ -38,16 +35,14 @@ def run(name: str, seed: int, data: Path, out: Path) -> None:
 
 def table(folder: Path) -> str:
     """Markdown of all finished runs in the folder, the lowest test loss first."""
-    found = {path.parent.name: path for path in folder.glob("*/result.json")}
-    if not found:
-        raise GfoError(f"--out {folder}: it holds no finished run; run some first")
-    results = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in found.items()}
+    results = runs.finished(folder)
     first = next(iter(results.values()))
     lines = [
-        f"{first['model']}, SST-2, 16 shots a class, {first['cost']['candidates']} evaluations, each space with "
-        "its defaults from one config ([experiments/spaces](../../experiments/spaces)): CMA-ES, for the discrete "
-        "prompt the genetic algorithm; spaces that reach every token change the upper half of the layers. The "
-        "recommendation selected on dev against the starting point. Forward tokens and seconds: of the search.",
+        f"{first['model']}, SST-2, 16 shots a class, {first['cost']['candidates']} evaluations, each space "
+        "with its defaults from one config ([experiments/spaces](../../experiments/spaces)): CMA-ES, for the "
+        "discrete prompt the genetic algorithm; spaces that reach every token change the upper half of the "
+        "layers. The recommendation selected on dev against the starting point; forward tokens and seconds "
+        "of the search.",
         "",
         "| space | d | training loss | test loss | test accuracy | forward tokens | seconds |",
         "|---|---|---|---|---|---|---|",
@@ -66,7 +61,7 @@ def _line(name: str, result: dict[str, Any]) -> str:
     return f"| `{_space(name)}` | {result['d']} | {' | '.join(losses)} | {accuracy} | {counts} |"
 
 
-def _not_better(results: dict[str, dict[str, Any]]) -> str:
+def _not_better(results: runs.Results) -> str:
     """A sentence on the spaces whose training loss is not below that of their starting point."""
     scores = {name: results[name]["scores"] for name in sorted(results)}
     same = [
@@ -83,29 +78,9 @@ def _space(name: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
-    parser = Parser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data", type=Path, help="folder of the data sets; without it, the table alone")
-    parser.add_argument(
-        "--space", action="append", help=f"{', '.join(names())}; may be repeated; default: all"
+    return runs.main(
+        arguments, doc=__doc__ or "", option="space", names=names(), run=run, table=table, results=RESULTS
     )
-    parser.add_argument("--seed", type=int, default=0, help="root seed (default %(default)s)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the runs and the table")
-    try:
-        options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-        for name in options.space or ():
-            if name not in names():
-                raise unknown_name("--space", name, names())
-        for name in (options.space or names()) if options.data else ():
-            out = options.out / f"{name}--seed{options.seed}"
-            if not (out / "result.json").is_file():
-                run(name, options.seed, options.data, out)
-        text = table(options.out)
-    except GfoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    (options.out / "table.md").write_text(text, encoding="utf-8")
-    print(text)
-    return 0
 
 
 if __name__ == "__main__":
