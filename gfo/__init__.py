@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gfo.run.callbacks import Callback as Callback
     from gfo.run.loop import minimize as minimize
     from gfo.run.result import Result as Result
+    from gfo.run.selection import Selection as Selection
     from gfo.run.tune import tune as tune
     from gfo.spaces.adapter import Adapter as Adapter
     from gfo.spaces.deep_prompt import DeepPrompt as DeepPrompt
@@ -60,6 +61,7 @@ _PUBLIC = {
     "ProductSpace": "gfo.spaces.product",
     "Result": "gfo.run.result",
     "Scaling": "gfo.spaces.scaling",
+    "Selection": "gfo.run.selection",
     "SoftPrompt": "gfo.spaces.soft_prompt",
     "freeze": "gfo.models.loading",
     "load_model": "gfo.models.loading",
