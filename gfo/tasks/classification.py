@@ -112,20 +112,24 @@ class Classification:
 
 
 class BoundClassification:
-    """A classification task whose rows and label words are tokens of one model."""
+    """A classification task whose rows and label words are tokens of one model.
+
+    Attributes:
+        template: the task's.
+        words: label -> the word that stands for it.
+    """
 
     def __init__(self, task: Classification, tokenizer: Tokenizer) -> None:
         self._task = task
+        self._mask = tokenizer.mask
+        self.template, self.words = task.template, task.words
         self.splits = tuple(task.rows)
         self.vocabulary = (
             tuple(tokenizer.encode(word, start=True, end=True) for word in task.words.values())
             if tokenizer.reads == "sentence"
             else _first_tokens(task.words, tokenizer)
         )
-        texts = {
-            split: [task.template.render({**row, MASK: tokenizer.mask}) for row in rows]
-            for split, rows in task.rows.items()
-        }
+        texts = {split: self.texts(split) for split in self.splits}
         self._before = {
             split: tuple(
                 tokenizer.encode(before, start=True, end=not task.template.soft) for before, _ in pairs
@@ -136,6 +140,11 @@ class BoundClassification:
             split: tuple(tokenizer.encode(after, end=task.template.soft) for _, after in pairs)
             for split, pairs in texts.items()
         }
+
+    def texts(self, split: str) -> list[tuple[str, str]]:
+        """The text in front of the soft prompt and behind it, of each row of a split."""
+        rows = self._task.rows[split]
+        return [self.template.render({**row, MASK: self._mask}) for row in rows]
 
     def batch(self, split: str, step: int) -> Batch:
         """The rows of a step: all, or `batch_size` drawn without replacement by seed and step."""
