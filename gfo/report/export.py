@@ -143,7 +143,7 @@ def prompt_text(evaluator: Any, z: Array) -> str:
 
 
 def nearest_words(model: FrozenModel, prompt: Tensor) -> list[tuple[str, float]]:
-    """Of each soft token of [P, D] the word of the vocabulary with the highest cosine similarity, and that."""
+    """Of each soft token of [P, D] the word of the vocabulary nearest by cosine, and the cosine."""
     import torch
 
     normalize = torch.nn.functional.normalize
@@ -221,11 +221,11 @@ def _enters_as_embedded(model: FrozenModel) -> bool:
     added = torch.linspace(-1, 1, model.hidden_size, device=model.device, dtype=model.dtype)
     if plain.shape[-1] != model.hidden_size:
         return False
-    hooks = [
-        model.module.get_submodule(name).register_forward_hook(lambda module, args, out: out + added)
-        for name in model.embedding_names
-        if isinstance(model.module.get_submodule(name), torch.nn.Embedding)
-    ][:1]
+    named = map(model.module.get_submodule, model.embedding_names)
+    parts = {
+        id(part): part for part in named if isinstance(part, torch.nn.Embedding)
+    }  # one may have many names
+    hooks = [part.register_forward_hook(lambda module, args, out: out + added) for part in parts.values()]
     try:
         change = model.hidden_states(ids)[0] - plain
     finally:

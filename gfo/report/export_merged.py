@@ -124,8 +124,8 @@ def _scale_norm(part: Any, name: str, scale: Tensor) -> None:
 def _put_rows(twin: Any, soft: SoftTokens, V: int) -> None:
     """Give the copy the tokens' embeddings, and keep it from saying them.
 
-    Where the head is a matrix of its own, new tokens get the mean of its rows: their logits are the mean of all
-    and never the highest. Where it is tied to the embeddings, `suppress_tokens` alone keeps them out.
+    Where the head is a matrix of its own, new tokens get the mean of its rows: their logits are the mean of
+    all and never the highest. Where it is tied to the embeddings, `suppress_tokens` alone keeps them out.
     """
     head = twin.get_output_embeddings()
     tied = head is not None and head.weight is twin.get_input_embeddings().weight

@@ -42,7 +42,7 @@ def write_adapter(candidate: Candidate, folder: Path) -> Exported:
 def _prompt(candidate: Candidate, folder: Path) -> Exported:
     """Prompt tuning (Lester et al. 2021) puts the prompt in front of everything, the start token too.
 
-    PEFT's class for the prompts of encoder-decoders cannot be made with transformers 5 (peft 0.21): tokens do.
+    PEFT's class for the prompts of encoder-decoders fails with transformers 5 (peft 0.21): tokens do.
     """
     if not candidate.in_front or candidate.auto_class == SEQ_TO_SEQ:
         return _tokens(candidate, folder)
@@ -64,7 +64,7 @@ def _tokens(candidate: Candidate, folder: Path) -> Exported:
     for name in names:
         if getattr(model.module.get_submodule(name), "bias", None) is not None:
             raise cannot(
-                f"PEFT (0.21) forgets the bias of '{name}', which is tied to the embeddings, where it adds tokens",
+                f"PEFT's added tokens drop the bias of '{name}', which is tied to the embeddings (peft 0.21)",
                 "export merged",
             )
     # PEFT finds the modules tied to the input embedding, and wants a copy of the rows for each
@@ -85,7 +85,7 @@ def _prefix(candidate: Candidate, folder: Path) -> Exported:
     if missing:
         raise cannot(
             f"PEFT's prefix has keys and values in all {L} layers, this one none in layer {missing[0]}",
-            "search Prefix with layers=None to export it; SoftPrompt and LoRASubspace of chosen layers can be",
+            "search Prefix with layers=None; LoRASubspace of chosen layers can be exported",
         )
     shapes = {tuple(tensor.shape) for pair in prefix.values() for tensor in pair}
     if len(shapes) > 1:
