@@ -168,6 +168,15 @@ def cannot(what: str, remedy: str) -> GfoError:
     return GfoError(f"export: {what}; {remedy}")
 
 
+def deep_prompt(where: str) -> GfoError:
+    """The error for prompts inside the model."""
+    return cannot(
+        f"a deep prompt has no place in {where}",
+        "search SoftPrompt, LoRASubspace or Scaling (a DeepPrompt of layer 0 alone can be exported, where "
+        "embeddings enter it as they are)",
+    )
+
+
 def write_prompt(candidate: Candidate, folder: Path, soft: Sequence[str], note: str | None) -> None:
     """Write the template with the soft tokens' texts in its place, for any server that loads the folder."""
     template = getattr(candidate.task, "template", None)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from gfo.core.delta import Delta
-from gfo.report.export import MERGES, Candidate, Exported, cannot, write_prompt
+from gfo.models.loading import no_progress_bars
+from gfo.report.export import MERGES, Candidate, Exported, cannot, deep_prompt, write_prompt
 from gfo.report.soft_tokens import SoftTokens
 
 GAIN_OFFSETS = (0.0, 1.0)  # a norm multiplies by its weight, or (Gemma) by 1 + its weight
@@ -32,11 +33,10 @@ def write_merged(candidate: Candidate, folder: Path) -> Exported:
     model, delta = candidate.model, candidate.delta
     other = [slot for slot in candidate.slots if slot not in MERGES]
     if other:
-        what = {"prefix": "keys and values of a prefix", "layer_prompt": "prompts of layers above 0"}
-        remedy = (
-            "export peft" if candidate.slots == ["prefix"] else "SoftPrompt, LoRASubspace, Scaling can be"
-        )
-        raise cannot(f"no weight of a model holds {what.get(other[0], other[0])}", remedy)
+        if "layer_prompt" in other:
+            raise deep_prompt("the weights of a model")
+        remedy = "export peft" if candidate.slots == ["prefix"] else "search LoRASubspace or Scaling"
+        raise cannot(f"no weight of a model holds the {other[0]}", remedy)
     _check_biases(candidate)
     soft = None if delta.prompt is None else SoftTokens.of(candidate)
     own = {id(p) for name in delta.modules for p in model.module.get_submodule(name).parameters()}
@@ -50,7 +50,8 @@ def write_merged(candidate: Candidate, folder: Path) -> Exported:
         if soft is not None:
             _put_rows(twin, soft, model.vocabulary_size)
     folder.mkdir(parents=True, exist_ok=True)
-    twin.save_pretrained(folder)
+    with no_progress_bars():
+        twin.save_pretrained(folder)
     (model.tokenizer if soft is None else soft.tokenizer).save_pretrained(folder)
     notes = [] if soft is None or soft.note is None else [soft.note]
     if model.dtype != torch.float32:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from gfo.report.export import MERGES, Candidate, Exported, cannot, write_prompt
+from gfo.report.export import MERGES, Candidate, Exported, cannot, deep_prompt, write_prompt
 from gfo.report.soft_tokens import SoftTokens
 
 if TYPE_CHECKING:
@@ -140,12 +140,13 @@ def _ia3(candidate: Candidate, folder: Path) -> Exported:
 
 def _no_adapter(slots: list[str]) -> Exception:
     """Why these slots are no PEFT adapter, and what can be done."""
+    if "layer_prompt" in slots:
+        return deep_prompt("an adapter of PEFT")
     usual = "search a SoftPrompt, Prefix (of all layers), LoRASubspace or Scaling to export peft"
     remedy = f"export merged, or {usual}" if set(slots) <= MERGES else usual
     if len(slots) > 1:
         return cannot(f"an adapter of PEFT holds one kind of change, this has {' and '.join(slots)}", remedy)
-    what = "prompts of layers above 0" if slots == ["layer_prompt"] else slots[0]
-    return cannot(f"PEFT has no adapter for {what}", remedy)
+    return cannot(f"PEFT has no adapter for {slots[0]}", remedy)
 
 
 def _conv(candidate: Candidate, names: Mapping[str, Any]) -> bool:
