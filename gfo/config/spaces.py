@@ -84,18 +84,22 @@ def _said_once(section: S) -> S:
 
 
 class SoftPromptConfig(ContinuousSection):
-    """`gfo.SoftPrompt`, or `gfo.SoftPrompt.from_peft`; each has its own default of `alpha`."""
+    """`gfo.SoftPrompt`, or `gfo.SoftPrompt.from_peft`, which has another default of `alpha`."""
 
     public = "SoftPrompt"
     kind: Literal["soft-prompt"] = "soft-prompt"
     tokens: int = 8
     init: str | None = None
     from_peft: str | None = None
-    alpha: float | None = None
+    alpha: float = 2.0
     projection: str = "gaussian"
 
     @model_validator(mode="after")
     def _one_start(self) -> SoftPromptConfig:
+        from gfo.spaces.soft_prompt import TUNED_ALPHA
+
+        if self.from_peft is not None and "alpha" not in self.model_fields_set:
+            self.alpha = TUNED_ALPHA
         return _said_once(self)
 
 
