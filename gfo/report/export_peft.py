@@ -182,9 +182,9 @@ def _write(
     save_file(copies, folder / WEIGHTS, metadata={"format": "pt"})
     note = None if soft is None else soft.note
     write_prompt(candidate, folder, () if soft is None else soft.texts, note)
-    auto = candidate.auto_class
+    auto, base = candidate.auto_class, candidate.base or "the model's folder"
     load = [
-        f"import peft, transformers; model = transformers.{auto}.from_pretrained({candidate.base!r})",
+        f"import peft, transformers; model = transformers.{auto}.from_pretrained({base!r})",
         *(resize or []),
         f"model = peft.PeftModel.from_pretrained(model, {str(folder)!r})",
     ]

@@ -138,3 +138,36 @@ def test_gfo_loads_it_again(tiny, tmp_path):
     expected = evaluator.score(z, "train").metrics["loss"]
     assert found[0] == pytest.approx(expected[0], abs=1e-5)
     assert found[0] != pytest.approx(expected[1], abs=1e-3)
+
+
+@torch.no_grad()
+def test_sentence_encoder(tiny, tmp_path):
+    """A BERT without a head: the mean of the last hidden states, against the label texts' by gfo."""
+    masked = tiny("bert")
+    model = gfo.freeze(masked.module.bert, masked.tokenizer)
+    task = gfo.Classification(ROWS, template=MIDDLE, labels={"bad": "a bad one", "good": "a good one"})
+    evaluator = gfo.LocalEvaluator(model, task, SoftPrompt(model, 4, DIM))
+    z = two_points(evaluator.space)
+    exported(evaluator, z, "merged", tmp_path)
+    module = transformers.BertModel.from_pretrained(tmp_path, add_pooling_layer=False).eval()
+    hidden = [module(torch.tensor([ids])).last_hidden_state.mean(1) for ids in texts_rows(tmp_path)]
+    found = model.logits(torch.cat(hidden), evaluator.task.vocabulary)
+    expected = evaluator.logits(z, evaluator.task.all_rows("train"))
+    assert float((found - expected[0]).abs().max()) < 1e-4
+    assert float((found - expected[1]).abs().max()) > 0.1
+
+
+@pytest.mark.parametrize("family_name", ["llama", "gemma"])
+def test_half_precision_is_told(tiny, family_name, tmp_path):
+    model = tiny(family_name, dtype=torch.bfloat16)
+    evaluator = evaluator_of(model, SoftPrompt(model, 4, DIM), MIDDLE)
+    z = two_points(evaluator.space)
+    written = exported(evaluator, z, "merged", tmp_path)
+    assert len(written.notes) == 1
+    assert "rounded" in written.notes[0]
+    module = getattr(transformers, type(model.module).__name__).from_pretrained(tmp_path).eval()
+    assert module.dtype == torch.bfloat16
+    found = logits_of(module, model, texts_rows(tmp_path)).float()
+    expected = evaluator.logits(z, evaluator.task.all_rows("train"))
+    assert float((found - expected[0]).abs().max()) < 0.2
+    assert float((found - expected[1]).abs().max()) > 0.5
