@@ -169,7 +169,7 @@ class LoRASubspace:
 
     Attributes:
         names: the modules, in order.
-        start: the change that decode(0) is, of one candidate, or None for no change.
+        starts_from: the change that decode(0) is, of one candidate, or None for no change.
 
     Raises:
         GfoError: for sizes out of range, targets that match nothing, a rank above a matrix's.
@@ -232,7 +232,7 @@ class LoRASubspace:
         forms = {name: Adapter(model.weight(name).float(), A, B) for name, (A, B) in lora.items()}
         space._finish(model, forms, "lora-fa", dim, positive("alpha", alpha), projection, seed)
         first = min(model.linears[name].layer for name in lora)
-        space.start = Delta(
+        space.starts_from = Delta(
             lora={name: (A[None], B[None]) for name, (A, B) in lora.items()}, first_layer=first
         )
         return space
@@ -251,7 +251,7 @@ class LoRASubspace:
         import torch
 
         self.names, self.kind = list(forms), kind
-        self.start: Delta | None = None
+        self.starts_from: Delta | None = None
         self._forms = list(forms.values())
         self._sizes = [form.size for form in self._forms]
         rank = max(len(form.A) for form in self._forms)
@@ -270,7 +270,7 @@ class LoRASubspace:
         )
 
     def decode(self, z: Tensor) -> Delta:
-        """z [K, d] -> K low-rank changes, float32; differentiable; decode(0) is `start`, or no change."""
+        """z [K, d] -> low-rank changes, float32; differentiable; decode(0) is no change, or `starts_from`."""
         import torch
 
         parts = torch.split(self._project(z), self._sizes, dim=1)

@@ -37,7 +37,7 @@ class Started(Broken):
     def __init__(self, model, decode):
         space = SoftPrompt(model, 3, 6)
         super().__init__(space, decode)
-        self.start = Delta(prompt=space.p0[None])
+        self.starts_from = Delta(prompt=space.p0[None])
 
 
 class EvenLoRA:
@@ -97,7 +97,7 @@ BROKEN = {
     ),
     "not the start declared": (
         lambda m: Started(m, lambda space, z: space.decode(z + 0.1)),
-        r"decode\(0\) must be the `start`",
+        r"decode\(0\) must be what `starts_from`",
     ),
     "start by candidate": (
         prompts(lambda p, z: p + torch.arange(len(p))[:, None, None]),
