@@ -190,7 +190,7 @@ def _one_line(error: ValidationError, path: Path) -> GfoError:
     elif kind == "missing":
         reason = f"'{where}' is missing; give it a value"
     else:
-        reason = f"{where} = {value!r}: {first['msg'].lower()}"
+        reason = f"{where} = {value!r}: {first['msg'].lower().removeprefix('value error, ')}"
     return GfoError(f"config: {path}: {reason}")
 
 

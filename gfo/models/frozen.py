@@ -90,6 +90,30 @@ class FrozenModel(ABC):
         return self._embedding(ids)  # type: ignore[no-any-return]
 
     @functools.cached_property
+    def embedding_scale(self) -> float:
+        """What `embed` multiplies a row of the embedding matrix by: sqrt(D) for Gemma, mostly 1.
+
+        Raises:
+            GfoError: if an embedding is not a multiple of its row.
+        """
+        weight, ids = self._embedding.weight, self._probe()[1]
+        rows, given = weight[ids].double(), self.embed(ids).double()
+        scale = float((rows * given).sum() / rows.square().sum())
+        error = float((given - scale * rows).abs().max() / given.abs().max())
+        if not error <= 4 * torch.finfo(weight.dtype).eps:
+            raise GfoError(
+                f"model '{self.name}': its embeddings are no multiples of the rows of its embedding matrix; "
+                "no soft prompt can be put into those: take another space, or another model"
+            )
+        return 1.0 if abs(scale - 1) < 1e-6 else scale
+
+    @property
+    def embedding_names(self) -> list[str]:
+        """All names of modules that hold the embedding matrix: the head too, where the two are tied."""
+        modules = self.module.named_modules(remove_duplicate=False)
+        return [name for name, part in modules if getattr(part, "weight", None) is self._embedding.weight]
+
+    @functools.cached_property
     def linears(self) -> dict[str, LinearInfo]:
         """Name -> sizes and layer of the linear modules (and Conv1D) in the layers."""
         return find_linears(self.module, self.layer_of)
