@@ -1,4 +1,4 @@
-"""Generated text: K candidates at once give what transformers' `generate` gives one by one, token for token."""
+"""Generated text: many at once are what transformers' `generate` gives one by one, token for token."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ WORKLOADS = {
 }
 
 
-def points(seed=0, candidates=K):
+def points(seed=1, candidates=K):
     return np.random.default_rng(seed).standard_normal((candidates, DIM))
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_all_ways_equal_generate(tiny, family, workload):
     slots, first, template = WORKLOADS[workload]
-    model, z = tiny(family), points()
+    model, z = tiny(family, tie_word_embeddings=False), points()  # tied, many repeat their last token
     space = Changes(model, slots, first=first)
     free = one_by_one(model, space, Writing(template, decoding()), z)
     stop = stops_in(free)

@@ -9,7 +9,7 @@ import pytest
 from changes import DIM, Changes
 from generating import Writing, cut, decoding, generated, one_by_one, stops_in
 
-from gfo import GfoError, freeze
+from gfo import freeze
 
 K = 3
 PROMPT = "Review: {text}\n{soft}Sentiment:"
