@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from speed import (
@@ -37,9 +37,6 @@ from speed_workloads import WORKLOADS, Setting, setting
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.protocols import Cost, Decoding, Tokenizer, Tokens
 
-if TYPE_CHECKING:
-    pass
-
 CHOICES = ("text-first", "prompt-first")  # workloads whose candidates `generate` takes as embeddings
 Answers = list[list[Tokens]]
 
@@ -52,7 +49,7 @@ class Writing:
         new_tokens: of each answer; none ends before.
     """
 
-    splits = ("train",)
+    splits: tuple[str, ...] = ("train",)
 
     def __init__(self, it: Setting, new_tokens: int) -> None:
         self.answers: Answers = []
