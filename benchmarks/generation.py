@@ -86,6 +86,7 @@ def one_at_a_time(it: Setting, new_tokens: int) -> Answers:
         model.embed(torch.tensor(ids, device=model.device)) for ids in (batch.before, batch.after)
     )
     assert delta.prompt is not None
+    model.module.generation_config.eos_token_id = None  # which gfo's answers do not stop at either
     answers = []
     for prompt in delta.prompt:
         rows = torch.cat([before, prompt.expand(len(batch), -1, -1), after], dim=1)  # (B, T, D)
@@ -93,8 +94,8 @@ def one_at_a_time(it: Setting, new_tokens: int) -> Answers:
             inputs_embeds=rows,
             attention_mask=torch.ones(rows.shape[:2], dtype=torch.long, device=model.device),
             do_sample=False,
-            min_new_tokens=new_tokens,
             max_new_tokens=new_tokens,
+            pad_token_id=0,
         )
         answers.append([tuple(text) for text in found.tolist()])
     return answers

@@ -36,7 +36,7 @@ def points(seed=1, candidates=K):
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_all_ways_equal_generate(tiny, family, workload):
     slots, first, template = WORKLOADS[workload]
-    model, z = tiny(family, tie_word_embeddings=False), points()  # tied, many repeat their last token
+    model, z = tiny(family, tie_word_embeddings=False), 2 * points()  # tied, many repeat their last token
     space = Changes(model, slots, first=first)
     free = one_by_one(model, space, Writing(template, decoding()), z)
     stop = stops_in(free)
@@ -45,7 +45,7 @@ def test_all_ways_equal_generate(tiny, family, workload):
         "at once": generated(model, space, task, z),
         "one by one": [generated(model, space, task, z[k : k + 1])[0] for k in range(K)],
         "no reuse": generated(model, space, task, z, reuse=False),
-        **{f"chunks of {n}": generated(model, space, task, z, chunk_tokens=n) for n in (1, 7, 50)},
+        **{f"chunks of {n}": generated(model, space, task, z, chunk_tokens=n) for n in (1, 50)},
         "little memory": generated(model, space, task, z, memory=30_000),
     }
     for name, answers in ways.items():
