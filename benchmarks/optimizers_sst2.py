@@ -7,16 +7,13 @@ Runs what is missing in results/optimizers_sst2, from one config (see experiment
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from speed import Parser
-
-from gfo.core.errors import GfoError, unknown_name
+import runs
 
 HERE = Path(__file__).parent
 CONFIG = HERE / "experiments" / "sst2" / "soft_prompt--optimizers.toml"
@@ -35,10 +32,7 @@ def run(method: str, seed: int, data: Path, out: Path) -> None:
 
 def table(folder: Path) -> str:
     """Markdown of all finished runs in the folder, the lowest training loss first; and who lost to random."""
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/result.json")]
-    if not results:
-        raise GfoError(f"--out {folder}: it holds no finished run; run some first")
-    results.sort(key=lambda result: result["loss"])
+    results = sorted(runs.finished(folder).values(), key=lambda result: result["loss"])
     first = results[0]
     lines = [
         f"{first['model']}, d = {first['d']}, from one config "
@@ -76,29 +70,9 @@ def _losers(results: Sequence[dict[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
-    parser = Parser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data", type=Path, help="folder of the data sets; without it, the table alone")
-    parser.add_argument(
-        "--method", action="append", help=f"{', '.join(METHODS)}; may be repeated; default: all"
+    return runs.main(
+        arguments, doc=__doc__ or "", option="method", names=METHODS, run=run, table=table, results=RESULTS
     )
-    parser.add_argument("--seed", type=int, default=0, help="root seed (default %(default)s)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the runs and the table")
-    try:
-        options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-        for method in options.method or ():
-            if method not in METHODS:
-                raise unknown_name("--method", method, METHODS)
-        for method in (options.method or METHODS) if options.data else ():
-            out = options.out / f"{method}--seed{options.seed}"
-            if not (out / "result.json").is_file():
-                run(method, options.seed, options.data, out)
-        text = table(options.out)
-    except GfoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    (options.out / "table.md").write_text(text, encoding="utf-8")
-    print(text)
-    return 0
 
 
 if __name__ == "__main__":

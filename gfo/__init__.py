@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from gfo.run.callbacks import Callback as Callback
     from gfo.run.loop import minimize as minimize
     from gfo.run.result import Result as Result
+    from gfo.run.selection import Selection as Selection
     from gfo.run.tune import tune as tune
+    from gfo.spaces.adapter import Adapter as Adapter
     from gfo.spaces.deep_prompt import DeepPrompt as DeepPrompt
     from gfo.spaces.discrete_prompt import DiscretePrompt as DiscretePrompt
     from gfo.spaces.lora_subspace import LoRASubspace as LoRASubspace
@@ -47,6 +49,7 @@ __version__ = "0.1.0"
 
 # public name -> the module that has it
 _PUBLIC = {
+    "Adapter": "gfo.spaces.adapter",
     "BiasSpace": "gfo.spaces.scaling",
     "Budget": "gfo.run.budget",
     "Callback": "gfo.run.callbacks",
@@ -70,6 +73,7 @@ _PUBLIC = {
     "ProductSpace": "gfo.spaces.product",
     "Result": "gfo.run.result",
     "Scaling": "gfo.spaces.scaling",
+    "Selection": "gfo.run.selection",
     "SoftPrompt": "gfo.spaces.soft_prompt",
     "Weighted": "gfo.tasks.weighted",
     "freeze": "gfo.models.loading",

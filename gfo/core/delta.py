@@ -11,7 +11,7 @@ from gfo.core.errors import GfoError
 if TYPE_CHECKING:
     from torch import Tensor
 
-MODULE_SLOTS = ("lora", "scale", "bias")
+MODULE_SLOTS = ("lora", "scale", "bias", "adapter")
 
 
 def is_shared(tensor: Tensor) -> bool:
@@ -23,10 +23,10 @@ def is_shared(tensor: Tensor) -> bool:
 class Delta:
     """K candidates as changes of one frozen model; a slot that is left out changes nothing.
 
-    A module's output y = W x + b becomes scale * (y + B A x) + bias. Modules are named as by
-    `named_modules` of the transformers model; layers are counted from 0, an encoder's before its
-    decoder's. A tensor that is `expand`ed over K (stride 0) is shared by all candidates and costs
-    one matrix product for all of them.
+    A module's output y = W x + b becomes y' = scale * (y + B A x) + bias, and with an adapter
+    y' + B' gelu(A' y'). Modules are named as by `named_modules` of the transformers model; layers are
+    counted from 0, an encoder's before its decoder's. A tensor that is `expand`ed over K (stride 0) is
+    shared by all candidates and costs one matrix product for all of them.
 
     Attributes:
         prompt: soft prompts in the model's input-embedding space, [K, P, D], in the place that the
@@ -38,6 +38,8 @@ class Delta:
         lora: module -> A [K, r, in] and B [K, out, r] (Hu et al. 2021, arXiv:2106.09685).
         scale: module -> [K, out], a factor on its output (as IA3, Liu et al. 2022).
         bias: module -> [K, out], added to its output (as BitFit, Ben Zaken et al. 2022).
+        adapter: module -> A' [K, r, out] and B' [K, out, r], a bottleneck behind its output (Houlsby et
+            al. 2019, arXiv:1902.00751).
         first_layer: no hidden state that enters a layer below it, or it, depends on the candidate:
             0 if prompts differ. Above 0 all candidates of all steps have the same `prompt`.
 
@@ -51,6 +53,7 @@ class Delta:
     lora: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     scale: Mapping[str, Tensor] = field(default_factory=dict)
     bias: Mapping[str, Tensor] = field(default_factory=dict)
+    adapter: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     first_layer: int = 0
 
     def __post_init__(self) -> None:
@@ -114,11 +117,21 @@ class Delta:
         """Some of the candidates, as views; shared tensors stay shared."""
         return self.map(lambda tensor: tensor[part])
 
+    def take(self, candidates: Tensor) -> Delta:
+        """Some of the candidates, by their numbers; shared tensors stay shared."""
+
+        def taken(tensor: Tensor) -> Tensor:
+            if is_shared(tensor):
+                return tensor[:1].expand(len(candidates), *tensor.shape[1:])
+            return tensor[candidates]
+
+        return self.map(taken)
+
     def _tensors(self) -> Iterator[Tensor]:
         if self.prompt is not None:
             yield self.prompt
         yield from self.layer_prompt.values()
-        for slot in (self.prefix, self.lora):
+        for slot in (self.prefix, self.lora, self.adapter):
             for pair in slot.values():
                 yield from pair
         yield from self.scale.values()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gfo.core.delta import Delta, is_shared
+from gfo.core.delta import MODULE_SLOTS, Delta, is_shared
 from gfo.core.errors import GfoError
 from gfo.models.structure import hidden_of, hooked, with_hidden
 
@@ -79,9 +79,9 @@ def _add_prompt(prompt: Tensor, place: Tensor) -> Any:
 
 
 def _change_output(delta: Delta, name: str) -> Any:
-    """A hook that gives scale * (y + B A x) + bias for each candidate's part of the rows."""
+    """A hook that gives each candidate's part of the rows the output that `Delta` says."""
     K = delta.candidates
-    lora, scale, bias = (getattr(delta, slot).get(name) for slot in ("lora", "scale", "bias"))
+    lora, scale, bias, adapter = (getattr(delta, slot).get(name) for slot in MODULE_SLOTS)
 
     def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         x = args[0]
@@ -97,6 +97,9 @@ def _change_output(delta: Delta, name: str) -> Any:
             y = y * scale[:, None]
         if bias is not None:
             y = y + bias[:, None]
+        if adapter is not None:
+            A, B = adapter
+            y = y + torch.nn.functional.gelu(times(y, A)) @ B.mT
         return y.view(output.shape)
 
     return hook
@@ -104,7 +107,12 @@ def _change_output(delta: Delta, name: str) -> Any:
 
 def add_low_rank(y: Tensor, x: Tensor, A: Tensor, B: Tensor) -> Tensor:
     """y [K, N, out] + (x [K, N, in] A^T) B^T with A [K, r, in], B [K, out, r]: [K, N, out]."""
-    inner = x @ A[0].T if is_shared(A) else torch.bmm(x, A.mT)  # (K, N, r)
+    inner = times(x, A)  # (K, N, r)
     if is_shared(B):
         return torch.addmm(y.flatten(0, 1), inner.flatten(0, 1), B[0].T).view(y.shape)
     return torch.baddbmm(y, inner, B.mT)
+
+
+def times(x: Tensor, A: Tensor) -> Tensor:
+    """x [K, N, in] A^T with A [K, r, in]: [K, N, r], one product for all K if they share A."""
+    return x @ A[0].T if is_shared(A) else torch.bmm(x, A.mT)

@@ -44,6 +44,8 @@ class FrozenModel(ABC):
 
     causal: bool
     """Whether a token sees only those before it, so that contexts can be computed once."""
+    generates: bool = True
+    """Whether it continues a text."""
     reads: str = "next"
     """What stands for the answer: the "next" word, the word in the "mask" place, or the "sentence"."""
     mask: str | None = None
@@ -80,6 +82,11 @@ class FrozenModel(ABC):
         return self._embedding.weight.dtype  # type: ignore[no-any-return]
 
     @property
+    def all_layers(self) -> tuple[nn.Module, ...]:
+        """The layers, in the order in which they are counted."""
+        return tuple(self._layers)
+
+    @property
     def special_tokens(self) -> frozenset[int]:
         """Ids of the tokenizer's special tokens."""
         return frozenset(self.tokenizer.all_special_ids)
@@ -109,6 +116,30 @@ class FrozenModel(ABC):
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [...] -> embeddings [..., D]."""
         return self._embedding(ids)  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def embedding_scale(self) -> float:
+        """What `embed` multiplies a row of the embedding matrix by: sqrt(D) for Gemma, mostly 1.
+
+        Raises:
+            GfoError: if an embedding is not a multiple of its row.
+        """
+        weight, ids = self._embedding.weight, self._probe()[1]
+        rows, given = weight[ids].double(), self.embed(ids).double()
+        scale = float((rows * given).sum() / rows.square().sum())
+        error = float((given - scale * rows).abs().max() / given.abs().max())
+        if not error <= 4 * torch.finfo(weight.dtype).eps:
+            raise GfoError(
+                f"model '{self.name}': its embeddings are no multiples of the rows of its embedding matrix; "
+                "no soft prompt can be put into those: take another space, or another model"
+            )
+        return 1.0 if abs(scale - 1) < 1e-6 else scale
+
+    @property
+    def embedding_names(self) -> list[str]:
+        """All names of modules that hold the embedding matrix: the head too, where the two are tied."""
+        modules = self.module.named_modules(remove_duplicate=False)
+        return [name for name, part in modules if getattr(part, "weight", None) is self._embedding.weight]
 
     @functools.cached_property
     def linears(self) -> dict[str, LinearInfo]:

@@ -2,8 +2,8 @@
 
 The scheme of BBTv2 (Sun, He, Qian, Zhou, Huang and Qiu 2022, arXiv:2205.11200, algorithm 1), which visits the
 layers of a model in turn with one CMA-ES each. There each layer hands on the best point it ever saw,
-scored beside older prompts of the other layers; here it hands on what its optimizer recommends, for
-CMA-ES the mean of the distribution, which does not depend on stale losses.
+scored beside older prompts of the other layers (`hand_on="incumbent"`); by default it hands on what its
+optimizer recommends, for CMA-ES the mean of the distribution, which does not depend on stale losses.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import numpy as np
 
 from gfo.core.domain import Array, Domain
 from gfo.optimizers import make
-from gfo.optimizers.base import BaseOptimizer, option_error, whole
+from gfo.optimizers.base import BaseOptimizer, one_of, option_error, start_point, whole
+
+HAND_ON = ("recommendation", "incumbent")
 
 
 class Blockwise(BaseOptimizer):
@@ -29,12 +31,14 @@ class Blockwise(BaseOptimizer):
         blocks: sizes of consecutive blocks, which sum to d, or their number, of sizes as equal as
             can be; at most d / 2 of them by default.
         steps: ask-tell steps in a block before the next one's turn.
+        hand_on: what the other blocks are evaluated beside, and what is recommended in the end: each block's
+            "recommendation", or its "incumbent", the best point it was ever told, as BBTv2 has it.
         options: the optimizer's options.
     """
 
     name = "blockwise"
     integers = True  # as far as the blocks' method takes them
-    _state = ("_block", "_step")
+    _state = ("_block", "_step", "_incumbent", "_incumbent_loss")
 
     def __init__(
         self,
@@ -44,10 +48,12 @@ class Blockwise(BaseOptimizer):
         optimizer: str = "cma",
         blocks: int | Sequence[int] | None = None,
         steps: int = 1,
+        hand_on: str = "recommendation",
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(domain, seed)
         self.steps = whole(self.name, "steps", steps)
+        self.hand_on = one_of(self.name, "hand_on", hand_on, HAND_ON)
         sizes = self._sizes(min(4, max(1, domain.d // 2)) if blocks is None else blocks)
         ends = np.cumsum(sizes)
         self.blocks = [slice(int(end - size), int(end)) for size, end in zip(sizes, ends, strict=True)]
@@ -63,6 +69,8 @@ class Blockwise(BaseOptimizer):
         self.rank_based = all(getattr(inner, "rank_based", False) for inner in self._inner)
         self._block = 0
         self._step = 0
+        self._incumbent = start_point(domain)
+        self._incumbent_loss = np.full(len(self.blocks), np.inf)
 
     def _sizes(self, blocks: int | Sequence[int]) -> list[int]:
         d = self.domain.d
@@ -83,7 +91,12 @@ class Blockwise(BaseOptimizer):
         return z
 
     def _tell(self, z: Array, loss: Array) -> None:
-        self._inner[self._block].tell(z[:, self.blocks[self._block]], loss)
+        part = z[:, self.blocks[self._block]]
+        self._inner[self._block].tell(part, loss)
+        i = int(np.nanargmin(loss))
+        if loss[i] < self._incumbent_loss[self._block]:
+            self._incumbent_loss[self._block] = loss[i]
+            self._incumbent[self.blocks[self._block]] = part[i]
         self._step += 1
         if self._step >= self.steps or self._inner[self._block].should_stop():
             self._step = 0
@@ -101,7 +114,9 @@ class Blockwise(BaseOptimizer):
                 return
 
     def recommend(self) -> Array:
-        """What each block's optimizer recommends, [d]."""
+        """What each block hands on, [d]."""
+        if self.hand_on == "incumbent":
+            return self._incumbent.copy()
         return np.concatenate([inner.recommend() for inner in self._inner])
 
     def should_stop(self) -> str | None:

@@ -6,7 +6,8 @@ them are asked before any is told, which it calls K workers.
 
 Some of its methods draw from the global generators of numpy and Python: while nevergrad works, these
 are this optimizer's own, and the caller's are put back afterwards. The state holds what nevergrad was told,
-not its objects: loading it asks and tells it all again. A failed candidate gets a loss worse than the
+not its objects: loading it asks and tells it all again. Integer genes are rounded numbers to nevergrad, in a
+domain of integers by its own integer casting. A failed candidate gets a loss worse than the
 worst of its step. The recommendation is nevergrad's, by method its mean or its best point. Its
 methods do not say when they have converged, and some (CMA) wander off again afterwards.
 """
@@ -41,15 +42,17 @@ class Nevergrad(BaseOptimizer):
 
     Args:
         domain: the box searched. nevergrad knows of the bounds only if no dimension lacks one;
-            otherwise its points are clipped.
+            otherwise its points are clipped. Integer genes are allowed.
         seed: of nevergrad's generator, and of what stands for the global ones.
         population: K, its workers; 4 + floor(3 ln d) by default, 1 for methods that cannot take more.
-        sigma0: the standard deviation of nevergrad's mutations, in unit-scale z.
+        sigma0: the standard deviation of nevergrad's mutations, in unit-scale z; of integer genes a sixth of
+            their range, as nevergrad takes it for arrays with bounds.
         x0: where it starts [d]; zero, moved into the domain, by default.
         budget: evaluations planned, which some methods need and most use to choose their settings.
     """
 
     method: ClassVar[str]
+    integers = True
 
     def __init__(
         self,
@@ -87,15 +90,22 @@ class Nevergrad(BaseOptimizer):
         self._global = (np.random.RandomState(self.seed).get_state(), random.Random(self.seed).getstate())
         with self._working() as ng:
             array = ng.p.Array(init=self.x0)
-            array.set_mutation(sigma=scale(self.domain, self.sigma0) if self.domain.bounded else self.sigma0)
+            array.set_mutation(sigma=self._sigma() if self.domain.bounded else self.sigma0)
             if np.isfinite(self.domain.high - self.domain.low).all():
                 array.set_bounds(self.domain.low, self.domain.high)
+            if self.domain.integer.all():
+                array.set_integer_casting()
             array.random_state = np.random.RandomState(self.seed)
             method = ng.optimizers.registry[self.method]
             try:
                 self._optimizer = method(array, budget=self.budget, num_workers=self.population)
             except (ValueError, TypeError, AssertionError) as error:
                 raise GfoError(f"optimizer '{self.name}': nevergrad refuses its options: {error}") from error
+
+    def _sigma(self) -> Array:
+        """Standard deviations of the mutations, [d]."""
+        real = scale(self.domain, self.sigma0)
+        return np.where(self.domain.integer, (self.domain.high - self.domain.low) / 6, real)
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[Any]:

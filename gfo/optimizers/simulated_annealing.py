@@ -6,7 +6,7 @@ found by resampling: population annealing, Hukushima and Iba (2003), doi:10.1063
 that hold an acceptance rate: Corana et al. (1987), doi:10.1145/29380.29864, here by Robbins and Monro's
 scheme, Andrieu and Thoms (2008), doi:10.1007/s11222-008-9110-y, with one step size for all chains.
 
-    y ~ N(x, s^2 I)                                               proposal
+    y ~ N(x, s^2 I)                                               proposal; integer genes: set anew
     accept y with probability min(1, exp(-(f(y) - f(x)) / T))     Metropolis
     T_k = T0 r^k  |  T0 (1 - k / n)  |  T0 / ln(e + k)            geometric, linear, logarithmic
     ln s <- ln s + (accepted share - target)                      step size
@@ -35,13 +35,14 @@ from gfo.optimizers.base import (
     start_option,
     whole,
 )
+from gfo.optimizers.genetic_operators import mutate_integer
 
 
 class SimulatedAnnealing(BaseOptimizer):
     """K annealed Metropolis chains, one proposal each a step.
 
     Args:
-        domain: the box searched; proposals are clipped into it.
+        domain: the box searched; proposals are clipped into it. Integer and binary genes are allowed.
         seed: of the method's own random generator.
         population: K, chains.
         sigma0: the first step size, in unit-scale z; all chains start one step from x0, also within a
@@ -52,12 +53,15 @@ class SimulatedAnnealing(BaseOptimizer):
         r: factor of geometric cooling (Kirkpatrick et al.: 0.9).
         n: steps of linear cooling, after which the chains only descend.
         target: acceptance rate (0.234: Roberts, Gelman and Gilks 1997, doi:10.1214/aoap/1034625254).
+        p_reset: chance that a proposal sets an integer gene anew, to any other value of its range; at least
+            one gene of a genome of integers is; 1 / d by default.
         resample: whether chains are resampled when the temperature falls.
         patience: steps without a new incumbent after which all chains restart from it at T0; none
             by default.
     """
 
     name = "sa"
+    integers = True
     _state = ("x", "loss", "s", "T0", "k", "idle", "record")
 
     def __init__(
@@ -73,6 +77,7 @@ class SimulatedAnnealing(BaseOptimizer):
         r: float = 0.9,
         n: int = 200,
         target: float = 0.234,
+        p_reset: float | None = None,
         resample: bool = True,
         patience: int | None = None,
     ) -> None:
@@ -84,10 +89,12 @@ class SimulatedAnnealing(BaseOptimizer):
         self.r = number(self.name, "r", r, above=0, most=1)
         self.n = whole(self.name, "n", n)
         self.target = number(self.name, "target", target, above=0, below=1)
+        p_reset = 1 / domain.d if p_reset is None else p_reset
+        self.p_reset = number(self.name, "p_reset", p_reset, above=0, most=1)
         self.resample = bool(resample)
         self.patience = None if patience is None else whole(self.name, "patience", patience)
         self._restart_size = self.s
-        self._width = scale(domain, 1.0)
+        self._width = np.where(domain.integer, 0.0, scale(domain, 1.0))
         start = start_option(self.name, domain, x0)
         self.x = self._about(start)
         self.loss = np.full(self.population, np.inf)
@@ -106,8 +113,21 @@ class SimulatedAnnealing(BaseOptimizer):
 
     def _about(self, x: Array) -> Array:
         """x [d] and a first proposal from it for each other chain, [K, d]."""
-        z = self.domain.clip(x + self.s * self._width * self.rng.standard_normal((self.population, len(x))))
+        z = self._proposals(np.repeat(x[None], self.population, axis=0))
         z[0] = x
+        return z
+
+    def _proposals(self, x: Array) -> Array:
+        """A point near each of x [K, d]."""
+        z = self.domain.clip(x + self.s * self._width * self.rng.standard_normal(x.shape))
+        if not self.domain.integer.any():
+            return z
+        z = mutate_integer(self.rng, z, domain=self.domain, rate=self.p_reset)
+        if self.domain.integer.all():  # a proposal that stays would be accepted for nothing
+            stays = np.flatnonzero((z == x).all(axis=1))
+            gene = self.rng.integers(0, self.domain.d, len(stays))
+            other = mutate_integer(self.rng, z[stays], domain=self.domain, rate=1.0)
+            z[stays, gene] = other[np.arange(len(stays)), gene]
         return z
 
     def _ask(self) -> Array:
@@ -115,8 +135,7 @@ class SimulatedAnnealing(BaseOptimizer):
             if self._failed_steps:
                 self.x = self._about(self.best_z)
             return self.x
-        step = self.s * self._width * self.rng.standard_normal(self.x.shape)
-        return self.domain.clip(self.x + step)
+        return self._proposals(self.x)
 
     def _tell(self, z: Array, loss: Array) -> None:
         loss = np.where(np.isnan(loss), np.inf, loss)
@@ -161,6 +180,6 @@ class SimulatedAnnealing(BaseOptimizer):
         self.x, self.loss = self.x[chosen], self.loss[chosen]
 
     def should_stop(self) -> str | None:
-        if self.s < 1e-12:
+        if self.s < 1e-12 and not self.domain.integer.all():
             return "the step size fell below 1e-12"
         return super().should_stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from gfo.run.environment import hardware, versions
 from gfo.run.history import History
 
 if TYPE_CHECKING:
+    from gfo.report.export import Exported
     from gfo.run.callbacks import Run
 
 RESULT, POINT, PLOT = "result.json", "best.safetensors", "plot.png"
@@ -85,6 +87,42 @@ class Result:
         from gfo.report.plots import plot_history
 
         return plot_history([asdict(step) for step in self.history], path)
+
+    def export_peft(self, folder: str | Path) -> Exported:
+        """Write the result as an adapter that `peft.PeftModel.from_pretrained` loads.
+
+        A soft prompt in the middle of the template becomes new tokens, with their tokenizer and the template
+        that uses them. What has to be minded is warned of.
+
+        Args:
+            folder: a new or empty one.
+
+        Raises:
+            GfoError: for a change that PEFT has no adapter for; says what can be exported.
+        """
+        return self._export("peft", folder)
+
+    def export_merged(self, folder: str | Path) -> Exported:
+        """Write the whole model with the result in its weights, and its tokenizer; else as `export_peft`."""
+        return self._export("merged", folder)
+
+    def prompt_text(self) -> str:
+        """The prompt found: the text of a discrete one, or a soft one's nearest words, to look at.
+
+        Raises:
+            GfoError: if the space has no prompt.
+        """
+        from gfo.report.export import prompt_text
+
+        return prompt_text(self.evaluator, self.z)
+
+    def _export(self, form: str, folder: str | Path) -> Exported:
+        from gfo.report.export import export
+
+        written = export(self.evaluator, self.z, form, folder)
+        for note in written.notes:
+            warnings.warn(f"{folder}: {note}", stacklevel=3)
+        return written
 
     def summary(self) -> dict[str, Any]:
         """Everything about the run but its steps, as JSON has it."""

@@ -8,28 +8,19 @@ alone, so that z is unit scale and the optimizer's step size keeps its meaning.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from gfo.core.delta import Delta
 from gfo.core.domain import Domain
 from gfo.core.errors import GfoError
 from gfo.core.seeding import stream
+from gfo.spaces.measure import HasHiddenStates, clipped_spread
 from gfo.spaces.options import Layers, at_least_one, dimension, even_sizes, positive, select_layers
 from gfo.spaces.projection import make_projection
-from gfo.spaces.words import HasContextLength, measured_words, start_of
+from gfo.spaces.words import measured_words, start_of
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-CLIPPINGS, CLIP_AT = 5, 3.0  # times that values are clipped at mean +- 3 standard deviations
-
-
-class HasHiddenStates(HasContextLength, Protocol):
-    """What a deep prompt needs of a model."""
-
-    layers: int
-
-    def hidden_states(self, ids: Tensor) -> list[Tensor]: ...
 
 
 class DeepPrompt:
@@ -128,16 +119,3 @@ class DeepPrompt:
                 f"space: dim = {dim} is less than one a layer, of {layers}; raise dim, or choose layers"
             )
         dimension(dim, size * layers, f"prompts of {size} numbers in {layers} layers", "lower dim")
-
-
-def clipped_spread(values: Tensor) -> float:
-    """Standard deviation of values [...] clipped 5 times at mean +- 3 standard deviations.
-
-    A few dimensions, and the first token, have hidden states many times as large as the others; BBTv2
-    clips them in this way.
-    """
-    values = values.float()
-    for _ in range(CLIPPINGS):
-        mean, std = values.mean(), values.std()
-        values = values.clamp(mean - CLIP_AT * std, mean + CLIP_AT * std)
-    return float(values.std())

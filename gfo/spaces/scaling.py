@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from gfo.core.delta import Delta
 from gfo.core.domain import Domain
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.seeding import stream
-from gfo.spaces.deep_prompt import HasHiddenStates, clipped_spread
+from gfo.spaces.measure import HasModules, clipped_spread, module_outputs
 from gfo.spaces.options import Layers, dimension, positive, select_layers
 from gfo.spaces.projection import make_projection
-from gfo.spaces.targets import FEED_FORWARD, KEYS_VALUES, QUERIES, UP, HasLinears, find_targets
-from gfo.spaces.words import measured_words
+from gfo.spaces.targets import FEED_FORWARD, KEYS_VALUES, QUERIES, UP, find_targets
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-
-class HasModules(HasLinears, HasHiddenStates, Protocol):
-    """What these spaces need of a model."""
-
-    module: Any
-
-    def layer_of(self, name: str) -> int | None: ...
 
 
 class _Outputs:
@@ -168,9 +158,10 @@ class BiasSpace(_Outputs):
 
         positive("alpha", alpha)
         names = _targets(model, targets, layers, QUERIES, UP)
-        spread = _output_spread(model, names, seed)
+        outputs = module_outputs(model, names, seed)
         scale = {
-            name: torch.full((model.linears[name].out_features,), alpha * spread[name]) for name in names
+            name: torch.full((model.linears[name].out_features,), alpha * clipped_spread(outputs[name]))
+            for name in names
         }
         layer = {name: model.linears[name].layer for name in names}
         super().__init__(layer, scale, dim, projection, seed, model.device)
@@ -204,21 +195,3 @@ def _norms(model: HasModules, layers: Layers) -> tuple[dict[str, int], dict[str,
     if not size:
         raise GfoError("space: the model has no norms with gains in these layers; take kind = 'ia3'")
     return size, layer
-
-
-def _output_spread(model: HasModules, names: Sequence[str], seed: int) -> dict[str, float]:
-    """Clipped standard deviation of the modules' outputs for random words."""
-    spread: dict[str, float] = {}
-
-    def measuring(name: str) -> Callable[..., None]:
-        def hook(module: Any, args: Any, output: Tensor) -> None:
-            spread[name] = clipped_spread(output)
-
-        return hook
-
-    with ExitStack() as hooks:
-        for name in names:
-            handle = model.module.get_submodule(name).register_forward_hook(measuring(name))
-            hooks.callback(handle.remove)
-        model.hidden_states(measured_words(model, seed))
-    return spread

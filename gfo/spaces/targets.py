@@ -31,10 +31,8 @@ KEYS_VALUES = (
     *_FUSED,
 )
 QUERIES = (("q_proj",), ("query",), ("q_lin",), tuple(f"{part}.q" for part in _T5), *_FUSED)
-# the matrix whose outputs are the inner activations where they are gated, or the last one
-FEED_FORWARD = (
-    ("up_proj",),
-    ("wi_1",),
+# the last matrix of the feed-forward network
+DOWN = (
     ("down_proj",),
     ("fc2",),
     ("mlp.c_proj",),
@@ -43,6 +41,8 @@ FEED_FORWARD = (
     ("lin2",),
     ("wo",),
 )
+# the matrix whose outputs are the inner activations where they are gated, or the last one
+FEED_FORWARD = (("up_proj",), ("wi_1",), *DOWN)
 # the first matrix
 UP = (
     ("up_proj",),

@@ -98,14 +98,23 @@ def check_shapes(space: SearchSpace, model: FrozenModel) -> None:
 
 
 def check_start(space: SearchSpace, model: FrozenModel) -> None:
-    """decode(0) is the same for all candidates, and changes no module or hidden state at all."""
+    """decode(0) is the same for all candidates, and changes no module or hidden state at all.
+
+    A space that starts from a change, such as an adapter, declares it as its attribute `starts_from`, a
+    Delta of one candidate: decode(0) must be that exactly.
+    """
     import torch
 
     delta = space.decode(torch.zeros(K, space.domain.d, dtype=torch.float64))
     for tensor in _effects(delta):
         _require(torch.equal(tensor, tensor[:1].expand_as(tensor)), "decode(0) must be the same for all K")
-    for low_rank in (B @ A for A, B in delta.lora.values()):
-        _require(not bool(low_rank.any()), "decode(0) must leave matrices as they are")
+    start = getattr(space, "starts_from", None)
+    if start is not None:
+        declared = [tensor.expand(K, *tensor.shape[1:]) for tensor in start._tensors()]
+        _require(_equal(list(delta._tensors()), declared), "decode(0) must be what `starts_from` declares")
+        return
+    for product in (B @ A for A, B in (*delta.lora.values(), *delta.adapter.values())):
+        _require(not bool(product.any()), "decode(0) must leave matrices as they are, and adapters at 0")
     for scale in delta.scale.values():
         _require(bool((scale == 1).all()), "decode(0) must scale by 1")
     for added in (*delta.bias.values(), *delta.layer_prompt.values()):
@@ -224,10 +233,11 @@ def _logits(space: SearchSpace, model: FrozenModel, z: Array) -> Tensor:
 
 
 def _effects(delta: Delta) -> list[Tensor]:
-    """What candidates change, each [K, ...]: low-rank changes as products, all else as it is."""
+    """What candidates change, each [K, ...]: low-rank changes as products, adapters' B, all else as it is."""
     found = [] if delta.prompt is None else [delta.prompt]
     found += [*delta.layer_prompt.values(), *delta.scale.values(), *delta.bias.values()]
     found += [part for pair in delta.prefix.values() for part in pair]
+    found += [B for _, B in delta.adapter.values()]
     return found + [B @ A for A, B in delta.lora.values()]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gfo import SoftPrompt, load_model
+from gfo.spaces.adapter import Adapter
 from gfo.spaces.deep_prompt import DeepPrompt
 from gfo.spaces.discrete_prompt import DiscretePrompt
 from gfo.spaces.lora_subspace import LoRASubspace
@@ -29,6 +30,7 @@ SPACES = {
     "ia3": lambda m, **o: Scaling(m, **o),
     "norm": lambda m, **o: Scaling(m, kind="norm", **o),
     "bias": lambda m, **o: BiasSpace(m, **o),
+    "adapter": lambda m, **o: Adapter(m, **o),
 }
 FAMILIES = ("llama", "gpt2", "gemma2", "opt", "bert", "roberta", "t5", "bart")
 ENCODERS = FAMILIES[-4:]

@@ -10,6 +10,7 @@ import copy
 import re
 
 import torch
+from torch.nn.functional import gelu
 from transformers import DynamicCache
 from transformers.pytorch_utils import Conv1D
 
@@ -29,7 +30,8 @@ class Changes:
 
     Args:
         model: a frozen model.
-        slots: any of "prompt", "layer_prompt", "prefix", "lora", "scale", "bias".
+        slots: any of "prompt", "layer_prompt", "prefix", "lora", "scale", "bias",
+            "adapter".
         first: the lowest layer changed, for all slots but "prompt".
         last: the layer not changed any more.
     """
@@ -79,6 +81,8 @@ class Changes:
             slots["bias"] = {
                 n: self.moved(z, f"bias {n}", i.out_features) for n, i in self.modules(QUERY).items()
             }
+        if "adapter" in self.slots:
+            slots["adapter"] = {n: self.bottleneck(z, n, i) for n, i in self.modules(OUTPUT).items()}
         moves_words = "prompt" in self.slots
         return Delta(**slots, first_layer=0 if moves_words else self.layers[0])
 
@@ -90,6 +94,13 @@ class Changes:
             return A, self.moved(z, second, info.out_features, RANK, size=0.1)
         B = self.draw(second, info.out_features, RANK).float().expand(len(z), -1, -1)
         return self.moved(z, first, RANK, info.in_features, size=0.1), B
+
+    def bottleneck(self, z, name, info):
+        """A shared by all candidates in every other layer."""
+        A = self.draw(f"down {name}", RANK, info.out_features).float().expand(len(z), -1, -1)
+        if info.layer % 2:
+            A = A + self.moved(z, f"down moved {name}", RANK, info.out_features)
+        return A, self.moved(z, f"up {name}", info.out_features, RANK, size=0.2)
 
     def prefix(self, z, layer):
         config = self.model.config
@@ -119,6 +130,9 @@ def changed_module(model, delta):
                 bias = bias + delta.bias[name][0]
             part.weight = torch.nn.Parameter(weight.T if isinstance(part, Conv1D) else weight)
             part.bias = torch.nn.Parameter(bias)
+            if name in delta.adapter:
+                A, B = (t[0] for t in delta.adapter[name])
+                part.register_forward_hook(lambda m, x, y, A=A, B=B: y + gelu(y @ A.T) @ B.T)
     return module
 
 
@@ -128,6 +142,8 @@ def hook_prompts(module, layers, delta, begin):
     def adder(prompt):
         def hook(layer, args, kwargs):
             hidden = (args[0] if args else kwargs["hidden_states"]).clone()
+            if hidden.shape[1] < begin + P:
+                return args, kwargs  # a token behind the prompt, which is in the cache
             hidden[:, begin : begin + P] += prompt
             return ((hidden, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": hidden})
 

@@ -32,6 +32,8 @@ WORKLOADS = {
     "lora in the last layer": (["lora"], 2, ALIKE),
     "scale": (["scale"], 0, PLAIN),
     "bias-upper": (["bias"], 1, PLAIN),
+    "adapter": (["adapter"], 0, PLAIN),
+    "adapter and lora, upper": (["adapter", "lora"], 1, ALIKE),
     "deep prompt": (["prompt", "layer_prompt"], 0, TEXT_FIRST),
     "deep-prompt-upper, text first": (["layer_prompt"], 1, TEXT_FIRST),
     "deep-prompt-upper, prompt first": (["layer_prompt"], 1, PROMPT_FIRST),

@@ -23,6 +23,7 @@ WORKLOADS = {
     "prompt and lora": (["prompt", "lora", "scale"], 0, None),
     "lora": (["lora"], 0, None),
     "lora-upper": (["lora", "bias"], 1, None),
+    "adapter": (["adapter"], 0, None),
     "deep-prompt-upper": (["layer_prompt"], 1, 3),
     "lora in the last layer": (["lora"], -1, None),
 }

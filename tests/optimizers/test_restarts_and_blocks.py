@@ -116,3 +116,23 @@ def test_blocks_of_equal_size_and_of_a_bounded_domain():
     optimizer = Blockwise(domain, 1, optimizer="snes", blocks=3)
     assert [b.stop - b.start for b in optimizer.blocks] == [3, 2, 2]
     assert domain.contains(optimizer.ask()).all()
+
+
+def test_blocks_that_hand_on_their_incumbents_as_bbtv2():
+    """Each block's best point ever told, by its loss then, stale or not."""
+    optimizer = Blockwise(
+        Domain.unbounded(4), 1, optimizer="cma", blocks=2, hand_on="incumbent", options={"population": 5}
+    )
+    f = Ellipsoid(4, condition=10, seed=1)
+    best = [(np.inf, np.zeros(2)), (np.inf, np.zeros(2))]
+    for step in range(12):
+        z, block = optimizer.ask(), step % 2
+        other = slice(2 - 2 * block, 4 - 2 * block)
+        np.testing.assert_array_equal(z[:, other], np.repeat(best[1 - block][1][None], 5, axis=0))
+        loss = f(z)
+        optimizer.tell(z, loss)
+        i = int(loss.argmin())
+        best[block] = min(best[block], (loss[i], z[i, 2 * block : 2 * block + 2]), key=lambda pair: pair[0])
+        np.testing.assert_array_equal(optimizer.recommend(), np.concatenate([z for _, z in best]))
+    means = np.concatenate([inner.recommend() for inner in optimizer._inner])
+    assert np.abs(optimizer.recommend() - means).min() > 1e-3  # control: not the means

@@ -1,0 +1,77 @@
+"""What the benchmarks of whole runs share: a folder a run, those that are missing run, a table of all."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from speed import Parser
+
+from gfo.core.errors import GfoError, unknown_name
+
+Results = dict[str, dict[str, Any]]
+"""Name of the run -> its result.json."""
+
+
+def finished(folder: Path) -> Results:
+    """The finished runs in a folder.
+
+    Raises:
+        GfoError: if there is none.
+    """
+    paths = sorted(folder.glob("*/result.json"))
+    if not paths:
+        raise GfoError(f"--out {folder}: it holds no finished run; run some first")
+    return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def main(
+    arguments: Sequence[str] | None,
+    *,
+    doc: str,
+    option: str,
+    names: Sequence[str],
+    run: Callable[[str, int, Path, Path], None],
+    table: Callable[[Path], str],
+    results: Path,
+) -> int:
+    """The command line; the exit code.
+
+    Args:
+        arguments: those of the command line, or None for the process's own.
+        doc: of the script; its first line is the description.
+        option: what its runs differ in, "method" say; `--method` chooses some of `names`.
+        names: of the runs.
+        run: called with a name, a seed, the folder of the data sets and that of the run.
+        table: Markdown of the runs in a folder.
+        results: the folder of the runs and the table.
+    """
+    parser = Parser(description=doc.partition("\n")[0])
+    parser.add_argument("--data", type=Path, help="folder of the data sets; without it, the table alone")
+    parser.add_argument(
+        f"--{option}",
+        dest="chosen",
+        action="append",
+        help=f"{', '.join(names)}; may be repeated; default: all",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="root seed (default %(default)s)")
+    parser.add_argument("--out", type=Path, default=results, help="folder of the runs and the table")
+    try:
+        options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+        for name in options.chosen or ():
+            if name not in names:
+                raise unknown_name(f"--{option}", name, names)
+        for name in (options.chosen or names) if options.data else ():
+            out = options.out / f"{name}--seed{options.seed}"
+            if not (out / "result.json").is_file():
+                run(name, options.seed, options.data, out)
+        text = table(options.out)
+    except GfoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    (options.out / "table.md").write_text(text, encoding="utf-8")
+    print(text)
+    return 0

@@ -1,0 +1,101 @@
+"""Adapters: a bottleneck behind chosen modules, y + B gelu(A y), with B linear in z.
+
+Houlsby et al. 2019, Parameter-Efficient Transfer Learning for NLP, arXiv:1902.00751, section 2.1; by
+default one behind each feed-forward network, as Pfeiffer et al. 2021 (arXiv:2005.00247) keep it. There A and
+B are trained. Here A is random, frozen and shared by all candidates, and B, which starts at 0, comes from a
+fixed random projection of z, so that the change is odd in z (see `gfo.spaces.lora_subspace`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gfo.core.delta import Delta
+from gfo.core.domain import Domain
+from gfo.core.seeding import stream
+from gfo.spaces.measure import HasModules, clipped_spread, module_outputs
+from gfo.spaces.options import Layers, at_least_one, dimension, positive
+from gfo.spaces.projection import make_projection
+from gfo.spaces.targets import DOWN, find_targets
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Adapter:
+    """Bottlenecks of r units behind linear modules, searched in d dimensions.
+
+    A [r, out] is so scaled that its units see numbers of standard deviation 1, and B that for z ~ N(0, I)
+    the adapter adds alpha times the spread of the module's outputs, both measured for random words.
+
+    Args:
+        model: a frozen model of `gfo.load_model`.
+        dim: d.
+        rank: r, the units of a bottleneck.
+        targets: linear modules: see `gfo.spaces.targets.find_targets`; by default the last matrix of each
+            feed-forward network.
+        layers: None for all, "upper" or "lower" for a half, or their numbers. What lies below the
+            lowest is computed once for all candidates.
+        alpha: the size of a typical change, as a share of the outputs' spread.
+        projection: see `gfo.spaces.projection.make_projection`.
+        seed: of the projection, the frozen matrices and the random words.
+
+    Attributes:
+        names: the modules, in order.
+
+    Raises:
+        GfoError: for sizes out of range, or targets that match nothing.
+    """
+
+    def __init__(
+        self,
+        model: HasModules,
+        dim: int = 200,
+        *,
+        rank: int = 8,
+        targets: str | Sequence[str] | None = None,
+        layers: Layers = None,
+        alpha: float = 0.15,
+        projection: str = "auto",
+        seed: int = 0,
+    ) -> None:
+        import torch
+
+        at_least_one("rank", rank)
+        positive("alpha", alpha)
+        self.names = find_targets(model, targets, layers, defaults=DOWN)
+        outputs = module_outputs(model, self.names, seed)
+        self._A, scale = {}, []
+        for name in self.names:
+            y = outputs[name].float()
+            A = torch.from_numpy(stream(seed, f"base of {name}").standard_normal((rank, y.shape[-1])))
+            inner = y @ A.float().to(y.device).T  # (..., r)
+            self._A[name] = A.float().to(y.device) / inner.std()
+            units = torch.nn.functional.gelu(inner / inner.std())
+            size = clipped_spread(y) / float(units.square().sum(-1).mean().sqrt())
+            scale.append(torch.full((y.shape[-1] * rank,), alpha * size))
+        self._rank, self._sizes = rank, [len(part) for part in scale]
+        what = f"the matrices B of {len(scale)} adapters of {rank} units"
+        self.dim = dimension(dim, sum(self._sizes), what, "lower dim, raise rank or take more modules")
+        self.domain = Domain.unbounded(dim)
+        self.first_layer = min(model.linears[name].layer for name in self.names)
+        self._project = make_projection(
+            projection,
+            stream(seed, "projection"),
+            sum(self._sizes),
+            dim,
+            scale=torch.cat(scale),
+            device=model.device,
+        )
+
+    def decode(self, z: Tensor) -> Delta:
+        """z [K, d] -> K candidates' adapters, float32; differentiable; decode(0) adds 0."""
+        import torch
+
+        parts = zip(self.names, torch.split(self._project(z), self._sizes, dim=1), strict=True)
+        adapter = {
+            name: (self._A[name].expand(len(z), -1, -1), part.view(len(z), -1, self._rank))
+            for name, part in parts
+        }
+        return Delta(adapter=adapter, first_layer=self.first_layer)

@@ -1,0 +1,62 @@
+"""What a frozen model computes for random words, from which spaces take their scales."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gfo.spaces.targets import HasLinears
+from gfo.spaces.words import HasContextLength, measured_words
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CLIPPINGS, CLIP_AT = 5, 3.0  # times that values are clipped at mean +- 3 standard deviations
+
+
+class HasHiddenStates(HasContextLength, Protocol):
+    """A model whose hidden states can be had."""
+
+    layers: int
+
+    def hidden_states(self, ids: Tensor) -> list[Tensor]: ...
+
+
+class HasModules(HasLinears, HasHiddenStates, Protocol):
+    """A model whose modules can be had."""
+
+    module: Any
+
+    def layer_of(self, name: str) -> int | None: ...
+
+
+def module_outputs(model: HasModules, names: Sequence[str], seed: int) -> dict[str, Tensor]:
+    """The modules' outputs for random words, [..., out]."""
+    outputs: dict[str, Tensor] = {}
+
+    def keeping(name: str) -> Callable[..., None]:
+        def hook(module: Any, args: Any, output: Tensor) -> None:
+            outputs[name] = output
+
+        return hook
+
+    with ExitStack() as hooks:
+        for name in names:
+            handle = model.module.get_submodule(name).register_forward_hook(keeping(name))
+            hooks.callback(handle.remove)
+        model.hidden_states(measured_words(model, seed))
+    return outputs
+
+
+def clipped_spread(values: Tensor) -> float:
+    """Standard deviation of values [...] clipped 5 times at mean +- 3 standard deviations.
+
+    A few dimensions, and the first token, have hidden states many times as large as the others; BBTv2
+    clips them in this way.
+    """
+    values = values.float()
+    for _ in range(CLIPPINGS):
+        mean, std = values.mean(), values.std()
+        values = values.clamp(mean - CLIP_AT * std, mean + CLIP_AT * std)
+    return float(values.std())
