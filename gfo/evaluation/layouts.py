@@ -108,6 +108,7 @@ class ByExample:
 
     def __init__(self, model: Decoder, todo: Plan, shape: Shape, most: int, meter: Meter) -> None:
         self._model, self._shape, self._most = model, shape, most
+        self.branches = todo.branches
         self.groups: list[list[int]] = []
         for group in tiles([len(row) for row in todo.branches], most_tokens=most):
             texts = [len(todo.shared[b]) for b in group]
@@ -115,13 +116,13 @@ class ByExample:
             together = _together(tiles(texts, most_tokens=most, waste=TEXT_WASTE), least)
             self.groups += [[group[i] for i in part] for part in together]
         self._rows = [TokenRows.padded([todo.branches[b] for b in g], model.device) for g in self.groups]
-        self._contexts = [self._context([todo.shared[b] for b in g], meter) for g in self.groups]
+        self.contexts = [self._context([todo.shared[b] for b in g], meter) for g in self.groups]
         self._entries = [self._lower(i, meter) for i in range(len(self.groups))] if shape.first_layer else []
 
     @property
     def bytes(self) -> int:
         """Memory held."""
-        return sum(context.bytes for context in self._contexts) + sum(map(_bytes, self._entries))
+        return sum(context.bytes for context in self.contexts) + sum(map(_bytes, self._entries))
 
     def __call__(self, delta: Delta, meter: Meter) -> Iterator[Hidden]:
         """Hidden states of the delta's K candidates."""
@@ -153,7 +154,7 @@ class ByExample:
         first = torch.arange(K, device=place.device) * n  # m * n columns a row: branch j begins at j * n
         lie = Rows(column // n, column % n, first + rows.length[:, None] - 1)
         hidden = self._model.branches(
-            self._contexts[i], entry.view(C, R, *entry.shape[1:]), lie, change=change, start=start
+            self.contexts[i], entry.view(C, R, *entry.shape[1:]), lie, change=change, start=start
         )
         meter.count(C * R * m * n, K * rows.real, meter.layers - start)
         return hidden
@@ -176,7 +177,7 @@ class ByExample:
         entry = self._shape.enter(self._model, rows)[:, None]
         meter.count(rows.ids.numel(), rows.real, stop)
         lie = Rows.single(rows.length, rows.ids.shape[1])
-        return self._model.branches(self._contexts[i], entry, lie, stop=stop)[:, 0]
+        return self._model.branches(self.contexts[i], entry, lie, stop=stop)[:, 0]
 
 
 class ByCandidate:
@@ -192,6 +193,7 @@ class ByCandidate:
 
     def __init__(self, model: FrozenModel, todo: Plan, shape: Shape, most: int, meter: Meter) -> None:
         self._model, self._shape, self._most = model, shape, most
+        self.branches = todo.branches
         self._decoder = cast("Decoder", model)  # the only kind with contexts
         self._own = TokenRows.padded([todo.own], model.device) if todo.own else None
         self._context = self._common(todo, meter)
@@ -211,19 +213,38 @@ class ByCandidate:
         start, run = self._shape.first_layer, meter.layers - self._shape.first_layer
         for k in parts(delta.candidates, self._most // max(rows.ids.numel() for rows, _ in self._rows)):
             some, C = delta.select(k), k.stop - k.start
-            context = self._start_of(some)
-            if self._own is not None:
-                entry = None if self._own_entry is None else self._own_entry.expand(C, 1, -1, -1)
-                change, entry = self._enter(self._own, some, entry)
-                length = self._own.length.expand(C)
-                context, _ = self._decoder.context(entry[:, 0], length, context, change=change, start=start)
-                meter.count(C * self._own.ids.numel(), C * self._own.ids.numel(), run)
+            context = self.context_of(some, meter)
             for i, (rows, lie) in enumerate(self._rows):
                 entry = self._entries[i].expand(C, -1, -1, -1) if start else None
                 change, entry = self._enter(rows, some, entry)
                 hidden = self._model.branches(context, entry, lie, change=change, start=start)
                 meter.count(C * rows.ids.numel(), C * rows.real, run)
                 yield k, self.groups[i], hidden
+
+    def context_of(self, delta: Delta, meter: Meter) -> Context | None:
+        """What the rows of the delta's K candidates continue: K rows, or None for nothing."""
+        context = self._start_of(delta)
+        if self._own is None:
+            return context
+        K, start = delta.candidates, self._shape.first_layer
+        entry = None if self._own_entry is None else self._own_entry.expand(K, 1, -1, -1)
+        change, entry = self._enter(self._own, delta, entry)
+        length = self._own.length.expand(K)
+        meter.count(K * self._own.ids.numel(), K * self._own.ids.numel(), meter.layers - start)
+        return self._decoder.context(entry[:, 0], length, context, change=change, start=start)[0]
+
+    def leaving(self, i: int, delta: Delta, stop: int, meter: Meter) -> Tensor:
+        """What leaves layer `stop - 1`, or is kept of it, of the group i of whole sequences, [K, R, T, D]."""
+        rows, lie = self._rows[i]
+        if self._shape.first_layer == stop:
+            return self._entries[i].expand(delta.candidates, -1, -1, -1)
+        change, entry = self._enter(rows, delta, None)
+        meter.count(delta.candidates * rows.ids.numel(), delta.candidates * rows.real, stop)
+        return self._model.branches(None, entry, lie, change=change, stop=stop)
+
+    def real(self, i: int) -> Tensor:
+        """Where the group i has tokens, bool [R, T]."""
+        return self._rows[i][1].branch >= 0
 
     def _enter(self, rows: TokenRows, delta: Delta, entry: Tensor | None) -> tuple[Change, Tensor]:
         """The change of K candidates and what enters the first layer run, [K, R, T, D]."""

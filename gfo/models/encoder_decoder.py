@@ -73,6 +73,11 @@ class EncoderDecoder(FrozenModel):
             )
 
     @property
+    def answer_start(self) -> tuple[int, ...]:
+        """The token ids that every answer begins with and that are no part of it."""
+        return tuple(self._answer)
+
+    @property
     def encoder_layers(self) -> int:
         """The number of the encoder's layers, and of the decoder's first."""
         return self.stacks[0].size

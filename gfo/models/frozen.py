@@ -40,6 +40,8 @@ class FrozenModel(ABC):
 
     causal: bool
     """Whether a token sees only those before it, so that contexts can be computed once."""
+    generates: bool = True
+    """Whether it continues a text."""
     reads: str = "next"
     """What stands for the answer: the "next" word, the word in the "mask" place, or the "sentence"."""
     mask: str | None = None
@@ -74,6 +76,11 @@ class FrozenModel(ABC):
     def dtype(self) -> torch.dtype:
         """The weights' dtype."""
         return self._embedding.weight.dtype  # type: ignore[no-any-return]
+
+    @property
+    def all_layers(self) -> tuple[nn.Module, ...]:
+        """The layers, in the order in which they are counted."""
+        return tuple(self._layers)
 
     @property
     def special_tokens(self) -> frozenset[int]:
