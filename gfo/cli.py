@@ -30,6 +30,7 @@ Out = Annotated[
     typer.Option("--out", help="Run folder; by default a new one under runs/.", show_default=False),
 ]
 INTERRUPTED = 130  # as shells have it for Ctrl-C
+NO_SHARES = ("score", "answer_tokens")  # metrics that are not printed as percentages
 
 
 @app.command()
@@ -87,7 +88,7 @@ def evaluate(
 
 @app.command("list")
 def list_names() -> None:
-    """Names that configs take: optimizers, spaces, tasks, losses, built-in models."""
+    """Names that configs take: optimizers, spaces, tasks, losses, metrics, built-in models."""
     from rich.console import Console
     from rich.table import Table
 
@@ -95,12 +96,14 @@ def list_names() -> None:
     from gfo.config import SPACES, TASKS
     from gfo.models.download import BUILT_IN
     from gfo.tasks.losses import LOSSES
+    from gfo.tasks.text_metrics import TEXT_METRICS
 
     sections: dict[str, Mapping[str, str]] = {
         "optimizers": optimizers.describe(),
         "spaces": SPACES,
         "tasks": TASKS,
         "losses": {name: (loss.__doc__ or "").splitlines()[0] for name, loss in LOSSES.items()},
+        "metrics of generated text": TEXT_METRICS,
         "models": {name: model.description for name, model in BUILT_IN.items()},
     }
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -159,6 +162,8 @@ def _print_scores(scores: Mapping[str, Any], split: str) -> None:
         before = scores["before"][split][metric]
         if metric == "loss":
             table.add_row(metric, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
+        elif metric in NO_SHARES:
+            table.add_row(metric, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}")
         else:
             table.add_row(metric, f"{before:.1%}", f"{after:.1%}", f"{100 * (after - before):+.1f} points")
     Console().print(table)

@@ -112,7 +112,17 @@ def test_tune_again_from_the_config_of_a_run_gives_the_same_history(work, gfo):
 def test_list_and_help_name_everything(gfo):
     code, out, _ = gfo("list")
     assert code == 0
-    for name in ("cma", "sep-cma", "random", "soft-prompt", "classification", "ce", "smollm2-135m"):
+    for name in (
+        "cma",
+        "sep-cma",
+        "random",
+        "soft-prompt",
+        "classification",
+        "generation",
+        "ce",
+        "token_f1",
+        "smollm2-135m",
+    ):
         assert f"  {name} " in out
     code, out, _ = gfo("--help")
     assert code == 0
