@@ -30,7 +30,7 @@ Out = Annotated[
     typer.Option("--out", help="Run folder; by default a new one under runs/.", show_default=False),
 ]
 INTERRUPTED = 130  # as shells have it for Ctrl-C
-NO_SHARES = ("score", "answer_tokens")  # metrics that are not printed as percentages
+NUMBERS = ("loss", "score", "answer_tokens")  # metrics that are no shares, 0 to 1
 
 
 @app.command()
@@ -160,10 +160,8 @@ def _print_scores(scores: Mapping[str, Any], split: str) -> None:
         table.add_column(column, justify="left" if column == split else "right")
     for metric, after in scores["after"][split].items():
         before = scores["before"][split][metric]
-        if metric == "loss":
+        if metric in NUMBERS:
             table.add_row(metric, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
-        elif metric in NO_SHARES:
-            table.add_row(metric, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}")
         else:
             table.add_row(metric, f"{before:.1%}", f"{after:.1%}", f"{100 * (after - before):+.1f} points")
     Console().print(table)

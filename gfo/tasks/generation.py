@@ -153,7 +153,7 @@ class BoundGeneration(BoundRows):
         tokens = [math.nan if _failed(rows) else sum(map(len, rows)) / len(rows) for rows in answers]
         return {"loss": 1 - values, name: values, "answer_tokens": np.where(np.isnan(values), np.nan, tokens)}
 
-    def texts(self, rows: Sequence[Tokens]) -> list[str]:
+    def answer_texts(self, rows: Sequence[Tokens]) -> list[str]:
         """The answers as texts: cut at the first stop text, stripped."""
         texts = self._tokenizer.decode(rows)
         for stop in self._task.stop:
@@ -171,7 +171,7 @@ class BoundGeneration(BoundRows):
         for k, tokens in enumerate(answers):
             if _failed(tokens):
                 continue
-            texts = self.texts(tokens)
+            texts = self.answer_texts(tokens)
             try:
                 values[k] = evaluate(texts)
             except Exception as error:

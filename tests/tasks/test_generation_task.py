@@ -172,7 +172,7 @@ def test_ctrl_c_in_a_function_passes(model):
 
 def test_an_error_of_gfo_is_not_taken_for_the_users(model, monkeypatch):
     task = bound(model)
-    monkeypatch.setattr(task, "texts", lambda rows: ["one text for three rows"])
+    monkeypatch.setattr(task, "answer_texts", lambda rows: ["one text for three rows"])
     with pytest.raises(ValueError, match="zip"):
         task.loss(answers(model, GOOD), task.all_rows("train"))
 
@@ -190,13 +190,13 @@ def test_an_error_of_gfo_is_not_taken_for_the_users(model, monkeypatch):
     ],
 )
 def test_texts_are_cut_at_the_first_stop(model, stop, text, expected):
-    assert bound(model, stop=stop).texts([model.encode(text)]) == [expected]
+    assert bound(model, stop=stop).answer_texts([model.encode(text)]) == [expected]
 
 
 def test_special_tokens_are_no_text(model):
     end = model.tokenizer.eos_token_id
-    assert bound(model).texts([(*model.encode("good"), end, end)]) == ["good"]
-    assert bound(model).texts([model.encode("good") * 2]) != ["good"]  # control
+    assert bound(model).answer_texts([(*model.encode("good"), end, end)]) == ["good"]
+    assert bound(model).answer_texts([model.encode("good") * 2]) != ["good"]  # control
 
 
 def test_tokens_that_stop(model):
