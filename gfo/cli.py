@@ -30,7 +30,7 @@ Out = Annotated[
     typer.Option("--out", help="Run folder; by default a new one under runs/.", show_default=False),
 ]
 INTERRUPTED = 130  # as shells have it for Ctrl-C
-NUMBERS = ("loss", "ce", "perplexity")  # metrics that are no shares, 0 to 1
+NUMBERS = ("loss", "ce", "perplexity", "score", "answer_tokens")  # metrics that are no shares, 0 to 1
 
 
 @app.command()
@@ -119,7 +119,7 @@ def export(
 
 @app.command("list")
 def list_names() -> None:
-    """Names that configs take: optimizers, spaces, tasks, losses, built-in models."""
+    """Names that configs take: optimizers, spaces, tasks, losses, metrics, built-in models."""
     from rich.console import Console
     from rich.table import Table
 
@@ -127,12 +127,14 @@ def list_names() -> None:
     from gfo.config import SPACES, TASKS
     from gfo.models.download import BUILT_IN
     from gfo.tasks.losses import LOSSES
+    from gfo.tasks.text_metrics import TEXT_METRICS
 
     sections: dict[str, Mapping[str, str]] = {
         "optimizers": optimizers.describe(),
         "spaces": SPACES,
         "tasks": TASKS,
         "losses": {name: (loss.__doc__ or "").splitlines()[0] for name, loss in LOSSES.items()},
+        "metrics of generated text": TEXT_METRICS,
         "models": {name: model.description for name, model in BUILT_IN.items()},
     }
     table = Table(box=None, pad_edge=False, show_header=False)

@@ -88,7 +88,7 @@ class GenerationConfig(TaskSection):
     public = "Generation"
     kind: Literal["generation"]
     template: str
-    target: str = "target"
+    target: str | list[str] = "target"
     metric: str = "exact_match"
     pattern: str | None = None
     max_tokens: int = 32

@@ -105,7 +105,7 @@ def few_shot(
     for label, different in sorted(classes.items()):
         if len(different) < 2 * k:
             raise GfoError(
-                f"few_shot: class '{label}' has {len(different)} rows, but train and dev take {2 * k}; "
+                f"few_shot: class '{label}' has {len(different)} different rows, train and dev take {2 * k}; "
                 f"give fewer than k = {k}"
             )
         everything = list(different.values())

@@ -31,7 +31,8 @@ class Generation:
         dev: rows the result is selected on, or None to take the last recommendation.
         test: rows kept for the end, or None.
         template: text with `{field}` places and, for a soft prompt, one `{soft}`. The answer follows its end.
-        target: the rows' field that holds the text that is right, or a list of such texts.
+        target: the rows' field that holds the text that is right, or a list of such texts; of several fields
+            the first that a row has.
         metric: "exact_match", "token_f1", "bleu", "chrf", "rouge1", "rouge2", "rougeL" (each 0 to 1, see
             `gfo.tasks.text_metrics`), "regex", or a function `score(outputs, rows)` that gives a number a
             row, the higher the better; its mean counts. A function that fails for a candidate makes the
@@ -59,7 +60,7 @@ class Generation:
         test: Source | None = None,
         *,
         template: str,
-        target: str = "target",
+        target: str | Sequence[str] = "target",
         metric: str | Score = "exact_match",
         pattern: str | None = None,
         max_tokens: int = 32,
@@ -84,7 +85,8 @@ class Generation:
             raise GfoError(f"stop = {list(self.stop)}: '' stands everywhere; give texts, or none")
         self.pattern = _compiled(pattern, metric)
         self.template = Template.parse(template)
-        self.target, self.metric, self.seed = target, metric, seed
+        self.target = (target,) if isinstance(target, str) else tuple(target)
+        self.metric, self.seed = metric, seed
         self.max_tokens, self.temperature = max_tokens, temperature
         self.data = Data.load(
             train,
@@ -101,7 +103,7 @@ class Generation:
         for split, rows in self.data.rows.items():
             for i, row in enumerate(rows, 1):
                 self.template.check(row, f"{split} row {i}")
-                _references(row, target, f"{split} row {i}")
+                _references(row, self.target, f"{split} row {i}")
 
     def bind(self, tokenizer: Tokenizer) -> BoundGeneration:
         """Tokenize all rows for one model.
@@ -205,10 +207,11 @@ def _compiled(pattern: str | None, metric: Any) -> re.Pattern[str] | None:
         raise GfoError(f"pattern = {pattern!r} is no regular expression: {error}") from None
 
 
-def _references(row: Row, field: str, where: str) -> list[str]:
-    """The texts that are right for a row."""
-    if field not in row:
-        raise GfoError(f"{where}: {unknown_name('target', field, map(str, row))}")
+def _references(row: Row, fields: Sequence[str], where: str) -> list[str]:
+    """The texts that are right for a row: in the first of the fields that it has."""
+    field = next((field for field in fields if field in row), None)
+    if field is None:
+        raise GfoError(f"{where}: {unknown_name('target', ' or '.join(fields), map(str, row))}")
     found = row[field] if isinstance(row[field], list | tuple) else [row[field]]
     if not found or any(not isinstance(text, str | int | float) or isinstance(text, bool) for text in found):
         raise GfoError(f"{where}: target '{field}' is {row[field]!r}; give a text or a list of texts")

@@ -39,7 +39,7 @@ def work(tmp_path, monkeypatch, tiny):
         dev = "dev.jsonl"
         test = "test.jsonl"
         template = "Review: {text}\\n{soft}Sentiment:"
-        labels = { "+" = "good", "-" = "bad" }
+        labels = { "+" = " good", "-" = " bad" }
         [space]
         tokens = 3
         dim = 10
@@ -115,7 +115,17 @@ def test_tune_again_from_the_config_of_a_run_gives_the_same_history(work, gfo):
 def test_list_and_help_name_everything(gfo):
     code, out, _ = gfo("list")
     assert code == 0
-    for name in ("cma", "sep-cma", "random", "soft-prompt", "classification", "ce", "smollm2-135m"):
+    for name in (
+        "cma",
+        "sep-cma",
+        "random",
+        "soft-prompt",
+        "classification",
+        "generation",
+        "ce",
+        "token_f1",
+        "smollm2-135m",
+    ):
         assert f"  {name} " in out
     code, out, _ = gfo("--help")
     assert code == 0
@@ -166,8 +176,8 @@ def test_export_prints_how_to_load_it(work, gfo):
     """The lines printed, run as they are, give the logits of the run's result."""
     assert gfo("tune", "run.toml", "--out", "run")[0] == 0
     evaluator = load_config("run/config.json").evaluator()
-    expected = evaluator.answers(load_point(work / "run")[None], evaluator.task.all_rows("test"))[0]
-    words = list(evaluator.task.vocabulary)
+    batch = evaluator.task.all_rows("test")
+    expected, words = evaluator.answers(load_point(work / "run")[None], batch)[0], list(batch.vocabulary)
     for form, folder in (("peft", "run/peft"), ("merged", "out")):
         code, out, err = gfo(
             "export", "run", "--format", form, *(["--out", "out"] if folder == "out" else [])
@@ -180,7 +190,7 @@ def test_export_prints_how_to_load_it(work, gfo):
         exec("\n".join(line.strip() for line in lines), names)
         template = json.loads((work / folder / "gfo_prompt.json").read_text())["template"]
         with torch.no_grad():
-            for row, wanted in zip(ROWS, expected, strict=True):
+            for row, wanted in zip(rows("test"), expected, strict=True):
                 ids = names["tokenizer"](template.format(**row), return_tensors="pt")
                 found = names["model"].eval()(**ids).logits[0, -1, words]
                 assert float((found - wanted).abs().max()) < 1e-4

@@ -94,6 +94,8 @@ def test_several_references_a_row(model):
     one, several = (bound(model, rows, target=field) for field in ("target", "targets"))
     assert several.loss(outputs, several.all_rows("train")) == pytest.approx([0, 1 / 3])
     assert one.loss(outputs, one.all_rows("train")) == pytest.approx([1, 1 / 3])
+    mixed = bound(model, [*rows[:1], *ROWS[1:]], target=["targets", "target"])
+    assert mixed.loss(outputs, mixed.all_rows("train")) == pytest.approx([2 / 3, 1 / 3])
 
 
 @pytest.mark.parametrize("metric", ["exact_match", "bleu", "regex", lambda outputs, rows: [0.5] * len(rows)])
@@ -239,6 +241,8 @@ def test_a_pattern_that_never_matches(model):
     [
         ({"metric": "blue"}, "unknown metric 'blue': did you mean 'bleu'"),
         ({"target": "targets"}, "train row 1: unknown target 'targets': did you mean 'target'"),
+        ({"target": ["a", "b"]}, "train row 1: unknown target 'a or b': .*known are target, text"),
+        ({"target": []}, "train row 1: unknown target"),
         ({"template": "{txt}{soft}"}, "unknown field 'txt'"),
         ({"max_tokens": 0}, "max_tokens = 0 must be at least 1"),
         ({"temperature": -1.0}, "temperature = -1.0 must be 0 or more"),
