@@ -178,7 +178,10 @@ class Generation:
         order = sorted(range(len(self._branches)), key=lambda b: len(self._branches[b]))
         at_once = self._at_once(order)
         groups = [order[part] for part in parts(len(order), at_once)]
-        for k in parts(delta.candidates, at_once // max(map(len, groups))):
+        widest, own = max(map(len, groups)), layout.own_tokens
+        each = own + widest * (len(self._branches[order[-1]]) + self._decoding.max_tokens)
+        most = min(at_once // widest, self._room.kept // each, self._room.most // max(1, own))
+        for k in parts(delta.candidates, most):
             context = layout.context_of(delta.select(k), self._meter)
             for b in groups:
                 yield k, b, context
