@@ -238,6 +238,11 @@ class ByCandidate:
         meter.count(forced.ids.numel(), forced.real, once)
         meter.count(C * forced.ids.numel(), C * forced.real, size - once)
 
+    @property
+    def own_tokens(self) -> int:
+        """Tokens of a candidate's context that it computes itself."""
+        return 0 if self._own is None else self._own.real
+
     def context_of(self, delta: Delta, meter: Meter) -> Context | None:
         """What the rows of the delta's K candidates continue: K rows, or None for nothing."""
         context = self._start_of(delta)

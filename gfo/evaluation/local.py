@@ -50,8 +50,9 @@ class LocalEvaluator:
         memory: bytes that a forward pass may take; by default a quarter of what is free.
 
     Raises:
-        GfoError: for a row that is longer, with the soft prompt, than the model's context, a soft prompt
-            without a place in the template, or a space made for another model.
+        GfoError: for a row that is longer, with the soft prompt and the tokens to be generated, than the
+            model's context, a soft prompt without a place in the template, a space made for another model,
+            or a task that wants generated text of an encoder.
     """
 
     def __init__(
