@@ -27,6 +27,7 @@ TEXT_WASTE = 0.5  # padding that texts may have where they are attended to (they
 TEXTS_TOGETHER = 8  # at least, where there are as many: fewer make passes too small, whatever the padding
 TEXT_ROW = 32  # tokens of a row behind a text: each row copies the text's keys, and sees its other branches
 PACKED_ROW = 64  # tokens of a row of packed texts, or the longest: as short as padding allows
+FORWARD_AND_BACKWARD = 3  # a backward pass counts as two forward passes
 FEW_TEXTS = 64  # so few are packed in several ways to find the one with the least padding
 
 Hidden = tuple[slice, list[int], Tensor]
@@ -84,9 +85,10 @@ class Meter:
     needed: int = 0
 
     def count(self, computed: int, needed: int, layers: int) -> None:
-        """Tokens that went through `layers` layers."""
-        self.computed += computed * layers
-        self.needed += needed * layers
+        """Tokens that went through `layers` layers, and go back through them where gradients are kept."""
+        passes = FORWARD_AND_BACKWARD if torch.is_grad_enabled() else 1
+        self.computed += passes * computed * layers
+        self.needed += passes * needed * layers
 
 
 def parts(K: int, size: int) -> list[slice]:
