@@ -36,8 +36,8 @@ class Recipe:
             arXiv:1907.11692, table 10), and LoRA's.
         schedule: how it falls to 0 afterwards: "linear", "cosine", or "constant".
         clip: the largest norm of the gradient; None to leave it.
-        dropout: the share of numbers that a step leaves out: of LoRA's inputs, of a point of a space, or of
-            what the model itself has dropout for. None leaves that as the model's config has it.
+        dropout: the share of numbers that a step leaves out: of a point of a space, or of LoRA's inputs and
+            wherever the model has dropout. None is 0, but leaves the model's own as its config has it.
         patience: end the run when dev has not become better in so many reads of it. None never does; what dev
             liked best is the result in any case.
 

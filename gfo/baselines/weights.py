@@ -124,8 +124,8 @@ class Weights:
             return
         if update not in self._kept:
             raise GfoError(
-                f"baseline: the weights after {update} updates are gone; they stay in the process that trained "
-                "them: score them there"
+                f"baseline: the weights after {update} updates are gone; they stay in the process that "
+                "trained them: score them there"
             )
         now = _copies(self.parameters)
         _fill(self.parameters, self._kept[update])
@@ -151,18 +151,25 @@ class Lora(Weights):
         *,
         rank: int,
         alpha: float,
-        dropout: float,
+        dropout: float | None,
         targets: str | Sequence[str] | None,
     ) -> None:
         names = find_targets(setting.model, targets)
         if rank < 1:
             raise GfoError(f"baseline: rank = {rank} must be at least 1")
+        module = _sharing(setting.model.module)
+        if dropout is not None:
+            set_dropout(module, dropout)
         fused = isinstance(setting.model.module.get_submodule(names[0]), Conv1D)
         with _peft() as peft, seeded(stream_seed(setting.seed, "lora"), setting.model.device):
             config = peft.LoraConfig(
-                r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names, fan_in_fan_out=fused
+                r=rank,
+                lora_alpha=alpha,
+                lora_dropout=dropout or 0.0,
+                target_modules=names,
+                fan_in_fan_out=fused,
             )
-            self._adapted = peft.get_peft_model(_sharing(setting.model.module), config)
+            self._adapted = peft.get_peft_model(module, config)
         self._adapted.peft_config["default"].target_modules = names  # as a set its order would change
         trained = [p for p in self._adapted.parameters() if p.requires_grad]
         model = freeze(self._adapted.get_base_model(), setting.model.tokenizer, setting.model.name)
@@ -200,7 +207,7 @@ def lora(
     lr as Hu et al. for RoBERTa-base (4e-4 to 5e-4, table 9), rank too; alpha, which they set to the rank, as
     in MeZO's LoRA. `targets` are as in gfo.LoRASubspace.
     """
-    matrices = Lora(setting, rank=rank, alpha=alpha, dropout=recipe.dropout or 0.0, targets=targets)
+    matrices = Lora(setting, rank=rank, alpha=alpha, dropout=recipe.dropout, targets=targets)
     return AdamW(matrices, recipe, seed=setting.seed)
 
 
