@@ -149,7 +149,7 @@ def run(
         method,
         method,
         budget=budget,
-        callbacks=[*callbacks, method, PeakMemory(facts), *([ProgressBar()] if progress else [])],
+        callbacks=[method, *callbacks, PeakMemory(facts), *([ProgressBar()] if progress else [])],
         out=out,
         dev_every=(method.dev_every or dev_every) if "dev" in method.splits else None,
         selection=selection,
