@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gfo import baselines as baselines
     from gfo import optimizers as optimizers
     from gfo.core.delta import Delta as Delta
     from gfo.core.domain import Domain as Domain
@@ -68,14 +69,14 @@ _PUBLIC = {
     "minimize": "gfo.run.loop",
     "tune": "gfo.run.tune",
 }
-__all__ = [*sorted(_PUBLIC), "__version__", "optimizers"]
+__all__ = [*sorted(_PUBLIC), "__version__", "baselines", "optimizers"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
-    if name == "optimizers":
-        return import_module("gfo.optimizers")
+    if name in ("baselines", "optimizers"):
+        return import_module(f"gfo.{name}")
     raise AttributeError(f"module 'gfo' has no attribute '{name}'")
 
 
