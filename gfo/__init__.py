@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gfo import baselines as baselines
     from gfo import optimizers as optimizers
     from gfo.core.delta import Delta as Delta
     from gfo.core.domain import Domain as Domain
@@ -81,7 +82,7 @@ _PUBLIC = {
     "minimize": "gfo.run.loop",
     "tune": "gfo.run.tune",
 }
-_MODULES = {"datasets": "gfo.tasks.datasets", "optimizers": "gfo.optimizers"}
+_MODULES = {"baselines": "gfo.baselines", "datasets": "gfo.tasks.datasets", "optimizers": "gfo.optimizers"}
 __all__ = [*sorted(_PUBLIC), *_MODULES, "__version__"]
 
 

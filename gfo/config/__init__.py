@@ -19,8 +19,7 @@ from gfo.core.errors import GfoError, unknown_name
 from gfo.core.seeding import stream_seed
 
 if TYPE_CHECKING:
-    from gfo.core.protocols import SearchSpace
-    from gfo.evaluation.local import LocalEvaluator
+    from gfo.core.protocols import Evaluator, SearchSpace
     from gfo.models.frozen import FrozenModel
     from gfo.run.callbacks import Callback
     from gfo.run.result import Result
@@ -51,6 +50,13 @@ class OptimizerConfig(Section):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class BaselineConfig(Section):
+    """`gfo.baselines.run`; in place of an optimizer."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
 class BudgetConfig(Section):
     """`gfo.Budget`."""
 
@@ -75,6 +81,7 @@ class Config(Section):
     task: TaskConfig
     space: SpaceConfig = Field(default_factory=SoftPromptConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    baseline: BaselineConfig | None = None
     budget: BudgetConfig
     selection: SelectionConfig = Field(default_factory=SelectionConfig)
 
@@ -82,51 +89,84 @@ class Config(Section):
         self, out: Path, *, callbacks: Sequence[Callback] = (), progress: bool = True, test: bool = True
     ) -> Result:
         """Tune, score on the test rows (unless interrupted), and keep everything in `out`."""
-        from gfo import optimizers
+        from gfo import baselines, optimizers
         from gfo.run.budget import Budget
         from gfo.run.loop import new_run_folder
         from gfo.run.selection import Selection
         from gfo.run.tune import tune
 
-        domain = self.space.domain()
-        optimizers.make(self.optimizer.name, domain=domain, seed=0, **self.optimizer.options)  # fails early
+        if self.baseline is not None:
+            baselines.check(self.baseline.name, self.baseline.options)  # fails early, as does the next
+        else:
+            domain = self.space.domain()
+            optimizers.make(self.optimizer.name, domain=domain, seed=0, **self.optimizer.options)
         budget, selection = Budget(**self.budget.model_dump()), Selection(**self.selection.model_dump())
         task = self.task.build(stream_seed(self.seed, "task"))
         new_run_folder(out)
         model, space = self._model_and_space()
-        (out / CONFIG).write_text(self.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
-        result = tune(
-            model,
-            task,
-            space,
-            optimizer=self.optimizer.name,
-            options=self.optimizer.options,
-            budget=budget,
-            seed=self.seed,
-            dev_every=self.dev_every,
-            selection=selection,
-            callbacks=callbacks,
-            progress=progress,
-            out=out,
-            memory=self.model.memory,
-            record={"config": self.model_dump(exclude_none=True, exclude={"task": DATA_DIRS})},
-        )
+        dumped = self.model_dump_json(indent=1, exclude_none=True, exclude=self._unused)
+        (out / CONFIG).write_text(dumped + "\n", encoding="utf-8")
+        settings: dict[str, Any] = {
+            "budget": budget,
+            "seed": self.seed,
+            "dev_every": self.dev_every,
+            "selection": selection,
+            "callbacks": callbacks,
+            "progress": progress,
+            "out": out,
+            "memory": self.model.memory,
+            "record": {
+                "config": self.model_dump(exclude_none=True, exclude={"task": DATA_DIRS, **self._unused})
+            },
+        }
+        if self.baseline is not None:
+            name, options = self.baseline.name, self.baseline.options
+            result = baselines.run(name, model, task, space, options=options, **settings)
+        else:
+            assert space is not None
+            name, options = self.optimizer.name, self.optimizer.options
+            result = tune(model, task, space, optimizer=name, options=options, **settings)
         if test and self.task.has_test and result.stopped != "interrupted":
             result.score("test")
         return result
 
-    def evaluator(self) -> LocalEvaluator:
+    def evaluator(self) -> Evaluator:
         """The evaluator of the run, for scoring what it found."""
+        from gfo import baselines
         from gfo.evaluation.local import LocalEvaluator
 
         task = self.task.build(stream_seed(self.seed, "task"))
         model, space = self._model_and_space()
+        if self.baseline is not None:
+            return baselines.make(
+                self.baseline.name,
+                model,
+                task,
+                space,
+                seed=self.seed,
+                memory=self.model.memory,
+                **self.baseline.options,
+            ).judge
+        assert space is not None
         return LocalEvaluator(model, task, space, memory=self.model.memory)
 
-    def _model_and_space(self) -> tuple[FrozenModel, SearchSpace]:
+    @property
+    def method(self) -> str:
+        """What searches or is trained, in words."""
+        return self.baseline.name if self.baseline else f"{self.space.kind}, {self.optimizer.name}"
+
+    @property
+    def _unused(self) -> dict[str, Any]:
+        """Keys whose defaults a run does not use, and so does not write down."""
+        return {} if self.baseline is None else {"optimizer": True}
+
+    def _model_and_space(self) -> tuple[FrozenModel, SearchSpace | None]:
+        from gfo import baselines
         from gfo.models.loading import load_model
 
         model = load_model(self.model.name, dtype=self.model.dtype, device=self.model.device)
+        if self.baseline is not None and not baselines.needs_space(self.baseline.name):
+            return model, None
         return model, self.space.build(model, stream_seed(self.seed, "space"))
 
 
@@ -150,6 +190,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise GfoError(f"config: {path} holds a {type(values).__name__}; write keys and values")
     for override in overrides:
         _set(values, override)
+    if "optimizer" in values and "baseline" in values:
+        raise GfoError(f"config: {path}: it has [optimizer] and [baseline]; give one of them")
     try:
         return Config.model_validate(values)
     except ValidationError as error:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from gfo.models.decoder import Decoder
     from gfo.models.frozen import FrozenModel
 
+FORWARD_AND_BACKWARD = 3  # a backward pass counts as two forward passes
+
 Hidden = tuple[slice, int, Tensor]
 """Candidates k, the number of a group of branches b, and their hidden states [k, b, D]; of trees those of the
 M places at which the group is read, [k, M, D]."""
@@ -81,9 +83,10 @@ class Meter:
     needed: int = 0
 
     def count(self, computed: int, needed: int, layers: int) -> None:
-        """Tokens that went through `layers` layers."""
-        self.computed += computed * layers
-        self.needed += needed * layers
+        """Tokens that went through `layers` layers, and go back through them where gradients are kept."""
+        passes = FORWARD_AND_BACKWARD if torch.is_grad_enabled() else 1
+        self.computed += passes * computed * layers
+        self.needed += passes * needed * layers
 
 
 def parts(K: int, size: int) -> list[slice]:

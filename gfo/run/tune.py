@@ -13,6 +13,7 @@ from gfo.evaluation.local import LocalEvaluator
 from gfo.models.frozen import FrozenModel
 from gfo.run.budget import Budget
 from gfo.run.callbacks import Callback
+from gfo.run.environment import PeakMemory
 from gfo.run.loop import minimize
 from gfo.run.progress import ProgressBar
 from gfo.run.result import Result
@@ -67,14 +68,14 @@ def tune(
             optimizer, domain=space.domain, seed=stream_seed(seed, "optimizer"), **dict(options or {})
         )
     shown = [ProgressBar()] if progress else []
-    facts = {"seed": seed, "model": model.name, "optimizer": name, "d": space.domain.d}
+    facts = {"seed": seed, "model": model.name, "optimizer": name, "d": space.domain.d, **(record or {})}
     return minimize(
         optimizer,
         evaluator,
         budget=budget,
-        callbacks=[*callbacks, *shown],
+        callbacks=[*callbacks, PeakMemory(facts), *shown],
         out=out,
         dev_every=dev_every if "dev" in evaluator.task.splits else None,
         selection=selection,
-        record={**facts, **(record or {})},
+        record=facts,
     )

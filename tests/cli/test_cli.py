@@ -112,6 +112,55 @@ def test_tune_again_from_the_config_of_a_run_gives_the_same_history(work, gfo):
     assert losses("one") != losses("three")
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("gradient", "{lr=0.3}"), ("lora", "{rank=2}"), ("linear-head", "{}"), ("in-context", "{k=2}")],
+)
+def test_tune_a_baseline(work, gfo, name, options):
+    code, out, err = gfo(
+        "tune",
+        "run.toml",
+        "--set",
+        f"baseline.name={name}",
+        "--set",
+        f"baseline.options={options}",
+        "--out",
+        "run",
+    )
+    assert code == 0, err
+    assert f"model, {name}, seed 0" in err
+    assert "accuracy" in out
+    result = json.loads((work / "run" / "result.json").read_text())
+    assert result["baseline"] == result["config"]["baseline"]["name"] == name
+    assert "optimizer" not in result["config"]
+    assert (result["cost"]["forward_tokens"] > 0) == (name != "in-context")
+    gfo("tune", "run/config.json", "--out", "again")
+    again = json.loads((work / "again" / "result.json").read_text())
+    assert again["scores"] == result["scores"]
+
+    scored = gfo("eval", "run", "--split", "test")
+    if name == "lora":  # its weights are gone with the process
+        bad(scored, "updates are gone", "score them there")
+    else:
+        assert scored[0] == 0, scored[2]
+        now = json.loads((work / "run" / "result.json").read_text())["scores"]
+        for when in ("before", "after"):
+            assert now[when]["test"]["loss"] == pytest.approx(
+                result["scores"][when]["test"]["loss"], abs=1e-5
+            )
+
+
+def test_bad_baselines(work, gfo):
+    bad(
+        gfo("tune", "run.toml", "--set", "baseline.name=lra"), "unknown baseline 'lra'", "did you mean 'lora'"
+    )
+    wrong = ["--set", "baseline.name=full", "--set", "baseline.options={rat=1}"]
+    bad(gfo("tune", "run.toml", *wrong), "'full' has no option 'rat'", "lr")
+    both = ["--set", "baseline.name=full", "--set", "optimizer.name=cma"]
+    bad(gfo("tune", "run.toml", *both), "it has [optimizer] and [baseline]; give one of them")
+    assert not (work / "runs").exists()
+
+
 def test_list_and_help_name_everything(gfo):
     code, out, _ = gfo("list")
     assert code == 0
