@@ -172,6 +172,7 @@ def test_what_dev_liked_best_comes_back(tiny, name, monkeypatch):
     assert result.evaluator.point()[0] == 24  # scoring puts the last weights back
 
 
+@pytest.mark.filterwarnings("ignore:.* dev rows are train rows:UserWarning")  # dev has other labels
 def test_early_stopping(tiny):
     rows = ROWS[:2]
     flipped = [{**row, "label": other["label"]} for row, other in zip(rows, rows[::-1], strict=True)]

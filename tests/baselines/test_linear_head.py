@@ -50,6 +50,7 @@ def test_the_head_is_scikit_learn_s(tiny, labels):
     assert metrics["loss"][1] == pytest.approx(np.log(labels), abs=1e-6) != metrics["loss"][0]
 
 
+@pytest.mark.filterwarnings("ignore:.* dev rows are train rows:UserWarning")  # dev has other labels
 def test_dev_chooses_the_strength(tiny):
     """Where dev's labels are the wrong way round, the best is the start, which tells nothing apart."""
     model = tiny("llama")
