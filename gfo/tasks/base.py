@@ -188,11 +188,14 @@ class BoundExamples(ABC):
             **self._wanted(split, index),
         )
 
+    def _contents(self, split: str) -> list[Any]:
+        """What of each row must be equal for it to be the same row."""
+        return list(self._encoded[split].values())
+
     def _tell_repeated(self) -> None:
         """Warn of rows that stand in two splits, as they look in the template."""
         for one, other in itertools.combinations(self.splits, 2):
-            known = set(self._encoded[one].values())
-            rows = self._encoded[other].values()
+            known, rows = set(self._contents(one)), self._contents(other)
             repeated = sum(row in known for row in rows)
             if repeated and (one, other) not in self._data.same:
                 warnings.warn(

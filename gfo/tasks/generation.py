@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.protocols import Batch, Decoding, Tokenizer, Tokens
-from gfo.tasks.base import BoundRows, Data
+from gfo.tasks.base import BoundRows, Data, RowOptions
 from gfo.tasks.datasets import Row, Source
 from gfo.tasks.templates import Template
 from gfo.tasks.text_metrics import METRICS, REGEX, Metric, NumberMatch, References
@@ -43,10 +43,8 @@ class Generation:
         stop: texts that end an answer; the first of them and what follows it is cut off. A token ends the
             writing if it holds nothing in front of a stop text but blanks.
         temperature: 0 writes the likeliest token; above 0 tokens are drawn, the same for all candidates.
-        batch_size: rows of a step's batch, drawn anew each step and shared by all its candidates; None for
-            all training rows.
-        limits, skip, shuffle, max_length, truncate: which rows are used; see `gfo.tasks.base.Data.load`.
-        seed: of the batches and of the draws.
+        rows: `limits`, `skip`, `shuffle`, `batch_size`, `max_length`, `truncate`: which rows are used, and
+            which a step; `seed`: of the batches and of the draws. See `gfo.tasks.base.Data.load`.
 
     Raises:
         GfoError: for unusable rows, an unknown field or metric, a row without target, a pattern that is no
@@ -66,13 +64,7 @@ class Generation:
         max_tokens: int = 32,
         stop: Sequence[str] = ("\n",),
         temperature: float = 0.0,
-        batch_size: int | None = None,
-        limits: Mapping[str, int] | None = None,
-        skip: Mapping[str, int] | None = None,
-        shuffle: int | None = None,
-        max_length: int | None = None,
-        truncate: str | None = None,
-        seed: int = 0,
+        **rows: Unpack[RowOptions],
     ) -> None:
         if isinstance(metric, str) and metric not in (*METRICS, REGEX):
             raise unknown_name("metric", metric, (*METRICS, REGEX))
@@ -86,22 +78,11 @@ class Generation:
         self.pattern = _compiled(pattern, metric)
         self.template = Template.parse(template)
         self.target = (target,) if isinstance(target, str) else tuple(target)
-        self.metric, self.seed = metric, seed
+        self.metric, self.seed = metric, rows.get("seed", 0)
         self.max_tokens, self.temperature = max_tokens, temperature
-        self.data = Data.load(
-            train,
-            dev,
-            test,
-            limits=limits,
-            skip=skip,
-            shuffle=shuffle,
-            batch_size=batch_size,
-            max_length=max_length,
-            truncate=truncate,
-            seed=seed,
-        )
-        for split, rows in self.data.rows.items():
-            for i, row in enumerate(rows, 1):
+        self.data = Data.load(train, dev, test, **rows)
+        for split, found in self.data.rows.items():
+            for i, row in enumerate(found, 1):
                 self.template.check(row, f"{split} row {i}")
                 _references(row, self.target, f"{split} row {i}")
 

@@ -167,6 +167,9 @@ class _BoundWindows(BoundExamples):
         loss = np.where(np.isfinite(loss), loss, np.nan)
         return {"loss": loss, "perplexity": np.exp(loss)}
 
+    def _contents(self, split: str) -> list[Window]:
+        return self._windows[split]
+
     @abstractmethod
     def _cut(self, tokens: Tokens) -> list[Window]:
         """A document's windows."""

@@ -97,12 +97,12 @@ class BoundMultipleChoice(BoundRows):
     """A multiple-choice task whose rows and options are tokens of one model."""
 
     def __init__(self, task: MultipleChoice, tokenizer: Tokenizer) -> None:
-        super().__init__(task.data, task.template, tokenizer)
         self._task = task
         self._endings: dict[str, list[tuple[Tokens, ...]]] = {
             split: [tuple(tokenizer.encode(task.delimiter + text) for text in row) for row in options]
             for split, options in task.options.items()
         }
+        super().__init__(task.data, task.template, tokenizer)
 
     def loss(self, answers: Tensor, batch: Batch) -> Tensor | Array:
         """Log-likelihoods of the options [K, B, m] -> the loss [K]; differentiable for ce."""
@@ -128,6 +128,9 @@ class BoundMultipleChoice(BoundRows):
             ]
             sizes[b, : len(size)] = torch.tensor(size)
         return answers / sizes.to(answers.device)
+
+    def _contents(self, split: str) -> list[Any]:
+        return [(row, self._endings[split][i]) for i, row in self._encoded[split].items()]
 
     def _wanted(self, split: str, index: Array) -> dict[str, Any]:
         endings = tuple(self._endings[split][i] for i in index.tolist())

@@ -1,8 +1,7 @@
-"""Sections of tasks: each is built with the defaults of its class; the experiments' configs are whole."""
+"""Sections of tasks: each is built, with the defaults of its class."""
 
 import inspect
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from gfo.config.tasks import SECTIONS, TaskSection
 from gfo.core.errors import GfoError
 from gfo.tasks.base import RowOptions
 
-EXPERIMENTS = sorted((Path(__file__).parents[2] / "benchmarks" / "experiments").rglob("*.toml"))
 ROWS = [
     {"text": "the food was good", "label": "a", "options": ["so", "very good"], "answer": 1, "target": "so"},
     {"text": "it was bad", "label": "b", "options": ["so", "no joy", "bad"], "answer": 2, "target": "no"},
@@ -140,7 +138,7 @@ def test_a_teacher_by_name(tiny, tmp_path):
         config_of(tmp_path, "distillation", {**keys, "teacher": "smollm3"}).task.build(0)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SECTIONS if kind not in ("weighted", "generation")])
+@pytest.mark.parametrize("kind", [kind for kind in SECTIONS if kind != "weighted"])
 def test_defaults_are_those_of_the_class(kind):
     """Every argument is a key, with one default."""
     section = SECTIONS[kind]
@@ -160,6 +158,8 @@ def test_defaults_are_those_of_the_class(kind):
     for name, default in expected.items():
         if name in required:
             assert default is inspect.Parameter.empty
+        elif section.model_fields[name].default_factory is not None:
+            assert section.model_fields[name].default_factory() == list(default)
         else:
             assert own[name] == default, name
     rows = set(TaskSection.model_fields) - {"data_dir", "train", "dev", "test"}
@@ -168,11 +168,3 @@ def test_defaults_are_those_of_the_class(kind):
 
 def test_kinds_and_descriptions_agree():
     assert list(SECTIONS) == list(TASKS)
-
-
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_experiments_are_configs(path):
-    config = load_config(path, ['task.data_dir="elsewhere"'])
-    assert config.task.data_dir == "elsewhere"
-    assert config.budget.evaluations
-    assert config.space.domain().d > 0

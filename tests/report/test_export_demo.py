@@ -56,7 +56,7 @@ def test_same_answers_on_the_test_rows(smollm2, name, form, tmp_path):
     assert written.notes == ()
     batch = evaluator.task.all_rows("test")
     base = smollm2.module.config.name_or_path
-    found = logits_elsewhere(written, base, task.rows["test"], list(batch.vocabulary))
+    found = logits_elsewhere(written, base, task.data.rows["test"], list(batch.vocabulary))
     expected, other = evaluator.answers(z, batch)
     assert float((found - expected).abs().max()) < 1e-4
     assert float((found - other).abs().max()) > 0.1  # control

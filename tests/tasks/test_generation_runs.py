@@ -146,23 +146,6 @@ def test_a_run_from_a_config(tiny, tmp_path, capsys, monkeypatch):
     assert "%" not in line
 
 
-def test_the_section_has_the_arguments_of_the_class():
-    import inspect
-
-    from gfo.config.tasks import SECTIONS, TASKS
-
-    assert list(SECTIONS) == list(TASKS)
-    for section in SECTIONS.values():
-        arguments = inspect.signature(getattr(gfo, section.public)).parameters
-        keys = {
-            name: field for name, field in section.model_fields.items() if name not in ("kind", "data_dir")
-        }
-        assert set(keys) == set(arguments) - {"seed"}
-        for name, field in keys.items():
-            if not field.is_required() and field.default_factory is None:
-                assert field.default == arguments[name].default, name
-
-
 def test_paths_of_a_section(tmp_path):
     (tmp_path / "c.toml").write_text(
         '[task]\nkind = "generation"\ntemplate = "{a}"\ndata_dir = "there"\ntrain = "hub:a/b:train"\n'

@@ -246,3 +246,11 @@ def test_bad_documents_and_models(tiny):
     assert np.isfinite(evaluator_of(100)(np.zeros((1, 8)), 0).loss).all()
     refused(lambda: LanguageModeling(ROWS, stride=64).bind(tiny("bert")), "stride = 64", "do not overlap")
     refused(lambda: LanguageModeling(ROWS).bind(Words("sentence")), "sentence encoder", "take a decoder")
+
+
+def test_windows_that_stand_in_two_splits_are_told():
+    """The tokens scored count, not the one in front of them."""
+    train, other = [{"text": "a b c d a e f"}], [{"text": "g d a h"}]
+    with pytest.warns(UserWarning, match="1 of 4 dev rows are train rows"):
+        LanguageModeling(train, [{"text": "g d a b c"}, {"text": "a b"}], window=2).bind(Words())
+    LanguageModeling(train, other, window=2).bind(Words())  # any warning is an error

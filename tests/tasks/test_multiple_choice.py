@@ -155,3 +155,10 @@ def test_bad_arguments(tiny):
         "reads the mask",
         "take a decoder",
     )
+
+
+def test_rows_are_told_apart_by_their_options():
+    other = {**ROWS[0], "options": ["a joy", "bad"]}
+    bound(dev=[other])  # any warning is an error
+    with pytest.warns(UserWarning, match="1 of 2 dev rows are train rows"):
+        bound(dev=[other, {**ROWS[0]}])
