@@ -29,6 +29,8 @@ class Step:
         dev: scores of the recommendation on dev after this step, or None if it was not scored.
         seconds: wall-clock time since the start; the only value that differs between two runs
             with one seed.
+        spread: how far the step's candidates lay apart, see `spread_of`; None where there is none, and in
+            histories that were written before it was recorded.
     """
 
     step: int
@@ -39,6 +41,7 @@ class Step:
     best: float | None
     dev: dict[str, float] | None
     seconds: float
+    spread: float | None = None
 
     @property
     def mean_loss(self) -> float:
@@ -99,3 +102,21 @@ class History:
 def plain_losses(loss: Array) -> list[float | None]:
     """Losses [K] as JSON has them: None for those that failed."""
     return [float(value) if np.isfinite(value) else None for value in loss]
+
+
+def spread_of(z: Array, integer: Array) -> float | None:
+    """The root mean square distance of candidates z [K, d] from their mean, a dimension: about an
+    isotropic distribution's standard deviation, in the search space's units.
+
+    It is what every method has, whether or not it has a step size. Integer genes (bool [d]) are left out,
+    as their differences mean little.
+
+    Returns:
+        The spread, or None for fewer than two candidates, or without other genes.
+    """
+    points = z[:, ~integer]
+    if len(points) < 2 or not points.size:
+        return None
+    with np.errstate(all="ignore"):
+        spread = float(np.sqrt(np.mean((points - points.mean(axis=0)) ** 2)))
+    return spread if math.isfinite(spread) else None
