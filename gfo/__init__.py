@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gfo.models.loading import load_model as load_model
     from gfo.run.budget import Budget as Budget
     from gfo.run.callbacks import Callback as Callback
+    from gfo.run.compare import compare as compare
     from gfo.run.loop import minimize as minimize
     from gfo.run.result import Result as Result
     from gfo.run.tune import tune as tune
@@ -61,6 +62,7 @@ _PUBLIC = {
     "Result": "gfo.run.result",
     "Scaling": "gfo.spaces.scaling",
     "SoftPrompt": "gfo.spaces.soft_prompt",
+    "compare": "gfo.run.compare",
     "freeze": "gfo.models.loading",
     "load_model": "gfo.models.loading",
     "minimize": "gfo.run.loop",

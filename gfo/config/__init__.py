@@ -17,6 +17,7 @@ from gfo.config.tasks import DATA, TaskConfig
 from gfo.config.tasks import TASKS as TASKS
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.seeding import stream_seed
+from gfo.run.result import CONFIG as CONFIG
 
 if TYPE_CHECKING:
     from gfo.core.protocols import SearchSpace
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from gfo.run.callbacks import Callback
     from gfo.run.result import Result
 
-CONFIG = "config.json"
 DEMO = DATA / "demo.toml"
 
 

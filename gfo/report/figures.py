@@ -58,13 +58,12 @@ class Figure(MatplotlibFigure):  # type: ignore[misc]
             raise GfoError(f"plot: {path}: cannot write there ({reason}); name another file") from None
         return self
 
-    def legend_above(self, axes: Any, columns: int) -> None:
-        """The legend of some axes above all panels, where it hides nothing."""
+    def legend_outside(self, axes: Any, columns: int | None) -> None:
+        """The legend of some axes, where it hides nothing: above all panels, or for None on their right."""
         handles, labels = axes.get_legend_handles_labels()
         if handles:
-            self.legend(
-                handles, labels, loc="outside upper center", ncols=columns, frameon=False, fontsize=9
-            )
+            loc = "outside right upper" if columns is None else "outside upper center"
+            self.legend(handles, labels, loc=loc, ncols=columns or 1, frameon=False, fontsize=9)
 
 
 def tidy(axes: Any) -> None:
@@ -78,9 +77,7 @@ def tidy(axes: Any) -> None:
 def number_axis(axis: Any, largest: float) -> None:
     """Ticks such as 2,500; in thousands (250k) or millions (2.5M) where the largest value is that large."""
     size, unit = (1e6, "M") if largest >= 2e6 else (1e3, "k") if largest >= 1e5 else (1.0, "")
-    axis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value / size:,.6g}{unit if value else ''}")
-    )
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / size:,.6g}{unit if value else ''}"))
 
 
 def log_where_wide(axes: Any, values: Sequence[float]) -> bool:

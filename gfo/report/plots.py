@@ -42,7 +42,9 @@ def plot_history(
     at = figures.x_values(steps, x)
     dev = [(e, step["dev"]) for e, step in zip(at, steps, strict=True) if step["dev"]]
     metric = main_metric(dev[0][1]) if dev else None
-    spread = [(e, step["spread"]) for e, step in zip(at, steps, strict=True) if step.get("spread") is not None]
+    spread = [
+        (e, step["spread"]) for e, step in zip(at, steps, strict=True) if step.get("spread") is not None
+    ]
     panels = ["loss"] + ["score"] * (metric is not None) + ["spread"] * bool(spread)
     heights = [HEIGHTS[panel] for panel in panels]
     figure = figures.Figure(sum(heights) + 1.0)
@@ -63,7 +65,7 @@ def plot_history(
     last.set_xlabel(figures.X_AXES[x])
     figures.number_axis(last.xaxis, at[-1])
     last.set_xlim(left=0)
-    figure.legend_above(axes["loss"], 4)
+    figure.legend_outside(axes["loss"], 4)
     figure.align_ylabels()
     return figure.write(path)
 
@@ -101,7 +103,9 @@ def _losses(
     failed = sum(len(step["loss"]) - len(row) for step, row in zip(steps, rows, strict=True))
     if failed:
         total = sum(len(step["loss"]) for step in steps)
-        axes.set_title(f"{failed:,} of {total:,} candidates failed", loc="left", fontsize=9, color=figures.GREY)
+        axes.set_title(
+            f"{failed:,} of {total:,} candidates failed", loc="left", fontsize=9, color=figures.GREY
+        )
     if not shown:
         axes.text(0.5, 0.5, "no finite loss", transform=axes.transAxes, ha="center", color=figures.GREY)
         axes.set_yticks([])

@@ -42,7 +42,7 @@ def nearest_words(prompt: Tensor, embeddings: Tensor, k: int = 5) -> tuple[Tenso
     normalize = torch.nn.functional.normalize
     tokens = normalize(prompt.detach().float().to(embeddings.device), dim=-1)  # (P, D)
     found = [
-        tokens @ normalize(part.detach().float(), dim=-1).T for part in embeddings.split(ROWS_AT_ONCE)
+        tokens @ normalize(part.detach().float(), dim=-1).T for part in torch.split(embeddings, ROWS_AT_ONCE)
     ]  # (P, V) in parts
     cosines, rows = torch.cat(found, dim=1).topk(k, dim=1)
     return rows, cosines

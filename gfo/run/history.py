@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import numpy as np
 
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
+
+HISTORY = "history.jsonl"
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Step:
         tokens_needed: tokens that had to.
         loss: the losses of the step's candidates; None where one failed.
         best: the lowest loss so far, None while all failed.
-        dev: scores of the recommendation on dev after this step, or None if it was not scored.
+        dev: scores of the recommendation on dev after this step, or None if it was not scored; a score that
+            is not finite is None.
         seconds: wall-clock time since the start; the only value that differs between two runs
             with one seed.
         spread: how far the step's candidates lay apart, see `spread_of`; None where there is none, and in
@@ -39,7 +42,7 @@ class Step:
     tokens_needed: int
     loss: list[float | None]
     best: float | None
-    dev: dict[str, float] | None
+    dev: dict[str, float | None] | None
     seconds: float
     spread: float | None = None
 
@@ -102,6 +105,11 @@ class History:
 def plain_losses(loss: Array) -> list[float | None]:
     """Losses [K] as JSON has them: None for those that failed."""
     return [float(value) if np.isfinite(value) else None for value in loss]
+
+
+def plain_scores(scores: Mapping[str, float]) -> dict[str, float | None]:
+    """Scores as JSON has them: None for those that are not finite."""
+    return {name: value if math.isfinite(value) else None for name, value in scores.items()}
 
 
 def spread_of(z: Array, integer: Array) -> float | None:

@@ -15,11 +15,9 @@ from gfo.core.errors import GfoError
 from gfo.core.protocols import Cost, Evaluation, Evaluator, Optimizer, Scores
 from gfo.run.budget import Budget
 from gfo.run.callbacks import Callback, Run
-from gfo.run.history import History, Step, plain_losses, spread_of
+from gfo.run.history import HISTORY, History, Step, plain_losses, plain_scores, spread_of
 from gfo.run.result import Result
 from gfo.run.selection import DevSelection
-
-HISTORY = "history.jsonl"
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,7 @@ def _entry(run: Run, step: int, z: Array, loss: Array, dev: dict[str, float] | N
         tokens_needed=run.cost.tokens_needed,
         loss=losses,
         best=best,
-        dev=dev,
+        dev=None if dev is None else plain_scores(dev),
         seconds=round(run.seconds, 3),
         spread=spread_of(z, run.optimizer.domain.integer),
     )

@@ -65,6 +65,8 @@ def tune(
         )
     shown = [ProgressBar()] if progress else []
     facts = {"seed": seed, "model": model.name, "optimizer": name, "d": space.domain.d}
+    if "config" not in (record or {}):
+        facts |= {"options": plain(options or {}), "space": described(space), "task": described(task)}
     return minimize(
         optimizer,
         evaluator,
@@ -74,3 +76,17 @@ def tune(
         dev_every=dev_every if "dev" in evaluator.task.splits else None,
         record={**facts, **(record or {})},
     )
+
+
+def described(thing: Any) -> dict[str, Any]:
+    """Class and plain attributes of a space or task, so that other ones can be told from it."""
+    public = {k: v for k, v in getattr(thing, "__dict__", {}).items() if not k.startswith("_")}
+    return {
+        "kind": type(thing).__name__,
+        **{k: v for k, v in public.items() if isinstance(v, str | int | float)},
+    }
+
+
+def plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON has them; others as Python shows them."""
+    return {k: v if isinstance(v, str | int | float | None) else repr(v) for k, v in options.items()}
