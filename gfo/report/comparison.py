@@ -22,7 +22,7 @@ Curve = tuple[Array, Array]
 """x, rising [n], and the lowest loss until there [n]."""
 QUARTILES = (0.25, 0.5, 0.75)
 STYLES = ("-", "--", ":")  # once the colours are used up
-MOST_ABOVE = 4  # lines whose names have room above the panels
+MOST_ABOVE, ABOVE_IN_A_ROW = 4, 110  # lines whose names have room above the panels; letters of a row there
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ class Comparison:
             panel.set_xlabel(figures.X_AXES[x])
             panel.set_xlim(0, 1.02 * end or 1)
             figures.number_axis(panel.xaxis, end)
-        figure.legend_outside(axes[0], None if beside else 2)
+        wide = sum(len(group.label) + 6 for group in groups) > ABOVE_IN_A_ROW
+        figure.legend_outside(axes[0], None if beside else 2 if wide else len(groups))
         return figure.write(path)
 
     def rows(self) -> list[dict[str, Any]]:

@@ -91,7 +91,14 @@ def _losses(
         else:
             axes.fill_between(x, low, high, **band)
         axes.plot(x, median, color=figures.BLUE, label="train, median", **_style(len(x), "o"))
-        axes.plot(*zip(*best, strict=True), color=figures.GREY, ls=":", label="train, best so far", lw=1.6)
+        axes.plot(
+            *zip(*best, strict=True),
+            color=figures.GREY,
+            ls=":",
+            label="train, best so far",
+            lw=1.6,
+            marker="v" if len(x) == 1 else None,
+        )
         shown += [*low, *high, *(value for _, value in best)]
     scored = [(e, value["loss"]) for e, value in dev if figures.finite([value.get("loss")])]
     if scored:

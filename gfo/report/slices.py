@@ -106,6 +106,7 @@ class Slice:
                 text, (at, 0), (0, 11), textcoords="offset points", ha="center", fontsize=9, bbox=box
             )
         axes.set_aspect("equal")
+        axes.tick_params(labelsize=9)
         axes.set_facecolor("#e5e7eb")
         axes.set_xlabel("from start (0) to result (1)")
         axes.set_ylabel("towards the third point" if self.plane.third else "a random orthogonal direction")
