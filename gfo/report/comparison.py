@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gfo.core.domain import Array
-from gfo.core.errors import GfoError
 from gfo.report.scores import is_share, show
 from gfo.report.tables import Table
 
@@ -239,18 +238,10 @@ def _spread(metric: str, found: tuple[float, float] | None) -> str:
     return f"{text} ± {f'{100 * deviation:.1f}' if is_share(metric) else show(metric, deviation)}"
 
 
-def group_runs(
-    runs: Sequence[RunValues], facts: Sequence[Mapping[str, str]], seeds: Sequence[Any]
-) -> list[list[int]]:
-    """Indices of runs by group: of equal facts, if their seeds are known and all differ; else each alone.
-
-    Raises:
-        GfoError: for a run without steps.
-    """
+def group_runs(facts: Sequence[Mapping[str, str]], seeds: Sequence[Any]) -> list[list[int]]:
+    """Indices of runs by group: of equal facts, if their seeds are known and all differ; else each alone."""
     found: dict[tuple[Any, ...], list[int]] = {}
     for i, each in enumerate(facts):
-        if not runs[i].steps:
-            raise GfoError("compare: a run has no steps yet; leave it out, or wait for its first")
         found.setdefault(tuple(sorted(each.items())), []).append(i)
     groups: list[list[int]] = []
     for indices in found.values():

@@ -48,9 +48,11 @@ class Plane:
             raise GfoError("slice: the result is the starting point; there is no direction between them")
         if len(u) < 2:
             raise GfoError("slice: the search space has one dimension; a plane needs two")
+        if third is not None and np.shape(third) != u.shape:
+            raise GfoError(
+                f"slice: through has the shape {np.shape(third)}; give {u.shape}, a point of the search"
+            )
         v = rng.standard_normal(len(u)) if third is None else np.asarray(third, dtype=np.float64) - start
-        if v.shape != u.shape:
-            raise GfoError(f"slice: through has the shape {v.shape}; give {u.shape}, a point of the search")
         size = np.linalg.norm(v)
         v = v - u * (v @ u) / (u @ u)
         if not np.linalg.norm(v) > 1e-9 * size:

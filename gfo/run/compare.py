@@ -57,7 +57,7 @@ def compare(
             raise GfoError("compare: a label has no runs; leave it out")
         return Comparison(tuple(groups), x)
     found = [_read(run) for run in runs]
-    indices = group_runs([f.values for f in found], [f.facts for f in found], [f.seed for f in found])
+    indices = group_runs([f.facts for f in found], [f.seed for f in found])
     first = [found[group[0]] for group in indices]
     names = labels([f.facts for f in first], [f.name for f in first])
     return Comparison(
@@ -88,10 +88,12 @@ def _read(run: RunLike) -> _Found:
 def _found(history: History, summary: Mapping[str, Any], name: str) -> _Found:
     """From a result.json, or what there is of it."""
     steps = [asdict(step) for step in history]
+    if not steps:
+        raise GfoError(f"compare: {name or 'a run'} has no steps yet; leave it out, or wait for its first")
     record = summary.get("config") or {k: summary[k] for k in RECORDED if k in summary}
     record = {k: v for k, v in record.items() if k != "dev_every"}
     test = summary.get("scores", {}).get("after", {}).get("test", {})
-    seconds = summary.get("cost", {}).get("seconds", steps[-1]["seconds"] if steps else 0.0)
+    seconds = summary.get("cost", {}).get("seconds", steps[-1]["seconds"])
     facts = flatten(record)
     facts.pop("task.data_dir", None)
     return _Found(RunValues(steps, test, seconds), facts, summary.get("seed"), name)

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from gfo.core.errors import GfoError
 from gfo.report.comparison import Comparison, Group, RunValues, dev_curve, group_runs, quartiles, train_curve
 from gfo.report.labels import flatten, labels
 
@@ -126,13 +125,10 @@ def test_html_is_escaped():
 
 def test_only_runs_that_differ_by_known_unequal_seeds_are_one_group():
     one, other = {"optimizer": "cma"}, {"optimizer": "snes"}
-    runs = [A, B, C]
-    assert group_runs(runs, [one, one, one], [0, 1, 2]) == [[0, 1, 2]]
-    assert group_runs(runs, [one, other, one], [0, 0, 1]) == [[0, 2], [1]]
-    assert group_runs(runs, [one, one, one], [0, 1, 1]) == [[0], [1], [2]]  # who knows how they differ
-    assert group_runs(runs, [one, one, other], [0, None, 0]) == [[0], [1], [2]]
-    with pytest.raises(GfoError, match="a run has no steps yet"):
-        group_runs([RunValues([], {}, 0.0)], [one], [0])
+    assert group_runs([one, one, one], [0, 1, 2]) == [[0, 1, 2]]
+    assert group_runs([one, other, one], [0, 0, 1]) == [[0, 2], [1]]
+    assert group_runs([one, one, one], [0, 1, 1]) == [[0], [1], [2]]  # who knows how they differ
+    assert group_runs([one, one, other], [0, None, 0]) == [[0], [1], [2]]
 
 
 def facts(optimizer="cma", kind="soft-prompt", **more):

@@ -36,7 +36,7 @@ def lines(axes):
 def band(axes):
     """The corners of the one band, as a set."""
     (found,) = axes.collections
-    return {tuple(map(float, corner)) for corner in found.get_paths()[0].vertices}
+    return {tuple(corner.round(9).tolist()) for corner in found.get_paths()[0].vertices}
 
 
 def test_lines_hold_the_numbers(tmp_path):
@@ -49,7 +49,8 @@ def test_lines_hold_the_numbers(tmp_path):
     )  # the step that failed as a whole is left out
     assert drawn["train, best so far"] == ([3, 6, 9], [1.0, 1.0, 0.5])
     assert drawn["dev"] == ([6, 9], [1.4, 1.2])
-    assert band(loss) == {(3, 1.25), (3, 1.75), (9, 0.575), (9, 0.775)}  # quartiles by hand
+    corners = {(3, 1.25), (3, 1.75), (9, 0.575), (9, 0.775)}  # quartiles by hand
+    assert band(loss) == corners
     assert score.lines[0].get_xydata().tolist() == [[6, 50], [9, 90]]
     assert score.get_ylabel() == "dev\naccuracy (%)"
     assert spread.lines[0].get_xydata().tolist() == [[3, 0.5], [6, 0.25]]  # the last was not recorded
