@@ -93,10 +93,11 @@ class Slice:
         from gfo.report import figures
 
         levels, norm = _levels(self.loss)
+        hills = "max" if np.nanmax(self.loss) > levels[-1] else "neither"
         figure = figures.Figure(5.0, width=6.0)
         axes = figure.add_subplot()
         shown = np.ma.masked_invalid(self.loss)
-        filled = axes.contourf(self.a, self.b, shown, levels, cmap="cividis", norm=norm, extend="both")
+        filled = axes.contourf(self.a, self.b, shown, levels, cmap="cividis", norm=norm, extend=hills)
         axes.contour(self.a, self.b, shown, levels, colors="white", linewidths=0.4, alpha=0.6)
         figure.colorbar(filled, label="loss", format="%.3g")
         box = {"boxstyle": "round,pad=0.25", "fc": "white", "ec": "none", "alpha": 0.85}
