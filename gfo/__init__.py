@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gfo.run.compare import compare as compare
     from gfo.run.loop import minimize as minimize
     from gfo.run.result import Result as Result
+    from gfo.run.selection import Selection as Selection
     from gfo.run.tune import tune as tune
     from gfo.spaces.adapter import Adapter as Adapter
     from gfo.spaces.deep_prompt import DeepPrompt as DeepPrompt
@@ -61,6 +62,7 @@ _PUBLIC = {
     "ProductSpace": "gfo.spaces.product",
     "Result": "gfo.run.result",
     "Scaling": "gfo.spaces.scaling",
+    "Selection": "gfo.run.selection",
     "SoftPrompt": "gfo.spaces.soft_prompt",
     "compare": "gfo.run.compare",
     "freeze": "gfo.models.loading",

@@ -1,4 +1,4 @@
-"""The command line: gfo demo | tune | eval | plot | list | download."""
+"""The command line: gfo demo | tune | eval | plot | export | list | download."""
 
 from __future__ import annotations
 
@@ -115,6 +115,37 @@ def plot(
         comparison.plot(out)
         typer.echo(str(comparison))
     typer.echo(f"figure: {out}")
+
+
+@app.command()
+def export(
+    run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    form: Annotated[str, typer.Option("--format", help="peft, merged or prompt-text.")] = "peft",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Where to; by default the format's name in the run's.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Write what a run found as a PEFT adapter, as a folder of the whole model, or as the prompt's text."""
+    from gfo.config import CONFIG, load_config
+    from gfo.core.errors import unknown_name
+    from gfo.report.export import FORMATS, PROMPT_TEXT
+    from gfo.report.export import export as write
+    from gfo.run.result import load_point
+
+    if form not in FORMATS:
+        raise unknown_name("format", form, FORMATS)
+    z = load_point(run_dir)
+    written = write(load_config(run_dir / CONFIG).evaluator(), z, form, out or run_dir / form)
+    for note in written.notes:
+        _say(f"note: {note}")
+    typer.echo(f"{form}: {written.folder}")
+    if form == "prompt-text":
+        typer.echo((written.folder / PROMPT_TEXT).read_text(encoding="utf-8"), nl=False)
+    for line in written.load:
+        typer.echo(f"  {line}")
 
 
 @app.command("list")

@@ -58,6 +58,13 @@ class BudgetConfig(Section):
     seconds: float | None = None
 
 
+class SelectionConfig(Section):
+    """`gfo.Selection`."""
+
+    metric: str = "loss"
+    point: str = "recommendation"
+
+
 class Config(Section):
     """A run, whole."""
 
@@ -68,6 +75,7 @@ class Config(Section):
     space: SpaceConfig = Field(default_factory=SoftPromptConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     budget: BudgetConfig
+    selection: SelectionConfig = Field(default_factory=SelectionConfig)
 
     def run(
         self, out: Path, *, callbacks: Sequence[Callback] = (), progress: bool = True, test: bool = True
@@ -76,11 +84,12 @@ class Config(Section):
         from gfo import optimizers
         from gfo.run.budget import Budget
         from gfo.run.loop import new_run_folder
+        from gfo.run.selection import Selection
         from gfo.run.tune import tune
 
         domain = self.space.domain()
         optimizers.make(self.optimizer.name, domain=domain, seed=0, **self.optimizer.options)  # fails early
-        budget = Budget(**self.budget.model_dump())
+        budget, selection = Budget(**self.budget.model_dump()), Selection(**self.selection.model_dump())
         task = self.task.build(stream_seed(self.seed, "task"))
         new_run_folder(out)
         model, space = self._model_and_space()
@@ -94,6 +103,7 @@ class Config(Section):
             budget=budget,
             seed=self.seed,
             dev_every=self.dev_every,
+            selection=selection,
             callbacks=callbacks,
             progress=progress,
             out=out,
@@ -180,7 +190,7 @@ def _one_line(error: ValidationError, path: Path) -> GfoError:
     elif kind == "missing":
         reason = f"'{where}' is missing; give it a value"
     else:
-        reason = f"{where} = {value!r}: {first['msg'].lower()}"
+        reason = f"{where} = {value!r}: {first['msg'].lower().removeprefix('value error, ')}"
     return GfoError(f"config: {path}: {reason}")
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Discriminator, Tag
+from pydantic import Discriminator, Tag, model_validator
 
 from gfo.config.sections import Section
 from gfo.core.domain import Domain
@@ -29,6 +29,9 @@ SPACES = {
 }
 
 
+OF_ADAPTERS = frozenset({"from_peft", "dim", "alpha", "projection", "seed", "kind"})  # keys beside an adapter
+
+
 class SpaceSection(Section, ABC):
     """A space. The keys are its arguments; `seed` replaces the root seed for all that it draws."""
 
@@ -40,12 +43,15 @@ class SpaceSection(Section, ABC):
         import gfo
 
         options = self.model_dump(exclude={"kind", "seed", "method"}, exclude_none=True)
+        options["seed"] = seed if self.seed is None else self.seed
+        make: Any = getattr(gfo, self.public)
+        adapter = options.pop("from_peft", None)
+        if adapter is not None:
+            options = {name: value for name, value in options.items() if name in OF_ADAPTERS}
+            return make.from_peft(adapter, model, **options)  # type: ignore[no-any-return]
         if (method := getattr(self, "method", None)) is not None:
             options["kind"] = method
-        space: SearchSpace = getattr(gfo, self.public)(
-            model, **options, seed=seed if self.seed is None else self.seed
-        )
-        return space
+        return make(model, **options)  # type: ignore[no-any-return]
 
     @abstractmethod
     def domain(self) -> Domain:
@@ -61,15 +67,36 @@ class ContinuousSection(SpaceSection):
         return Domain.unbounded(self.dim)
 
 
+S = TypeVar("S", bound=SpaceSection)
+
+
+def _said_once(section: S) -> S:
+    """The section, unless it says what the adapter of `from_peft` says already."""
+    fields = type(section).model_fields
+    twice = [n for n in fields if n not in OF_ADAPTERS and getattr(section, n) != fields[n].default]
+    if getattr(section, "from_peft", None) is not None and twice:
+        raise ValueError(f"the adapter of from_peft says what {twice[0]} is; leave {twice[0]} out")
+    return section
+
+
 class SoftPromptConfig(ContinuousSection):
-    """`gfo.SoftPrompt`."""
+    """`gfo.SoftPrompt`, or `gfo.SoftPrompt.from_peft`, which has another default of `alpha`."""
 
     public = "SoftPrompt"
     kind: Literal["soft-prompt"] = "soft-prompt"
     tokens: int = 8
     init: str | None = None
+    from_peft: str | None = None
     alpha: float = 2.0
     projection: str = "gaussian"
+
+    @model_validator(mode="after")
+    def _one_start(self) -> SoftPromptConfig:
+        from gfo.spaces.soft_prompt import TUNED_ALPHA
+
+        if self.from_peft is not None and "alpha" not in self.model_fields_set:
+            self.alpha = TUNED_ALPHA
+        return _said_once(self)
 
 
 class DeepPromptConfig(ContinuousSection):
@@ -98,7 +125,7 @@ class PrefixConfig(ContinuousSection):
 
 
 class LoRAConfig(SpaceSection):
-    """`gfo.LoRASubspace`; `method` is its `kind`."""
+    """`gfo.LoRASubspace`, where `method` is its `kind`, or `gfo.LoRASubspace.from_peft`."""
 
     public = "LoRASubspace"
     kind: Literal["lora"]
@@ -107,8 +134,13 @@ class LoRAConfig(SpaceSection):
     targets: str | list[str] | None = None
     layers: str | list[int] | None = None
     rank: int | None = None
+    from_peft: str | None = None
     alpha: float | None = None
     projection: str = "auto"
+
+    @model_validator(mode="after")
+    def _one_start(self) -> LoRAConfig:
+        return _said_once(self)
 
     def domain(self) -> Domain:
         from gfo.spaces.lora_subspace import KINDS

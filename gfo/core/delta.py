@@ -117,6 +117,16 @@ class Delta:
         """Some of the candidates, as views; shared tensors stay shared."""
         return self.map(lambda tensor: tensor[part])
 
+    def take(self, candidates: Tensor) -> Delta:
+        """Some of the candidates, by their numbers; shared tensors stay shared."""
+
+        def taken(tensor: Tensor) -> Tensor:
+            if is_shared(tensor):
+                return tensor[:1].expand(len(candidates), *tensor.shape[1:])
+            return tensor[candidates]
+
+        return self.map(taken)
+
     def _tensors(self) -> Iterator[Tensor]:
         if self.prompt is not None:
             yield self.prompt

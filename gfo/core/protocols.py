@@ -88,7 +88,7 @@ class Batch:
     |-------------------------------------|--------------|------------------------------------------------|
     | logits of chosen tokens             | `vocabulary` | float32 [K, B, V']                             |
     | log-likelihoods of given endings    | `endings`    | float32 [K, B, m] in nats; -inf beyond a row's |
-    | generated text                      | `decoding`   | K lists of B token tuples                      |
+    | generated text                      | `decoding`   | K lists of B token tuples; None for a failed   |
 
     Attributes:
         key: names the batch; equal keys mean equal contents, so that work on it can be kept.
@@ -104,7 +104,8 @@ class Batch:
         endings: per example up to m continuations of its row, none of them empty, whose tokens' summed
             log-likelihood is wanted. For a model that reads masks, the words in the example's mask places,
             in order: as many as there are masks.
-        decoding: how to generate a continuation of each row.
+        decoding: how to generate a continuation of each row. A candidate has failed, and has None instead of
+            its list, where a logit of any of its rows is not finite; the loss is then nan.
     """
 
     key: tuple[Any, ...]

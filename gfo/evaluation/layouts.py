@@ -14,23 +14,20 @@ import torch
 from torch import Tensor
 
 from gfo.core.delta import Delta
-from gfo.evaluation.plan import Plan, Row, bins, tiles
-from gfo.evaluation.rows import TokenRows, packed
+from gfo.evaluation.endings import wanted_of
+from gfo.evaluation.packing import groups_of_texts, lay_out, rows_of_branches
+from gfo.evaluation.plan import Plan, Row, tiles
+from gfo.evaluation.rows import Forks, TokenRows
 from gfo.models.apply import Change
-from gfo.models.branches import Context, Rows
+from gfo.models.branches import Context, Forced, Rows
 
 if TYPE_CHECKING:
     from gfo.models.decoder import Decoder
     from gfo.models.frozen import FrozenModel
 
-TEXT_WASTE = 0.5  # padding that texts may have where they are attended to (they are computed without)
-TEXTS_TOGETHER = 8  # at least, where there are as many: fewer make passes too small, whatever the padding
-TEXT_ROW = 32  # tokens of a row behind a text: each row copies the text's keys, and sees its other branches
-PACKED_ROW = 64  # tokens of a row of packed texts, or the longest: as short as padding allows
-FEW_TEXTS = 64  # so few are packed in several ways to find the one with the least padding
-
-Hidden = tuple[slice, list[int], Tensor]
-"""Candidates k, examples b, and their hidden states [k, b, D]."""
+Hidden = tuple[slice, int, Tensor]
+"""Candidates k, the number of a group of branches b, and their hidden states [k, b, D]; of trees those of the
+M places at which the group is read, [k, M, D]."""
 
 
 @dataclass(frozen=True)
@@ -108,24 +105,25 @@ class ByExample:
 
     def __init__(self, model: Decoder, todo: Plan, shape: Shape, most: int, meter: Meter) -> None:
         self._model, self._shape, self._most = model, shape, most
-        self.groups: list[list[int]] = []
-        for group in tiles([len(row) for row in todo.branches], most_tokens=most):
-            texts = [len(todo.shared[b]) for b in group]
-            least = min(TEXTS_TOGETHER, most // max(len(todo.branches[b]) for b in group))
-            together = _together(tiles(texts, most_tokens=most, waste=TEXT_WASTE), least)
-            self.groups += [[group[i] for i in part] for part in together]
+        self.branches = todo.branches
+        self.groups = groups_of_texts(todo, most)
         self._rows = [TokenRows.padded([todo.branches[b] for b in g], model.device) for g in self.groups]
-        self._contexts = [self._context([todo.shared[b] for b in g], meter) for g in self.groups]
+        self.wanted = wanted_of(todo, self.groups, model.device)
+        self._forks = [
+            Forks.of([todo.trees[b] for b in group], rows.ids.shape[1], model.device)
+            for group, rows in zip(self.groups if todo.trees else [], self._rows, strict=bool(todo.trees))
+        ]
+        self.contexts = [self._context([todo.shared[b] for b in g], meter) for g in self.groups]
         self._entries = [self._lower(i, meter) for i in range(len(self.groups))] if shape.first_layer else []
 
     @property
     def bytes(self) -> int:
         """Memory held."""
-        return sum(context.bytes for context in self._contexts) + sum(map(_bytes, self._entries))
+        return sum(context.bytes for context in self.contexts) + sum(map(_bytes, self._entries))
 
     def __call__(self, delta: Delta, meter: Meter) -> Iterator[Hidden]:
         """Hidden states of the delta's K candidates."""
-        for i, group in enumerate(self.groups):
+        for i in range(len(self.groups)):
             C, n = self._rows[i].ids.shape
             todo = parts(delta.candidates, self._most // (C * n))
             while todo:
@@ -135,13 +133,13 @@ class ByExample:
                     # nan gets through the mask to the others (0 * nan): each alone
                     todo[:0] = [slice(one, one + 1) for one in range(k.start, k.stop)]
                 else:
-                    yield k, group, hidden.transpose(0, 1)
+                    yield k, i, self._forks[i].reading(hidden) if self._forks else hidden.transpose(0, 1)
 
     def _branches(self, i: int, delta: Delta, meter: Meter) -> Tensor:
         """Hidden states [C, K, D] of all candidates behind the texts of a group."""
         rows, start = self._rows[i], self._shape.first_layer
         K, (C, n) = delta.candidates, rows.ids.shape
-        R, m = _rows_of(K, n)
+        R, m = rows_of_branches(K, n)
         candidate = torch.arange(R * m, device=rows.ids.device).clamp(max=K - 1)  # the last fills up
         place = rows.places(K, self._shape.P)[candidate].transpose(0, 1).reshape(C, R, m * n)
         change = Change(delta, place.flatten(0, 1))
@@ -149,14 +147,25 @@ class ByExample:
         entry = entry[:, None, None].expand(-1, R, m, -1, -1).reshape(C * R, m * n, -1)
         if not start:
             entry = change.put_prompts(entry)
-        column = torch.arange(m * n, device=place.device).expand(R, -1)
-        first = torch.arange(K, device=place.device) * n  # m * n columns a row: branch j begins at j * n
-        lie = Rows(column // n, column % n, first + rows.length[:, None] - 1)
         hidden = self._model.branches(
-            self._contexts[i], entry.view(C, R, *entry.shape[1:]), lie, change=change, start=start
+            self.contexts[i],
+            entry.view(C, R, *entry.shape[1:]),
+            self._lie(i, K, R, m),
+            change=change,
+            start=start,
         )
         meter.count(C * R * m * n, K * rows.real, meter.layers - start)
         return hidden
+
+    def _lie(self, i: int, K: int, R: int, m: int) -> Rows:
+        """How the branches of K candidates lie in R rows of m."""
+        if self._forks:
+            return self._forks[i].lie(K, R, m)
+        rows = self._rows[i]
+        n = rows.ids.shape[1]
+        column = torch.arange(m * n, device=rows.ids.device).expand(R, -1)
+        first = torch.arange(K, device=rows.ids.device) * n  # m * n columns a row: branch j begins at j * n
+        return Rows(column // n, column % n, first + rows.length[:, None] - 1)
 
     def _context(self, texts: list[Row], meter: Meter) -> Context:
         """The texts' keys and values, computed side by side with texts of like length."""
@@ -175,8 +184,7 @@ class ByExample:
         rows, stop = self._rows[i], self._shape.first_layer
         entry = self._shape.enter(self._model, rows)[:, None]
         meter.count(rows.ids.numel(), rows.real, stop)
-        lie = Rows.single(rows.length, rows.ids.shape[1])
-        return self._model.branches(self._contexts[i], entry, lie, stop=stop)[:, 0]
+        return self._model.branches(self.contexts[i], entry, self._lie(i, 1, 1, 1), stop=stop)[:, 0]
 
 
 class ByCandidate:
@@ -192,10 +200,12 @@ class ByCandidate:
 
     def __init__(self, model: FrozenModel, todo: Plan, shape: Shape, most: int, meter: Meter) -> None:
         self._model, self._shape, self._most = model, shape, most
+        self.branches = todo.branches
         self._decoder = cast("Decoder", model)  # the only kind with contexts
         self._own = TokenRows.padded([todo.own], model.device) if todo.own else None
         self._context = self._common(todo, meter)
-        self.groups, self._rows = _lay_out(model, todo, most)
+        self.groups, self._rows = lay_out(model, todo, most)
+        self.wanted = wanted_of(todo, self.groups, model.device)
         self._entries: list[Tensor] = []
         self._own_entry: Tensor | None = None
         if shape.first_layer:
@@ -209,21 +219,49 @@ class ByCandidate:
     def __call__(self, delta: Delta, meter: Meter) -> Iterator[Hidden]:
         """Hidden states of the delta's K candidates."""
         start, run = self._shape.first_layer, meter.layers - self._shape.first_layer
-        for k in parts(delta.candidates, self._most // max(rows.ids.numel() for rows, _ in self._rows)):
+        for k in parts(delta.candidates, self._most // max(map(_tokens_at_once, self._rows))):
             some, C = delta.select(k), k.stop - k.start
-            context = self._start_of(some)
-            if self._own is not None:
-                entry = None if self._own_entry is None else self._own_entry.expand(C, 1, -1, -1)
-                change, entry = self._enter(self._own, some, entry)
-                length = self._own.length.expand(C)
-                context, _ = self._decoder.context(entry[:, 0], length, context, change=change, start=start)
-                meter.count(C * self._own.ids.numel(), C * self._own.ids.numel(), run)
+            context = self.context_of(some, meter)
             for i, (rows, lie) in enumerate(self._rows):
                 entry = self._entries[i].expand(C, -1, -1, -1) if start else None
                 change, entry = self._enter(rows, some, entry)
                 hidden = self._model.branches(context, entry, lie, change=change, start=start)
                 meter.count(C * rows.ids.numel(), C * rows.real, run)
-                yield k, self.groups[i], hidden
+                if lie.forced is not None:
+                    self._count_forced(lie.forced, C, meter)
+                yield k, i, hidden
+
+    def _count_forced(self, forced: Forced, C: int, meter: Meter) -> None:
+        """Count an encoder-decoder's forced tokens, once in the decoder's layers below the first changed."""
+        size = self._model.stacks[-1].size
+        once = max(0, self._shape.first_layer - (meter.layers - size))
+        meter.count(forced.ids.numel(), forced.real, once)
+        meter.count(C * forced.ids.numel(), C * forced.real, size - once)
+
+    def context_of(self, delta: Delta, meter: Meter) -> Context | None:
+        """What the rows of the delta's K candidates continue: K rows, or None for nothing."""
+        context = self._start_of(delta)
+        if self._own is None:
+            return context
+        K, start = delta.candidates, self._shape.first_layer
+        entry = None if self._own_entry is None else self._own_entry.expand(K, 1, -1, -1)
+        change, entry = self._enter(self._own, delta, entry)
+        length = self._own.length.expand(K)
+        meter.count(K * self._own.ids.numel(), K * self._own.ids.numel(), meter.layers - start)
+        return self._decoder.context(entry[:, 0], length, context, change=change, start=start)[0]
+
+    def leaving(self, i: int, delta: Delta, stop: int, meter: Meter) -> Tensor:
+        """What leaves layer `stop - 1`, or is kept of it, of the group i of whole sequences, [K, R, T, D]."""
+        rows, lie = self._rows[i]
+        if self._shape.first_layer == stop:
+            return self._entries[i].expand(delta.candidates, -1, -1, -1)
+        change, entry = self._enter(rows, delta, None)
+        meter.count(delta.candidates * rows.ids.numel(), delta.candidates * rows.real, stop)
+        return self._model.branches(None, entry, lie, change=change, stop=stop)
+
+    def real(self, i: int) -> Tensor:
+        """Where the group i has tokens, bool [R, T]."""
+        return self._rows[i][1].branch >= 0
 
     def _enter(self, rows: TokenRows, delta: Delta, entry: Tensor | None) -> tuple[Change, Tensor]:
         """The change of K candidates and what enters the first layer run, [K, R, T, D]."""
@@ -264,48 +302,10 @@ class ByCandidate:
             meter.count(rows.ids.numel(), rows.real, stop)
 
 
-def _lay_out(
-    model: FrozenModel, todo: Plan, most: int
-) -> tuple[list[list[int]], list[tuple[TokenRows, Rows]]]:
-    """The branches in groups of at most `most` tokens: examples, tokens, and how they lie in rows."""
-    lengths = [len(row) for row in todo.branches]
-    if model.causal:
-        T, rows = bins(lengths, _row_sizes(lengths))
-        at_once = max(1, most // T)
-        layouts = [(T, rows[i : i + at_once]) for i in range(0, len(rows), at_once)]
-    else:
-        layouts = [
-            (max(lengths[i] for i in tile), [[i] for i in tile]) for tile in tiles(lengths, most_tokens=most)
-        ]
-    groups = [[i for row in rows for i in row] for _, rows in layouts]
-    return groups, [packed(todo.branches, rows, T, model.device, model.read_token) for T, rows in layouts]
-
-
-def _together(groups: list[list[int]], least: int) -> list[list[int]]:
-    """Neighbouring groups joined until each has at least `least` members, or all are in one."""
-    joined: list[list[int]] = []
-    for group in groups:
-        if joined and min(len(joined[-1]), len(group)) < least:
-            joined[-1] += group
-        else:
-            joined.append(list(group))
-    return joined
-
-
-def _row_sizes(lengths: list[int]) -> list[int]:
-    """Sizes of packed rows to try: so that some number of rows is full, or nearly."""
-    total = sum(lengths)
-    if len(lengths) > FEW_TEXTS:
-        return [PACKED_ROW]
-    counts = range(max(1, 2 * total // (3 * PACKED_ROW)), 2 * total // PACKED_ROW + 2)
-    return [int(-(-total * slack // count)) for count in counts for slack in (1.0, 1.02, 1.05)]
-
-
-def _rows_of(K: int, n: int) -> tuple[int, int]:
-    """(R, m): into how many rows of m branches K branches of n tokens are best laid, 5 % to spare at most."""
-    choices = [(R, -(-K // R)) for R in range(1, K + 1)]
-    choices = [(R, m) for R, m in choices if R * m <= 1.05 * K]
-    return min(choices, key=lambda choice: max(choice[1] * n / TEXT_ROW, TEXT_ROW / (choice[1] * n)))
+def _tokens_at_once(group: tuple[TokenRows, Rows]) -> int:
+    """Tokens of a candidate in one of a group's forward passes."""
+    rows, lie = group
+    return max(rows.ids.numel(), 0 if lie.forced is None else lie.forced.ids.numel())
 
 
 def _bytes(tensor: Any) -> int:

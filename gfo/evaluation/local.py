@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from typing import cast
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -12,12 +14,27 @@ from torch import Tensor
 from gfo.core.delta import Delta
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
-from gfo.core.protocols import Answers, Batch, Batches, Cost, Evaluation, Scores, SearchSpace, Task
+from gfo.core.protocols import (
+    Answers,
+    Batch,
+    Batches,
+    Cost,
+    Decoding,
+    Evaluation,
+    Scores,
+    SearchSpace,
+    Task,
+    Tokens,
+)
+from gfo.evaluation.endings import check_endings, with_endings, with_longest_ending
+from gfo.evaluation.generation import Generation, Room, check_length, shape_of
 from gfo.evaluation.layouts import ByCandidate, ByExample, Meter, Shape
-from gfo.evaluation.memory import SHARE_FOR_CONTEXTS, Store, chunk_tokens, free_bytes, halving
+from gfo.evaluation.memory import SHARE_FOR_CONTEXTS, Store, chunk_tokens, free_bytes, halving, kept_tokens
 from gfo.evaluation.plan import plan
 from gfo.models.decoder import Decoder
 from gfo.models.frozen import FrozenModel
+
+T = TypeVar("T")
 
 
 class LocalEvaluator:
@@ -52,6 +69,7 @@ class LocalEvaluator:
                 raise GfoError(f"{name} = {value} must be at least 1")
         self.model, self.space, self.task = model, space, task.bind(model)
         self._reuse, self._chunk_tokens, self._memory = reuse, chunk_tokens, memory
+        self._tokens_kept: int | None = None
         self._store: Store[ByExample | ByCandidate] = Store(
             int(SHARE_FOR_CONTEXTS * free_bytes(model.device))
         )
@@ -91,9 +109,20 @@ class LocalEvaluator:
             self._chunk_tokens = chunk_tokens(self.model, self._memory)
         return self._chunk_tokens
 
+    @property
+    def tokens_kept(self) -> int:
+        """The most tokens whose keys and values are kept while texts are generated."""
+        if self._tokens_kept is None:
+            self._tokens_kept = kept_tokens(self.model, self._memory)
+        return self._tokens_kept
+
     def _answers(self, delta: Delta, batch: Batch | Batches, meter: Meter) -> Answers:
         if isinstance(batch, Batches):
             return tuple(self._answers(delta, part, meter) for part in batch.parts)
+        if batch.decoding is not None:
+            return self._generated(delta, batch, batch.decoding, meter)
+        if batch.endings:
+            return self._log_likelihoods(delta, batch, meter)
         return self._logits(delta, batch, meter)
 
     @torch.no_grad()
@@ -101,26 +130,67 @@ class LocalEvaluator:
         """float32 logits [K, B, V'] at the batch's vocabulary."""
         wanted = self.model.vocabulary_size if batch.vocabulary is None else len(batch.vocabulary)
         out = torch.empty(delta.candidates, len(batch), wanted, device=self.model.device)
+        shape = self._shape if self._reuse else self._shape.whole()
 
-        def run(most: int) -> Tensor:
-            layout = self._store.find(
-                batch.key, lambda: self._layout(batch, most, meter), recurs=batch.recurs
-            )
-            for k, b, hidden in layout(delta, meter):
-                out[k, b] = self.model.logits(hidden, batch.vocabulary)
+        def read(layout: ByExample | ByCandidate) -> Tensor:
+            for k, i, hidden in layout(delta, meter):
+                out[k, layout.groups[i]] = self.model.logits(hidden, batch.vocabulary)
             return out
 
+        return self._laid_out(batch, shape, meter, read)
+
+    @torch.no_grad()
+    def _log_likelihoods(self, delta: Delta, batch: Batch, meter: Meter) -> Tensor:
+        """float32 log-likelihoods [K, B, m] of the batch's endings in nats, -inf where a row has fewer."""
+        check_endings(batch, self.model, self._shape.P, "batch")
+        size = delta.candidates, len(batch), max(map(len, batch.endings))
+        out = torch.full((size[0], size[1] * size[2]), -torch.inf, device=self.model.device)
+        if not out.numel():
+            return out.view(size)
+        shape = self._shape if self._reuse else self._shape.whole()
+
+        def read(layout: ByExample | ByCandidate) -> Tensor:
+            for k, i, hidden in layout(delta, meter):
+                wanted = layout.wanted[i]
+                out[k, wanted.answers] = wanted.sums(self.model.log_likelihood(hidden, wanted.tokens))
+            return out.view(size)
+
+        return self._laid_out(batch, shape, meter, read)
+
+    @torch.no_grad()
+    def _generated(
+        self, delta: Delta, batch: Batch, decoding: Decoding, meter: Meter
+    ) -> list[list[Tokens] | None]:
+        """Per candidate B generated answers, None for a failed one."""
+        shape = shape_of(self.model, self._shape if self._reuse else self._shape.whole())
+
+        def read(layout: ByExample | ByCandidate) -> list[list[Tokens] | None]:
+            room = Room(self.tokens_at_once, self.tokens_kept)
+            return Generation(self.model, layout, shape, decoding, room, meter)(delta)
+
+        return self._laid_out(batch, shape, meter, read)
+
+    def _laid_out(
+        self, batch: Batch, shape: Shape, meter: Meter, read: Callable[[ByExample | ByCandidate], T]
+    ) -> T:
+        """What `read` makes of the batch's layout, of smaller passes where memory runs out."""
+
+        def run(most: int) -> T:
+            make = functools.partial(self._layout, batch, shape, most, meter)
+            return read(self._store.find(batch.key, make, recurs=batch.recurs))
+
         def smaller(most: int) -> None:
-            self._chunk_tokens = most
+            self._chunk_tokens, self._tokens_kept = most, self.tokens_kept // 2
             self._store.clear()  # which is laid out for larger passes
 
         return halving(run, self.tokens_at_once, smaller=smaller)
 
-    def _layout(self, batch: Batch, most: int, meter: Meter) -> ByExample | ByCandidate:
+    def _layout(self, batch: Batch, shape: Shape, most: int, meter: Meter) -> ByExample | ByCandidate:
         """The batch laid out, with what all candidates share computed."""
-        shape = self._shape if self._reuse else self._shape.whole()
         everywhere, causal = shape.everywhere, self.model.causal
         todo = plan(batch, shape.P, everywhere=everywhere, causal=causal, reuse=self._reuse)
+        if batch.endings:
+            todo = with_endings(todo, batch, self.model, most if self._reuse else 0)
         if todo.by_example:
             return ByExample(cast(Decoder, self.model), todo, shape, most, meter)
         return ByCandidate(self.model, todo, shape, most, meter)
@@ -142,8 +212,14 @@ class LocalEvaluator:
                     f"template: it has no {{soft}}, but the space has a soft prompt of {P} tokens; write "
                     "{soft} where the prompt goes"
                 )
+            if batch.endings:
+                check_endings(batch, self.model, P, split)
             for i, (before, after) in enumerate(zip(batch.before, batch.after, strict=True), 1):
                 length = self._shape.prefix + len(before) + P + len(after)
+                if batch.decoding is not None:
+                    check_length(self.model, batch.decoding, length, f"{split} row {i}")
+                if batch.endings:
+                    length = with_longest_ending(self.model, length, batch.endings[i - 1])
                 if length > most:
                     raise GfoError(
                         f"{split} row {i} has {length} tokens with template and soft prompt, the model's "

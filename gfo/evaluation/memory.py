@@ -42,12 +42,19 @@ def token_bytes(model: FrozenModel) -> int:
     (2 H_kv D_h L). It is 1.1 to 2.1 times the measured peaks (see tests/evaluation/test_memory.py).
     """
     config: Any = model.config
-    D, heads = int(config.hidden_size), int(config.num_attention_heads)
+    D = int(config.hidden_size)
     inner = next((n for name in _INNER if (n := getattr(config, name, None))), 4 * D)
-    head = int(getattr(config, "head_dim", None) or D // heads)
-    kept = 2 * int(getattr(config, "num_key_value_heads", None) or heads) * head * model.layers
     element = torch.empty(0, dtype=model.dtype).element_size()
-    return (6 * D + 3 * int(inner) + kept * model.causal) * element
+    return (6 * D + 3 * int(inner)) * element + kept_bytes(model) * model.causal
+
+
+def kept_bytes(model: FrozenModel) -> int:
+    """Memory that the keys and values of a token take in all layers: 2 H_kv D_h L numbers."""
+    config: Any = model.config
+    heads = int(config.num_attention_heads)
+    head = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    element = torch.empty(0, dtype=model.dtype).element_size()
+    return 2 * int(getattr(config, "num_key_value_heads", None) or heads) * head * model.layers * element
 
 
 def chunk_tokens(model: FrozenModel, memory: int | None = None) -> int:
@@ -60,6 +67,17 @@ def chunk_tokens(model: FrozenModel, memory: int | None = None) -> int:
     room = SHARE_FOR_ACTIVATIONS * free_bytes(model.device) if memory is None else memory
     enough = ENOUGH_TOKENS.get(model.device.type, 4096)
     return max(LEAST_TOKENS, min(enough, int(room / token_bytes(model))))
+
+
+def kept_tokens(model: FrozenModel, memory: int | None = None) -> int:
+    """Tokens whose keys and values are kept at once where texts are generated.
+
+    Args:
+        model: a frozen model.
+        memory: bytes that a forward pass may take, and they as much; by default a quarter of what is free.
+    """
+    room = SHARE_FOR_ACTIVATIONS * free_bytes(model.device) if memory is None else memory
+    return int(room / kept_bytes(model))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

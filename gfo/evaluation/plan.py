@@ -20,11 +20,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from gfo.core.protocols import Batch
 
 Row = tuple[int, ...]
 """Token ids; the soft prompt's token p stands as -1 - p."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A branch with an example's endings behind it: its tokens depth first, each computed once.
+
+    Attributes:
+        row: the tokens: the trunk, which all endings see, and the endings without their last tokens, of
+            which the first ones are one where they are the same.
+        depth: per token, how many stand in front of it on its way.
+        end: per token, the place behind the last token that sees it.
+        wanted: (place, token, answer): the log-likelihood of the token behind the place is a term of the
+            answer, which is numbered example * m + ending.
+        forced: for an encoder-decoder, whose rows have no endings, the endings without their last tokens,
+            none empty. A place then counts through the answer's start and these.
+    """
+
+    row: Row
+    depth: tuple[int, ...]
+    end: tuple[int, ...]
+    wanted: tuple[tuple[int, int, int], ...]
+    forced: tuple[Row, ...] = ()
+
+    @cached_property
+    def places(self) -> list[int]:
+        """The places that are read, in order."""
+        return sorted({place for place, _, _ in self.wanted})
 
 
 @dataclass(frozen=True)
@@ -36,12 +64,15 @@ class Plan:
         shared: computed once for all candidates: by example the B texts, by candidate at most one row.
         own: computed once by each candidate for all examples; empty by example.
         branches: per example, what each candidate computes.
+        trees: where log-likelihoods of endings are wanted, the branches as trees; then there may be several
+            for an example, or none. By example `shared` is per branch.
     """
 
     by_example: bool
     shared: tuple[Row, ...]
     own: Row
     branches: tuple[Row, ...]
+    trees: tuple[Tree, ...] = ()
 
     @property
     def tokens_once(self) -> int:

@@ -1,4 +1,4 @@
-"""Token rows as tensors: padded, or packed one behind the other."""
+"""Token rows as tensors: padded, or packed one behind the other, with the ways in which they fork."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gfo.evaluation.plan import Row
-from gfo.models.branches import Rows
+from gfo.evaluation.plan import Row, Tree
+from gfo.models.branches import Forced, Rows
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,56 @@ class TokenRows:
         return torch.where(self.slot >= 0, first + self.slot, -1)
 
 
+@dataclass(frozen=True)
+class Forks:
+    """How the trees of C rows of n tokens fork.
+
+    Attributes:
+        depth: int [C, n]; see `gfo.evaluation.plan.Tree`.
+        end: int [C, n].
+        place: the places read, int [C, J], the last again where a row has fewer.
+        real: which of the C * J places are no such repetition, int [M].
+    """
+
+    depth: Tensor
+    end: Tensor
+    place: Tensor
+    real: Tensor
+
+    @classmethod
+    def of(cls, trees: Sequence[Tree], n: int, device: Any) -> Forks:
+        """Of rows padded to n tokens."""
+        J = max(len(tree.places) for tree in trees)
+        depth = [[*tree.depth, *[0] * (n - len(tree.row))] for tree in trees]
+        end = [[*tree.end, *range(len(tree.row) + 1, n + 1)] for tree in trees]
+        place = [tree.places + tree.places[-1:] * (J - len(tree.places)) for tree in trees]
+        real = [c * J + j for c, tree in enumerate(trees) for j in range(len(tree.places))]
+        return cls(*(torch.tensor(numbers, device=device) for numbers in (depth, end, place, real)))
+
+    def lie(self, K: int, R: int, m: int) -> Rows:
+        """K copies of each tree in R rows of m."""
+        (C, n), J = self.depth.shape, self.place.shape[1]
+        column = torch.arange(m * n, device=self.depth.device).expand(R, -1)
+        first = torch.arange(K, device=column.device) * n  # m * n columns a row: copy k begins at k * n
+        end = (self.end[:, None] + first[:m, None]).reshape(C, 1, m * n).expand(-1, R, -1)
+        position = self.depth.repeat(1, m)[:, None].expand(-1, R, -1)
+        read = (first[:, None] + self.place[:, None]).reshape(C, K * J)
+        return Rows(column // n, position, read, end)
+
+    def reading(self, hidden: Tensor) -> Tensor:
+        """Hidden states [C, K * J, D] of what is read of K copies -> [K, M, D]."""
+        C, J = self.place.shape
+        states = hidden.reshape(C, -1, J, hidden.shape[-1]).transpose(0, 1).flatten(1, 2)  # (K, C * J, D)
+        return states if len(self.real) == C * J else states[:, self.real]
+
+
 def packed(
-    rows: Sequence[Row], groups: Sequence[Sequence[int]], T: int, device: Any, read_token: int | None = None
+    rows: Sequence[Row],
+    groups: Sequence[Sequence[int]],
+    T: int,
+    device: Any,
+    read_token: int | None = None,
+    trees: Sequence[Tree] = (),
 ) -> tuple[TokenRows, Rows]:
     """Branches one behind the other in len(groups) rows of T tokens.
 
@@ -62,6 +110,7 @@ def packed(
         T: tokens of a row; the rest is padding.
         device: of the tensors.
         read_token: the token that is read where it stands last; None for a branch's last token.
+        trees: how the branches fork and where they are read instead; empty where none does.
 
     Returns:
         The tokens, and how the branches lie; branches are counted through the groups.
@@ -72,15 +121,44 @@ def packed(
     slot = torch.nn.functional.pad(tokens.slot, (0, missing), value=-1)
     branch = torch.full((len(groups), T), -1)
     position = torch.zeros(len(groups), T, dtype=torch.long)
+    end = torch.arange(1, T + 1).repeat(len(groups), 1) if trees else None
     read: list[int] = []
+    count = 0
     for r, group in enumerate(groups):
         column = 0
         for i in group:
-            end = column + len(rows[i])
-            branch[r, column:end] = len(read)
-            position[r, column:end] = torch.arange(end - column)
-            back = 0 if read_token is None else rows[i][::-1].index(read_token)
-            read.append(r * T + end - 1 - back)
-            column = end
-    lie = Rows(branch.to(device), position.to(device), torch.tensor([read], device=device))
+            stop = column + len(rows[i])
+            branch[r, column:stop] = count
+            if end is None:
+                position[r, column:stop] = torch.arange(stop - column)
+                back = 0 if read_token is None else rows[i][::-1].index(read_token)
+                read.append(r * T + stop - 1 - back)
+            else:
+                position[r, column:stop] = torch.tensor(trees[i].depth)
+                end[r, column:stop] = column + torch.tensor(trees[i].end)
+                read += [r * T + column + place for place in trees[i].places]
+            column, count = stop, count + 1
+    lie = Rows(
+        branch.to(device),
+        position.to(device),
+        torch.tensor([read], device=device),
+        None if end is None else end.to(device),
+    )
     return TokenRows(ids, slot, tokens.length, tokens.real), lie
+
+
+def forced(trees: Sequence[Tree], device: Any) -> tuple[Tensor, Forced | None]:
+    """An encoder-decoder's R rows, one a tree: the places read, int [1, M], and the tokens forced."""
+    ways = [(r, way) for r, tree in enumerate(trees) for way in tree.forced]
+    if not ways:
+        return torch.arange(len(trees), device=device)[None], None
+    endings = TokenRows.padded([way for _, way in ways], device)
+    T, read, n = endings.ids.shape[1], [], 0
+    for r, tree in enumerate(trees):
+        at = [r]
+        for way in tree.forced:
+            at += range(len(trees) + n * T, len(trees) + n * T + len(way))
+            n += 1
+        read += [at[place] for place in tree.places]
+    row = torch.tensor([r for r, _ in ways], device=device)
+    return torch.tensor([read], device=device), Forced(endings.ids, row, endings.real)

@@ -2,7 +2,8 @@
 
 A context is a row of tokens whose keys and values are known. Branches lie one behind the other in rows
 behind it; each sees the shared context and, causally, itself, but no other branch, and its positions
-start anew behind the context. So a context is computed once and never again for its branches. Stock
+start anew behind the context. So a context is computed once and never again for its branches. A branch may
+fork in turn, depth first: what lies in front of a fork is computed once for all ways behind it. Stock
 transformers code does the rest: a cache that hands out the context, an additive 4-D mask and position ids.
 """
 
@@ -139,19 +140,41 @@ def _padded(tensor: Tensor, axis: int, size: int) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Forced:
+    """N continuations of an answer's start that an encoder-decoder's decoder is given (teacher forcing).
+
+    Attributes:
+        ids: int [N, T'], padded on the right.
+        row: the row that each continuation answers, int [N].
+        real: tokens without padding.
+    """
+
+    ids: Tensor
+    row: Tensor
+    real: int
+
+
+@dataclass(frozen=True)
 class Rows:
     """M branches laid one behind the other in R rows of T tokens, the same behind each of C contexts.
 
     Attributes:
         branch: the branch that a token belongs to, int [R, T]; -1 at padding. Padding may also be
             counted to the branch in front of it: no real token sees it.
-        position: the token's place in its branch, int [R, T].
-        read: row * T + column of the token whose hidden state is wanted, int [C or 1, M].
+        position: the token's place in its branch, int [R, T], or [C, R, T] where contexts differ in it;
+            where the branch forks, the number of tokens in front of it on its way.
+        read: row * T + column of the tokens whose hidden states are wanted, int [C or 1, M].
+        end: where branches fork, the column behind the last token that sees this one, int [R, T] or
+            [C, R, T]; None where all that stand behind it in its branch do.
+        forced: what an encoder-decoder's decoder is given; `read` then counts through the answers' R starts
+            and the N * T' tokens forced.
     """
 
     branch: Tensor
     position: Tensor
     read: Tensor
+    end: Tensor | None = None
+    forced: Forced | None = None
 
     @classmethod
     def single(cls, length: Tensor, n: int) -> Rows:
@@ -162,7 +185,7 @@ class Rows:
     def positions(self, context: Context | None, C: int) -> Tensor:
         """Positions [C * R, T] behind each of C contexts."""
         if context is None:
-            return self.position.repeat(C, 1)
+            return self.position.expand(C, *self.branch.shape).flatten(0, 1)
         return (context.length[:, None, None] + self.position).flatten(0, 1)
 
     def mask(self, context: Context | None, C: int, window: int | None, dtype: torch.dtype) -> Tensor:
@@ -176,10 +199,13 @@ class Rows:
         """
         R, T = self.branch.shape
         order = torch.arange(T, device=self.branch.device)
-        visible = self.branch[:, :, None] == self.branch[:, None, :]
+        if self.end is None:
+            visible = self.branch[:, :, None] == self.branch[:, None, :]
+        else:
+            visible = order[:, None] < self.end[..., None, :]
         visible = visible & (order[:, None] >= order[None, :])
         if window is not None:
-            visible = visible & (self.position[:, :, None] - self.position[:, None, :] < window)
+            visible = visible & (self.position[..., :, None] - self.position[..., None, :] < window)
         visible = visible.expand(C, R, T, T)
         if context is not None:
             shared = context.visible[:, None, None, :].expand(C, R, T, -1)

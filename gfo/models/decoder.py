@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -111,6 +112,39 @@ class Decoder(FrozenModel):
         hidden = self._pass(entry, rows, context, cache, change, start, stop)
         return rows.reading(hidden.flatten(1, 2)) if stop is None else hidden
 
+    def extend(
+        self,
+        entry: Tensor,
+        position: Tensor,
+        mask_of: Callable[[int | None], Tensor],
+        cache: DynamicCache,
+        *,
+        change: Change | None = None,
+    ) -> Tensor:
+        """Run all layers, with a cache and masks of the caller's.
+
+        Args:
+            entry: input embeddings [rows, T, D].
+            position: of the tokens, int [rows, T].
+            mask_of: sliding window, or None for none -> additive mask [rows, 1, T, keys].
+            cache: takes up keys and values, and hands out what is seen.
+            change: candidates to apply, in the rows.
+
+        Returns:
+            Hidden states [rows, T, D] behind the final norm.
+        """
+        return self._run(
+            self.stacks[0],
+            entry,
+            change,
+            0,
+            None,
+            attention_mask=self._masks(mask_of),
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+        )
+
     @torch.no_grad()
     def check_branches(self) -> None:
         """Compare a branch behind a context with one plain forward pass of a few tokens.
@@ -127,6 +161,12 @@ class Decoder(FrozenModel):
         hidden = self.branches(context, embeds[:, None, 7:].repeat(1, 1, 2, 1), rows)
         self._compare(self.logits(hidden[0, 0], some), plain)
 
+    def _masks(self, mask_of: Callable[[int | None], Tensor]) -> Any:
+        """The mask of the model's window, or one for each kind of layer, as transformers takes them."""
+        if not self._mixed_windows:
+            return mask_of(self._window)
+        return {"full_attention": mask_of(None), "sliding_attention": mask_of(self._window)}
+
     def _pass(
         self,
         entry: Tensor,
@@ -142,10 +182,7 @@ class Decoder(FrozenModel):
         Behind the final norm those of tokens that are not read are not the model's.
         """
         C = len(entry)
-        mask: Any = rows.mask(context, C, None if self._mixed_windows else self._window, entry.dtype)
-        if self._mixed_windows:
-            sliding = rows.mask(context, C, self._window, entry.dtype)
-            mask = {"full_attention": mask, "sliding_attention": sliding}
+        mask = self._masks(lambda window: rows.mask(context, C, window, entry.dtype))
         with ExitStack() as hooks:
             hooks.enter_context(attention_of_branches(self.config))
             if stop is None:

@@ -34,6 +34,7 @@ class Encoder(FrozenModel):
     """
 
     causal = False
+    generates = False
 
     def __init__(self, module: Any, tokenizer: Any, name: str = "") -> None:
         name = name or str(module.config.name_or_path) or module.config.model_type

@@ -6,6 +6,7 @@ for all candidates, and so do the decoder's keys and values of the encoder's out
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -24,25 +25,35 @@ from gfo.models.structure import find_stacks
 
 
 class _SharedLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of R rows that C candidates share; copied for a layer while it runs."""
+    """Keys and values of some rows, for each as often as it is named; copied for a layer while it runs.
 
-    def __init__(self, keys: Tensor, values: Tensor, C: int) -> None:
+    Tokens that see them leave no trace.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, rows: Tensor) -> None:
         super().__init__()
-        self._shared, self._C = (keys, values), C
+        self._shared, self._rows = (keys, values), rows
         self.is_initialized = True
+
+    @classmethod
+    def of(cls, layer: Any, rows: Tensor) -> _SharedLayer:
+        """Some rows of another layer."""
+        if isinstance(layer, cls):
+            return cls(*layer._shared, layer._rows[rows])
+        return cls(layer.keys, layer.values, rows)
 
     @property
     def keys(self) -> Tensor | None:
-        """Keys [C * R, H, T, D_h]."""
-        return self._shared[0].repeat(self._C, 1, 1, 1) if self.is_initialized else None
+        """Keys [rows, H, T, D_h]."""
+        return self._shared[0][self._rows] if self.is_initialized else None
 
     @keys.setter
     def keys(self, value: Tensor | None) -> None: ...
 
     @property
     def values(self) -> Tensor | None:
-        """Values [C * R, H, T, D_h]."""
-        return self._shared[1].repeat(self._C, 1, 1, 1) if self.is_initialized else None
+        """Values [rows, H, T, D_h]."""
+        return self._shared[1][self._rows] if self.is_initialized else None
 
     @values.setter
     def values(self, value: Tensor | None) -> None: ...
@@ -50,9 +61,27 @@ class _SharedLayer(DynamicLayer):  # type: ignore[misc]
     def get_seq_length(self, *args: Any, **kwargs: Any) -> int:
         return int(self._shared[0].shape[2])
 
+    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)  # type: ignore[list-item]
+
+
+def _new_cache() -> EncoderDecoderCache:
+    return EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+
+def _cache_of(own: Sequence[Any], cross: Sequence[Any], rows: Tensor) -> EncoderDecoderCache:
+    """Some rows of the layers' own keys and values, and of those of the encoder's output."""
+    caches = DynamicCache(), DynamicCache()
+    for cache, layers in zip(caches, (own, cross), strict=True):
+        if layers:
+            cache.layers = [_SharedLayer.of(layer, rows) for layer in layers]
+    found = EncoderDecoderCache(*caches)
+    found.is_updated = dict.fromkeys(range(len(cross)), True)
+    return found
+
 
 class EncoderDecoder(FrozenModel):
-    """An encoder-decoder language model of transformers; the first word of the answer is read."""
+    """An encoder-decoder language model of transformers; the first word of the answer is read, or all."""
 
     causal = False
 
@@ -71,6 +100,11 @@ class EncoderDecoder(FrozenModel):
                 f"model '{self.name}': its config has no decoder_start_token_id; set it to the token that "
                 "answers begin with"
             )
+
+    @property
+    def answer_start(self) -> tuple[int, ...]:
+        """The token ids that every answer begins with and that are no part of it."""
+        return tuple(self._answer)
 
     @property
     def encoder_layers(self) -> int:
@@ -110,17 +144,18 @@ class EncoderDecoder(FrozenModel):
                 or its output where `stop` is a decoder layer. None to run all.
 
         Returns:
-            States of the decoder's last token, [C, R, D]; with `stop` the encoder's, [C, R, T, D].
+            States of the decoder's tokens that are read, [C, M, D], which is the start's last token of each
+            row unless `rows` forces more; with `stop` the encoder's, [C, R, T, D].
         """
         C, real = len(entry), rows.branch >= 0
         if start >= self.encoder_layers:
-            return self._answer_once(entry[0], real, C, change, start - self.encoder_layers)
+            return self._answer_once(entry[0], rows, C, change, start - self.encoder_layers)
         last = None if stop is None or stop >= self.encoder_layers else stop
         mask = real.repeat(C, 1).long()
         hidden = self._run(self.stacks[0], entry.flatten(0, 1), change, start, last, attention_mask=mask)
         if stop is not None:
             return hidden.reshape(C, -1, *hidden.shape[1:])
-        return self._decode(hidden, real.repeat(C, 1), change)[:, -1].reshape(C, len(real), -1)
+        return self._answer_all(hidden, rows, C, change)
 
     @torch.no_grad()
     def check_branches(self) -> None:
@@ -141,21 +176,33 @@ class EncoderDecoder(FrozenModel):
 
     def _decode(
         self,
+        ids: Tensor,
         encoded: Tensor,
         real: Tensor,
         change: Change | None,
         cache: EncoderDecoderCache | None = None,
         start: int = 0,
         hidden: Tensor | None = None,
+        stop: int | None = None,
     ) -> Tensor:
-        """The decoder's layers from its `start` on, [rows, T', D]; `hidden` is what enters that layer."""
+        """The decoder's layers from its `start` on, [rows, T', D].
+
+        Args:
+            ids: tokens of the answers, int [rows, T'].
+            encoded: the encoder's output, [rows, T, D].
+            real: where it is no padding, bool [rows, T].
+            change: candidates to apply, in the rows.
+            cache: what the tokens continue; None for nothing.
+            start: the first layer run.
+            hidden: what enters that layer, [rows, T', D], if it is above 0.
+            stop: the layer not run any more; None to run all.
+        """
         stack = self.stacks[1]
-        ids = torch.tensor(self._answer, device=self.device).expand(len(encoded), -1)
         with ExitStack() as hooks:
             if hidden is not None:
                 hooks.enter_context(stack.entering(start, hidden))
             hooks.enter_context(applied(change, self.module, self._layers))
-            out = stack.part(start, stack.size)(
+            out = stack.part(start, stack.size if stop is None else stop)(
                 input_ids=ids,
                 encoder_hidden_states=encoded,
                 encoder_attention_mask=real.long(),
@@ -164,31 +211,96 @@ class EncoderDecoder(FrozenModel):
             )
         return out.last_hidden_state  # type: ignore[no-any-return]
 
-    def _answer_once(
-        self, encoded: Tensor, real: Tensor, C: int, change: Change | None, start: int
-    ) -> Tensor:
-        """The decoder for C candidates over one encoder's output [R, T, D]: last states [C, R, D].
+    def _starts(self, rows: int) -> Tensor:
+        """The answers' first tokens, int [rows, T']."""
+        return torch.tensor(self._answer, device=self.device).expand(rows, -1)
+
+    def _answer_all(self, encoded: Tensor, rows: Rows, C: int, change: Change | None) -> Tensor:
+        """The decoder over the encoder's output of C candidates [C * R, T, D]: states read, [C, M, D]."""
+        R = len(rows.branch)
+        real = (rows.branch >= 0).repeat(C, 1)
+        cache = _new_cache() if rows.forced else None
+        first = self._decode(self._starts(C * R), encoded, real, change, cache)[:, -1].reshape(C, R, -1)
+        if rows.forced is None or cache is None:
+            return first
+        index = _of_candidates(rows.forced.row, R, C)
+        past = _cache_of(cache.self_attention_cache.layers, cache.cross_attention_cache.layers, index)
+        behind = self._decode(
+            rows.forced.ids.repeat(C, 1), _unread(encoded, index), real[index], change, past
+        )
+        return rows.reading(torch.cat([first, behind.reshape(C, -1, first.shape[-1])], dim=1))
+
+    def _answer_once(self, encoded: Tensor, rows: Rows, C: int, change: Change | None, start: int) -> Tensor:
+        """The decoder for C candidates over one encoder's output [R, T, D]: states read, [C, M, D].
 
         What does not depend on the candidate comes from one pass over the R rows: the hidden states
         that enter the decoder's layer `start`, and the keys and values of the encoder's output.
         """
+        R, real = len(encoded), rows.branch >= 0
         changed = change.delta.modules if change else set()
         shares = not any(CROSS_ATTENTION.search(name) for name in changed)
-        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        shared = hidden = None
+        once = _new_cache()
+        hidden = None
         if start or shares:
-            with ExitStack() as hooks:
-                seen = hooks.enter_context(self.stacks[1].leaving(start)) if start else []
-                self._decode(encoded, real, None, cache)
-            hidden = seen[0].repeat(C, 1, 1) if seen else None
-        if shares:
-            layers = [
-                _SharedLayer(layer.keys, layer.values, C) for layer in cache.cross_attention_cache.layers
-            ]
-            cross = DynamicCache()
-            cross.layers = layers
-            shared = EncoderDecoderCache(DynamicCache(), cross)
-            shared.is_updated = dict.fromkeys(range(len(layers)), True)
-        rows = encoded.expand(C, *encoded.shape).flatten(0, 1), real.repeat(C, 1)
-        last = self._decode(*rows, change, shared, start, hidden)[:, -1]
-        return last.reshape(C, len(real), -1)
+            hidden = self._entering(start, self._starts(R), encoded, real, once)
+        every = torch.arange(R, device=self.device).repeat(C)
+        cross = once.cross_attention_cache.layers if shares else []
+        cache = _cache_of([], cross, every) if shares or rows.forced else None
+        all_encoded, all_real = encoded.expand(C, *encoded.shape).flatten(0, 1), real.repeat(C, 1)
+        first = self._decode(
+            self._starts(C * R), all_encoded, all_real, change, cache, start, _repeated(hidden, C)
+        )
+        first = first[:, -1].reshape(C, R, -1)
+        if rows.forced is None or cache is None:
+            return first
+        ids, row = rows.forced.ids, rows.forced.row
+        own, cross = cache.self_attention_cache.layers, cache.cross_attention_cache.layers
+        if start:  # the candidates' caches hold nothing of the layers below, whose length counts
+            lower = once.self_attention_cache.layers, once.cross_attention_cache.layers
+            past = _cache_of(*lower, row)
+            hidden = self._entering(start, ids, _unread(encoded, row), real[row], past, start)
+            own, cross = (
+                [_SharedLayer.of(layer, every) for layer in below[:start]] + above[start:]
+                for below, above in zip(lower, (own, cross), strict=True)
+            )
+        index = _of_candidates(row, R, C)
+        past = _cache_of(own, cross, index)
+        behind = self._decode(
+            ids.repeat(C, 1),
+            _unread(encoded, index),
+            all_real[index],
+            change,
+            past,
+            start,
+            _repeated(hidden, C),
+        )
+        return rows.reading(torch.cat([first, behind.reshape(C, -1, first.shape[-1])], dim=1))
+
+    def _entering(
+        self,
+        start: int,
+        ids: Tensor,
+        encoded: Tensor,
+        real: Tensor,
+        cache: EncoderDecoderCache,
+        stop: int | None = None,
+    ) -> Tensor | None:
+        """What enters the frozen decoder's layer `start`, if above 0; fills the cache below `stop`."""
+        with ExitStack() as hooks:
+            seen = hooks.enter_context(self.stacks[1].leaving(start)) if start else []
+            self._decode(ids, encoded, real, None, cache, stop=stop)
+        return seen[0] if seen else None
+
+
+def _of_candidates(row: Tensor, R: int, C: int) -> Tensor:
+    """Rows [N] of R -> those of C candidates, R each: [C * N]."""
+    return (torch.arange(C, device=row.device)[:, None] * R + row).flatten()
+
+
+def _unread(encoded: Tensor, rows: Tensor) -> Tensor:
+    """In the shape of some rows of the encoder's output, whose keys and values a cache already has."""
+    return encoded[:1].expand(len(rows), -1, -1)
+
+
+def _repeated(hidden: Tensor | None, C: int) -> Tensor | None:
+    return None if hidden is None else hidden.repeat(C, 1, 1)

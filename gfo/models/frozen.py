@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from gfo.models.branches import Context, Rows
 from gfo.models.families import context_length, logit_transform
 from gfo.models.structure import LinearInfo, Stack, find_linears, hidden_of, hooked, weight_of
 
+LOGITS_AT_ONCE = 2**22  # float32 numbers; more leave a CPU's cache, and fill a GPU no better
 CHECKED_TOKENS = 64  # of the vocabulary, where a model is compared with a plain forward pass
 
 
@@ -40,6 +42,8 @@ class FrozenModel(ABC):
 
     causal: bool
     """Whether a token sees only those before it, so that contexts can be computed once."""
+    generates: bool = True
+    """Whether it continues a text."""
     reads: str = "next"
     """What stands for the answer: the "next" word, the word in the "mask" place, or the "sentence"."""
     mask: str | None = None
@@ -76,6 +80,11 @@ class FrozenModel(ABC):
         return self._embedding.weight.dtype  # type: ignore[no-any-return]
 
     @property
+    def all_layers(self) -> tuple[nn.Module, ...]:
+        """The layers, in the order in which they are counted."""
+        return tuple(self._layers)
+
+    @property
     def special_tokens(self) -> frozenset[int]:
         """Ids of the tokenizer's special tokens."""
         return frozenset(self.tokenizer.all_special_ids)
@@ -88,6 +97,30 @@ class FrozenModel(ABC):
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [...] -> embeddings [..., D]."""
         return self._embedding(ids)  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def embedding_scale(self) -> float:
+        """What `embed` multiplies a row of the embedding matrix by: sqrt(D) for Gemma, mostly 1.
+
+        Raises:
+            GfoError: if an embedding is not a multiple of its row.
+        """
+        weight, ids = self._embedding.weight, self._probe()[1]
+        rows, given = weight[ids].double(), self.embed(ids).double()
+        scale = float((rows * given).sum() / rows.square().sum())
+        error = float((given - scale * rows).abs().max() / given.abs().max())
+        if not error <= 4 * torch.finfo(weight.dtype).eps:
+            raise GfoError(
+                f"model '{self.name}': its embeddings are no multiples of the rows of its embedding matrix; "
+                "no soft prompt can be put into those: take another space, or another model"
+            )
+        return 1.0 if abs(scale - 1) < 1e-6 else scale
+
+    @property
+    def embedding_names(self) -> list[str]:
+        """All names of modules that hold the embedding matrix: the head too, where the two are tied."""
+        modules = self.module.named_modules(remove_duplicate=False)
+        return [name for name, part in modules if getattr(part, "weight", None) is self._embedding.weight]
 
     @functools.cached_property
     def linears(self) -> dict[str, LinearInfo]:
@@ -157,7 +190,28 @@ class FrozenModel(ABC):
 
     def logits(self, hidden: Tensor, vocabulary: Sequence[Any] | None) -> Tensor:
         """float32 logits [..., V'] of the chosen tokens, or of all for None, from hidden states [..., D]."""
-        rows: Any = slice(None) if vocabulary is None else torch.tensor(vocabulary, device=self.device)
+        chosen = slice(None) if vocabulary is None else torch.tensor(vocabulary, device=self.device)
+        return self._logits(hidden, chosen)
+
+    def log_likelihood(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """float32 log-likelihoods, in nats, of W tokens [..., W] behind each hidden state [..., D]: [..., W].
+
+        The vocabulary goes by in blocks, so that some 4 million logits live at once and no more.
+        """
+        tokens = tokens.expand(*hidden.shape[:-1], -1)
+        size = max(1, LOGITS_AT_ONCE * hidden.shape[-1] // max(1, hidden.numel()))
+        total = hidden.new_full(hidden.shape[:-1], -math.inf, dtype=torch.float32)  # log of the sum of exp
+        own = hidden.new_zeros(tokens.shape, dtype=torch.float32)
+        for first in range(0, len(self._head.weight), size):
+            logits = self._logits(hidden, slice(first, first + size))
+            total = torch.logaddexp(total, logits.logsumexp(dim=-1))
+            here = (tokens >= first) & (tokens < first + size)
+            found = logits.gather(-1, (tokens - first).clamp(0, logits.shape[-1] - 1))
+            own = torch.where(here, found, own)
+        return own - total[..., None]
+
+    def _logits(self, hidden: Tensor, rows: slice | Tensor) -> Tensor:
+        """float32 logits [..., V'] by some rows of the head."""
         weight = self._head.weight[rows].float()  # (V', D)
         bias = None if self._bias is None else self._bias[rows].float()
         logits = torch.nn.functional.linear(hidden.float(), weight, bias)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +63,20 @@ def freeze(module: Any, tokenizer: Any, name: str = "") -> FrozenModel:
     return kinds[kind](module, tokenizer, name)  # type: ignore[no-any-return]
 
 
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Within, transformers shows none while it loads and saves."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+
+
 def _kind(config: Any, architecture: str) -> str:
     """ "decoder", "encoder" or "encoder-decoder", by the config and the class that was saved."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
@@ -94,18 +110,13 @@ def _auto_class(source: str) -> Any:
 def _load(source: str, name: str, dtype: object, device: object) -> FrozenModel:
     from safetensors import SafetensorError
     from transformers import AutoTokenizer
-    from transformers.utils import logging
 
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        module, info = _auto_class(source).from_pretrained(source, dtype=dtype, output_loading_info=True)
+        with no_progress_bars():
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            module, info = _auto_class(source).from_pretrained(source, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _cannot_load(name, error) from error
-    finally:
-        if bars:
-            logging.enable_progress_bar()
     missing = sorted(info["missing_keys"])
     if missing:  # transformers has drawn them at random
         raise GfoError(

@@ -14,6 +14,8 @@ from gfo.report.tables import Table
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gfo.models.frozen import FrozenModel
+
 ROWS_AT_ONCE = 16384  # of the vocabulary, in float32
 WARNING = (
     "To look at, not to believe: a soft prompt does not act like its nearest words (Khashabi et al. 2022, "
@@ -48,11 +50,19 @@ def nearest_words(prompt: Tensor, embeddings: Tensor, k: int = 5) -> tuple[Tenso
     return rows, cosines
 
 
-def words_table(words: list[list[str]], cosines: list[list[float]]) -> Table:
-    """A table of tokens, their nearest words and cosines, with the warning below."""
-    rows = [
-        (str(i), *(f"{word!r} {cosine:.2f}" for word, cosine in zip(*pair, strict=True)))
-        for i, pair in enumerate(zip(words, cosines, strict=True))
+def words_near(model: FrozenModel, prompt: Tensor, k: int = 5) -> Table:
+    """A table of a prompt's tokens [P, D], the k ordinary words nearest to each and their cosines.
+
+    Raises:
+        GfoError: for a k out of range.
+    """
+    import torch
+
+    ids = [i for i in range(model.vocabulary_size) if i not in model.special_tokens]
+    found, cosines = nearest_words(prompt, model.embed(torch.tensor(ids, device=model.device)), k)
+    cells = [
+        [f"{model.tokenizer.decode([ids[row]])!r} {cosine:.2f}" for row, cosine in zip(*pair, strict=True)]
+        for pair in zip(found.tolist(), cosines.tolist(), strict=True)
     ]
-    header = ("token", "nearest word, cosine", *[""] * (len(words[0]) - 1))
-    return Table(header, tuple(rows), (WARNING,))
+    rows = [(str(i), *near) for i, near in enumerate(cells)]
+    return Table(("token", "nearest word, cosine", *[""] * (k - 1)), tuple(rows), (WARNING,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from gfo.core.domain import Array
 from gfo.core.protocols import Cost, Evaluator, Optimizer
 from gfo.run.budget import Budget
 from gfo.run.history import History
@@ -20,6 +21,7 @@ class Run:
     Attributes:
         cost: of the search, without scoring.
         seconds: wall-clock time since the start.
+        incumbent: the candidate [d] with the lowest loss so far; None before the first.
     """
 
     optimizer: Optimizer
@@ -29,6 +31,7 @@ class Run:
     selection: DevSelection | None = None
     cost: Cost = field(default_factory=Cost)
     seconds: float = 0.0
+    incumbent: Array | None = None
 
     @property
     def share_spent(self) -> float:

@@ -17,7 +17,7 @@ from gfo.run.budget import Budget
 from gfo.run.callbacks import Callback, Run
 from gfo.run.history import HISTORY, History, Step, plain_losses, plain_scores, spread_of
 from gfo.run.result import Result
-from gfo.run.selection import DevSelection
+from gfo.run.selection import DevSelection, Selection
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def minimize(
     callbacks: Sequence[Callback] = (),
     out: str | Path | None = None,
     dev_every: int | None = None,
+    selection: Selection | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> Result:
     """Minimise by ask and tell until the budget is spent, the method stops or a callback says so.
@@ -61,9 +62,10 @@ def minimize(
         budget: what the run may spend.
         callbacks: called at the start, after each step and at the end.
         out: a folder for the history, written as it happens, and the result; made if missing.
-        dev_every: score the recommendation on dev after every so many steps (and before the first
-            and after the last) and return the one with the lowest dev loss; None returns the last
-            recommendation.
+        dev_every: score a point on dev after every so many steps (and before the first and after the last)
+            and return the best; None returns the last recommendation.
+        selection: which points are scored on dev, and what is best; by default the recommendations, and the
+            lowest loss.
         record: what was run, as plain values; it becomes part of result.json.
 
     Returns:
@@ -77,8 +79,8 @@ def minimize(
         raise GfoError(f"dev_every = {dev_every} must be at least 1")
     judge = evaluator if isinstance(evaluator, Evaluator) else FunctionEvaluator(evaluator)
     folder = None if out is None else new_run_folder(Path(out))
-    selection = None if dev_every is None else DevSelection(lambda z: judge.score(z, "dev"))
-    run = Run(optimizer, judge, budget, History(folder and folder / HISTORY), selection)
+    chosen = None if dev_every is None else DevSelection(lambda z: judge.score(z, "dev"), selection)
+    run = Run(optimizer, judge, budget, History(folder and folder / HISTORY), chosen)
     try:
         for callback in callbacks:
             callback.start(run)
@@ -118,7 +120,7 @@ def _steps(run: Run, callbacks: Sequence[Callback], dev_every: int) -> str:
     """Run the steps; why they ended."""
     start = time.perf_counter()
     if run.selection is not None:
-        run.selection.consider(run.optimizer.recommend(), -1)
+        run.selection.consider(_point(run), -1)
     step = 0
     while True:
         z = run.optimizer.ask()
@@ -131,11 +133,12 @@ def _steps(run: Run, callbacks: Sequence[Callback], dev_every: int) -> str:
             _score_last(run)
             return reason
         evaluation = run.evaluator(z, step)
+        _see(run, z, evaluation.loss)
         run.optimizer.tell(z, evaluation.loss)
         run.cost += evaluation.cost
         dev = None
         if run.selection is not None and (step + 1) % dev_every == 0:
-            dev = run.selection.consider(run.optimizer.recommend(), step)
+            dev = run.selection.consider(_point(run), step)
         run.seconds = time.perf_counter() - start
         run.history.append(_entry(run, step, z, evaluation.loss, dev))
         reasons = [callback.step(run) for callback in callbacks] + [run.optimizer.should_stop()]
@@ -149,7 +152,22 @@ def _steps(run: Run, callbacks: Sequence[Callback], dev_every: int) -> str:
 def _score_last(run: Run) -> None:
     """Score the last recommendation on dev, unless the last step did."""
     if run.selection is not None and run.history[-1].dev is None:
-        run.selection.consider(run.optimizer.recommend(), run.history[-1].step)
+        run.selection.consider(_point(run), run.history[-1].step)
+
+
+def _see(run: Run, z: Array, loss: Array) -> None:
+    """Keep the incumbent; called before the history has the step."""
+    before = run.history[-1].best if len(run.history) else None
+    if np.isfinite(loss).any():
+        i = int(np.nanargmin(loss))
+        if before is None or loss[i] < before:
+            run.incumbent = z[i].copy()
+
+
+def _point(run: Run) -> Array:
+    """What is scored on dev, [d]."""
+    incumbent = run.selection is not None and run.selection.options.point == "incumbent"
+    return run.incumbent if incumbent and run.incumbent is not None else run.optimizer.recommend()
 
 
 def _entry(run: Run, step: int, z: Array, loss: Array, dev: dict[str, float] | None) -> Step:

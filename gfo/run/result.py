@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from gfo.run.environment import hardware, versions
 from gfo.run.history import History
 
 if TYPE_CHECKING:
+    from gfo.report.export import Exported
     from gfo.report.figures import Figure
     from gfo.report.tables import Table
     from gfo.run.callbacks import Run
@@ -169,14 +171,10 @@ class Result:
         Raises:
             GfoError: if the space has no soft prompt, or for a k out of range.
         """
-        from gfo.report.words import nearest_words, words_table
+        from gfo.report.words import words_near
 
         prompt, model = self._prompt()
-        ids = [i for i in range(model.vocabulary_size) if i not in model.special_tokens]
-        embeddings = model.embed(prompt.new_tensor(ids).long())
-        rows, cosines = nearest_words(prompt, embeddings, k)
-        words = [[model.tokenizer.decode([ids[row]]) for row in found] for found in rows.tolist()]
-        return words_table(words, cosines.tolist())
+        return words_near(model, prompt, k)
 
     def table(self) -> Table:
         """Scores before and after, cost, why the run ended and how the result was chosen."""
@@ -213,6 +211,42 @@ class Result:
         if delta is None or delta.prompt is None:
             raise GfoError("nearest_words: the space has no soft prompt; take SoftPrompt for one")
         return delta.prompt[0], model
+
+    def export_peft(self, folder: str | Path) -> Exported:
+        """Write the result as an adapter that `peft.PeftModel.from_pretrained` loads.
+
+        A soft prompt in the middle of the template becomes new tokens, with their tokenizer and the template
+        that uses them. What has to be minded is warned of.
+
+        Args:
+            folder: a new or empty one.
+
+        Raises:
+            GfoError: for a change that PEFT has no adapter for; says what can be exported.
+        """
+        return self._export("peft", folder)
+
+    def export_merged(self, folder: str | Path) -> Exported:
+        """Write the whole model with the result in its weights, and its tokenizer; else as `export_peft`."""
+        return self._export("merged", folder)
+
+    def prompt_text(self) -> str:
+        """The prompt found: the text of a discrete one, or a soft one's nearest words, to look at.
+
+        Raises:
+            GfoError: if the space has no prompt.
+        """
+        from gfo.report.export import prompt_text
+
+        return prompt_text(self.evaluator, self.z)
+
+    def _export(self, form: str, folder: str | Path) -> Exported:
+        from gfo.report.export import export
+
+        written = export(self.evaluator, self.z, form, folder)
+        for note in written.notes:
+            warnings.warn(f"{folder}: {note}", stacklevel=3)
+        return written
 
     def summary(self) -> dict[str, Any]:
         """Everything about the run but its steps, as JSON has it."""

@@ -16,6 +16,7 @@ from gfo.run.callbacks import Callback
 from gfo.run.loop import minimize
 from gfo.run.progress import ProgressBar
 from gfo.run.result import Result
+from gfo.run.selection import Selection
 
 DEV_EVERY = 5
 
@@ -30,6 +31,7 @@ def tune(
     budget: Budget,
     seed: int = 0,
     dev_every: int = DEV_EVERY,
+    selection: Selection | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
     out: str | Path | None = None,
@@ -48,6 +50,7 @@ def tune(
         seed: root seed; the optimizer draws from the stream "optimizer" under it.
         dev_every: if the task has dev rows, score the recommendation on them after every so many
             steps and return the one with the lowest dev loss.
+        selection: another way to choose on dev.
         callbacks: called at each step.
         progress: show best loss, dev score, rate and time left on standard error.
         out: a folder for history, result, best point and plot.
@@ -74,6 +77,7 @@ def tune(
         callbacks=[*callbacks, *shown],
         out=out,
         dev_every=dev_every if "dev" in evaluator.task.splits else None,
+        selection=selection,
         record={**facts, **(record or {})},
     )
 

@@ -9,7 +9,7 @@ Frobenius norm is alpha times the weight's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -19,10 +19,13 @@ from gfo.core.domain import Domain
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.seeding import stream
 from gfo.spaces.options import Layers, at_least_one, dimension, positive
+from gfo.spaces.peft_files import read_lora
 from gfo.spaces.projection import make_projection
 from gfo.spaces.targets import HasLinears, find_targets
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import Tensor
 
@@ -41,7 +44,7 @@ class Form(Protocol):
     """What the parameters change by for z ~ N(0, I) and alpha = 1, [size]."""
 
     def up(self, parameters: Tensor) -> Tensor:
-        """Parameters [K, size] -> [K, out, r]; 0 gives 0."""
+        """Parameters [K, size] -> [K, out, r]; 0 gives 0, or an adapter's B."""
         ...
 
 
@@ -59,6 +62,27 @@ class LoRAFA:
     def up(self, parameters: Tensor) -> Tensor:
         """Parameters [K, out * r] -> [K, out, r]."""
         return parameters.view(len(parameters), self._shape[0], self._rank)
+
+
+class Adapter:
+    """B0 of an adapter and what is added to it; its A [r, in] frozen.
+
+    Args:
+        weight: [out, in].
+        A, B0: the adapter's, its scaling in B0.
+    """
+
+    def __init__(self, weight: Tensor, A: Tensor, B0: Tensor) -> None:
+        import torch
+
+        self.A, self._B0, self.size = A, B0, B0.numel()
+        # E |N A|^2 = out |A|^2 for N of N(0, 1)
+        each = float(weight.norm()) / float(A.norm()) / np.sqrt(len(B0))
+        self.scale = torch.full((self.size,), each)
+
+    def up(self, parameters: Tensor) -> Tensor:
+        """Parameters [K, out * r] -> [K, out, r]; 0 gives B0."""
+        return self._B0 + parameters.view(-1, *self._B0.shape)
 
 
 class LoRAXS:
@@ -145,6 +169,7 @@ class LoRASubspace:
 
     Attributes:
         names: the modules, in order.
+        starts_from: the change that decode(0) is, of one candidate, or None for no change.
 
     Raises:
         GfoError: for sizes out of range, targets that match nothing, a rank above a matrix's.
@@ -163,34 +188,89 @@ class LoRASubspace:
         projection: str = "auto",
         seed: int = 0,
     ) -> None:
-        import torch
-
         if kind not in KINDS:
             raise unknown_name("kind of LoRASubspace", kind, KINDS)
         usual_rank, usual_dim, usual_alpha = KINDS[kind]
         rank = at_least_one("rank", usual_rank if rank is None else rank)
         alpha = positive("alpha", usual_alpha if alpha is None else alpha)
-        self.names = find_targets(model, targets, layers)
-        self.kind = kind
-        forms = _forms(model, self.names, kind, rank, seed)
-        sizes = [form.size for form in forms]
+        names = find_targets(model, targets, layers)
+        forms = dict(zip(names, _forms(model, names, kind, rank, seed), strict=True))
+        self._finish(model, forms, kind, usual_dim if dim is None else dim, alpha, projection, seed)
+
+    @classmethod
+    def from_peft(
+        cls,
+        folder: str | Path,
+        model: HasLinears,
+        dim: int = KINDS["lora-fa"][1],
+        *,
+        alpha: float = KINDS["lora-fa"][2],
+        projection: str = "auto",
+        seed: int = 0,
+    ) -> LoRASubspace:
+        """The space around a LoRA adapter of PEFT: A stays as it is, B moves around the adapter's.
+
+        decode(0) is the adapter exactly, its scaling in B.
+
+        Args:
+            folder: of the adapter.
+            model: the frozen model that it was made for.
+            dim, alpha, projection, seed: as above; alpha is a share of each weight's norm, not of the
+                adapter's.
+
+        Raises:
+            GfoError: for another kind of adapter, one for another model, missing or extra keys, or an A
+                of zeros.
+        """
+        lora = read_lora(folder, model)
+        for name, (A, _) in lora.items():
+            if not bool(A.any()):
+                raise GfoError(
+                    f"from_peft = {folder}: A of '{name}' is 0, so that B changes nothing; train it"
+                )
+        space = cls.__new__(cls)
+        forms = {name: Adapter(model.weight(name).float(), A, B) for name, (A, B) in lora.items()}
+        space._finish(model, forms, "lora-fa", dim, positive("alpha", alpha), projection, seed)
+        first = min(model.linears[name].layer for name in lora)
+        space.starts_from = Delta(
+            lora={name: (A[None], B[None]) for name, (A, B) in lora.items()}, first_layer=first
+        )
+        return space
+
+    def _finish(
+        self,
+        model: HasLinears,
+        forms: Mapping[str, Form],
+        kind: str,
+        dim: int,
+        alpha: float,
+        projection: str,
+        seed: int,
+    ) -> None:
+        """What the kinds have in common: one projection into the parameters of all modules."""
+        import torch
+
+        self.names, self.kind = list(forms), kind
+        self.starts_from: Delta | None = None
+        self._forms = list(forms.values())
+        self._sizes = [form.size for form in self._forms]
+        rank = max(len(form.A) for form in self._forms)
         self.dim = dimension(
-            usual_dim if dim is None else dim,
-            sum(sizes),
+            dim,
+            sum(self._sizes),
             f"the parameters of {len(forms)} modules at rank {rank}",
             "lower dim, raise rank or take more targets",
         )
         self.domain = Domain.unbounded(self.dim)
         self.first_layer = min(model.linears[name].layer for name in self.names)
-        scale = alpha * torch.cat([form.scale for form in forms])
+        scale = alpha * torch.cat([form.scale for form in self._forms])
         rng = stream(seed, "projection")
         self._project = make_projection(
-            projection, rng, sum(sizes), self.dim, scale=scale, device=model.device
+            projection, rng, sum(self._sizes), self.dim, scale=scale, device=model.device
         )
-        self._forms, self._sizes = forms, sizes
 
     def decode(self, z: Tensor) -> Delta:
-        """z [K, d] -> K low-rank changes, float32; differentiable; decode(0) changes nothing."""
+        """z [K, d] -> low-rank changes, float32; differentiable; decode(0) is no change, or `starts_from`."""
         import torch
 
         parts = torch.split(self._project(z), self._sizes, dim=1)

@@ -13,11 +13,16 @@ from gfo.core.delta import Delta
 from gfo.core.domain import Domain
 from gfo.core.seeding import stream
 from gfo.spaces.options import at_least_one, dimension, positive
+from gfo.spaces.peft_files import HasEmbeddings, read_prompt
 from gfo.spaces.projection import make_projection
 from gfo.spaces.words import Embeds, start_of, word_spread
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
+
+TUNED_ALPHA = 0.5  # around a prompt that is good already
 
 
 class SoftPrompt:
@@ -64,6 +69,32 @@ class SoftPrompt:
         rng = stream(seed, "projection")
         self.project = make_projection(projection, rng, size, dim, scale=self.scale, device=model.device)
         self.p0, self.init_tokens = start_of(model, init, tokens, seed)  # (P, D)
+
+    @classmethod
+    def from_peft(
+        cls,
+        folder: str | Path,
+        model: HasEmbeddings,
+        dim: int = 200,
+        *,
+        alpha: float = TUNED_ALPHA,
+        projection: str = "gaussian",
+        seed: int = 0,
+    ) -> SoftPrompt:
+        """The space around the prompt of a PEFT adapter; decode(0) is that prompt exactly.
+
+        Args:
+            folder: of prompt tuning, or of trainable tokens (which stand in their order in the `{soft}`
+                place).
+            model: the frozen model that the adapter was made for.
+            dim, alpha, projection, seed: as above; a prompt that is good wants smaller steps than random
+                words.
+
+        Raises:
+            GfoError: for another kind of adapter, one for another model, or missing or extra keys.
+        """
+        prompt = read_prompt(folder, model)
+        return cls(model, len(prompt), dim, init=prompt, alpha=alpha, projection=projection, seed=seed)
 
     def decode(self, z: Tensor) -> Delta:
         """z [K, d] -> K prompts, float32 [K, P, D]; differentiable; decode(0) is p0 exactly."""

@@ -82,6 +82,9 @@ class BoundRows(ABC):
         template: where they go.
         tokenizer: of the model.
 
+    Attributes:
+        template: the task's.
+
     Raises:
         GfoError: for a template that does not fit the model.
     """
@@ -91,16 +94,20 @@ class BoundRows(ABC):
     def __init__(self, data: Data, template: Template, tokenizer: Tokenizer) -> None:
         template.check_mask(tokenizer)
         self.splits = tuple(data.rows)
-        self._data, self._soft = data, template.soft
+        self.template, self._data, self._mask = template, data, tokenizer.mask
         self._number = next(self._numbers)  # so that no two tasks have batches of one key
         self._before: dict[str, tuple[tuple[int, ...], ...]] = {}
         self._after: dict[str, tuple[tuple[int, ...], ...]] = {}
-        for split, rows in data.rows.items():
-            texts = [template.render({**row, MASK: tokenizer.mask}) for row in rows]
+        for split in self.splits:
+            texts = self.texts(split)
             self._before[split] = tuple(
                 tokenizer.encode(before, start=True, end=not template.soft) for before, _ in texts
             )
             self._after[split] = tuple(tokenizer.encode(after, end=template.soft) for _, after in texts)
+
+    def texts(self, split: str) -> list[tuple[str, str]]:
+        """The text in front of the soft prompt and behind it, of each row of a split."""
+        return [self.template.render({**row, MASK: self._mask}) for row in self._data.rows[split]]
 
     @abstractmethod
     def _wanted(self, split: str, index: Array) -> dict[str, Any]:
@@ -127,7 +134,7 @@ class BoundRows(ABC):
             key=(self._number, split, tuple(index.tolist())),
             before=tuple(self._before[split][i] for i in index),
             after=tuple(self._after[split][i] for i in index),
-            prompt=self._soft,
+            prompt=self.template.soft,
             recurs=recurs,
             **self._wanted(split, index),
         )

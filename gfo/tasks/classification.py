@@ -102,11 +102,16 @@ class Classification:
 
 
 class BoundClassification(BoundRows):
-    """A classification task whose rows and label words are tokens of one model."""
+    """A classification task whose rows and label words are tokens of one model.
+
+    Attributes:
+        words: label -> the word that stands for it.
+    """
 
     def __init__(self, task: Classification, tokenizer: Tokenizer) -> None:
         super().__init__(task.data, task.template, tokenizer)
         self._task = task
+        self.words = task.words
         self.vocabulary = (
             tuple(tokenizer.encode(word, start=True, end=True) for word in task.words.values())
             if tokenizer.reads == "sentence"

@@ -63,6 +63,15 @@ class Template:
         """How often `{mask}` stands in it."""
         return sum(field == MASK for _, field in (*self.before, *self.after))
 
+    def text(self, **places: str) -> str:
+        """The template as text again, with texts put into some places, `soft` among them."""
+        pieces = [*self.before, *([("", SOFT)] if self.soft else []), *self.after]
+        return "".join(
+            _escaped(literal)
+            + ("" if field is None else _escaped(places[field]) if field in places else f"{{{field}}}")
+            for literal, field in pieces
+        )
+
     def check(self, row: Mapping[str, Any], where: str) -> None:
         """Raise GfoError if the row lacks a field or holds something that is not text."""
         for field in self.fields:
@@ -89,6 +98,11 @@ class Template:
     def render(self, row: Mapping[str, Any]) -> tuple[str, str]:
         """The texts in front of and behind the soft prompt."""
         return _join(self.before, row), _join(self.after, row)
+
+
+def _escaped(text: str) -> str:
+    """Text as a template has it."""
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _join(pieces: tuple[tuple[str, str | None], ...], row: Mapping[str, Any]) -> str:

@@ -98,12 +98,21 @@ def check_shapes(space: SearchSpace, model: FrozenModel) -> None:
 
 
 def check_start(space: SearchSpace, model: FrozenModel) -> None:
-    """decode(0) is the same for all candidates, and changes no module or hidden state at all."""
+    """decode(0) is the same for all candidates, and changes no module or hidden state at all.
+
+    A space that starts from a change, such as an adapter, declares it as its attribute `starts_from`, a
+    Delta of one candidate: decode(0) must be that exactly.
+    """
     import torch
 
     delta = space.decode(torch.zeros(K, space.domain.d, dtype=torch.float64))
     for tensor in _effects(delta):
         _require(torch.equal(tensor, tensor[:1].expand_as(tensor)), "decode(0) must be the same for all K")
+    start = getattr(space, "starts_from", None)
+    if start is not None:
+        declared = [tensor.expand(K, *tensor.shape[1:]) for tensor in start._tensors()]
+        _require(_equal(list(delta._tensors()), declared), "decode(0) must be what `starts_from` declares")
+        return
     for product in (B @ A for A, B in (*delta.lora.values(), *delta.adapter.values())):
         _require(not bool(product.any()), "decode(0) must leave matrices as they are, and adapters at 0")
     for scale in delta.scale.values():

@@ -8,8 +8,11 @@ import sys
 import time
 
 import pytest
+import torch
 
 from gfo import cli
+from gfo.config import load_config
+from gfo.run.result import load_point
 
 ROWS = [{"text": text, "label": label} for text, label in zip("abcdefgh", "+-+-+-+-", strict=True)]
 
@@ -154,7 +157,7 @@ def test_list_and_help_name_everything(gfo):
         assert f"  {name} " in out
     code, out, _ = gfo("--help")
     assert code == 0
-    for command in ("demo", "tune", "eval", "plot", "list", "download"):
+    for command in ("demo", "tune", "eval", "plot", "export", "list", "download"):
         assert command in out
 
 
@@ -194,6 +197,60 @@ def test_bad_folders(work, gfo):
     bad(gfo("tune", "run.toml", "--out", "run"), "holds a run already")
     (work / "run" / "best.safetensors").write_bytes(b"cut off")
     bad(gfo("eval", "run"), "best.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # peft's own
+def test_export_prints_how_to_load_it(work, gfo):
+    """The lines printed, run as they are, give the logits of the run's result."""
+    assert gfo("tune", "run.toml", "--out", "run")[0] == 0
+    evaluator = load_config("run/config.json").evaluator()
+    expected = evaluator.answers(load_point(work / "run")[None], evaluator.task.all_rows("test"))[0]
+    words = list(evaluator.task.vocabulary)
+    for form, folder in (("peft", "run/peft"), ("merged", "out")):
+        code, out, err = gfo(
+            "export", "run", "--format", form, *(["--out", "out"] if folder == "out" else [])
+        )
+        assert code == 0, err
+        first, *lines = out.splitlines()
+        assert first == f"{form}: {folder}"
+        assert 2 <= len(lines) <= 3
+        names = {}
+        exec("\n".join(line.strip() for line in lines), names)
+        template = json.loads((work / folder / "gfo_prompt.json").read_text())["template"]
+        with torch.no_grad():
+            for row, wanted in zip(ROWS, expected, strict=True):
+                ids = names["tokenizer"](template.format(**row), return_tensors="pt")
+                found = names["model"].eval()(**ids).logits[0, -1, words]
+                assert float((found - wanted).abs().max()) < 1e-4
+    code, out, err = gfo("export", "run", "--format", "prompt-text")
+    assert code == 0, err
+    assert out.splitlines()[0] == "prompt-text: run/prompt-text"
+    assert len(out.splitlines()) == 3 + 3  # its folder, a header, a line a token, the warning
+
+
+def test_bad_exports(work, gfo):
+    bad(gfo("export", "nowhere"), "nowhere has no readable best.safetensors")
+    assert gfo("tune", "run.toml", "--out", "run", "--set", "space.kind=deep-prompt")[0] == 0
+    bad(gfo("export", "run", "--format", "pfet"), "unknown format 'pfet'", "did you mean 'peft'")
+    bad(gfo("export", "run"), "deep prompt", "SoftPrompt")
+    bad(gfo("export", "run", "--format", "merged"), "deep prompt", "SoftPrompt")
+    bad(gfo("export", "run", "--format", "prompt-text", "--out", "run"), "out = run: it is not empty")
+
+
+def test_a_search_starts_from_an_exported_adapter(work, gfo):
+    """The next run's scores before are this one's after."""
+    assert gfo("tune", "run.toml", "--out", "one")[0] == 0
+    assert gfo("export", "one", "--out", "adapter")[0] == 0
+    second = work / "second.toml"
+    second.write_text((work / "run.toml").read_text().replace("tokens = 3", 'from_peft = "adapter"'))
+    code, _, err = gfo("tune", "second.toml", "--out", "two")
+    assert code == 0, err
+    one, two = (json.loads((work / name / "result.json").read_text())["scores"] for name in ("one", "two"))
+    assert two["before"]["test"]["loss"] == pytest.approx(one["after"]["test"]["loss"], abs=1e-5)
+    assert two["before"]["test"]["loss"] != pytest.approx(one["before"]["test"]["loss"], abs=1e-3)
+    assert gfo("eval", "two", "--split", "dev")[0] == 0
+    bad(gfo("tune", "second.toml", "--set", "space.tokens=3"), "from_peft", "leave tokens out")
+    bad(gfo("tune", "second.toml", "--set", "space.from_peft=nowhere"), "from_peft = nowhere")
 
 
 def test_bad_split_option_and_download(work, gfo):

@@ -3,6 +3,7 @@
 import inspect
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ import gfo
 from gfo.config import DEMO, SPACES, load_config
 from gfo.config.spaces import SECTIONS
 from gfo.core.errors import GfoError
+from gfo.report.export import export
 
 CONFIG = """
 [task]
@@ -170,6 +172,32 @@ def test_every_kind_of_space_is_built(tiny, tmp_path, kind):
     assert load_config(tmp_path / "again.json") == config
 
 
+@pytest.mark.parametrize("alpha", [None, 0.25])
+@pytest.mark.parametrize("kind", ["soft-prompt", "lora"])
+def test_spaces_that_start_from_adapters(tiny, tmp_path, kind, alpha):
+    """The key from_peft is `from_peft` of the class, which has its own default of alpha."""
+    model = tiny("llama")
+    maker = {"soft-prompt": gfo.SoftPrompt, "lora": gfo.LoRASubspace}[kind]
+    task = gfo.Classification(
+        [{"t": "a", "label": "x"}], template="{soft}{t}", labels={"x": " great", "y": "a"}
+    )
+    export(gfo.LocalEvaluator(model, task, maker(model, dim=5)), np.ones(5), "peft", tmp_path / "adapter")
+    options = {"dim": 7} | ({} if alpha is None else {"alpha": alpha})
+    keys = {"from_peft": str(tmp_path / "adapter"), **options}
+    config = config_of(tmp_path, kind, keys)
+    found = config.space.build(model, 5).decode(torch.ones(1, 7))
+    wanted = maker.from_peft(tmp_path / "adapter", model, **options, seed=5).decode(torch.ones(1, 7))
+    other = maker.from_peft(tmp_path / "adapter", model, 7, alpha=1.5, seed=5).decode(torch.ones(1, 7))
+    tensors, right, wrong = (list(delta._tensors()) for delta in (found, wanted, other))
+    assert all(torch.equal(a, b) for a, b in zip(tensors, right, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(tensors, wrong, strict=True))
+    (tmp_path / "again.json").write_text(config.model_dump_json(exclude_none=True))
+    assert load_config(tmp_path / "again.json") == config
+    said = {"soft-prompt": ("init", "a text"), "lora": ("method", "vera")}[kind]
+    with pytest.raises(GfoError, match=rf"from_peft says what {said[0]} is; leave {said[0]} out"):
+        config_of(tmp_path, kind, keys | dict([said]))
+
+
 def test_products_have_a_seed_for_each_part(tiny, tmp_path):
     keys = {"spaces": [{"tokens": 2, "dim": 3}, {"kind": "lora", "dim": 3}, {"kind": "bias", "dim": 3}]}
     space = config_of(tmp_path, "product", keys).space
@@ -188,6 +216,7 @@ def test_defaults_are_those_of_the_class(kind):
     if "method" in defaults:
         defaults["kind"] = defaults.pop("method")
     defaults["seed"] = 0
+    defaults.pop("from_peft", None)  # another maker of the class
     assert defaults == {name: p.default for name, p in arguments.items() if name != "model"}
 
 

@@ -31,6 +31,15 @@ class Broken:
         return self._decode(self._space, z)
 
 
+class Started(Broken):
+    """A prompt that declares where it starts."""
+
+    def __init__(self, model, decode):
+        space = SoftPrompt(model, 3, 6)
+        super().__init__(space, decode)
+        self.starts_from = Delta(prompt=space.p0[None])
+
+
 class EvenLoRA:
     """Both factors from z, as plain LoRA would have it."""
 
@@ -86,6 +95,10 @@ BROKEN = {
         lambda m: Broken(LoRASubspace(m, 6), lambda space, z: space.decode(z + 0.1)),
         "leave matrices as they are",
     ),
+    "not the start declared": (
+        lambda m: Started(m, lambda space, z: space.decode(z + 0.1)),
+        r"decode\(0\) must be what `starts_from`",
+    ),
     "start by candidate": (
         prompts(lambda p, z: p + torch.arange(len(p))[:, None, None]),
         r"decode\(0\) must be the same for all K",
@@ -114,6 +127,7 @@ def test_whole_spaces_pass(model):
     """A control: what the broken ones are made from."""
     for space in (SoftPrompt(model, 3, 6), LoRASubspace(model, 6, rank=2), Scaling(model, 6)):
         check_space(Broken(space, lambda space, z: space.decode(z)), model, response=None)
+    check_space(Started(model, lambda space, z: space.decode(z)), model, response=None)
 
 
 @pytest.mark.parametrize(("factor", "fails"), [(1.0, False), (0.02, True), (50.0, True)])

@@ -142,6 +142,8 @@ def hook_prompts(module, layers, delta, begin):
     def adder(prompt):
         def hook(layer, args, kwargs):
             hidden = (args[0] if args else kwargs["hidden_states"]).clone()
+            if hidden.shape[1] < begin + P:
+                return args, kwargs  # a token behind the prompt, which is in the cache
             hidden[:, begin : begin + P] += prompt
             return ((hidden, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": hidden})
 

@@ -45,13 +45,6 @@ def test_bad_k(k):
         words.nearest_words(torch.ones(1, 2), torch.ones(50, 2), k)
 
 
-def test_the_table_of_words_warns():
-    table = words.words_table([[" good", "\n"], [" bad", "x"]], [[0.5, 0.25], [1.0, -0.1]])
-    assert table.rows == (("0", "' good' 0.50", "'\\n' 0.25"), ("1", "' bad' 1.00", "'x' -0.10"))
-    assert "not to believe" in str(table)
-    assert "2112.08348" in table._repr_html_()
-
-
 def test_tables_are_aligned():
     table = Table(("", "a"), (("long name", "1"), ("b", "1,000")), ("a note",))
     assert str(table) == "               a\nlong name      1\nb          1,000\na note"

@@ -39,7 +39,8 @@ class WithDev:
 
     def score(self, z, split):
         self.scored.append((split, z.copy()))
-        return Scores({"loss": ((z - self.dev_centre) ** 2).sum(axis=1)}, Cost(len(z), 7, 7, 0.0))
+        loss = ((z - self.dev_centre) ** 2).sum(axis=1)
+        return Scores({"loss": loss, "near": np.floor(10 - loss)}, Cost(len(z), 7, 7, 0.0))
 
 
 def test_finds_the_optimum_of_a_plain_function():
@@ -147,6 +148,47 @@ def test_selection_is_the_recommendation_with_the_lowest_dev_loss():
     assert f"of {len(points)} snapshots" in result.selection
     assert result.scoring.candidates == len(points)
     assert result.cost.candidates == 600  # dev is not counted as search
+
+
+def test_selection_as_black_box_tuning_has_it():
+    """The incumbent, by another metric than the loss, the first of equals."""
+    evaluator, asked = WithDev(CENTRE / 3), []
+
+    class Keeps(Callback):
+        def step(self, run):
+            asked.append((run.incumbent.copy(), run.history[-1].best))
+
+    result = minimize(
+        make(population=10),
+        evaluator,
+        budget=Budget(evaluations=600),
+        callbacks=[Keeps()],
+        dev_every=2,
+        selection=gfo.Selection(metric="near", point="incumbent"),
+    )
+    scored = np.concatenate([z for split, z in evaluator.scored if split == "dev"])[1:]
+    assert np.array_equal(scored, [z for z, _ in asked[1::2]])
+    np.testing.assert_allclose([sphere(z[None])[0] for z, _ in asked], [loss for _, loss in asked])
+    near = np.floor(10 - ((scored - CENTRE / 3) ** 2).sum(axis=1))
+    assert np.array_equal(result.z, scored[near.argmax()])
+    assert len(np.unique(near)) < len(near)  # there are equals
+    assert result.selection == f"the incumbent with the highest dev near of {1 + len(scored)} snapshots"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"point": "incumbents"}, "unknown selection point 'incumbents': did you mean 'incumbent'"),
+        ({"metric": "nearness"}, "unknown selection metric 'nearness': did you mean 'near'"),
+    ],
+)
+def test_bad_selection(options, words):
+    def run():
+        selection = gfo.Selection(**options)
+        minimize(make(), WithDev(CENTRE), budget=Budget(evaluations=64), dev_every=1, selection=selection)
+
+    with pytest.raises(gfo.GfoError, match=words):
+        run()
 
 
 def test_without_dev_the_last_recommendation():

@@ -1,0 +1,335 @@
+"""Answers of K candidates to B examples, token by token, many at once.
+
+Contexts are those of `gfo.evaluation.layouts`, and all layers run: what lower layers would share is a
+small part of the work here. A chunk's sequences, one a candidate and example, begin side by side with
+sequences of like length, and then take a token each a step until all are done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from gfo.core.delta import Delta
+from gfo.core.errors import GfoError
+from gfo.core.protocols import Decoding, Tokens
+from gfo.core.seeding import stream
+from gfo.evaluation.layouts import ByCandidate, ByExample, Meter, Shape, parts
+from gfo.evaluation.plan import tiles
+from gfo.evaluation.rows import TokenRows
+from gfo.models.apply import Change
+from gfo.models.branches import Context
+from gfo.models.decoder import Decoder
+from gfo.models.decoding import AnswerSequences, DecoderSequences
+from gfo.models.encoder_decoder import EncoderDecoder
+from gfo.models.frozen import FrozenModel
+
+SHRINK = 7 / 8  # sequences are dropped when so many or fewer are left: it copies the others' keys and values
+LOGITS_AT_ONCE = 2**24  # numbers
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much is computed and kept at once.
+
+    Attributes:
+        most: the most tokens of a forward pass.
+        kept: the most tokens whose keys and values are kept.
+    """
+
+    most: int
+    kept: int
+
+    def sequences(self, tokens: int) -> int:
+        """The most sequences of so many tokens."""
+        return max(1, min(self.most, self.kept // tokens))
+
+
+@dataclass
+class Chunk:
+    """Sequences that are decoded together.
+
+    Attributes:
+        k: the candidates.
+        b: the examples.
+        candidate: of each sequence, a number within k, int [N].
+        example: of each sequence, a number within b, int [N].
+    """
+
+    k: slice
+    b: list[int]
+    candidate: Tensor
+    example: Tensor
+
+    @classmethod
+    def of(cls, k: slice, b: list[int], device: torch.device, *, by_example: bool = False) -> Chunk:
+        """All candidates k with all examples b: sorted by example or by candidate."""
+        sizes = (len(b), k.stop - k.start) if by_example else (k.stop - k.start, len(b))
+        grid = torch.arange(sizes[0] * sizes[1], device=device)
+        outer, inner = grid // sizes[1], grid % sizes[1]
+        return cls(k, b, inner, outer) if by_example else cls(k, b, outer, inner)
+
+    def take(self, rows: Tensor) -> Chunk:
+        """Some of the sequences."""
+        return replace(self, candidate=self.candidate[rows], example=self.example[rows])
+
+
+def shape_of(model: FrozenModel, shape: Shape) -> Shape:
+    """The shape with which a layout serves generation: of an encoder's output it may keep what is shared."""
+    if isinstance(model, EncoderDecoder) and shape.first_layer >= model.encoder_layers:
+        return replace(shape, first_layer=model.encoder_layers)
+    return shape.whole()
+
+
+def check_length(model: FrozenModel, decoding: Decoding, length: int, name: str) -> None:
+    """Raise GfoError for a model that generates nothing, or a row that leaves too little room for an answer.
+
+    Args:
+        model: a frozen model.
+        decoding: how long answers may be.
+        length: the row's tokens.
+        name: the row, in words.
+    """
+    most, new = model.context_length, decoding.max_tokens
+    if not model.generates:
+        raise GfoError(
+            f"task: it wants generated text, but '{model.name}' is an encoder; take a decoder or an "
+            "encoder-decoder"
+        )
+    if isinstance(model, EncoderDecoder):
+        if len(model.answer_start) + new > most:
+            raise GfoError(
+                f"max_tokens = {new} must be at most {most - len(model.answer_start)} for this model"
+            )
+    elif length <= most < length + new:
+        raise GfoError(
+            f"{name} has {length} tokens with template and soft prompt and takes {new} new ones, the model's "
+            f"context has {most}; shorten or drop the row, or lower max_tokens"
+        )
+
+
+class Generation:
+    """The answers to one batch.
+
+    Args:
+        model: a decoder or encoder-decoder.
+        layout: the batch, laid out with the shape that `shape_of` gives.
+        shape: that shape.
+        decoding: how tokens are chosen.
+        room: how much at once.
+        meter: counts tokens.
+    """
+
+    def __init__(
+        self,
+        model: FrozenModel,
+        layout: ByExample | ByCandidate,
+        shape: Shape,
+        decoding: Decoding,
+        room: Room,
+        meter: Meter,
+    ) -> None:
+        self._model, self._layout, self._branches, self._shape = model, layout, layout.branches, shape
+        self._decoding, self._room, self._meter = decoding, room, meter
+        self._stop = torch.tensor(sorted(decoding.stop), dtype=torch.long, device=model.device)
+
+    def __call__(self, delta: Delta) -> list[list[Tokens] | None]:
+        """Per candidate the answers to the B examples, or None where logits were not finite."""
+        B = len(self._branches)
+        found: list[list[list[int]]] = [[[] for _ in range(B)] for _ in range(delta.candidates)]
+        failed: set[int] = set()
+        starts = self._answers if isinstance(self._model, EncoderDecoder) else self._continuations
+        for chunk, sequences, hidden in starts(delta):
+            failed |= self._decode(chunk, sequences, hidden, delta.select(chunk.k), found)
+        return [None if k in failed else [tuple(a) for a in answers] for k, answers in enumerate(found)]
+
+    def _continuations(self, delta: Delta) -> Iterator[tuple[Chunk, DecoderSequences, Tensor]]:
+        """A decoder's chunks: sequences begun, and the hidden states [N, D] of their last tokens."""
+        model, device = cast(Decoder, self._model), self._model.device
+        spread = self._by_example if isinstance(self._layout, ByExample) else self._by_candidate
+        for k, b, context in spread(delta):
+            by_example = isinstance(self._layout, ByExample)
+            chunk = Chunk.of(k, b, device, by_example=by_example)
+            owner = chunk.example if by_example else chunk.candidate
+            longest = max(len(self._branches[i]) for i in b)
+            capacity = longest + self._decoding.max_tokens - 1  # the last token is not computed any more
+            sequences = DecoderSequences(model, context, owner, capacity)
+            yield chunk, sequences, self._begin(chunk, sequences, delta.select(k))
+
+    def _by_example(self, delta: Delta) -> Iterator[tuple[slice, list[int], Context]]:
+        """Candidates, examples and the examples' contexts of each chunk."""
+        layout = cast(ByExample, self._layout)
+        for group, context in zip(layout.groups, layout.contexts, strict=True):
+            at_once = self._at_once(group)
+            for part in parts(len(group), at_once):
+                some = torch.arange(part.start, part.stop, device=self._model.device)
+                own = context if len(some) == len(group) else context.take(some)
+                for k in parts(delta.candidates, at_once // len(some)):
+                    yield k, group[part], own
+
+    def _by_candidate(self, delta: Delta) -> Iterator[tuple[slice, list[int], Context | None]]:
+        """Candidates, examples and the candidates' contexts of each chunk."""
+        layout = cast(ByCandidate, self._layout)
+        order = sorted(range(len(self._branches)), key=lambda b: len(self._branches[b]))
+        at_once = self._at_once(order)
+        groups = [order[part] for part in parts(len(order), at_once)]
+        for k in parts(delta.candidates, at_once // max(map(len, groups))):
+            context = layout.context_of(delta.select(k), self._meter)
+            for b in groups:
+                yield k, b, context
+
+    def _at_once(self, examples: Sequence[int]) -> int:
+        """The most sequences of a chunk."""
+        return self._room.sequences(max(len(self._branches[b]) for b in examples) + self._decoding.max_tokens)
+
+    def _begin(self, chunk: Chunk, sequences: DecoderSequences, delta: Delta) -> Tensor:
+        """What the examples' rows begin with, in passes of like length: last hidden states [N, D]."""
+        model, P, most = self._model, self._shape.P, self._room.most
+        rows_of = [self._branches[b] for b in chunk.b]
+        out = torch.empty(len(chunk.example), model.hidden_size, dtype=model.dtype, device=model.device)
+        for tile in tiles([len(row) for row in rows_of], most_tokens=most):
+            tokens = TokenRows.padded([rows_of[i] for i in tile], model.device)
+            place_in_tile = torch.full((len(rows_of),), -1, device=model.device)
+            place_in_tile[tile] = torch.arange(len(tile), device=model.device)
+            for k in parts(delta.candidates, most // tokens.ids.numel()):
+                own = (chunk.candidate >= k.start) & (chunk.candidate < k.stop)
+                rows = (own & (place_in_tile[chunk.example] >= 0)).nonzero()[:, 0]
+                at, candidate = place_in_tile[chunk.example[rows]], chunk.candidate[rows] - k.start
+                change = Change(delta.select(k), tokens.places(k.stop - k.start, P)[candidate, at])
+                entry = change.put_prompts(tokens.embed(model)[at])
+                out[rows] = sequences.begin(entry, tokens.length[at], rows, change)
+                self._meter.count(entry[..., 0].numel(), tokens.real * (k.stop - k.start), self._meter.layers)
+        return out
+
+    def _answers(self, delta: Delta) -> Iterator[tuple[Chunk, AnswerSequences, Tensor]]:
+        """An encoder-decoder's chunks, as `_continuations`."""
+        model, layout = cast(EncoderDecoder, self._model), cast(ByCandidate, self._layout)
+        once = self._shape.first_layer > 0
+        for groups in self._groups_together(layout):
+            b = [example for i in groups for example in layout.groups[i]]
+            for k in parts(delta.candidates, self._at_once(b) // len(b)):
+                some, C = delta.select(k), k.stop - k.start
+                encoded, real = self._encode(layout, groups, some.select(slice(1)) if once else some)
+                shared = encoded[0], real
+                encoded = encoded.expand(C, -1, -1, -1).flatten(0, 1)
+                sequences = AnswerSequences(model, encoded, real.repeat(C, 1))
+                if once:
+                    sequences.share(*shared, C, some.modules)
+                chunk = Chunk.of(k, b, model.device)
+                hidden = sequences.begin(_of_modules(some, model.device))
+                tokens = len(encoded) * len(model.answer_start)
+                self._meter.count(tokens, tokens, model.layers - model.encoder_layers)
+                yield chunk, sequences, hidden
+
+    def _groups_together(self, layout: ByCandidate) -> Iterator[list[int]]:
+        """The layout's groups, as many together as there is room for one candidate's."""
+        together: list[int] = []
+        for i in range(len(layout.groups)):
+            b = [example for j in [*together, i] for example in layout.groups[j]]
+            if together and len(b) > self._at_once(b):
+                yield together
+                together = []
+            together.append(i)
+        yield together
+
+    def _encode(self, layout: ByCandidate, groups: list[int], delta: Delta) -> tuple[Tensor, Tensor]:
+        """The encoder's output of some groups, [K, R, T, D], and what of it is real, bool [R, T]."""
+        model = cast(EncoderDecoder, self._model)
+        found, real = [], []
+        for i in groups:
+            real.append(layout.real(i))
+            passes = [
+                layout.leaving(i, delta.select(k), model.encoder_layers, self._meter)
+                for k in parts(delta.candidates, self._room.most // real[-1].numel())
+            ]
+            found.append(torch.cat(passes))
+        T = max(r.shape[1] for r in real)
+        pad = torch.nn.functional.pad
+        return (
+            torch.cat([pad(f, (0, 0, 0, T - f.shape[2])) for f in found], dim=1),
+            torch.cat([pad(r, (0, T - r.shape[1])) for r in real]),
+        )
+
+    def _decode(
+        self,
+        chunk: Chunk,
+        sequences: DecoderSequences | AnswerSequences,
+        hidden: Tensor,
+        delta: Delta,
+        found: list[list[list[int]]],
+    ) -> set[int]:
+        """Append to `found` [K][B] the chunk's tokens; the candidates that failed."""
+        layers = self._meter.layers - getattr(self._model, "encoder_layers", 0)
+        alive = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
+        broken = torch.zeros(delta.candidates, dtype=torch.bool, device=hidden.device)
+        change = _of_modules(delta, hidden.device)
+        for t in range(self._decoding.max_tokens):
+            token, fine = self._choose(hidden, chunk, t)
+            broken[chunk.candidate[alive & ~fine]] = True
+            alive &= ~broken[chunk.candidate] & ~torch.isin(token, self._stop)
+            columns = (x[alive].tolist() for x in (chunk.candidate, chunk.example, token))
+            for k, b, new in zip(*columns, strict=True):
+                found[chunk.k.start + k][chunk.b[b]].append(new)
+            if t == self._decoding.max_tokens - 1 or not bool(alive.any()):
+                break
+            rows = _kept(alive, chunk.candidate, equally_many=change is not None)
+            if len(rows) <= SHRINK * len(alive):
+                sequences.keep(rows)
+                chunk, alive, token = chunk.take(rows), alive[rows], token[rows]
+                if change is not None:
+                    change = _of_modules(delta.take(torch.unique(chunk.candidate)), hidden.device)
+            hidden = sequences.step(token, change)
+            self._meter.count(len(alive), int(alive.sum()), layers)
+        return {chunk.k.start + k for k in broken.nonzero()[:, 0].tolist()}
+
+    def _choose(self, hidden: Tensor, chunk: Chunk, t: int) -> tuple[Tensor, Tensor]:
+        """Token t of each sequence from hidden states [N, D], int [N], and whether its logits are numbers."""
+        V, temperature = self._model.vocabulary_size, self._decoding.temperature
+        tokens, fine = [], []
+        for rows in parts(len(hidden), LOGITS_AT_ONCE // V):
+            logits = self._model.logits(hidden[rows], None)
+            highest, token = logits.max(dim=-1)
+            if temperature > 0:
+                noise = self._noise([chunk.b[i] for i in chunk.example[rows].tolist()], t, V)
+                token = (logits.double() / temperature + noise.to(logits.device)).argmax(dim=-1)
+            tokens.append(token)
+            fine.append(highest.isfinite())
+        return torch.cat(tokens), torch.cat(fine)
+
+    def _noise(self, examples: Sequence[int], t: int, V: int) -> Tensor:
+        """Gumbel noise of the examples' token t, float64 [N, V], the same for all candidates.
+
+        The highest of logits / temperature + noise is a draw from their softmax (Maddison et al. 2014,
+        arXiv:1411.0030).
+        """
+        drawn = {
+            b: torch.from_numpy(stream(self._decoding.seed, f"token {t} of answer {b}").gumbel(size=V))
+            for b in set(examples)
+        }
+        return torch.stack([drawn[b] for b in examples])
+
+
+def _of_modules(delta: Delta, device: torch.device) -> Change | None:
+    """What of the changes reaches generated tokens: the modules'."""
+    if not delta.modules:
+        return None
+    modules = replace(delta, prompt=None, layer_prompt={}, prefix={}, first_layer=0)
+    return Change(modules, torch.full((1, 1), -1, device=device))
+
+
+def _kept(alive: Tensor, candidate: Tensor, *, equally_many: bool) -> Tensor:
+    """The sequences to go on with, int, ascending: those alive.
+
+    Where there must be equally many for each candidate that has any, the others' fill up.
+    """
+    if not equally_many:
+        return alive.nonzero()[:, 0]
+    grid = alive.view(len(torch.unique(candidate)), -1)
+    count = grid.sum(dim=1)
+    first = (~grid).int().argsort(dim=1, stable=True)[:, : int(count.max())]
+    rows = torch.arange(len(grid), device=alive.device)[:, None] * grid.shape[1] + first
+    return rows[count > 0].flatten().sort().values

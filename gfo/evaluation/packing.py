@@ -1,0 +1,96 @@
+"""How the branches of a batch are put together in groups of rows, with little padding."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from gfo.evaluation.plan import Plan, bins, tiles
+from gfo.evaluation.rows import TokenRows, forced, packed
+
+if TYPE_CHECKING:
+    from gfo.models.branches import Rows
+    from gfo.models.frozen import FrozenModel
+
+TEXT_WASTE = 0.5  # padding that texts may have where they are attended to (they are computed without)
+TEXTS_TOGETHER = 8  # at least, where there are as many: fewer make passes too small, whatever the padding
+TEXT_ROW = 32  # tokens of a row behind a text: each row copies the text's keys, and sees its other branches
+PACKED_ROW = 64  # tokens of a row of packed texts, or the longest: as short as padding allows
+FEW_TEXTS = 64  # so few are packed in several ways to find the one with the least padding
+
+
+def groups_of_texts(todo: Plan, most: int) -> list[list[int]]:
+    """By example: branches of like length behind texts of like length, of at most `most` tokens each."""
+    groups: list[list[int]] = []
+    for group in tiles([len(row) for row in todo.branches], most_tokens=most):
+        texts = [len(todo.shared[b]) for b in group]
+        least = min(TEXTS_TOGETHER, most // max(len(todo.branches[b]) for b in group))
+        together = _together(tiles(texts, most_tokens=most, waste=TEXT_WASTE), least)
+        groups += [[group[i] for i in part] for part in together]
+    return groups
+
+
+def lay_out(
+    model: FrozenModel, todo: Plan, most: int
+) -> tuple[list[list[int]], list[tuple[TokenRows, Rows]]]:
+    """By candidate: the branches in groups of at most `most` tokens, and how each group lies in rows."""
+    lengths = [len(row) for row in todo.branches]
+    if model.causal:
+        T, rows = bins(lengths, _row_sizes(lengths))
+        at_once = max(1, most // T)
+        layouts = [(T, rows[i : i + at_once]) for i in range(0, len(rows), at_once)]
+    else:
+        order = tiles(lengths, most_tokens=most)
+        order = [part for tile in order for part in _forced_together(todo, tile, most)]
+        layouts = [(max(lengths[i] for i in tile), [[i] for i in tile]) for tile in order]
+    groups = [[i for row in rows for i in row] for _, rows in layouts]
+    laid = [packed(todo.branches, rows, T, model.device, model.read_token, todo.trees) for T, rows in layouts]
+    if todo.trees and not model.causal and model.read_token is None:
+        for g, (tokens, lie) in enumerate(laid):
+            read, ways = forced([todo.trees[i] for i in groups[g]], model.device)
+            laid[g] = tokens, replace(lie, read=read, forced=ways)
+    return groups, laid
+
+
+def _forced_together(todo: Plan, tile: list[int], most: int) -> list[list[int]]:
+    """A tile in parts whose forced tokens, padded, are at most `most` each, unless one row has more."""
+    if not todo.trees:
+        return [tile]
+    parts: list[list[int]] = []
+    number = longest = 0
+    for i in tile:
+        ways = todo.trees[i].forced
+        number, longest = number + len(ways), max([longest, *map(len, ways)])
+        if parts and number * longest <= most:
+            parts[-1].append(i)
+        else:
+            parts.append([i])
+            number, longest = len(ways), max([0, *map(len, ways)])
+    return parts
+
+
+def _together(groups: list[list[int]], least: int) -> list[list[int]]:
+    """Neighbouring groups joined until each has at least `least` members, or all are in one."""
+    joined: list[list[int]] = []
+    for group in groups:
+        if joined and min(len(joined[-1]), len(group)) < least:
+            joined[-1] += group
+        else:
+            joined.append(list(group))
+    return joined
+
+
+def _row_sizes(lengths: list[int]) -> list[int]:
+    """Sizes of packed rows to try: so that some number of rows is full, or nearly."""
+    total = sum(lengths)
+    if len(lengths) > FEW_TEXTS:
+        return [PACKED_ROW]
+    counts = range(max(1, 2 * total // (3 * PACKED_ROW)), 2 * total // PACKED_ROW + 2)
+    return [int(-(-total * slack // count)) for count in counts for slack in (1.0, 1.02, 1.05)]
+
+
+def rows_of_branches(K: int, n: int) -> tuple[int, int]:
+    """(R, m): into how many rows of m branches K branches of n tokens are best laid, 5 % to spare at most."""
+    choices = [(R, -(-K // R)) for R in range(1, K + 1)]
+    choices = [(R, m) for R, m in choices if R * m <= 1.05 * K]
+    return min(choices, key=lambda choice: max(choice[1] * n / TEXT_ROW, TEXT_ROW / (choice[1] * n)))

@@ -1,0 +1,246 @@
+"""Sequences that grow token by token behind contexts, or behind an encoder's output.
+
+Contexts are shared as they are; each sequence has keys and values of its own, written in place into
+buffers with room for all of its tokens. Sequences that are done are dropped. Stock transformers code does
+the rest, by a cache, additive masks and position ids.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import DynamicLayer
+
+from gfo.models.apply import Change, applied
+from gfo.models.attention import attention_of_branches
+from gfo.models.branches import Context, KeysValues, Rows
+from gfo.models.families import CROSS_ATTENTION
+from gfo.models.last_layer import read_tokens_only
+from gfo.models.shared_attention import Grid, NotSharedError, Shared, may_share, shared_attention
+
+if TYPE_CHECKING:
+    from gfo.models.decoder import Decoder
+    from gfo.models.encoder_decoder import EncoderDecoder
+
+
+class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
+    """A layer's own keys and values of N sequences, [N, H_kv, capacity, D_h], and those of their contexts."""
+
+    def __init__(self, sequences: DecoderSequences, number: int) -> None:
+        super().__init__()
+        self._of, self._number = sequences, number
+        self.own: KeysValues | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write what is new, [rows, H_kv, T, D_h]; what attention takes as keys and values."""
+        it, new = self._of, (key_states, value_states)
+        if self.own is None:
+            shape = len(it.owner), key_states.shape[1], it.capacity, key_states.shape[3]
+            self.own = key_states.new_zeros(shape), value_states.new_zeros(shape)
+        for whole, part in zip(self.own, new, strict=True):
+            it.write(whole, part)
+        key, value = new if it.first_pass else tuple(whole[:, :, : it.columns] for whole in self.own)
+        pair = it.context.layers[self._number] if it.context else None
+        if it.shared is not None:
+            it.shared.pair = pair
+            return key, value
+        if pair is None:
+            return key, value
+        owner = it.owner[it.rows]
+        return torch.cat([pair[0][owner], key], dim=2), torch.cat([pair[1][owner], value], dim=2)
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all but some sequences."""
+        if self.own is not None:
+            self.own = self.own[0][rows], self.own[1][rows]
+
+
+class DecoderSequences:
+    """N sequences behind C contexts of a decoder.
+
+    Args:
+        model: the decoder.
+        context: C rows, or None for sequences that start from nothing.
+        owner: the context of each sequence, int [N], ascending.
+        capacity: the most own tokens of a sequence whose keys and values are kept.
+
+    Attributes:
+        rows: the sequences of the pass that runs, int [rows]; all of them but in the first pass.
+        first_pass: whether it is their first, so that all they see of their own is new.
+        columns: own tokens that the pass sees, the shorter sequences' padding included.
+        shared: what the layers share in the pass; None where keys and values are copied.
+    """
+
+    def __init__(self, model: Decoder, context: Context | None, owner: Tensor, capacity: int) -> None:
+        self._model = model
+        self.context, self.owner, self.capacity = context, owner, capacity
+        self._start = torch.zeros_like(owner) if context is None else context.length[owner]
+        self._length = torch.zeros_like(owner)
+        self._cache = DynamicCache()
+        self._cache.layers = [_GrowingLayer(self, i) for i in range(model.layers)]
+        self._grid = Grid.of(owner)
+        self.rows, self.first_pass, self.columns = torch.arange(len(owner), device=owner.device), True, 0
+        self.shared: Shared | None = None
+        self._may_share = may_share(model.config)
+
+    def begin(self, entry: Tensor, length: Tensor, rows: Tensor, change: Change | None) -> Tensor:
+        """The first tokens of some of the sequences, each once.
+
+        Args:
+            entry: input embeddings [rows, T, D], padded on the right.
+            length: real tokens of each, int [rows].
+            rows: which sequences, int [rows], ascending.
+            change: candidates to apply, in these rows.
+
+        Returns:
+            Hidden states of their last tokens, [rows, D].
+        """
+        T = entry.shape[1]
+        self.first_pass, self.rows, self.columns = True, rows, T
+        self._length[rows] = length
+        lie = Rows.single(length, T)
+        position = self._start[rows][:, None] + torch.arange(T, device=rows.device)
+        config = self._model.config
+        heads = int(config.num_attention_heads)
+        kept = 2 * (getattr(config, "num_key_value_heads", None) or heads)
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        grid = (
+            Grid.of(self.owner[rows]) if T * heads <= kept * size else None
+        )  # scores or copies: the smaller
+        with read_tokens_only(self._model.all_layers[-1], lie, len(rows)):
+            hidden = self._pass(entry, position, grid, change)
+        return lie.reading(hidden)[:, 0]
+
+    def step(self, token: Tensor, change: Change | None) -> Tensor:
+        """One token more for each sequence, int [N]: its hidden state, [N, D].
+
+        Args:
+            token: its id.
+            change: candidates to apply, in the N rows.
+        """
+        self.first_pass = False
+        self.rows = torch.arange(len(token), device=token.device)
+        self.columns = int(self._length.max()) + 1
+        position = (self._start + self._length)[:, None]
+        hidden = self._pass(self._model.embed(token)[:, None], position, self._grid, change)
+        self._length += 1
+        return hidden[:, 0]
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all but some sequences, int [rows], ascending."""
+        self.owner, self._start, self._length = (t[rows] for t in (self.owner, self._start, self._length))
+        used, self.owner = torch.unique(self.owner, return_inverse=True)
+        if self.context is not None and len(used) < len(self.context.length):
+            self.context = self.context.take(used)
+        for layer in self._cache.layers:
+            layer.keep(rows)
+        self._grid = Grid.of(self.owner)
+
+    def write(self, whole: Tensor, new: Tensor) -> None:
+        """Own tokens of the pass into their places: new [rows, H_kv, T, D_h] into whole [N, H_kv, :, D_h]."""
+        if self.first_pass:
+            whole[self.rows, :, : new.shape[2]] = new
+        else:
+            whole[self.rows, :, self._length] = new[:, :, 0]
+
+    def _pass(self, entry: Tensor, position: Tensor, grid: Grid | None, change: Change | None) -> Tensor:
+        """Entry [rows, T, D] at positions [rows, T] -> hidden states [rows, T, D]."""
+        if grid is not None and self._may_share:
+            self.shared = Shared(grid)
+            try:
+                with shared_attention(self._model.config, self.shared):
+                    hidden = self._run(entry, position, change)
+                if self.shared.used == self._model.layers:
+                    return hidden
+            except NotSharedError:
+                pass
+            self._may_share = False  # a family with an attention of its own: copies, written anew
+        self.shared = None
+        with attention_of_branches(self._model.config):
+            return self._run(entry, position, change)
+
+    def _run(self, entry: Tensor, position: Tensor, change: Change | None) -> Tensor:
+        return self._model.extend(
+            entry,
+            position,
+            lambda window: self._mask(position, window, entry.dtype),
+            self._cache,
+            change=change,
+        )
+
+    def _mask(self, position: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+        """Additive mask [rows, 1, T, S + n]: the context and, causally, what is the sequence's own."""
+        own = self._start[self.rows][:, None] + torch.arange(self.columns, device=position.device)
+        there = torch.ones_like(own, dtype=torch.bool)
+        if self.context is not None:
+            owner = self.owner[self.rows]
+            own = torch.cat([self.context.position[owner], own], dim=1)
+            there = torch.cat([self.context.visible[owner], there], dim=1)
+        back = position[:, :, None] - own[:, None, :]  # (rows, T, S + n)
+        visible = there[:, None, :] & (back >= 0)
+        if window is not None:
+            visible = visible & (back < window)
+        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+        return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+
+
+class AnswerSequences:
+    """N answers that an encoder-decoder writes.
+
+    Args:
+        model: the encoder-decoder.
+        encoded: the encoder's output [N, T, D], padded on the right.
+        real: bool [N, T]; False at padding.
+    """
+
+    def __init__(self, model: EncoderDecoder, encoded: Tensor, real: Tensor) -> None:
+        self._model, self._encoded, self._real = model, encoded, real
+        self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+    def share(self, encoded: Tensor, real: Tensor, candidates: int, delta_modules: set[str]) -> None:
+        """Take the keys and values of the encoder's output [R, T, D], equal for K candidates, from one pass.
+
+        Nothing is done where candidates change the modules that make them.
+        """
+        if any(CROSS_ATTENTION.search(name) for name in delta_modules):
+            return
+        once = AnswerSequences(self._model, encoded, real)
+        once.begin(None)
+        cross = DynamicCache()
+        for i, layer in enumerate(once._cache.cross_attention_cache.layers):
+            pair = (t.repeat(candidates, 1, 1, 1) for t in (layer.keys, layer.values))
+            cross.update(*pair, i)
+        self._cache = EncoderDecoderCache(DynamicCache(), cross)
+        self._cache.is_updated = dict.fromkeys(range(len(cross.layers)), True)
+
+    def begin(self, change: Change | None) -> Tensor:
+        """The tokens that every answer begins with: the last one's hidden states [N, D]."""
+        first = torch.tensor(self._model.answer_start, device=self._encoded.device)
+        return self._run(first.expand(len(self._encoded), -1), change)
+
+    def step(self, token: Tensor, change: Change | None) -> Tensor:
+        """One token more for each answer, int [N]: its hidden state, [N, D]."""
+        return self._run(token[:, None], change)
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all but some answers, int [rows], ascending."""
+        self._encoded, self._real = self._encoded[rows], self._real[rows]
+        self._cache.batch_select_indices(rows)
+
+    def _run(self, ids: Tensor, change: Change | None) -> Tensor:
+        with ExitStack() as hooks:
+            hooks.enter_context(applied(change, self._model.module, self._model.all_layers))
+            out = self._model.stacks[1].body(
+                input_ids=ids,
+                encoder_hidden_states=self._encoded,
+                encoder_attention_mask=self._real.long(),
+                past_key_values=self._cache,
+                use_cache=True,
+            )
+        return out.last_hidden_state[:, -1]  # type: ignore[no-any-return]

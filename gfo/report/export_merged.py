@@ -1,0 +1,144 @@
+"""A folder of the whole model with the changes in its weights, which any program loads as it loads the model.
+
+The frozen model is not touched: a copy shares all tensors but those that change.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from gfo.core.delta import Delta
+from gfo.models.loading import no_progress_bars
+from gfo.report.export import MERGES, Candidate, Exported, cannot, deep_prompt, write_prompt
+from gfo.report.soft_tokens import SoftTokens
+
+GAIN_OFFSETS = (0.0, 1.0)  # a norm multiplies by its weight, or (Gemma) by 1 + its weight
+
+
+def write_merged(candidate: Candidate, folder: Path) -> Exported:
+    """Write the changed model with its tokenizer; a soft prompt becomes new tokens.
+
+    Low-rank changes, factors and additions go into weights and biases. New tokens are suppressed in
+    generation.
+
+    Raises:
+        GfoError: for a change that no weight of the model holds.
+    """
+    model, delta = candidate.model, candidate.delta
+    other = [slot for slot in candidate.slots if slot not in MERGES]
+    if other:
+        if "layer_prompt" in other:
+            raise deep_prompt("the weights of a model")
+        remedy = "export peft" if candidate.slots == ["prefix"] else "search LoRASubspace or Scaling"
+        raise cannot(f"no weight of a model holds the {other[0]}", remedy)
+    _check_biases(candidate)
+    soft = None if delta.prompt is None else SoftTokens.of(candidate)
+    own = {id(p) for name in delta.modules for p in model.module.get_submodule(name).parameters()}
+    if soft is not None:
+        V = model.vocabulary_size
+        own |= {id(t) for t in _tensors(model.module) if V in (t.shape[0], t.shape[-1])}
+    twin = copy.deepcopy(model.module, {id(t): t for t in _tensors(model.module) if id(t) not in own})
+    with torch.no_grad():
+        for name in sorted(delta.modules):
+            _merge(twin.get_submodule(name), name, delta)
+        if soft is not None:
+            _put_rows(twin, soft, model.vocabulary_size)
+    folder.mkdir(parents=True, exist_ok=True)
+    with no_progress_bars():
+        twin.save_pretrained(folder)
+    (model.tokenizer if soft is None else soft.tokenizer).save_pretrained(folder)
+    notes = [] if soft is None or soft.note is None else [soft.note]
+    if model.dtype != torch.float32:
+        notes.append(f"changes are rounded with the weights to {model.dtype}; small ones may get lost")
+    write_prompt(candidate, folder, () if soft is None else soft.texts, "; ".join(notes) or None)
+    load = (
+        f"import transformers; model = transformers.{type(twin).__name__}.from_pretrained({str(folder)!r})",
+        f"tokenizer = transformers.AutoTokenizer.from_pretrained({str(folder)!r})",
+    )
+    return Exported(folder, load, tuple(notes))
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    """All parameters, and buffers that are no single numbers."""
+    return [t for t in (*module.parameters(), *module.buffers()) if t.ndim]
+
+
+def _check_biases(candidate: Candidate) -> None:
+    """Raise GfoError for an addition to a module without a bias."""
+    module = candidate.model.module
+
+    def has_bias(name: str) -> bool:
+        return getattr(module.get_submodule(name), "bias", None) is not None
+
+    bare = [name for name in candidate.delta.bias if not has_bias(name)]
+    if bare:
+        ends = sorted({n.rsplit(".", 1)[-1] for n in candidate.model.linears if has_bias(n)})
+        can = f"targets with a bias, such as {', '.join(ends)}," if ends else "LoRASubspace and Scaling"
+        raise cannot(f"'{bare[0]}' has no bias to hold what is added to it", f"{can} can be exported")
+
+
+def _merge(part: Any, name: str, delta: Delta) -> None:
+    """Write scale * (W + B A) and scale * b + bias into a module of the copy."""
+    scale = delta.scale[name][0].to(part.weight.device) if name in delta.scale else None
+    if not isinstance(part, nn.Linear | Conv1D):
+        if scale is None or name in delta.lora or name in delta.bias:
+            raise cannot(f"'{name}' is no linear module", "LoRASubspace and Scaling can be exported")
+        _scale_norm(part, name, scale)
+        return
+    weight = part.weight.T if isinstance(part, Conv1D) else part.weight
+    new = weight.float()
+    if name in delta.lora:
+        A, B = (tensor[0].to(new) for tensor in delta.lora[name])
+        new = new + B @ A
+    if scale is not None:
+        new = new * scale[:, None]
+        if part.bias is not None:
+            part.bias.copy_(part.bias.float() * scale)
+    weight.copy_(new)  # a view, where it is transposed
+    if name in delta.bias:
+        part.bias.copy_(part.bias.float() + delta.bias[name][0].to(new.device))
+
+
+def _scale_norm(part: Any, name: str, scale: Tensor) -> None:
+    """Multiply a norm's gain, whatever it means by its weight, and its bias."""
+    dtype = part.weight.dtype
+    x = torch.linspace(-1, 2, 4 * len(scale), device=scale.device, dtype=dtype).view(4, -1).sin()
+    wanted, before = part(x).float() * scale, part.weight.float().clone()
+    if getattr(part, "bias", None) is not None:
+        part.bias.copy_(part.bias.float() * scale)
+    for offset in GAIN_OFFSETS:
+        part.weight.copy_(scale * (before + offset) - offset)
+        error = (part(x).float() - wanted).abs().max() / wanted.abs().max()
+        if float(error) <= 8 * torch.finfo(dtype).eps:
+            return
+    raise cannot(
+        f"the gain of '{name}' is no plain weight", "LoRASubspace and Scaling with kind = 'ia3' can be"
+    )
+
+
+def _put_rows(twin: Any, soft: SoftTokens, V: int) -> None:
+    """Give the copy the tokens' embeddings, and keep it from saying them.
+
+    Where the head is a matrix of its own, new tokens get the mean of its rows: their logits are the mean of
+    all and never the highest. Where it is tied to the embeddings, `suppress_tokens` alone keeps them out.
+    """
+    head = twin.get_output_embeddings()
+    tied = head is not None and head.weight is twin.get_input_embeddings().weight
+    if soft.vocabulary_size > V:
+        twin.resize_token_embeddings(soft.vocabulary_size, mean_resizing=False)
+    embedding, ids = twin.get_input_embeddings().weight, list(soft.ids)
+    embedding[ids] = soft.rows.to(embedding)
+    head = twin.get_output_embeddings()
+    if head is not None and not tied:
+        head.weight[ids] = head.weight[:V].float().mean(0).to(head.weight)
+        if getattr(head, "bias", None) is not None:
+            head.bias[ids] = head.bias[:V].float().mean().to(head.bias)
+    generation = getattr(twin, "generation_config", None)
+    if generation is not None:
+        generation.suppress_tokens = [*(generation.suppress_tokens or []), *ids]

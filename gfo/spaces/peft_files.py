@@ -1,0 +1,178 @@
+"""Adapters in PEFT's files, read without PEFT: what they hold, checked against the model."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gfo.core.errors import GfoError
+from gfo.spaces.targets import HasLinears
+from gfo.spaces.words import Embeds
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BASE = "base_model.model."
+OWN_MODEL = "give the model that the adapter was made for"
+TOKENS = ".trainable_tokens_delta"
+ALL_LINEAR = "all-linear"
+# options of LoRA that make it something other than W + scaling * B A
+OTHER_LORA = (
+    "use_dora",
+    "use_bdlora",
+    "lora_bias",
+    "modules_to_save",
+    "trainable_token_indices",
+    "layer_replication",
+)
+
+
+class HasEmbeddings(Embeds, Protocol):
+    """What a prompt's file needs of a model."""
+
+    @property
+    def embedding_scale(self) -> float: ...
+
+
+def read_prompt(folder: str | Path, model: HasEmbeddings) -> Tensor:
+    """The soft prompt [P, D] of a prompt-tuning adapter, or of one of trainable tokens in their order.
+
+    It is float32 in the space of the model's input embeddings.
+
+    Raises:
+        GfoError: for a folder without an adapter, another kind of adapter, missing or extra keys, or
+            prompts of another width.
+    """
+    import torch
+
+    config, tensors = _read(folder)
+    kind = str(config.get("peft_type"))
+    if kind == "PROMPT_TUNING":
+        P = config.get("num_virtual_tokens")
+        _check_keys(folder, tensors, ["prompt_embeddings"])
+        prompt = tensors["prompt_embeddings"][:P]  # behind them a decoder's, which PEFT does not use
+    elif kind == "TRAINABLE_TOKENS":
+        P = len(config.get("token_indices") or ())
+        keys = sorted(key for key in tensors if key.endswith(TOKENS))
+        _check_keys(folder, tensors, keys or [f"{BASE}...{TOKENS}"])
+        rows = [tensors[key] for key in keys]  # one for each module that is tied to the embeddings
+        if any(row.shape != rows[0].shape or not torch.equal(row, rows[0]) for row in rows):
+            raise GfoError(f"from_peft = {folder}: the tokens' rows differ between {keys[0]} and others")
+        prompt = rows[0].float() * model.embedding_scale
+    else:
+        raise _other_kind(folder, kind, "prompt tuning or trainable tokens")
+    if tuple(prompt.shape) != (P, model.hidden_size) or not P:
+        raise GfoError(
+            f"from_peft = {folder}: its prompt is {tuple(prompt.shape)}, the model wants "
+            f"{(P, model.hidden_size)}; {OWN_MODEL}"
+        )
+    return prompt.float().to(model.device)
+
+
+def read_lora(folder: str | Path, model: HasLinears) -> dict[str, tuple[Tensor, Tensor]]:
+    """Module -> A [r, in] and B [out, r] of a LoRA adapter, its scaling in B; float32, in the model's order.
+
+    Raises:
+        GfoError: for a folder without an adapter, another kind of adapter or LoRA, missing or extra keys,
+            modules that the model lacks, or other shapes.
+    """
+    config, tensors = _read(folder)
+    if config.get("peft_type") != "LORA":
+        raise _other_kind(folder, str(config.get("peft_type")), "LoRA")
+    for name in ("r", "lora_alpha"):
+        if not isinstance(config.get(name), int | float):
+            raise GfoError(
+                f"from_peft = {folder}: {CONFIG} has no number {name}; save the adapter anew with PEFT"
+            )
+    strange = [name for name in OTHER_LORA if config.get(name)]
+    strange += ["bias"] if config.get("bias", "none") != "none" else []
+    if strange:
+        raise GfoError(
+            f"from_peft = {folder}: it has {strange[0]}, which plain LoRA has not; merge it into the model"
+        )
+    found = sorted({key.rsplit(".lora_", 1)[0].removeprefix(BASE) for key in tensors if ".lora_" in key})
+    unknown = [name for name in found if name not in model.linears]
+    if unknown:
+        raise GfoError(
+            f"from_peft = {folder}: '{unknown[0]}' is no linear module in the model's layers; {OWN_MODEL}"
+        )
+    wanted = sorted({*found, *_targets(folder, config, model)})
+    _check_keys(folder, tensors, [f"{BASE}{name}.lora_{x}.weight" for name in wanted for x in "AB"])
+    if not wanted:
+        raise GfoError(f"from_peft = {folder}: it changes no module; give another")
+    lora = {}
+    for name in (name for name in model.linears if name in found):
+        A, B = (tensors[f"{BASE}{name}.lora_{x}.weight"].float() for x in "AB")
+        info, r = model.linears[name], _of_module(config, "rank_pattern", name, config["r"])
+        expected = (r, info.in_features), (info.out_features, r)
+        if (tuple(A.shape), tuple(B.shape)) != expected:
+            raise GfoError(
+                f"from_peft = {folder}: A and B of '{name}' are {tuple(A.shape)} and {tuple(B.shape)}, the "
+                f"model wants {expected[0]} and {expected[1]}; {OWN_MODEL}"
+            )
+        alpha = _of_module(config, "alpha_pattern", name, config["lora_alpha"])
+        scaling = alpha / math.sqrt(r) if config.get("use_rslora") else alpha / r
+        device = model.device
+        lora[name] = A.to(device), scaling * B.to(device)
+    return lora
+
+
+def _targets(folder: str | Path, config: Mapping[str, Any], model: HasLinears) -> list[str]:
+    """The modules in the layers that PEFT changes by this config, where the config names them alone."""
+    targets = config.get("target_modules")
+    narrowed = config.get("layers_to_transform") is not None or config.get("exclude_modules")
+    if not targets or narrowed:
+        return []
+    if targets == ALL_LINEAR:
+        return list(model.linears)
+    if isinstance(targets, str):
+        try:
+            return [name for name in model.linears if re.fullmatch(targets, name)]
+        except re.error as error:
+            raise GfoError(
+                f"from_peft = {folder}: target_modules = {targets!r} is no pattern: {error}"
+            ) from None
+    return [n for n in model.linears if any(n == t or n.endswith(f".{t}") for t in targets)]
+
+
+def _of_module(config: Mapping[str, Any], key: str, name: str, usual: float) -> Any:
+    """A module's own rank or alpha: the first pattern that its name ends with, or the usual one."""
+    patterns = (config.get(key) or {}).items()
+    return next((value for p, value in patterns if re.match(rf"(.*\.)?({p})$", name)), usual)
+
+
+def _read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config and the tensors of an adapter."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config.get("peft_type")
+        return config, load_file(folder / WEIGHTS)
+    except (OSError, ValueError, AttributeError, SafetensorError) as error:
+        raise GfoError(
+            f"from_peft = {folder}: no adapter can be read ({error}); give a folder with {CONFIG} and "
+            f"{WEIGHTS}"
+        ) from None
+
+
+def _check_keys(folder: str | Path, tensors: Mapping[str, Tensor], wanted: Sequence[str]) -> None:
+    """Raise GfoError for missing or extra keys, which PEFT passes over."""
+    missing = sorted(set(wanted) - set(tensors))
+    extra = sorted(set(tensors) - set(wanted))
+    if missing or extra:
+        what = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which means nothing here"
+        raise GfoError(f"from_peft = {folder}: {WEIGHTS} {what}; save the adapter anew with PEFT")
+
+
+def _other_kind(folder: str | Path, kind: str, wanted: str) -> GfoError:
+    return GfoError(
+        f"from_peft = {folder}: it is of the kind {kind}, not {wanted}; give the space that it fits"
+    )
