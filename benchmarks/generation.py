@@ -82,11 +82,9 @@ def one_at_a_time(it: Setting, new_tokens: int) -> Answers:
     import torch
 
     model, batch, delta = it.model, it.batch, it.delta()
-    before, after = (
-        model.embed(torch.tensor(ids, device=model.device)) for ids in (batch.before, batch.after)
-    )
+    ids = (torch.tensor(rows, dtype=torch.long, device=model.device) for rows in (batch.before, batch.after))
+    before, after = map(model.embed, ids)
     assert delta.prompt is not None
-    model.module.generation_config.eos_token_id = None  # which gfo's answers do not stop at either
     answers = []
     for prompt in delta.prompt:
         rows = torch.cat([before, prompt.expand(len(batch), -1, -1), after], dim=1)  # (B, T, D)
@@ -127,6 +125,7 @@ def measure(it: Setting, new_tokens: int, repeats: int) -> dict[str, Any]:
     def serial() -> None:
         found["serial"] = one_at_a_time(it, new_tokens)
 
+    it.model.module.generation_config.eos_token_id = None  # which gfo's answers do not stop at either
     seconds, same, order = Seconds(it.model.device), 1.0, [gfo, serial]
     for number in range(1, repeats + 1):
         for rival in order:

@@ -13,7 +13,7 @@ from gfo.core.errors import GfoError
 from gfo.core.protocols import Batch, Tokenizer
 from gfo.core.seeding import stream
 from gfo.tasks.classification import Classification
-from gfo.tasks.datasets import load_rows
+from gfo.tasks.datasets import load
 from gfo.tasks.templates import Template
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class DataSet:
         Raises:
             GfoError: for a file that cannot be read, or a row without one of the fields.
         """
-        rows = load_rows(folder / self.file, f"--data {folder}")[:: self.step][: self.rows]
+        rows = load(folder / self.file, f"--data {folder}")[:: self.step][: self.rows]
         try:
             return [{"text": self.text.format_map(row), "label_text": str(row["label_text"])} for row in rows]
         except KeyError as field:

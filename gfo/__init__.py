@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gfo import baselines as baselines
     from gfo import optimizers as optimizers
     from gfo.core.delta import Delta as Delta
     from gfo.core.domain import Domain as Domain
@@ -37,7 +38,14 @@ if TYPE_CHECKING:
     from gfo.spaces.scaling import BiasSpace as BiasSpace
     from gfo.spaces.scaling import Scaling as Scaling
     from gfo.spaces.soft_prompt import SoftPrompt as SoftPrompt
+    from gfo.tasks import datasets as datasets
     from gfo.tasks.classification import Classification as Classification
+    from gfo.tasks.distillation import Distillation as Distillation
+    from gfo.tasks.generation import Generation as Generation
+    from gfo.tasks.language_modeling import LanguageModeling as LanguageModeling
+    from gfo.tasks.multiple_choice import MultipleChoice as MultipleChoice
+    from gfo.tasks.weighted import Constraint as Constraint
+    from gfo.tasks.weighted import Weighted as Weighted
 
 __version__ = "0.1.0"
 
@@ -48,36 +56,43 @@ _PUBLIC = {
     "Budget": "gfo.run.budget",
     "Callback": "gfo.run.callbacks",
     "Classification": "gfo.tasks.classification",
+    "Constraint": "gfo.tasks.weighted",
     "Decoder": "gfo.models.decoder",
     "DeepPrompt": "gfo.spaces.deep_prompt",
     "Delta": "gfo.core.delta",
     "DiscretePrompt": "gfo.spaces.discrete_prompt",
+    "Distillation": "gfo.tasks.distillation",
     "Domain": "gfo.core.domain",
     "Encoder": "gfo.models.encoder",
     "EncoderDecoder": "gfo.models.encoder_decoder",
     "GfoError": "gfo.core.errors",
+    "Generation": "gfo.tasks.generation",
+    "LanguageModeling": "gfo.tasks.language_modeling",
     "LoRASubspace": "gfo.spaces.lora_subspace",
     "LocalEvaluator": "gfo.evaluation.local",
+    "MultipleChoice": "gfo.tasks.multiple_choice",
     "Prefix": "gfo.spaces.prefix",
     "ProductSpace": "gfo.spaces.product",
     "Result": "gfo.run.result",
     "Scaling": "gfo.spaces.scaling",
     "Selection": "gfo.run.selection",
     "SoftPrompt": "gfo.spaces.soft_prompt",
+    "Weighted": "gfo.tasks.weighted",
     "compare": "gfo.run.compare",
     "freeze": "gfo.models.loading",
     "load_model": "gfo.models.loading",
     "minimize": "gfo.run.loop",
     "tune": "gfo.run.tune",
 }
-__all__ = [*sorted(_PUBLIC), "__version__", "optimizers"]
+_MODULES = {"baselines": "gfo.baselines", "datasets": "gfo.tasks.datasets", "optimizers": "gfo.optimizers"}
+__all__ = [*sorted(_PUBLIC), *_MODULES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
-    if name == "optimizers":
-        return import_module("gfo.optimizers")
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     raise AttributeError(f"module 'gfo' has no attribute '{name}'")
 
 

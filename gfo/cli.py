@@ -150,20 +150,23 @@ def export(
 
 @app.command("list")
 def list_names() -> None:
-    """Names that configs take: optimizers, spaces, tasks, losses, built-in models."""
+    """Names that configs take: optimizers, baselines, spaces, tasks, losses, metrics, built-in models."""
     from rich.console import Console
     from rich.table import Table
 
-    from gfo import optimizers
+    from gfo import baselines, optimizers
     from gfo.config import SPACES, TASKS
     from gfo.models.download import BUILT_IN
     from gfo.tasks.losses import LOSSES
+    from gfo.tasks.text_metrics import TEXT_METRICS
 
     sections: dict[str, Mapping[str, str]] = {
         "optimizers": optimizers.describe(),
+        "baselines": baselines.describe(),
         "spaces": SPACES,
         "tasks": TASKS,
         "losses": {name: (loss.__doc__ or "").splitlines()[0] for name, loss in LOSSES.items()},
+        "metrics of generated text": TEXT_METRICS,
         "models": {name: model.description for name, model in BUILT_IN.items()},
     }
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -191,7 +194,7 @@ def _run(config: Config, out: Path | None, name: str) -> None:
     """Run a config and print what came of it."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = out or Path("runs") / f"{name}-seed{config.seed}-{stamp}"
-    _say(f"{config.model.name}, {config.space.kind}, {config.optimizer.name}, seed {config.seed} -> {folder}")
+    _say(f"{config.model.name}, {config.method}, seed {config.seed} -> {folder}")
     result = config.run(folder)
     if result.stopped == "interrupted":
         typer.echo(f"interrupted after {result.cost.candidates} evaluations; what was found is in {folder}")

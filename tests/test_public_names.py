@@ -54,7 +54,9 @@ def test_an_unknown_name():
         _ = gfo.tone
 
 
-@pytest.mark.parametrize("module", ["gfo", "gfo.cli", "gfo.config", "gfo.optimizers", "gfo.core.protocols"])
+@pytest.mark.parametrize(
+    "module", ["gfo", "gfo.cli", "gfo.config", "gfo.optimizers", "gfo.baselines", "gfo.core.protocols"]
+)
 def test_importing_is_light(module):
     code = f"import sys, {module}; print(*sys.modules)"
     assert not set(HEAVY) & set(fresh(code))

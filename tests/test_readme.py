@@ -12,7 +12,11 @@ from gfo import optimizers
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 WORDS = {"good": "positive", "bad": "negative", "great": "positive", "terrible": "negative"}
-ROWS = [{"text": f"the food was {word}", "label": label} for word, label in WORDS.items()]
+
+
+def rows(split):
+    """Of which none stands in two splits."""
+    return [{"text": f"the {split} food was {word}", "label": label} for word, label in WORDS.items()]
 
 
 def blocks(language):
@@ -26,7 +30,7 @@ def folder(tmp_path, monkeypatch, tiny):
     model.module.save_pretrained("smollm2-135m")
     model.tokenizer.save_pretrained("smollm2-135m")
     for split in ("train", "dev", "test"):
-        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(split)))
     return tmp_path
 
 

@@ -6,13 +6,13 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, Tag, ValidationError
 
 from gfo.config.sections import Section
-from gfo.config.spaces import SECTIONS, SoftPromptConfig, SpaceConfig
 from gfo.config.spaces import SPACES as SPACES
+from gfo.config.spaces import SoftPromptConfig, SpaceConfig
 from gfo.config.tasks import DATA, TaskConfig
 from gfo.config.tasks import TASKS as TASKS
 from gfo.core.errors import GfoError, unknown_name
@@ -20,13 +20,13 @@ from gfo.core.seeding import stream_seed
 from gfo.run.result import CONFIG as CONFIG
 
 if TYPE_CHECKING:
-    from gfo.core.protocols import SearchSpace
-    from gfo.evaluation.local import LocalEvaluator
+    from gfo.core.protocols import Evaluator, SearchSpace
     from gfo.models.frozen import FrozenModel
     from gfo.run.callbacks import Callback
     from gfo.run.result import Result
 
 DEMO = DATA / "demo.toml"
+DATA_DIRS: Any = {"data_dir": True, "tasks": {"__all__": {"data_dir"}}}  # a machine's own
 
 
 class ModelConfig(Section):
@@ -47,6 +47,13 @@ class OptimizerConfig(Section):
     """`gfo.optimizers.make`."""
 
     name: str = "cma"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class BaselineConfig(Section):
+    """`gfo.baselines.run`; in place of an optimizer."""
+
+    name: str
     options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -74,6 +81,7 @@ class Config(Section):
     task: TaskConfig
     space: SpaceConfig = Field(default_factory=SoftPromptConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    baseline: BaselineConfig | None = None
     budget: BudgetConfig
     selection: SelectionConfig = Field(default_factory=SelectionConfig)
 
@@ -81,51 +89,84 @@ class Config(Section):
         self, out: Path, *, callbacks: Sequence[Callback] = (), progress: bool = True, test: bool = True
     ) -> Result:
         """Tune, score on the test rows (unless interrupted), and keep everything in `out`."""
-        from gfo import optimizers
+        from gfo import baselines, optimizers
         from gfo.run.budget import Budget
         from gfo.run.loop import new_run_folder
         from gfo.run.selection import Selection
         from gfo.run.tune import tune
 
-        domain = self.space.domain()
-        optimizers.make(self.optimizer.name, domain=domain, seed=0, **self.optimizer.options)  # fails early
+        if self.baseline is not None:
+            baselines.check(self.baseline.name, self.baseline.options)  # fails early, as does the next
+        else:
+            domain = self.space.domain()
+            optimizers.make(self.optimizer.name, domain=domain, seed=0, **self.optimizer.options)
         budget, selection = Budget(**self.budget.model_dump()), Selection(**self.selection.model_dump())
         task = self.task.build(stream_seed(self.seed, "task"))
         new_run_folder(out)
         model, space = self._model_and_space()
-        (out / CONFIG).write_text(self.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
-        result = tune(
-            model,
-            task,
-            space,
-            optimizer=self.optimizer.name,
-            options=self.optimizer.options,
-            budget=budget,
-            seed=self.seed,
-            dev_every=self.dev_every,
-            selection=selection,
-            callbacks=callbacks,
-            progress=progress,
-            out=out,
-            memory=self.model.memory,
-            record={"config": self.model_dump(exclude_none=True, exclude={"task": {"data_dir"}})},
-        )
-        if test and self.task.test is not None and result.stopped != "interrupted":
+        dumped = self.model_dump_json(indent=1, exclude_none=True, exclude=self._unused)
+        (out / CONFIG).write_text(dumped + "\n", encoding="utf-8")
+        settings: dict[str, Any] = {
+            "budget": budget,
+            "seed": self.seed,
+            "dev_every": self.dev_every,
+            "selection": selection,
+            "callbacks": callbacks,
+            "progress": progress,
+            "out": out,
+            "memory": self.model.memory,
+            "record": {
+                "config": self.model_dump(exclude_none=True, exclude={"task": DATA_DIRS, **self._unused})
+            },
+        }
+        if self.baseline is not None:
+            name, options = self.baseline.name, self.baseline.options
+            result = baselines.run(name, model, task, space, options=options, **settings)
+        else:
+            assert space is not None
+            name, options = self.optimizer.name, self.optimizer.options
+            result = tune(model, task, space, optimizer=name, options=options, **settings)
+        if test and self.task.has_test and result.stopped != "interrupted":
             result.score("test")
         return result
 
-    def evaluator(self) -> LocalEvaluator:
+    def evaluator(self) -> Evaluator:
         """The evaluator of the run, for scoring what it found."""
+        from gfo import baselines
         from gfo.evaluation.local import LocalEvaluator
 
         task = self.task.build(stream_seed(self.seed, "task"))
         model, space = self._model_and_space()
+        if self.baseline is not None:
+            return baselines.make(
+                self.baseline.name,
+                model,
+                task,
+                space,
+                seed=self.seed,
+                memory=self.model.memory,
+                **self.baseline.options,
+            ).judge
+        assert space is not None
         return LocalEvaluator(model, task, space, memory=self.model.memory)
 
-    def _model_and_space(self) -> tuple[FrozenModel, SearchSpace]:
+    @property
+    def method(self) -> str:
+        """What searches or is trained, in words."""
+        return self.baseline.name if self.baseline else f"{self.space.kind}, {self.optimizer.name}"
+
+    @property
+    def _unused(self) -> dict[str, Any]:
+        """Keys whose defaults a run does not use, and so does not write down."""
+        return {} if self.baseline is None else {"optimizer": True}
+
+    def _model_and_space(self) -> tuple[FrozenModel, SearchSpace | None]:
+        from gfo import baselines
         from gfo.models.loading import load_model
 
         model = load_model(self.model.name, dtype=self.model.dtype, device=self.model.device)
+        if self.baseline is not None and not baselines.needs_space(self.baseline.name):
+            return model, None
         return model, self.space.build(model, stream_seed(self.seed, "space"))
 
 
@@ -149,6 +190,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise GfoError(f"config: {path} holds a {type(values).__name__}; write keys and values")
     for override in overrides:
         _set(values, override)
+    if "optimizer" in values and "baseline" in values:
+        raise GfoError(f"config: {path}: it has [optimizer] and [baseline]; give one of them")
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -175,39 +218,53 @@ def _set(values: dict[str, Any], override: str) -> None:
 def _one_line(error: ValidationError, path: Path) -> GfoError:
     """pydantic's first error in one line, with the nearest name for a wrong one."""
     first = error.errors()[0]
-    section, keys = _section([str(part) for part in first["loc"]])
-    where, kind, value = ".".join(keys), first["type"], first["input"]
-    if kind == "extra_forbidden":
+    keys, section, kinds = _place([str(part) for part in first["loc"]])
+    where, problem, value = ".".join(keys), first["type"], first["input"]
+    if problem == "extra_forbidden":
         place = ".".join(keys[:-1])
         reason = str(unknown_name(f"key in [{place}]" if place else "key", keys[-1], section.model_fields))
-    elif kind == "literal_error":
-        known = get_args(section.model_fields[keys[-1]].annotation)
-        reason = str(unknown_name(keys[0], str(value), known))
-    elif kind == "union_tag_invalid":
-        reason = str(unknown_name("space", str(first["ctx"]["tag"]), SPACES))
-    elif kind == "union_tag_not_found":
+    elif problem == "union_tag_invalid":
+        reason = str(unknown_name(keys[0], str(first["ctx"]["tag"]), kinds))
+    elif problem == "union_tag_not_found":
         reason = f"{where} = {value!r}; write a section [{where}] with keys"
-    elif kind == "missing":
+    elif problem == "missing":
         reason = f"'{where}' is missing; give it a value"
     else:
         reason = f"{where} = {value!r}: {first['msg'].lower().removeprefix('value error, ')}"
     return GfoError(f"config: {path}: {reason}")
 
 
-def _section(loc: Sequence[str]) -> tuple[type[BaseModel], list[str]]:
-    """The section that a location is in, and its keys without pydantic's names for the choices of a union."""
-    section: type[BaseModel] = Config
+def _place(loc: Sequence[str]) -> tuple[list[str], type[BaseModel], dict[str, Any]]:
+    """The keys of a location without pydantic's names for the choices of a union, the section that the last
+    key is in, and the kinds that the value may be of."""
     keys: list[str] = []
+    section: type[BaseModel] = Config
+    here: Any = Config  # the type of the value at the location
     for part in loc:
-        choice = bool(keys) and (keys[-1] == "space" or keys[-1].isdigit())
-        if choice and part in SECTIONS:
-            section = SECTIONS[part]
-            keys.append("")  # so that a key of the same name is not taken for a choice
+        kinds = _kinds(here)
+        if part in kinds:
+            here = kinds[part]
             continue
-        if part in ("str", "int") or "[" in part:
+        if isinstance(here, type) and issubclass(here, BaseModel):
+            section = here
+            here = _plain(here.model_fields[part].annotation) if part in here.model_fields else None
+        elif get_origin(here) in (list, dict):
+            here = _plain(get_args(here)[-1])
+        else:
             break
         keys.append(part)
-        annotation = section.model_fields[part].annotation if part in section.model_fields else None
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            section = annotation
-    return section, [key for key in keys if key]
+    return keys, section, _kinds(here)
+
+
+def _plain(annotation: Any) -> Any:
+    """A type without its metadata, and without None beside it."""
+    if get_origin(annotation) is Annotated:
+        return _plain(get_args(annotation)[0])
+    choices = [choice for choice in get_args(annotation) if choice is not type(None)]
+    return choices[0] if type(None) in get_args(annotation) and len(choices) == 1 else annotation
+
+
+def _kinds(union: Any) -> dict[str, Any]:
+    """Kind -> section of a union whose members have tags; empty for all other types."""
+    members = [get_args(member) for member in get_args(union) if get_origin(member) is Annotated]
+    return {tag.tag: section for section, *marks in members for tag in marks if isinstance(tag, Tag)}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Discriminator, Tag, model_validator
 
-from gfo.config.sections import Section
+from gfo.config.sections import Section, kind_of
 from gfo.core.domain import Domain
 from gfo.core.protocols import SearchSpace
 from gfo.core.seeding import stream_seed
@@ -232,12 +232,6 @@ SECTIONS: dict[str, type[SpaceSection]] = {
     "product": ProductConfig,
 }
 
-
-def _kind(section: Any) -> Any:
-    """Which space a section is; a soft prompt if it does not say."""
-    return section.get("kind", "soft-prompt") if isinstance(section, dict) else getattr(section, "kind", None)
-
-
 SpaceConfig = Annotated[
     Annotated[SoftPromptConfig, Tag("soft-prompt")]
     | Annotated[DeepPromptConfig, Tag("deep-prompt")]
@@ -248,6 +242,6 @@ SpaceConfig = Annotated[
     | Annotated[AdapterConfig, Tag("adapter")]
     | Annotated[DiscretePromptConfig, Tag("discrete-prompt")]
     | Annotated[ProductConfig, Tag("product")],
-    Discriminator(_kind),
+    Discriminator(kind_of("soft-prompt")),
 ]
 ProductConfig.model_rebuild()

@@ -19,3 +19,10 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> GfoError:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
     return GfoError(f"unknown {kind} '{name}': {hint}known are {', '.join(known)}")
+
+
+def check_name(kind: str, name: str, known: Iterable[str]) -> None:
+    """Raise GfoError for a name that is not in `known`."""
+    known = list(known)
+    if name not in known:
+        raise unknown_name(kind, name, known)

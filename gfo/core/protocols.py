@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -141,13 +141,38 @@ class Tokenizer(Protocol):
         reads: where the model reads the answer: the "next" word behind the last token, the word in
             the "mask" place, or the whole "sentence", compared with label texts.
         mask: the text of the mask token, where it reads that.
+        context_length: the most tokens of a sequence.
+        end_tokens: ids that end what the model writes.
+        token_texts: the text of every token, by id.
     """
 
     reads: str
     mask: str | None
+    context_length: int
+
+    @property
+    def end_tokens(self) -> frozenset[int]: ...
+
+    @property
+    def token_texts(self) -> Sequence[str]: ...
 
     def encode(self, text: str, *, start: bool = False, end: bool = False) -> tuple[int, ...]:
         """Token ids of the text; `start` and `end` add the special tokens that the model wants there."""
+        ...
+
+    def decode(self, rows: Sequence[Tokens]) -> list[str]:
+        """The text of each row of token ids, special tokens left out."""
+        ...
+
+
+@runtime_checkable
+class Reader(Tokenizer, Protocol):
+    """A model that answers unchanged, such as a teacher."""
+
+    vocabulary_size: int
+
+    def read(self, rows: Sequence[Tokens], vocabulary: Sequence[Any] | None) -> Tensor:
+        """float32 logits [N, V'], where the model reads the answer, of whole rows of tokens."""
         ...
 
 

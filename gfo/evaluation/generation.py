@@ -26,6 +26,7 @@ from gfo.models.branches import Context
 from gfo.models.decoder import Decoder
 from gfo.models.decoding import AnswerSequences, DecoderSequences
 from gfo.models.encoder_decoder import EncoderDecoder
+from gfo.models.families import CROSS_ATTENTION
 from gfo.models.frozen import FrozenModel
 
 SHRINK = 7 / 8  # sequences are dropped when so many or fewer are left: it copies the others' keys and values
@@ -177,7 +178,10 @@ class Generation:
         order = sorted(range(len(self._branches)), key=lambda b: len(self._branches[b]))
         at_once = self._at_once(order)
         groups = [order[part] for part in parts(len(order), at_once)]
-        for k in parts(delta.candidates, at_once // max(map(len, groups))):
+        widest, own = max(map(len, groups)), layout.own_tokens
+        each = own + widest * (len(self._branches[order[-1]]) + self._decoding.max_tokens)
+        most = min(at_once // widest, self._room.kept // each, self._room.most // max(1, own))
+        for k in parts(delta.candidates, most):
             context = layout.context_of(delta.select(k), self._meter)
             for b in groups:
                 yield k, b, context
@@ -217,11 +221,13 @@ class Generation:
                 shared = encoded[0], real
                 encoded = encoded.expand(C, -1, -1, -1).flatten(0, 1)
                 sequences = AnswerSequences(model, encoded, real.repeat(C, 1))
-                if once:
-                    sequences.share(*shared, C, some.modules)
+                begun = len(encoded)
+                if once and not any(CROSS_ATTENTION.search(name) for name in some.modules):
+                    sequences.share(*shared, C)
+                    begun += len(real)
                 chunk = Chunk.of(k, b, model.device)
                 hidden = sequences.begin(_of_modules(some, model.device))
-                tokens = len(encoded) * len(model.answer_start)
+                tokens = begun * len(model.answer_start)
                 self._meter.count(tokens, tokens, model.layers - model.encoder_layers)
                 yield chunk, sequences, hidden
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from gfo.models.decoder import Decoder
     from gfo.models.frozen import FrozenModel
 
+FORWARD_AND_BACKWARD = 3  # a backward pass counts as two forward passes
+
 Hidden = tuple[slice, int, Tensor]
 """Candidates k, the number of a group of branches b, and their hidden states [k, b, D]; of trees those of the
 M places at which the group is read, [k, M, D]."""
@@ -81,9 +83,10 @@ class Meter:
     needed: int = 0
 
     def count(self, computed: int, needed: int, layers: int) -> None:
-        """Tokens that went through `layers` layers."""
-        self.computed += computed * layers
-        self.needed += needed * layers
+        """Tokens that went through `layers` layers, and go back through them where gradients are kept."""
+        passes = FORWARD_AND_BACKWARD if torch.is_grad_enabled() else 1
+        self.computed += passes * computed * layers
+        self.needed += passes * needed * layers
 
 
 def parts(K: int, size: int) -> list[slice]:
@@ -237,6 +240,11 @@ class ByCandidate:
         once = max(0, self._shape.first_layer - (meter.layers - size))
         meter.count(forced.ids.numel(), forced.real, once)
         meter.count(C * forced.ids.numel(), C * forced.real, size - once)
+
+    @property
+    def own_tokens(self) -> int:
+        """Tokens of a candidate's context that it computes itself."""
+        return 0 if self._own is None else self._own.real
 
     def context_of(self, delta: Delta, meter: Meter) -> Context | None:
         """What the rows of the delta's K candidates continue: K rows, or None for nothing."""

@@ -50,8 +50,9 @@ class LocalEvaluator:
         memory: bytes that a forward pass may take; by default a quarter of what is free.
 
     Raises:
-        GfoError: for a row that is longer, with the soft prompt, than the model's context, a soft prompt
-            without a place in the template, or a space made for another model.
+        GfoError: for a row that is longer, with the soft prompt and the tokens to be generated, than the
+            model's context, a soft prompt without a place in the template, a space made for another model,
+            or a task that wants generated text of an encoder.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class LocalEvaluator:
         self._shape = Shape.of(zero)
         self._check_rows()
 
+    @torch.no_grad()
     def __call__(self, z: Array, step: int) -> Evaluation:
         """Loss of each candidate on the step's batch; z [K, d]; nan where it is not finite."""
         start = time.perf_counter()
@@ -87,6 +89,26 @@ class LocalEvaluator:
         loss[~np.isfinite(loss)] = np.nan
         return Evaluation(loss, _cost(len(z), meter, start))
 
+    @torch.enable_grad()
+    def loss_tensor(self, z: Tensor, step: int) -> tuple[Tensor, Cost]:
+        """Loss [K] of z [K, d] on the step's batch, differentiable, and what it and its backward pass cost.
+
+        A token that gradients go through counts three times: a backward pass counts as two forward passes.
+        What all candidates share is computed once, without gradients.
+
+        Raises:
+            GfoError: for a task whose loss has no gradient.
+        """
+        start = time.perf_counter()
+        batch, meter = self.task.batch("train", step), Meter(self.model.layers)
+        found = self.task.loss(self._answers(self._changes(z), batch, meter), batch)
+        if not (isinstance(found, Tensor) and found.requires_grad):
+            raise GfoError(
+                "task: its loss has no gradient; take a gradient-free optimizer, or gfo.Classification"
+            )
+        return found, _cost(len(z), meter, start)
+
+    @torch.no_grad()
     def score(self, z: Array, split: str) -> Scores:
         """Every metric of each candidate on a whole split; z [K, d].
 
@@ -98,6 +120,7 @@ class LocalEvaluator:
         answers = self._answers(self._decode(z), batch, meter)
         return Scores(self.task.score(answers, batch), _cost(len(z), meter, start))
 
+    @torch.no_grad()
     def answers(self, z: Array, batch: Batch | Batches) -> Answers:
         """What the model answers a batch, changed as z [K, d] says: see `gfo.core.protocols.Batch`."""
         return self._answers(self._decode(z), batch, Meter(self.model.layers))
@@ -125,7 +148,6 @@ class LocalEvaluator:
             return self._log_likelihoods(delta, batch, meter)
         return self._logits(delta, batch, meter)
 
-    @torch.no_grad()
     def _logits(self, delta: Delta, batch: Batch, meter: Meter) -> Tensor:
         """float32 logits [K, B, V'] at the batch's vocabulary."""
         wanted = self.model.vocabulary_size if batch.vocabulary is None else len(batch.vocabulary)
@@ -139,7 +161,6 @@ class LocalEvaluator:
 
         return self._laid_out(batch, shape, meter, read)
 
-    @torch.no_grad()
     def _log_likelihoods(self, delta: Delta, batch: Batch, meter: Meter) -> Tensor:
         """float32 log-likelihoods [K, B, m] of the batch's endings in nats, -inf where a row has fewer."""
         check_endings(batch, self.model, self._shape.P, "batch")
@@ -185,6 +206,7 @@ class LocalEvaluator:
 
         return halving(run, self.tokens_at_once, smaller=smaller)
 
+    @torch.no_grad()
     def _layout(self, batch: Batch, shape: Shape, most: int, meter: Meter) -> ByExample | ByCandidate:
         """The batch laid out, with what all candidates share computed."""
         everywhere, causal = shape.everywhere, self.model.causal
@@ -200,8 +222,10 @@ class LocalEvaluator:
         z = np.asarray(z, dtype=np.float64)
         if z.ndim != 2 or z.shape[1] != self.space.domain.d:
             raise GfoError(f"z has the shape {z.shape}; the evaluator takes (K, {self.space.domain.d})")
-        delta = self.space.decode(torch.from_numpy(z).to(self.model.device))
-        return delta.to(self.model.device, self.model.dtype)
+        return self._changes(torch.from_numpy(z).to(self.model.device))
+
+    def _changes(self, z: Tensor) -> Delta:
+        return self.space.decode(z).to(self.model.device, self.model.dtype)
 
     def _check_rows(self) -> None:
         """Raise GfoError for a row that does not fit into the context, or has no place for the prompt."""

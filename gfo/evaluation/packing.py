@@ -16,6 +16,7 @@ TEXT_WASTE = 0.5  # padding that texts may have where they are attended to (they
 TEXTS_TOGETHER = 8  # at least, where there are as many: fewer make passes too small, whatever the padding
 TEXT_ROW = 32  # tokens of a row behind a text: each row copies the text's keys, and sees its other branches
 PACKED_ROW = 64  # tokens of a row of packed texts, or the longest: as short as padding allows
+LONG_BRANCH = 128  # tokens; a longer one has a row to itself, beside those of like length, else padding grows
 FEW_TEXTS = 64  # so few are packed in several ways to find the one with the least padding
 
 
@@ -35,14 +36,17 @@ def lay_out(
 ) -> tuple[list[list[int]], list[tuple[TokenRows, Rows]]]:
     """By candidate: the branches in groups of at most `most` tokens, and how each group lies in rows."""
     lengths = [len(row) for row in todo.branches]
-    if model.causal:
-        T, rows = bins(lengths, _row_sizes(lengths))
+    packs = [i for i, length in enumerate(lengths) if model.causal and length <= LONG_BRANCH]
+    alone = sorted(set(range(len(lengths))) - set(packs))
+    layouts: list[tuple[int, list[list[int]]]] = []
+    if packs:
+        T, rows = bins([lengths[i] for i in packs], _row_sizes([lengths[i] for i in packs]))
         at_once = max(1, most // T)
-        layouts = [(T, rows[i : i + at_once]) for i in range(0, len(rows), at_once)]
-    else:
-        order = tiles(lengths, most_tokens=most)
-        order = [part for tile in order for part in _forced_together(todo, tile, most)]
-        layouts = [(max(lengths[i] for i in tile), [[i] for i in tile]) for tile in order]
+        rows = [[packs[i] for i in row] for row in rows]
+        layouts += [(T, rows[i : i + at_once]) for i in range(0, len(rows), at_once)]
+    for tile in tiles([lengths[i] for i in alone], most_tokens=most):
+        for part in _forced_together(todo, [alone[i] for i in tile], most):
+            layouts.append((max(lengths[i] for i in part), [[i] for i in part]))
     groups = [[i for row in rows for i in row] for _, rows in layouts]
     laid = [packed(todo.branches, rows, T, model.device, model.read_token, todo.trees) for T, rows in layouts]
     if todo.trees and not model.causal and model.read_token is None:

@@ -18,7 +18,6 @@ from transformers.cache_utils import DynamicLayer
 from gfo.models.apply import Change, applied
 from gfo.models.attention import attention_of_branches
 from gfo.models.branches import Context, KeysValues, Rows
-from gfo.models.families import CROSS_ATTENTION
 from gfo.models.last_layer import read_tokens_only
 from gfo.models.shared_attention import Grid, NotSharedError, Shared, may_share, shared_attention
 
@@ -203,13 +202,8 @@ class AnswerSequences:
         self._model, self._encoded, self._real = model, encoded, real
         self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
 
-    def share(self, encoded: Tensor, real: Tensor, candidates: int, delta_modules: set[str]) -> None:
-        """Take the keys and values of the encoder's output [R, T, D], equal for K candidates, from one pass.
-
-        Nothing is done where candidates change the modules that make them.
-        """
-        if any(CROSS_ATTENTION.search(name) for name in delta_modules):
-            return
+    def share(self, encoded: Tensor, real: Tensor, candidates: int) -> None:
+        """Take keys and values of the encoder's output [R, T, D] from one pass for all K candidates."""
         once = AnswerSequences(self._model, encoded, real)
         once.begin(None)
         cross = DynamicCache()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from gfo.models.branches import Context, Rows
 from gfo.models.families import context_length, logit_transform
 from gfo.models.structure import LinearInfo, Stack, find_linears, hidden_of, hooked, weight_of
 
+TOKENS_READ = 2048  # in one pass of `read`
 LOGITS_AT_ONCE = 2**22  # float32 numbers; more leave a CPU's cache, and fill a GPU no better
 CHECKED_TOKENS = 64  # of the vocabulary, where a model is compared with a plain forward pass
 
@@ -93,6 +95,23 @@ class FrozenModel(ABC):
         """Token ids of the text, with the special tokens that the model wants at a start and an end."""
         ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
         return (self._start if start else ()) + ids + (self._end if end else ())
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each row of token ids, special tokens left out."""
+        return self._decoded(rows, skip_special_tokens=True)
+
+    @functools.cached_property
+    def token_texts(self) -> list[str]:
+        """The text of every token of the embedding, by id; empty where the tokenizer has none."""
+        return self._decoded([(token,) for token in range(self.vocabulary_size)])
+
+    @functools.cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """Ids that end what the model writes: the generation config's and the tokenizer's."""
+        config = getattr(self.module, "generation_config", None) or self.config
+        found = config.eos_token_id
+        ends = [*found] if isinstance(found, list | tuple) else [found]
+        return frozenset(token for token in (*ends, self.tokenizer.eos_token_id) if token is not None)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [...] -> embeddings [..., D]."""
@@ -171,6 +190,32 @@ class FrozenModel(ABC):
             self.module.base_model(input_ids=ids, **two)
         return seen
 
+    @torch.no_grad()
+    def read(self, rows: Sequence[Sequence[int]], vocabulary: Sequence[Any] | None) -> Tensor:
+        """float32 logits [N, V'] of the unchanged model, where it reads the answer.
+
+        Args:
+            rows: whole sequences of token ids.
+            vocabulary: the tokens whose logits are wanted, V' of them, or None for all.
+        """
+        wanted = self.vocabulary_size if vocabulary is None else len(vocabulary)
+        out = torch.empty(len(rows), wanted, device=self.device)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        for T, group in itertools.groupby(order, key=lambda i: len(rows[i])):  # equal lengths want no padding
+            same = list(group)
+            most = max(1, TOKENS_READ // T)
+            for some in (same[i : i + most] for i in range(0, len(same), most)):
+                ids = torch.tensor([list(rows[i]) for i in some], device=self.device)
+                column = torch.arange(T, device=self.device).expand_as(ids)
+                at = torch.full_like(ids[:, 0], T - 1)
+                if self.read_token is not None:
+                    at = torch.where(ids == self.read_token, column, -1).amax(dim=1)
+                first = torch.arange(len(some), device=self.device) * T
+                lie = Rows(torch.zeros_like(ids), column, (first + at)[None])
+                hidden = self.branches(None, self.embed(ids)[None], lie)
+                out[some] = self.logits(hidden[0], vocabulary)
+        return out
+
     @abstractmethod
     def branches(
         self,
@@ -217,6 +262,11 @@ class FrozenModel(ABC):
         logits = torch.nn.functional.linear(hidden.float(), weight, bias)
         logits = logits * self._logit_scale
         return logits if self._logit_cap is None else self._logit_cap * torch.tanh(logits / self._logit_cap)
+
+    def _decoded(self, rows: Sequence[Sequence[int]], **options: Any) -> list[str]:
+        lists = [list(row) for row in rows]
+        texts: list[str] = self.tokenizer.batch_decode(lists, clean_up_tokenization_spaces=False, **options)
+        return texts
 
     def _probe(self) -> tuple[tuple[int, ...], Tensor]:
         """Some 64 tokens, evenly spread over the vocabulary, to compare logits at, and 12 as a text [12]."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gfo.core.domain import Array
+from gfo.core.errors import GfoError
 from gfo.report.scores import is_share, show
 from gfo.report.tables import Table
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 Curve = tuple[Array, Array]
 """x, rising [n], and the lowest loss until there [n]."""
+NO_STEP: Mapping[str, Any] = {"evaluations": 0, "forward_tokens": 0, "best": None}
 QUARTILES = (0.25, 0.5, 0.75)
 STYLES = ("-", "--", ":")  # once the colours are used up
 MOST_ABOVE, ABOVE_IN_A_ROW = 4, 110  # lines whose names have room above the panels; letters of a row there
@@ -29,7 +31,8 @@ class RunValues:
     """What is compared of a run, as plain values.
 
     Attributes:
-        steps: the lines of its history.
+        steps: the lines of its history; empty for a method that does not search, which has no line in the
+            figure.
         test: metric -> value of the result on test; empty if it was not scored.
         seconds: of the search.
     """
@@ -72,13 +75,17 @@ class Comparison:
                 by default.
 
         Raises:
-            GfoError: for an unknown x, tokens where none were counted, or a path that cannot be written.
+            GfoError: for an unknown x, runs none of which has steps, tokens where none were counted, or a
+                path that cannot be written.
         """
         from gfo.report import figures
 
         x = self.x if x is None else x
         lowest = {"train": train_curve, "dev": dev_curve}
-        groups = sorted(self.groups, key=lambda group: _last(group, x))
+        groups = [group for group in self.groups if any(run.steps for run in group.runs)]
+        if not groups:
+            raise GfoError("plot: none of the runs has steps; there is nothing to draw")
+        groups.sort(key=lambda group: _last(group, x))
         curves = {
             split: {g.label: [curve(run.steps, x) for run in g.runs] for g in groups}
             for split, curve in lowest.items()
@@ -88,7 +95,7 @@ class Comparison:
         height = max(3.4, 1.0 + 0.22 * len(groups)) if beside else 3.7
         figure = figures.Figure(height, width=8.4 + beside)
         axes = np.ravel(figure.subplots(1, len(panels)))
-        end = max(figures.x_values(run.steps, x)[-1] for group in groups for run in group.runs)
+        end = max(figures.x_values(run.steps, x)[-1] for group in groups for run in group.runs if run.steps)
         for panel, split in zip(axes, panels, strict=True):
             _panel(panel, curves[split])
             panel.set_title(f"{split} loss, lowest so far", fontsize=10, loc="left")
@@ -178,7 +185,7 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
 def _curve(steps: Sequence[Mapping[str, Any]], x: str, losses: Sequence[float | None]) -> Curve:
     from gfo.report.figures import x_values
 
-    every = x_values(steps, x)
+    every = x_values(steps, x) if steps else []
     points = [(e, v) for e, v in zip(every, losses, strict=True) if v is not None and math.isfinite(v)]
     if points and points[-1][0] < every[-1]:
         points.append((every[-1], points[-1][1]))  # what was found stays found until the run's end
@@ -215,7 +222,7 @@ def _some(curves: Mapping[str, Sequence[Curve]]) -> bool:
 
 
 def _row(group: Group) -> dict[str, Any]:
-    last = [run.steps[-1] for run in group.runs]
+    last = [run.steps[-1] if run.steps else NO_STEP for run in group.runs]
     scored = [run.test for run in group.runs if run.test]
     row: dict[str, Any] = {"label": group.label, "runs": len(group.runs), "scored": len(scored)}
     for key in ("evaluations", "forward_tokens"):

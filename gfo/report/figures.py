@@ -98,7 +98,7 @@ def x_values(steps: Sequence[Mapping[str, Any]], x: str) -> list[float]:
     if x not in X_AXES:
         raise unknown_name("x", x, X_AXES)
     if not steps:
-        raise GfoError("plot: the run has no steps yet; wait for its first")
+        raise GfoError("plot: the run has no steps, or none yet; there is nothing to draw")
     values = [float(step[x]) for step in steps]
     if x == "forward_tokens" and not values[-1]:
         raise GfoError("x = 'forward_tokens': the run counted none; take evaluations or seconds")

@@ -8,18 +8,27 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-NAMES = ("optimizer.name", "optimizer", "space.kind", "model.name", "model", "task.kind")  # need no key
+NAMES = (  # in this order; they need no key
+    "optimizer.name",
+    "optimizer",
+    "baseline.name",
+    "baseline",
+    "space.kind",
+    "model.name",
+    "model",
+    "task.kind",
+)
 MOST_FACTS = 3  # in a label; beyond that the folder's name says more
 LONGEST = 28  # characters of a value
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values as "a.b" -> text, without seeds."""
+    """Nested values as "a.b" -> text, without the root seed and where the data lie."""
     flat: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
-        elif key != "seed" or prefix:
+        elif key != "data_dir" and (key != "seed" or prefix):
             flat[prefix + key] = value if isinstance(value, str) else json.dumps(value)
     return flat
 
@@ -36,7 +45,7 @@ def labels(facts: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[str
     """
     keys = list(dict.fromkeys(key for each in facts for key in each))
     differing = [key for key in keys if len({each.get(key) for each in facts}) > 1]
-    few = [key for key in NAMES if key in differing] or [key for key in NAMES[:3] if key in keys]
+    few = [key for key in NAMES if key in differing] or [key for key in NAMES[:5] if key in keys]
     bare = [re.sub(r"[-_.]*seed[-_]?\d+$", "", name) for name in names]
     tries = [[_label(each, few) for each in facts]]
     if len(differing) <= MOST_FACTS:

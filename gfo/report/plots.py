@@ -45,6 +45,7 @@ def plot_history(
     spread = [
         (e, step["spread"]) for e, step in zip(at, steps, strict=True) if step.get("spread") is not None
     ]
+    spread = spread if any(value for _, value in spread) else []  # one point that is moved has none
     panels = ["loss"] + ["score"] * (metric is not None) + ["spread"] * bool(spread)
     heights = [HEIGHTS[panel] for panel in panels]
     figure = figures.Figure(sum(heights) + 1.0)

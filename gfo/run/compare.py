@@ -14,7 +14,7 @@ from gfo.run.history import HISTORY, History
 from gfo.run.result import CONFIG, RESULT, Result, read_json
 
 RunLike = Result | str | Path
-RECORDED = ("optimizer", "options", "space", "task", "model", "d")  # of a run without a config
+RECORDED = ("optimizer", "baseline", "options", "space", "task", "model", "d")  # of a run without a config
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,11 @@ def _read(run: RunLike) -> _Found:
 def _found(history: History, summary: Mapping[str, Any], name: str) -> _Found:
     """From a result.json, or what there is of it."""
     steps = [asdict(step) for step in history]
-    if not steps:
-        raise GfoError(f"compare: {name or 'a run'} has no steps yet; leave it out, or wait for its first")
     record = summary.get("config") or {k: summary[k] for k in RECORDED if k in summary}
     record = {k: v for k, v in record.items() if k != "dev_every"}
     test = summary.get("scores", {}).get("after", {}).get("test", {})
-    seconds = summary.get("cost", {}).get("seconds", steps[-1]["seconds"])
+    if not steps and not test:  # with scores it is a baseline that does not search
+        raise GfoError(f"compare: {name or 'a run'} has no steps yet; leave it out, or wait for its first")
+    seconds = summary.get("cost", {}).get("seconds", steps[-1]["seconds"] if steps else 0.0)
     facts = flatten(record)
-    facts.pop("task.data_dir", None)
     return _Found(RunValues(steps, test, seconds), facts, summary.get("seed"), name)

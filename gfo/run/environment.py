@@ -9,7 +9,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("gfo", "torch", "transformers", "numpy", "scipy", "cma", "nevergrad")
+from gfo.run.callbacks import Callback, Run
+
+PACKAGES = ("gfo", "torch", "transformers", "numpy", "scipy", "cma", "nevergrad", "peft", "scikit-learn")
 
 
 def versions() -> dict[str, str]:
@@ -38,6 +40,67 @@ def hardware() -> dict[str, Any]:
         if torch.cuda.is_available():
             found["gpu"] = torch.cuda.get_device_name()
     return found
+
+
+class PeakMemory(Callback):
+    """The most memory that the process held during a run, as `memory` in a record.
+
+    On a GPU the tensors' bytes there; else the process's resident bytes, as Linux counts them. Where
+    their highest mark cannot be reset it is that of the process so far, and `whole_process` says so.
+    Compare runs in new processes: freed memory is not always given back.
+
+    Args:
+        record: gets {"start_bytes", "peak_bytes", "device", "whole_process"} in the end.
+    """
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        self._record = record
+        self._facts: dict[str, Any] = {}
+
+    def start(self, run: Run) -> None:
+        """Begin a new highest mark."""
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            held = torch.cuda.memory_allocated()
+            self._facts = {"start_bytes": held, "device": "cuda", "whole_process": False}
+            return
+        import psutil
+
+        held = psutil.Process().memory_info().rss
+        self._facts = {"start_bytes": held, "device": "cpu", "whole_process": not _reset_peak()}
+
+    def end(self, run: Run) -> None:
+        """Write the highest mark down."""
+        if not self._facts:
+            return
+        peak = (
+            sys.modules["torch"].cuda.max_memory_allocated() if self._facts["device"] == "cuda" else _peak()
+        )
+        self._record["memory"] = {**self._facts, "peak_bytes": int(peak)}
+
+
+def _reset_peak() -> bool:
+    """Set the highest mark of resident bytes to those now; whether that can be done."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def _peak() -> int:
+    """The highest mark of resident bytes."""
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    except OSError:
+        pass
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 def _processor() -> str:

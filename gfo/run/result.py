@@ -65,8 +65,10 @@ class Result:
             how = run.selection.describe()
         scoring = Cost() if run.selection is None else run.selection.cost
         optimizer = run.optimizer
-        facts = {"optimizer": getattr(optimizer, "name", type(optimizer).__name__), "d": optimizer.domain.d}
-        facts |= {"seed": optimizer.seed} if hasattr(optimizer, "seed") else {}
+        facts: dict[str, Any] = {}
+        if not {"optimizer", "baseline"} & set(record):  # a loop of the user's own
+            name = getattr(optimizer, "name", type(optimizer).__name__)
+            facts = {"optimizer": name, "d": optimizer.domain.d, "seed": getattr(optimizer, "seed", None)}
         return cls(
             z,
             run.history,

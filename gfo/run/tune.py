@@ -13,6 +13,7 @@ from gfo.evaluation.local import LocalEvaluator
 from gfo.models.frozen import FrozenModel
 from gfo.run.budget import Budget
 from gfo.run.callbacks import Callback
+from gfo.run.environment import PeakMemory
 from gfo.run.loop import minimize
 from gfo.run.progress import ProgressBar
 from gfo.run.result import Result
@@ -67,30 +68,30 @@ def tune(
             optimizer, domain=space.domain, seed=stream_seed(seed, "optimizer"), **dict(options or {})
         )
     shown = [ProgressBar()] if progress else []
-    facts = {"seed": seed, "model": model.name, "optimizer": name, "d": space.domain.d}
-    if "config" not in (record or {}):
-        facts |= {"options": plain(options or {}), "space": described(space), "task": described(task)}
+    facts: dict[str, Any] = {"seed": seed, "model": model.name, "optimizer": name, "d": space.domain.d}
+    facts |= {**described(options or {}, space, task), **(record or {})}
     return minimize(
         optimizer,
         evaluator,
         budget=budget,
-        callbacks=[*callbacks, *shown],
+        callbacks=[*callbacks, PeakMemory(facts), *shown],
         out=out,
         dev_every=dev_every if "dev" in evaluator.task.splits else None,
         selection=selection,
-        record={**facts, **(record or {})},
+        record=facts,
     )
 
 
-def described(thing: Any) -> dict[str, Any]:
-    """Class and plain attributes of a space or task, so that other ones can be told from it."""
-    public = {k: v for k, v in getattr(thing, "__dict__", {}).items() if not k.startswith("_")}
+def described(options: Mapping[str, Any], space: SearchSpace, task: Task) -> dict[str, Any]:
+    """What was run, as far as plain values tell it: so that `gfo.compare` takes no other space for a seed."""
+    plain = {k: v if isinstance(v, str | int | float | None) else repr(v) for k, v in options.items()}
+    return {"options": plain, "space": _attributes(space), "task": _attributes(task)}
+
+
+def _attributes(piece: object) -> dict[str, Any]:
+    """The class, and public attributes that are plain values."""
+    public = {k: v for k, v in getattr(piece, "__dict__", {}).items() if not k.startswith("_")}
     return {
-        "kind": type(thing).__name__,
+        "kind": type(piece).__name__,
         **{k: v for k, v in public.items() if isinstance(v, str | int | float)},
     }
-
-
-def plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as JSON has them; others as Python shows them."""
-    return {k: v if isinstance(v, str | int | float | None) else repr(v) for k, v in options.items()}

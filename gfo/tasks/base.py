@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
 
 from gfo.core.domain import Array
-from gfo.core.errors import GfoError
-from gfo.core.protocols import Batch, Tokenizer
+from gfo.core.errors import GfoError, unknown_name
+from gfo.core.protocols import Batch, Tokenizer, Tokens
 from gfo.core.seeding import stream
-from gfo.tasks.datasets import Source, load_rows
+from gfo.tasks.datasets import Source, load
+from gfo.tasks.lengths import Longest
 from gfo.tasks.templates import MASK, Template
 
 SPLITS = ("train", "dev", "test")
+
+
+class RowOptions(TypedDict, total=False):
+    """Which rows of its data a task uses; see `Data.load`."""
+
+    limits: Mapping[str, int] | None
+    skip: Mapping[str, int] | None
+    shuffle: int | None
+    batch_size: int | None
+    max_length: int | None
+    truncate: str | None
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -29,11 +44,23 @@ class Data:
         batch_size: training rows of a step, drawn anew each step and shared by all its candidates; None
             for all.
         seed: of the batches.
+        longest: how long rows may be, and what is done about longer ones.
+        same: splits that were given as the same rows, so that it need not be told that they are.
+
+    Raises:
+        GfoError: for a batch size out of range.
     """
 
     rows: Mapping[str, list[dict[str, Any]]]
     batch_size: int | None = None
     seed: int = 0
+    longest: Longest | None = None
+    same: frozenset[tuple[str, str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        most = len(self.rows["train"])
+        if self.batch_size is not None and not 1 <= self.batch_size <= most:
+            raise GfoError(f"batch_size = {self.batch_size} must be 1 to {most}, the training rows")
 
     @classmethod
     def load(
@@ -43,30 +70,62 @@ class Data:
         test: Source | None = None,
         *,
         limits: Mapping[str, int] | None = None,
+        skip: Mapping[str, int] | None = None,
+        shuffle: int | None = None,
         batch_size: int | None = None,
+        max_length: int | None = None,
+        truncate: str | None = None,
         seed: int = 0,
     ) -> Data:
-        """Read the splits that are given, of some only the first rows.
+        """Read the splits that are given.
+
+        Args:
+            train, dev, test: where their rows come from; see `gfo.datasets.load`.
+            limits: split -> use only its first rows.
+            skip: split -> leave out its first rows, before its limit counts.
+            shuffle: a seed to put rows in random order before `skip` and `limits` count; the same seed gives
+                the same order, so that splits of one file can be told apart by skip and limits.
+            batch_size: see above.
+            max_length: the most tokens of a row in its template, without soft prompt and answer; longer rows
+                are left out, and a warning gives their number.
+            truncate: the field that is cut at its end instead, where a row is longer than `max_length`.
+            seed: of the batches.
 
         Raises:
-            GfoError: for data that cannot be read, or a batch size out of range.
+            GfoError: for data that cannot be read, an unknown split, or a number out of range.
         """
-        given = dict(zip(SPLITS, (train, dev, test), strict=True))
-        rows = {
-            split: load_rows(source, split, limit=(limits or {}).get(split))
-            for split, source in given.items()
+        for option, by_split in (("limits", limits), ("skip", skip)):
+            for split in by_split or {}:
+                if split not in SPLITS:
+                    raise unknown_name(f"split in {option}", split, SPLITS)
+        given = {
+            split: source
+            for split, source in zip(SPLITS, (train, dev, test), strict=True)
             if source is not None
         }
-        if batch_size is not None and not 1 <= batch_size <= len(rows["train"]):
-            raise GfoError(f"batch_size = {batch_size} must be 1 to {len(rows['train'])}, the training rows")
-        return cls(rows, batch_size, seed)
+        rows = {
+            split: load(
+                source,
+                split,
+                shuffle=shuffle,
+                skip=(skip or {}).get(split, 0),
+                limit=(limits or {}).get(split),
+            )
+            for split, source in given.items()
+        }
+        same = {
+            (one, other)
+            for one, other in itertools.combinations(given, 2)
+            if given[one] is given[other] and not isinstance(given[one], str | Path)
+        }
+        return cls(rows, batch_size, seed, Longest.of(max_length, truncate), frozenset(same))
 
-    def of_step(self, split: str, step: int) -> Array:
-        """Numbers of the rows of a step, sorted: all, or `batch_size` drawn without replacement."""
-        everything = np.arange(len(self.rows[split]))
+    def of_step(self, split: str, step: int, numbers: Array) -> Array:
+        """Which of the rows with these numbers are a step's, sorted: all, or `batch_size` drawn without
+        replacement."""
         if not self.draws(split):
-            return everything
-        order = stream(self.seed, f"batch {step}").permutation(everything)
+            return numbers
+        order = stream(self.seed, f"batch {step}").permutation(numbers)
         return np.sort(order[: self.batch_size])
 
     def draws(self, split: str) -> bool:
@@ -74,8 +133,78 @@ class Data:
         return split == "train" and self.batch_size is not None
 
 
-class BoundRows(ABC):
-    """Rows in a template, tokenized for one model. A task adds what it wants to know of them, and its scores.
+class BoundExamples(ABC):
+    """Examples that are tokens of one model. A task adds what it wants to know of them, and its scores.
+
+    Args:
+        data: their rows.
+        encoded: split -> number of a row that is used -> its tokens in front of and behind the soft prompt.
+        soft: whether there is a place for a soft prompt between them.
+    """
+
+    _numbers = itertools.count()
+
+    def __init__(
+        self, data: Data, encoded: Mapping[str, Mapping[int, tuple[Tokens, Tokens]]], soft: bool
+    ) -> None:
+        self.splits = tuple(data.rows)
+        self._data, self._soft, self._encoded = data, soft, encoded
+        self._number = next(self._numbers)  # so that no two tasks have batches of one key
+        self._numbers_of = {split: np.array([*rows]) for split, rows in encoded.items()}
+        self._tell_repeated()
+
+    @abstractmethod
+    def _wanted(self, split: str, index: Array) -> dict[str, Any]:
+        """The fields `vocabulary`, `target`, `endings`, `decoding` of a `Batch` of the rows numbered."""
+
+    def batch(self, split: str, step: int) -> Batch:
+        """The rows of a step."""
+        return self._rows(split, self._of_step(split, step), recurs=not self._data.draws(split))
+
+    def all_rows(self, split: str) -> Batch:
+        """The whole split as one batch.
+
+        Raises:
+            GfoError: if the task has no such split.
+        """
+        if split not in self.splits:
+            raise GfoError(
+                f"split '{split}': the task has {', '.join(self.splits)}; give it rows for {split}"
+            )
+        return self._rows(split, self._numbers_of[split])
+
+    def _of_step(self, split: str, step: int) -> Array:
+        """Numbers of a step's rows."""
+        return self._data.of_step(split, step, self._numbers_of[split])
+
+    def _rows(self, split: str, index: Array, *, recurs: bool = True) -> Batch:
+        encoded = [self._encoded[split][i] for i in index.tolist()]
+        return Batch(
+            key=(self._number, split, tuple(index.tolist())),
+            before=tuple(before for before, _ in encoded),
+            after=tuple(after for _, after in encoded),
+            prompt=self._soft,
+            recurs=recurs,
+            **self._wanted(split, index),
+        )
+
+    def _tell_repeated(self) -> None:
+        """Warn of rows that stand in two splits, as they look in the template."""
+        for one, other in itertools.combinations(self.splits, 2):
+            known = set(self._encoded[one].values())
+            rows = self._encoded[other].values()
+            repeated = sum(row in known for row in rows)
+            if repeated and (one, other) not in self._data.same:
+                warnings.warn(
+                    f"{repeated} of {len(rows)} {other} rows are {one} rows, too, in the template; "
+                    f"scores on {other} say little of unseen rows",
+                    UserWarning,
+                    stacklevel=2,
+                )
+
+
+class BoundRows(BoundExamples):
+    """Rows in a template, tokenized for one model.
 
     Args:
         data: the rows; each has the template's fields.
@@ -89,52 +218,20 @@ class BoundRows(ABC):
         GfoError: for a template that does not fit the model.
     """
 
-    _numbers = itertools.count()
-
     def __init__(self, data: Data, template: Template, tokenizer: Tokenizer) -> None:
         template.check_mask(tokenizer)
-        self.splits = tuple(data.rows)
-        self.template, self._data, self._mask = template, data, tokenizer.mask
-        self._number = next(self._numbers)  # so that no two tasks have batches of one key
-        self._before: dict[str, tuple[tuple[int, ...], ...]] = {}
-        self._after: dict[str, tuple[tuple[int, ...], ...]] = {}
-        for split in self.splits:
-            texts = self.texts(split)
-            self._before[split] = tuple(
-                tokenizer.encode(before, start=True, end=not template.soft) for before, _ in texts
+        self.template, self._mask = template, tokenizer.mask
+        found: dict[str, dict[int, tuple[Tokens, Tokens]]] = {}
+        for split, rows in data.rows.items():
+            encoded = [template.encode(row, tokenizer) for row in rows]
+            found[split] = (
+                dict(enumerate(encoded))
+                if data.longest is None
+                else data.longest.fit(encoded, rows, template, tokenizer, split)
             )
-            self._after[split] = tuple(tokenizer.encode(after, end=template.soft) for _, after in texts)
+        super().__init__(data, found, template.soft)
 
     def texts(self, split: str) -> list[tuple[str, str]]:
-        """The text in front of the soft prompt and behind it, of each row of a split."""
-        return [self.template.render({**row, MASK: self._mask}) for row in self._data.rows[split]]
-
-    @abstractmethod
-    def _wanted(self, split: str, index: Array) -> dict[str, Any]:
-        """The fields `vocabulary`, `target`, `endings`, `decoding` of a `Batch` of the rows numbered."""
-
-    def batch(self, split: str, step: int) -> Batch:
-        """The rows of a step."""
-        return self._rows(split, self._data.of_step(split, step), recurs=not self._data.draws(split))
-
-    def all_rows(self, split: str) -> Batch:
-        """The whole split as one batch.
-
-        Raises:
-            GfoError: if the task has no such split.
-        """
-        if split not in self.splits:
-            raise GfoError(
-                f"split '{split}': the task has {', '.join(self.splits)}; give it rows for {split}"
-            )
-        return self._rows(split, np.arange(len(self._after[split])))
-
-    def _rows(self, split: str, index: Array, *, recurs: bool = True) -> Batch:
-        return Batch(
-            key=(self._number, split, tuple(index.tolist())),
-            before=tuple(self._before[split][i] for i in index),
-            after=tuple(self._after[split][i] for i in index),
-            prompt=self.template.soft,
-            recurs=recurs,
-            **self._wanted(split, index),
-        )
+        """The text in front of the soft prompt and behind it, of each row of a split that is used, uncut."""
+        rows = self._data.rows[split]
+        return [self.template.render({**rows[i], MASK: self._mask}) for i in self._numbers_of[split].tolist()]

@@ -1,43 +1,52 @@
-"""Classification by label words: the model's next word after the template says the label."""
+"""Classification by label words: the model's next words after the template say the label."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from gfo.core.domain import Array
-from gfo.core.errors import GfoError, unknown_name
+from gfo.core.errors import GfoError, check_name, unknown_name
 from gfo.core.protocols import Batch, Tokenizer
-from gfo.tasks.base import BoundRows, Data
+from gfo.tasks.base import BoundRows, Data, RowOptions
 from gfo.tasks.datasets import Source
-from gfo.tasks.losses import LOSSES
-from gfo.tasks.metrics import accuracy, macro_f1
+from gfo.tasks.label_words import NORMALIZE, LabelWords, words_of
+from gfo.tasks.losses import LOSSES, class_metrics
 from gfo.tasks.templates import Template
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+CALIBRATIONS = ("none", "contextual")
+CONTENT_FREE = ("N/A", "", "[MASK]")  # Zhao et al. 2021, section 5
 
 
 class Classification:
     """Data, template and label words of a classification task.
 
     Args:
-        train: rows the loss is computed on: a path (.jsonl, .csv), a list of mappings, or a
-            `datasets.Dataset`.
+        train: rows the loss is computed on; see `gfo.datasets.load`.
         dev: rows the result is selected on, or None to take the last recommendation.
         test: rows kept for the end, or None.
         template: text with `{field}` places and, for a soft prompt, one `{soft}`. The answer follows its
             end; for a masked language model it has one `{mask}`, where the answer stands.
-        labels: label -> the word that stands for it, usually with its leading blank. A word of
-            several tokens is read at its first. For a sentence encoder: a text that says the label.
+        labels: label -> the word that stands for it, usually with its leading blank, or several, of which
+            the mean probability counts (see `gfo.tasks.label_words.LabelWords`). A word may have several
+            tokens, but one for a masked language model. For a sentence encoder: a text that says the label.
         label_field: the rows' field that holds the label.
-        loss: "ce", cross-entropy over the label words, or "hinge", with margin 2.
-        batch_size: rows of a step's batch, drawn anew each step and shared by all its candidates;
-            None for all training rows.
-        limits: split -> use only its first rows.
-        seed: of the batches.
+        loss: "ce", cross-entropy over the labels; "hinge", with margin 2; "accuracy" or "macro_f1", 1 less
+            the metric; or "accuracy+ce", accuracy with cross-entropy to decide between equals.
+        normalize: where a word has several tokens: "sum" for its log-likelihood, "mean" for the mean over
+            its tokens.
+        calibration: "contextual" divides each label's probability by the mean of what the same candidate
+            gives it where the template's fields hold "N/A", nothing or "[MASK]" (Zhao et al. 2021,
+            arXiv:2102.09690; without the last for a masked language model), and makes them sum to 1. The
+            paper has a softmax in the place of that; the predictions are the same.
+        rows: `limits`, `skip`, `shuffle`, `batch_size`, `max_length`, `truncate`, `seed`: which rows are
+            used, and which a step; see `gfo.tasks.base.Data.load`.
 
     Raises:
         GfoError: for unusable rows, an unknown field, a label without a word, an empty word.
@@ -50,113 +59,106 @@ class Classification:
         test: Source | None = None,
         *,
         template: str,
-        labels: Mapping[Any, str],
+        labels: Mapping[Any, str | Sequence[str]],
         label_field: str = "label",
         loss: str = "ce",
-        batch_size: int | None = None,
-        limits: Mapping[str, int] | None = None,
-        seed: int = 0,
+        normalize: str = "sum",
+        calibration: str = "none",
+        **rows: Unpack[RowOptions],
     ) -> None:
-        if loss not in LOSSES:
-            raise unknown_name("loss", loss, LOSSES)
-        if len(labels) < 2:
-            raise GfoError(f"labels = {dict(labels)}: give at least two labels with their words")
-        if len({str(label) for label in labels}) < len(labels):
-            raise GfoError(
-                f"labels = {dict(labels)}: two labels are the same as text; give each another name"
-            )
-        for label, word in labels.items():
-            if not isinstance(word, str) or not word.strip():
-                raise GfoError(f"labels: the word for '{label}' is {word!r}; give it some text")
+        check_name("loss", loss, LOSSES)
+        check_name("normalize", normalize, NORMALIZE)
+        check_name("calibration", calibration, CALIBRATIONS)
+        self.words = words_of(labels)
         self.template = Template.parse(template)
-        self.words = {str(label): word for label, word in labels.items()}
-        self.label_field = label_field
-        self.loss_name = loss
-        self.data = Data.load(train, dev, test, limits=limits, batch_size=batch_size, seed=seed)
-        self.targets = {split: self._targets(split) for split in self.data.rows}
+        self.label_field, self.loss_name = label_field, loss
+        self.normalize, self.calibrated = normalize, calibration == "contextual"
+        self.data = Data.load(train, dev, test, **rows)
+        self.template.check_rows(self.data.rows)
+        self.targets = {
+            split: label_indices(found, label_field, self.words, split)
+            for split, found in self.data.rows.items()
+        }
 
     def bind(self, tokenizer: Tokenizer) -> BoundClassification:
         """Tokenize all rows and label words for one model.
 
         Raises:
-            GfoError: if two label words share their first token, or the template does not fit the model.
+            GfoError: for label words that the model cannot tell apart, or a template that does not fit it.
         """
         return BoundClassification(self, tokenizer)
-
-    def _targets(self, split: str) -> Array:
-        """The rows' labels as indices into the labels, int [N]; checks fields and labels."""
-        index = {label: i for i, label in enumerate(self.words)}
-        targets = np.empty(len(self.data.rows[split]), dtype=np.int64)
-        for i, row in enumerate(self.data.rows[split]):
-            where = f"{split} row {i + 1}"
-            self.template.check(row, where)
-            if self.label_field not in row:
-                raise GfoError(f"{where}: {unknown_name('label_field', self.label_field, map(str, row))}")
-            label = str(row[self.label_field])
-            if label not in index:
-                raise GfoError(
-                    f"{where}: label '{label}' has no word; add it to labels ({', '.join(self.words)})"
-                )
-            targets[i] = index[label]
-        return targets
 
 
 class BoundClassification(BoundRows):
     """A classification task whose rows and label words are tokens of one model.
 
     Attributes:
-        words: label -> the word that stands for it.
+        words: label -> the word that stands for it, or the list of them.
     """
 
     def __init__(self, task: Classification, tokenizer: Tokenizer) -> None:
         super().__init__(task.data, task.template, tokenizer)
         self._task = task
-        self.words = task.words
-        self.vocabulary = (
-            tuple(tokenizer.encode(word, start=True, end=True) for word in task.words.values())
-            if tokenizer.reads == "sentence"
-            else _first_tokens(task.words, tokenizer)
-        )
+        self.words = {label: some[0] if len(some) == 1 else list(some) for label, some in task.words.items()}
+        self._words = LabelWords(task.words, tokenizer, task.normalize)
+        texts = [text for text in CONTENT_FREE if tokenizer.reads != "mask" or text != CONTENT_FREE[-1]]
+        self._free = [  # tokens of the content-free rows, which stand behind the others in each batch
+            task.template.encode(dict.fromkeys(task.template.fields, text), tokenizer)
+            for text in (texts if task.calibrated else ())
+        ]
 
-    def _wanted(self, split: str, index: Array) -> dict[str, Any]:
-        return {"vocabulary": self.vocabulary, "target": self._task.targets[split][index]}
-
-    def loss(self, answers: Tensor, batch: Batch) -> Tensor:
-        """float32 logits [K, B, V'] -> mean loss [K]; differentiable."""
-        import torch
-
-        K, B, V = answers.shape
-        target = torch.as_tensor(batch.target, device=answers.device).repeat(K)
-        return LOSSES[self._task.loss_name](answers.reshape(K * B, V), target).view(K, B).mean(dim=1)
+    def loss(self, answers: Tensor, batch: Batch) -> Tensor | Array:
+        """The words' logits or log-likelihoods [K, B, m] -> the loss [K]; differentiable for ce and hinge."""
+        return LOSSES[self._task.loss_name](self.scores(answers), batch.target)
 
     def score(self, answers: Tensor, batch: Batch) -> dict[str, Array]:
-        """float32 logits [K, B, V'] -> loss, accuracy and macro F1, each [K]; nan for a failed candidate."""
-        logits = answers
-        failed = ~logits.isfinite().all(dim=-1).all(dim=-1).cpu().numpy()
-        predicted = logits.argmax(dim=-1).cpu().numpy()
-        labels = len(self.vocabulary)
-        metrics = {
-            "loss": self.loss(logits, batch).double().cpu().numpy(),
-            "accuracy": np.array([accuracy(batch.target, p) for p in predicted]),
-            "macro_f1": np.array([macro_f1(batch.target, p, labels) for p in predicted]),
-        }
-        return {name: np.where(failed, np.nan, values) for name, values in metrics.items()}
+        """The words' logits or log-likelihoods -> loss, ce, accuracy and macro F1, each [K]; nan where a
+        candidate failed."""
+        return class_metrics(self._task.loss_name, self.scores(answers), batch.target)
+
+    def scores(self, answers: Tensor) -> Tensor:
+        """The words' logits or log-likelihoods -> the labels' scores [K, B, C], whose softmax is their
+        probability."""
+        scores = self._words.scores(answers)
+        n = len(self._free)
+        if not n:
+            return scores
+        log_p = scores.log_softmax(dim=-1)
+        free = log_p[:, -n:].logsumexp(dim=1, keepdim=True)  # log(n p_cf); softmax takes no notice of n
+        return log_p[:, :-n] - free
+
+    def _wanted(self, split: str, index: Array) -> dict[str, Any]:
+        return {**self._words.wanted(len(index)), "target": self._task.targets[split][index]}
+
+    def _rows(self, split: str, index: Array, *, recurs: bool = True) -> Batch:
+        batch = super()._rows(split, index, recurs=recurs)
+        if not self._free:
+            return batch
+        before, after = zip(*self._free, strict=True)
+        return replace(
+            batch,
+            before=batch.before + before,
+            after=batch.after + after,
+            **self._words.wanted(len(index) + len(self._free)),
+        )
 
 
-def _first_tokens(words: Mapping[str, str], tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The first token of each label word; they must differ."""
-    owner: dict[int, str] = {}
-    for label, word in words.items():
-        ids = tokenizer.encode(word)
-        if not ids:
-            raise GfoError(
-                f"labels: the word {word!r} for '{label}' has no tokens in this model; give another"
-            )
-        if ids[0] in owner:
-            other = owner[ids[0]]
-            raise GfoError(
-                f"labels: the words {words[other]!r} for '{other}' and {word!r} for '{label}' share their "
-                "first token, which is where they are read; give words that differ from the start"
-            )
-        owner[ids[0]] = label
-    return tuple(owner)
+def label_indices(
+    rows: Sequence[Mapping[str, Any]], field: str, labels: Mapping[str, Any], split: str
+) -> Array:
+    """The rows' labels as indices into the labels, int [N].
+
+    Raises:
+        GfoError: for a row without the field, or with another label.
+    """
+    index = {label: i for i, label in enumerate(labels)}
+    found = np.empty(len(rows), dtype=np.int64)
+    for i, row in enumerate(rows):
+        where = f"{split} row {i + 1}"
+        if field not in row:
+            raise GfoError(f"{where}: {unknown_name('label_field', field, map(str, row))}")
+        label = str(row[field])
+        if label not in index:
+            raise GfoError(f"{where}: label '{label}' has no word; add it to labels ({', '.join(labels)})")
+        found[i] = index[label]
+    return found

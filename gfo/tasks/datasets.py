@@ -1,37 +1,61 @@
-"""Rows from lists, JSON lines, CSV or `datasets` objects."""
+"""`gfo.datasets`: rows from lists, files, `datasets` objects or a hub; few-shot samples; lengths."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gfo.core.errors import GfoError
+import numpy as np
+
+from gfo.core.errors import GfoError, unknown_name
+from gfo.core.protocols import Tokenizer
+from gfo.core.seeding import stream
+from gfo.tasks.templates import Template
 
 Row = Mapping[str, Any]
 Source = str | Path | Sequence[Row] | Iterable[Row]
 
+HUB = "hub:"
+_HUB_ID = re.compile(r"hub:(?P<id>[^:]+)(:(?P<config>[^:\[]+))?:(?P<split>[^:\[]+(\[[^\]]*\])?)")
 
-def load_rows(source: Source, name: str, *, limit: int | None = None) -> list[dict[str, Any]]:
+
+def load(
+    source: Source,
+    name: str = "rows",
+    *,
+    keep: Callable[[Row], bool] | None = None,
+    shuffle: int | None = None,
+    skip: int = 0,
+    limit: int | None = None,
+) -> list[dict[str, Any]]:
     """The rows of a data source.
 
     Args:
-        source: a path to a .jsonl or .csv file, a list of mappings, or any iterable of mappings,
-            such as a `datasets.Dataset`.
+        source: a path to a .jsonl, .csv or .parquet file; "hub:ID:SPLIT" or "hub:ID:CONFIG:SPLIT" for a data
+            set that `datasets` can load, such as "hub:nyu-mll/glue:sst2:train"; a list of mappings; or any
+            iterable of mappings, such as a `datasets.Dataset`.
         name: what errors call the source, "train" say.
-        limit: keep only the first rows.
+        keep: only the rows for which it is true.
+        shuffle: a seed to put the rows in random order before `skip` and `limit` count.
+        skip: leave out the first rows.
+        limit: keep only the first rows of the rest.
 
     Raises:
-        GfoError: for a file that is missing, empty or malformed (with its line), or a row that is
-            not a mapping.
+        GfoError: for a source that is missing, empty or malformed (with its line), a row that is not a
+            mapping, or when no row is left.
     """
     if limit is not None and limit < 1:
         raise GfoError(f"{name}: limit = {limit} must be at least 1")
+    if skip < 0:
+        raise GfoError(f"{name}: skip = {skip} must be 0 or more")
     if isinstance(source, str | Path):
-        rows, where = _read(Path(source), name), f"{name}: {source}"
+        rows, where = _read(source, name), f"{name}: {source}"
     else:
         rows, where = list(source), name
     for number, row in enumerate(rows, 1):
@@ -41,17 +65,127 @@ def load_rows(source: Source, name: str, *, limit: int | None = None) -> list[di
             )
     if not rows:
         raise GfoError(f"{where} has no rows; give at least one example")
-    return [dict(row) for row in rows[:limit]]
+    kept = rows if keep is None else [row for row in rows if keep(row)]
+    if not kept:
+        raise GfoError(f"{where}: none of {len(rows)} rows is left after filtering; keep more")
+    if skip >= len(kept):
+        raise GfoError(f"{where}: skip = {skip} leaves none of {len(kept)} rows; skip fewer")
+    if shuffle is not None:
+        kept = [kept[i] for i in stream(shuffle, "rows").permutation(len(kept))]
+    return [dict(row) for row in kept[skip:][:limit]]
 
 
-def _read(path: Path, name: str) -> list[Any]:
+def few_shot(
+    rows: Iterable[Row], k: int, label_field: str = "label", seed: int = 0
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Draw k rows of each class for training and k others for dev.
+
+    Args:
+        rows: to draw from; rows that are equal count once, so that train and dev are disjoint.
+        k: rows of a class in each of the two.
+        label_field: the field that holds the class.
+        seed: of the draw.
+
+    Returns:
+        (train, dev), the classes by turns.
+
+    Raises:
+        GfoError: for a row without label, or a class with fewer than 2 k different rows.
+    """
+    if k < 1:
+        raise GfoError(f"k = {k} must be at least 1")
+    classes: dict[str, dict[str, dict[str, Any]]] = {}
+    for i, row in enumerate(load(rows), 1):
+        if label_field not in row:
+            raise GfoError(f"row {i}: {unknown_name('label_field', label_field, map(str, row))}")
+        key = json.dumps(row, sort_keys=True, default=str)
+        classes.setdefault(str(row[label_field]), {})[key] = row
+    rng = stream(seed, "few shot")
+    drawn = []
+    for label, different in sorted(classes.items()):
+        if len(different) < 2 * k:
+            raise GfoError(
+                f"few_shot: class '{label}' has {len(different)} different rows, train and dev take {2 * k}; "
+                f"give fewer than k = {k}"
+            )
+        everything = list(different.values())
+        drawn.append([everything[i] for i in rng.permutation(len(everything))[: 2 * k]])
+    by_turns = [row for turn in zip(*drawn, strict=True) for row in turn]
+    return by_turns[: k * len(drawn)], by_turns[k * len(drawn) :]
+
+
+@dataclass(frozen=True)
+class LengthStatistics:
+    """Tokens of rows in their template, without a soft prompt and an answer.
+
+    Attributes:
+        lengths: of each row, int [N].
+    """
+
+    lengths: tuple[int, ...]
+
+    @property
+    def min(self) -> int:
+        """Of the shortest row."""
+        return min(self.lengths)
+
+    @property
+    def median(self) -> float:
+        """Half of the rows have no more."""
+        return float(np.median(self.lengths))
+
+    @property
+    def p95(self) -> int:
+        """The least number that is enough for 95 % of the rows."""
+        return int(np.percentile(self.lengths, 95, method="inverted_cdf"))
+
+    @property
+    def max(self) -> int:
+        """Of the longest row."""
+        return max(self.lengths)
+
+    def over(self, most: int) -> int:
+        """How many rows have more tokens."""
+        return sum(length > most for length in self.lengths)
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.lengths)} rows of {self.min} to {self.max} tokens, median {self.median:g}, "
+            f"95 % up to {self.p95}"
+        )
+
+
+def length_statistics(rows: Iterable[Row], template: str, model: Tokenizer) -> LengthStatistics:
+    """How many tokens of a model the rows have in a template.
+
+    Raises:
+        GfoError: for rows without the template's fields.
+    """
+    parsed = Template.parse(template)
+    found = load(rows)
+    for i, row in enumerate(found, 1):
+        parsed.check(row, f"row {i}")
+    return LengthStatistics(tuple(sum(map(len, parsed.encode(row, model))) for row in found))
+
+
+def _read(source: str | Path, name: str) -> list[Any]:
+    if str(source).startswith(HUB):
+        return _read_hub(str(source), name)
+    path = Path(source)
     readers = {".jsonl": _read_jsonl, ".json": _read_jsonl, ".csv": _read_csv}
-    if path.suffix not in readers:
-        raise GfoError(f"{name}: {path} has the ending '{path.suffix}'; give a .jsonl or .csv file")
+    if path.suffix not in (*readers, ".parquet"):
+        raise GfoError(
+            f"{name}: {path} has the ending '{path.suffix}'; give a .jsonl, .csv or .parquet file, or a data "
+            "set of a hub as hub:ID:SPLIT"
+        )
     try:
-        text = path.read_bytes().decode("utf-8").removeprefix("\ufeff")  # the byte-order mark of spreadsheets
+        content = path.read_bytes()
     except OSError as error:
         raise GfoError(f"{name}: cannot read {path}: {error.strerror}; check the path") from None
+    if path.suffix == ".parquet":
+        return _read_parquet(content, path, name)
+    try:
+        text = content.decode("utf-8").removeprefix("\ufeff")  # the byte-order mark of spreadsheets
     except UnicodeDecodeError as error:
         raise GfoError(f"{name}: {path} is not UTF-8 at byte {error.start}; convert it to UTF-8") from None
     return readers[path.suffix](io.StringIO(text, newline=""), path, name)
@@ -88,3 +222,41 @@ def _read_csv(file: io.StringIO, path: Path, name: str) -> list[Any]:
             f"{name}: {path} is not CSV after line {reader.line_num} ({error}); mend the next"
         ) from None
     return rows
+
+
+def _read_parquet(content: bytes, path: Path, name: str) -> list[Any]:
+    try:
+        from pyarrow import ArrowException, BufferReader, parquet
+    except ImportError:
+        raise _no_datasets(name, path) from None
+    try:
+        rows: list[Any] = parquet.read_table(BufferReader(content)).to_pylist()
+    except (ArrowException, OSError) as error:
+        raise GfoError(f"{name}: {path} is not Parquet ({_first_line(error)}); write it again") from None
+    return rows
+
+
+def _read_hub(source: str, name: str) -> list[Any]:
+    """The rows of a split that `datasets` loads, from a hub, its cache or a folder."""
+    found = _HUB_ID.fullmatch(source)
+    if found is None:
+        raise GfoError(f"{name}: '{source}': write hub:ID:SPLIT, or hub:ID:CONFIG:SPLIT")
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise _no_datasets(name, source) from None
+    try:
+        return list(load_dataset(found["id"], found["config"], split=found["split"]))
+    except Exception as error:  # of many kinds: the hub's, the network's, the data's
+        raise GfoError(
+            f"{name}: cannot load '{source}' ({type(error).__name__}: {_first_line(error)}); check the id, "
+            "the split and the network, or give a file"
+        ) from error
+
+
+def _no_datasets(name: str, source: str | Path) -> GfoError:
+    return GfoError(f"{name}: {source} needs the package datasets; pip install 'gfo[data]'")
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")

@@ -1,32 +1,123 @@
-"""Losses of label logits, by name."""
+"""Losses of class scores, by name: float32 scores [K, B, C] and targets [B] -> one loss a candidate, [K].
+
+A class score is a logit or a log-likelihood: softmax makes it a probability. Losses that have a gradient
+are tensors; the others are arrays.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from gfo.core.domain import Array
+from gfo.tasks.metrics import accuracy, macro_f1
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-Loss = Callable[["Tensor", "Tensor"], "Tensor"]
+Loss = Callable[["Tensor", Array], "Tensor | Array"]
 
 
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Negative log-likelihood of the target among the labels; [N, C], [N] -> [N], in nats."""
-    from torch.nn import functional
+def cross_entropy(scores: Tensor, target: Array) -> Tensor:
+    """Negative log-likelihood of the target among the labels, in nats, the rows' mean."""
+    import torch
 
-    return functional.cross_entropy(logits, target, reduction="none")
+    K, B, C = scores.shape
+    right = torch.as_tensor(target, device=scores.device).repeat(K)
+    each = torch.nn.functional.cross_entropy(scores.reshape(K * B, C), right, reduction="none")
+    return each.view(K, B).mean(dim=1)
 
 
-def hinge(logits: Tensor, target: Tensor, margin: float = 2.0) -> Tensor:
+def hinge(scores: Tensor, target: Array, margin: float = 2.0) -> Tensor:
     """Multi-class hinge loss, the mean over C labels of max(0, margin - l_target + l_j), j != target.
 
-    Crammer and Singer's and Weston and Watkins' sum form as torch's `multi_margin_loss` has it;
-    the margin of 2 is that of Black-Box Tuning (Sun et al. 2022). [N, C], [N] -> [N].
+    The sum form of Weston and Watkins, as torch's `multi_margin_loss` has it; the margin
+    of 2 is that of Black-Box Tuning (Sun et al. 2022).
     """
-    from torch.nn import functional
+    import torch
 
-    return functional.multi_margin_loss(logits, target, margin=margin, reduction="none")
+    right = torch.as_tensor(target, device=scores.device).expand(scores.shape[:2])[..., None]
+    beyond = (margin - scores.gather(-1, right) + scores).clamp(min=0)  # nan stays, as in torch's it does not
+    return beyond.scatter(-1, right, 0.0).mean(dim=-1).mean(dim=1)
 
 
-LOSSES: dict[str, Loss] = {"ce": cross_entropy, "hinge": hinge}
+def error(scores: Tensor, target: Array) -> Array:
+    """1 - accuracy: the share of rows whose label is wrong."""
+    return _of_predictions(scores, lambda predicted: 1 - accuracy(target, predicted))
+
+
+def f1_error(scores: Tensor, target: Array) -> Array:
+    """1 - macro F1."""
+    return _of_predictions(scores, lambda predicted: 1 - macro_f1(target, predicted, scores.shape[-1]))
+
+
+def error_then_cross_entropy(scores: Tensor, target: Array) -> Array:
+    """1 - accuracy + ce / (1 + ce) / (B + 1): cross-entropy decides between equal accuracies alone.
+
+    One row more that is right is worth 1 / B, and the second term is less: candidates are ranked by
+    accuracy, and where that is the same by cross-entropy.
+    """
+    ce = cross_entropy(scores, target).detach().double().cpu().numpy()
+    ce = np.minimum(ce, np.finfo(np.float32).max)  # inf is worst, and still less than one row
+    found: Array = error(scores, target) + ce / (1 + ce) / (len(target) + 1)
+    return found
+
+
+LOSSES: dict[str, Loss] = {
+    "ce": cross_entropy,
+    "hinge": hinge,
+    "accuracy": error,
+    "macro_f1": f1_error,
+    "accuracy+ce": error_then_cross_entropy,
+}
+
+
+def class_metrics(loss: str, scores: Tensor, target: Array, *, f1: bool = True) -> dict[str, Array]:
+    """The loss of that name, cross-entropy, accuracy and macro F1 [K] of scores [K, B, C].
+
+    Args:
+        loss: a name of LOSSES.
+        scores: of each row's classes; -inf for a class that a row lacks.
+        target: the right class of each row, [B].
+        f1: whether classes are the same in all rows, so that F1 means something.
+
+    Returns:
+        Each nan for a candidate that failed: with a nan or +inf, or no finite score of the right class.
+    """
+    found = {
+        "loss": as_array(LOSSES[loss](scores, target)),
+        "ce": as_array(cross_entropy(scores, target)),
+        "accuracy": 1 - error(scores, target),
+    }
+    if f1:
+        found["macro_f1"] = 1 - f1_error(scores, target)
+    if loss == "ce":
+        del found["ce"]
+    failed = failures(scores, target)
+    return {name: np.where(failed, np.nan, values) for name, values in found.items()}
+
+
+def failures(scores: Tensor, target: Array) -> Array:
+    """Which candidates failed, bool [K]: a nan or +inf, or no finite score of the right class."""
+    values = scores.detach().cpu().numpy()
+    right = np.take_along_axis(values, np.asarray(target)[None, :, None], axis=-1)
+    wrong = np.isnan(values) | np.isposinf(values)
+    found: Array = wrong.any(axis=(1, 2)) | ~np.isfinite(right).all(axis=(1, 2))
+    return found
+
+
+def as_array(values: Tensor | Array) -> Array:
+    """Losses as a float64 array."""
+    if isinstance(values, np.ndarray):
+        return values
+    found: Array = values.detach().double().cpu().numpy()
+    return found
+
+
+def _of_predictions(scores: Tensor, loss: Callable[[Array], float]) -> Array:
+    """The loss of each candidate's predicted labels; nan where a score is."""
+    predicted = scores.argmax(dim=-1).cpu().numpy()
+    failed = scores.detach().isnan().flatten(1).any(dim=1).cpu().numpy()
+    return np.array([np.nan if bad else loss(p) for bad, p in zip(failed, predicted, strict=True)])

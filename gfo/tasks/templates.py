@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gfo.core.errors import GfoError, unknown_name
-from gfo.core.protocols import Tokenizer
+from gfo.core.protocols import Tokenizer, Tokens
 
 SOFT = "soft"
 MASK = "mask"  # where a masked language model says the answer
@@ -82,6 +82,12 @@ class Template:
                     f"{where}: field '{field}' is {row[field]!r}; a template takes text and numbers only"
                 )
 
+    def check_rows(self, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Check all rows of all splits."""
+        for split, some in rows.items():
+            for i, row in enumerate(some, 1):
+                self.check(row, f"{split} row {i}")
+
     def check_mask(self, tokenizer: Tokenizer) -> None:
         """Raise GfoError unless there is one `{mask}` for a model that reads it, and none for others."""
         wanted = int(tokenizer.reads == "mask")
@@ -98,6 +104,14 @@ class Template:
     def render(self, row: Mapping[str, Any]) -> tuple[str, str]:
         """The texts in front of and behind the soft prompt."""
         return _join(self.before, row), _join(self.after, row)
+
+    def encode(self, row: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[Tokens, Tokens]:
+        """The tokens in front of and behind the soft prompt."""
+        before, after = self.render({**row, MASK: tokenizer.mask})
+        return (
+            tokenizer.encode(before, start=True, end=not self.soft),
+            tokenizer.encode(after, end=self.soft),
+        )
 
 
 def _escaped(text: str) -> str:

@@ -14,7 +14,9 @@ from gfo import cli
 from gfo.config import load_config
 from gfo.run.result import load_point
 
-ROWS = [{"text": text, "label": label} for text, label in zip("abcdefgh", "+-+-+-+-", strict=True)]
+
+def rows(end):
+    return [{"text": text + end, "label": label} for text, label in zip("abcdefgh", "+-+-+-+-", strict=True)]
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def work(tmp_path, monkeypatch, tiny):
     model.module.save_pretrained("model")
     model.tokenizer.save_pretrained("model")
     for split in ("train", "dev", "test"):
-        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(split)))
     (tmp_path / "run.toml").write_text(
         """
         dev_every = 2
@@ -37,7 +39,7 @@ def work(tmp_path, monkeypatch, tiny):
         dev = "dev.jsonl"
         test = "test.jsonl"
         template = "Review: {text}\\n{soft}Sentiment:"
-        labels = { "+" = "good", "-" = "bad" }
+        labels = { "+" = " good", "-" = " bad" }
         [space]
         tokens = 3
         dim = 10
@@ -129,7 +131,7 @@ def test_plot_says_what_is_wrong(work, gfo):
     bad(gfo("plot", "empty"), "empty/history.jsonl", "give the folder of a gfo run")
     bad(gfo("plot", "run", "nowhere"), "nowhere/history.jsonl")
     (work / "empty" / "history.jsonl").touch()
-    bad(gfo("plot", "empty"), "no steps yet")
+    bad(gfo("plot", "empty"), "the run has no steps")
     bad(gfo("plot", "run", "empty"), "empty has no steps yet")
     for more in ([], ["run"]):
         bad(gfo("plot", "run", *more, "--x", "token"), "unknown x 'token'", "did you mean 'forward_tokens'")
@@ -150,10 +152,69 @@ def test_tune_again_from_the_config_of_a_run_gives_the_same_history(work, gfo):
     assert losses("one") != losses("three")
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("gradient", "{lr=0.3}"), ("lora", "{rank=2}"), ("linear-head", "{}"), ("in-context", "{k=2}")],
+)
+def test_tune_a_baseline(work, gfo, name, options):
+    code, out, err = gfo(
+        "tune",
+        "run.toml",
+        "--set",
+        f"baseline.name={name}",
+        "--set",
+        f"baseline.options={options}",
+        "--out",
+        "run",
+    )
+    assert code == 0, err
+    assert f"model, {name}, seed 0" in err
+    assert "accuracy" in out
+    result = json.loads((work / "run" / "result.json").read_text())
+    assert result["baseline"] == result["config"]["baseline"]["name"] == name
+    assert "optimizer" not in result["config"]
+    assert (result["cost"]["forward_tokens"] > 0) == (name != "in-context")
+    gfo("tune", "run/config.json", "--out", "again")
+    again = json.loads((work / "again" / "result.json").read_text())
+    assert again["scores"] == result["scores"]
+
+    scored = gfo("eval", "run", "--split", "test")
+    if name == "lora":  # its weights are gone with the process
+        bad(scored, "updates are gone", "score them there")
+    else:
+        assert scored[0] == 0, scored[2]
+        now = json.loads((work / "run" / "result.json").read_text())["scores"]
+        for when in ("before", "after"):
+            assert now[when]["test"]["loss"] == pytest.approx(
+                result["scores"][when]["test"]["loss"], abs=1e-5
+            )
+
+
+def test_bad_baselines(work, gfo):
+    bad(
+        gfo("tune", "run.toml", "--set", "baseline.name=lra"), "unknown baseline 'lra'", "did you mean 'lora'"
+    )
+    wrong = ["--set", "baseline.name=full", "--set", "baseline.options={rat=1}"]
+    bad(gfo("tune", "run.toml", *wrong), "'full' has no option 'rat'", "lr")
+    both = ["--set", "baseline.name=full", "--set", "optimizer.name=cma"]
+    bad(gfo("tune", "run.toml", *both), "it has [optimizer] and [baseline]; give one of them")
+    assert not (work / "runs").exists()
+
+
 def test_list_and_help_name_everything(gfo):
     code, out, _ = gfo("list")
     assert code == 0
-    for name in ("cma", "sep-cma", "random", "soft-prompt", "classification", "ce", "smollm2-135m"):
+    for name in (
+        "cma",
+        "sep-cma",
+        "random",
+        "soft-prompt",
+        "classification",
+        "generation",
+        "ce",
+        "token_f1",
+        "smollm2-135m",
+    ):
         assert f"  {name} " in out
     code, out, _ = gfo("--help")
     assert code == 0
@@ -172,7 +233,7 @@ def test_list_and_help_name_everything(gfo):
         ("task.template=Review: {text}", ["no {soft}"]),
         ("task.template={txt}{soft}", ["unknown field 'txt'", "did you mean 'text'"]),
         ('task.labels={"+" = " ", "-" = "bad"}', ["the word for '+'"]),
-        ('task.labels={"+" = "good", "-" = "good bad"}', ["share their first token"]),
+        ('task.labels={"+" = "good", "-" = "good bad"}', ["never the less likely"]),
         ('task.labels={"+" = "good", "x" = "bad"}', ["train row 2", "label '-' has no word"]),
         ("task.train=empty.jsonl", ["empty.jsonl has no rows"]),
         ("task.train=broken.jsonl", ["broken.jsonl line 3 is not JSON"]),
@@ -204,8 +265,8 @@ def test_export_prints_how_to_load_it(work, gfo):
     """The lines printed, run as they are, give the logits of the run's result."""
     assert gfo("tune", "run.toml", "--out", "run")[0] == 0
     evaluator = load_config("run/config.json").evaluator()
-    expected = evaluator.answers(load_point(work / "run")[None], evaluator.task.all_rows("test"))[0]
-    words = list(evaluator.task.vocabulary)
+    batch = evaluator.task.all_rows("test")
+    expected, words = evaluator.answers(load_point(work / "run")[None], batch)[0], list(batch.vocabulary)
     for form, folder in (("peft", "run/peft"), ("merged", "out")):
         code, out, err = gfo(
             "export", "run", "--format", form, *(["--out", "out"] if folder == "out" else [])
@@ -218,7 +279,7 @@ def test_export_prints_how_to_load_it(work, gfo):
         exec("\n".join(line.strip() for line in lines), names)
         template = json.loads((work / folder / "gfo_prompt.json").read_text())["template"]
         with torch.no_grad():
-            for row, wanted in zip(ROWS, expected, strict=True):
+            for row, wanted in zip(rows("test"), expected, strict=True):
                 ids = names["tokenizer"](template.format(**row), return_tensors="pt")
                 found = names["model"].eval()(**ids).logits[0, -1, words]
                 assert float((found - wanted).abs().max()) < 1e-4

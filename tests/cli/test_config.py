@@ -72,6 +72,21 @@ def test_the_demo_config_names_data_that_exist():
             r"unknown key in \[space.spaces.1\] 'rank'",
         ),
         ("task.kind=clasification", "unknown task 'clasification': did you mean 'classification'"),
+        (
+            'task={kind="generation", template="{a}", train="t", max_token=3}',
+            r"unknown key in \[task\] 'max_token': did you mean 'max_tokens'",
+        ),
+        ('task={kind="generation", train="t"}', "'task.template' is missing"),
+        (
+            'task={kind="generation", train="t", template="", stop=3}',
+            "task.stop = 3: input should be a valid list",
+        ),
+        (
+            'task={kind="generation", train="t", template="", stop=[3]}',
+            "task.stop.0 = 3: input should be a valid str",
+        ),
+        ("task=3", r"task = 3; write a section \[task\]"),
+        ("task.limits.test=x", "task.limits.test = 'x': input should be a valid integer"),
         ("space.token=4", r"unknown key in \[space\] 'token': did you mean 'tokens'"),
         ("bugdet.evaluations=4", "unknown key 'bugdet': did you mean 'budget'"),
         ("budget.evaluations=many", "budget.evaluations = 'many': input should be a valid integer"),

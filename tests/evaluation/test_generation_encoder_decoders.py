@@ -9,7 +9,7 @@ import pytest
 from changes import DIM, Changes
 from generating import Writing, cut, decoding, generated, one_by_one, stops_in
 
-from gfo import freeze
+from gfo import LocalEvaluator, freeze
 
 K = 3
 PROMPT = "Review: {text}\n{soft}Sentiment:"
@@ -62,3 +62,28 @@ def test_all_ways_equal_generate(two_stacks, workload):
     assert len({len(text) for candidate in expected for text in candidate}) > 1
     other = Changes(model, slots, first=first, last=last, seed=1)
     assert generated(model, other, task, z) != expected
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"], indirect=False)
+@pytest.mark.parametrize("first", [0, 3], ids=["encoder too", "decoder alone"])
+def test_tokens_by_hand(tiny, family, first):
+    """The encoder's tokens and the answers', each as the share of the layers that it goes through."""
+    model, N, z = tiny(family), 6, points()
+    task = Writing(PLAIN, decoding(N))
+    evaluator = LocalEvaluator(model, task, Changes(model, ["scale"], first=first))
+    texts = sum(len(before + after) for before, after in task.rows)
+    answers = K * len(task.rows) * N  # the token that every answer begins with, and all but the last
+    deep, upper = model.encoder_layers, model.layers - model.encoder_layers
+    costs = [evaluator(z, step).cost for step in range(2)]
+    shared = (
+        len(task.rows) * upper if first else 0
+    ) / model.layers  # the encoder's output as keys and values
+    once, each = (texts, 0) if first else (0, K * texts)
+    own = (each * deep + answers * upper) / model.layers + shared
+    assert [cost.tokens_needed for cost in costs] == [
+        -(-(own + once * deep / model.layers) // 1),
+        -(-own // 1),
+    ]
+    if first == 0:
+        padding = costs[1].forward_tokens - costs[1].tokens_needed
+        assert 0 <= padding <= 0.05 * K * texts

@@ -258,3 +258,23 @@ def test_half_precision(tiny, shape):
     first, half = (np.array([[text[0] for text in candidate] for candidate in found]) for found in answers)
     assert (first == half).mean() > 0.7
     assert (first == np.roll(half, 1, axis=1)).mean() < 0.3  # control
+
+
+def test_contexts_of_candidates_stay_within_a_pass(llama, monkeypatch):
+    """A long common beginning, of which many candidates would not fit into one pass."""
+    space, z = Changes(llama, ["lora"]), points()
+    task = Writing("Say good or bad, great or terrible: {text}", decoding(3), texts=["a", "b"])
+    expected, passes = generated(llama, space, task, z), []
+    run = llama.stacks[0].body.forward
+
+    def seen(**inputs):
+        passes.append(inputs["inputs_embeds"].shape[0] * inputs["inputs_embeds"].shape[1])
+        return run(**inputs)
+
+    monkeypatch.setattr(llama.stacks[0].body, "forward", seen)
+    one, other = (before + after for before, after in task.rows)
+    own = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+    for most in (2 * own + 1, 10**6):
+        passes.clear()
+        assert generated(llama, space, task, z, chunk_tokens=most) == expected
+        assert max(passes) == (2 if most < 100 else K) * own

@@ -142,7 +142,7 @@ def test_a_row_longer_than_the_context(tiny, template, split):
     rest = 1 + tokens_of(model, template.format(text="", soft=""))
     fits = " the" * (model.context_length - rest - 8)
     rows, full = ([{"text": text, "label": "bad"}] * 2 for text in ("good", fits))
-    too_long = [rows[0], {"text": fits + " the", "label": "bad"}]
+    too_long = [full[0], {"text": fits + " the", "label": "bad"}]
 
     def build(last):
         data = {"train": rows, "dev": rows, "test": rows, split: last}

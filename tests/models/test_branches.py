@@ -114,6 +114,37 @@ def test_mask_with_a_window():
     assert torch.equal(wide, rows(1, 2, 2).mask(shared, 2, None, torch.float32))
 
 
+def test_mask_of_a_branch_that_forks():
+    """A trunk of 2 tokens, two ways of 2 and 1 behind it, a branch of 1, and one place of padding."""
+    branch, position = torch.tensor([[0, 0, 0, 0, 0, 1, -1]]), torch.tensor([[0, 1, 2, 3, 2, 0, 0]])
+    end = torch.tensor([[5, 5, 4, 4, 5, 6, 7]])
+    tree = Rows(branch, position, torch.tensor([[1, 3, 4, 5]]), end)
+    expected = table("""
+        11 1000000
+        11 1100000
+        11 1110000
+        11 1111000
+        11 1100100
+        11 0000010
+        11 0000001""")
+    mask = tree.mask(context([2], size=2), 1, None, torch.float32)
+    assert torch.equal(seen(mask)[0], expected)
+    assert tree.positions(context([2], size=2), 1).tolist() == [[2, 3, 4, 5, 4, 2, 2]]
+    near = table("""
+        11 1000000
+        01 1100000
+        00 1110000
+        00 0111000
+        00 1100100
+        11 0000010
+        11 0000001""")
+    assert torch.equal(seen(tree.mask(context([2], size=2), 1, 3, torch.float32))[0], near)
+    alone = Rows(branch, position[None], tree.read, end[None])  # the same, given for each context
+    both = context([2, 1], size=2)
+    assert torch.equal(alone.mask(both, 2, 3, torch.float32), tree.mask(both, 2, 3, torch.float32))
+    assert alone.positions(None, 2).tolist() == [[0, 1, 2, 3, 2, 0, 0]] * 2
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_mask_dtype(dtype):
     mask = rows(1, 2, 1).mask(None, 1, None, dtype)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from gfo.core.errors import GfoError
 from gfo.report.comparison import Comparison, Group, RunValues, dev_curve, group_runs, quartiles, train_curve
 from gfo.report.labels import flatten, labels
 
@@ -117,6 +118,15 @@ def test_a_run_that_failed_as_a_whole():
     assert "failed     1            4      40        1           -" in str(comparison)
     figure = comparison.plot()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "failed"]
+
+
+def test_a_method_without_steps_has_a_row_and_no_line():
+    fixed = Group("fixed", (RunValues([], {"accuracy": 0.5}, 0.0),))
+    comparison = Comparison((fixed, Group("one", (C,))))
+    assert str(comparison).splitlines()[1].split() == ["fixed", "1", "0", "0", "0", "-", "50.0%"]
+    assert [text.get_text() for text in comparison.plot().legends[0].get_texts()] == ["one"]
+    with pytest.raises(GfoError, match="none of the runs has steps"):
+        Comparison((fixed,)).plot()
 
 
 def test_html_is_escaped():

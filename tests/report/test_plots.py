@@ -83,6 +83,12 @@ def test_panels_only_for_what_there_is():
     assert lines(loss_alone)["dev"] == ([6, 9], [1.0, 1.0])
 
 
+def test_a_point_that_is_moved_has_no_spread_to_show():
+    still = [{**each, "spread": 0.0} for each in STEPS]
+    assert len(plot_history(still).axes) == 2
+    assert len(plot_history([*still[:2], {**still[2], "spread": 0.1}]).axes) == 3  # control
+
+
 def test_one_step_can_be_seen():
     figure = plot_history(STEPS[:1])
     loss = figure.axes[0]
@@ -151,7 +157,7 @@ def test_a_small_change_of_a_share_stays_small():
     ("steps", "path", "x", "words"),
     [
         (STEPS, None, "token", "unknown x 'token': did you mean 'forward_tokens'"),
-        ([], None, "evaluations", "the run has no steps yet"),
+        ([], None, "evaluations", "the run has no steps, or none yet"),
         ([step(1, [1.0])], None, "forward_tokens", "x = 'forward_tokens': the run counted none"),
         (STEPS, "plot.pgn", "evaluations", r"plot\.pgn: unknown format 'pgn': did you mean 'png'"),
         (STEPS, "none/plot.png", "evaluations", r"none/plot\.png: cannot write there .*; name another file"),

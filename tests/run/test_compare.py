@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 
 import gfo
+from gfo import baselines
 from gfo.core.domain import Domain
 from gfo.run.history import History, spread_of
 from gfo.run.result import Result
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
-ROWS = [{"text": "the food was good " * n, "label": "a" if n % 2 else "b"} for n in range(1, 9)]
+
+
+def rows(end):
+    return [{"text": "the food was good " * n + end, "label": "a" if n % 2 else "b"} for n in range(1, 9)]
 
 
 def sphere(z):
@@ -29,9 +33,9 @@ def search(seed=0, optimizer="snes", function=sphere, evaluations=60, **options)
 def pieces(tiny):
     model = tiny("llama")
     task = gfo.Classification(
-        ROWS[:6],
-        ROWS[4:],
-        ROWS,
+        rows("")[:6],
+        rows("bad"),
+        rows("great"),
         template="Review: {text}\n{soft}Sentiment:",
         labels={"a": "good", "b": "bad"},
     )
@@ -79,6 +83,27 @@ def test_runs_of_another_space_are_another_group(pieces):
     assert [g.label for g in gfo.compare(options).groups] == [
         "cma, SoftPrompt, population 6", "cma, SoftPrompt, population 8",
     ]  # fmt: skip
+
+
+def test_baselines_are_compared_with_searches(pieces, tmp_path):
+    """With one that is trained, and one without steps."""
+    model, task = pieces
+    space = gfo.SoftPrompt(model, tokens=3, dim=10)
+    runs = [tune(pieces, out=tmp_path / "search")]
+    for name in ("gradient", "manual"):
+        budget = gfo.Budget(evaluations=4)
+        out = tmp_path / name
+        runs.append(baselines.run(name, model, task, space, budget=budget, progress=False, out=out))
+    for result in runs:
+        result.score("test")
+    comparison = gfo.compare(runs)
+    assert [group.label.split(",")[0] for group in comparison.groups] == ["cma", "gradient", "manual"]
+    assert str(comparison) == str(gfo.compare([result.folder for result in runs]))
+    assert [len(text.get_text()) > 0 for text in comparison.plot().legends[0].get_texts()] == [True, True]
+    assert comparison.rows()[2]["evaluations"] == 0
+    assert "nothing to search" in str(runs[2])
+    with pytest.raises(gfo.GfoError, match="the run has no steps"):
+        runs[2].plot()
 
 
 def test_a_mapping_names_and_groups():
@@ -193,6 +218,7 @@ def test_a_result_shows_itself():
 
 def test_the_slice_of_a_result(pieces, tmp_path):
     result = tune(pieces, options={"sigma0": 1.0}, dev_every=100)
+    result.z = np.linspace(-1, 1, 10)  # dev may have liked the start best
     before = result.scoring
     figure = result.plot_slice(tmp_path / "slice.png", points=3)
     assert result.scoring.candidates == before.candidates + 11

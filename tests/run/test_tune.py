@@ -7,14 +7,19 @@ import torch
 import gfo
 from gfo.run.callbacks import Callback
 
-ROWS = [{"text": "the food was good " * n, "label": "a" if n % 2 else "b"} for n in range(1, 9)]
+
+def rows(end):
+    return [{"text": "the food was good " * n + end, "label": "a" if n % 2 else "b"} for n in range(1, 9)]
+
+
+ROWS = rows("")
 TASK = {"template": "Review: {text}\n{soft}Sentiment:", "labels": {"a": "good", "b": "bad"}}
 
 
 @pytest.fixture
 def pieces(tiny):
     model = tiny("llama")
-    task = gfo.Classification(ROWS[:6], ROWS[4:], ROWS, **TASK)
+    task = gfo.Classification(ROWS[:6], rows("bad"), rows("great"), **TASK)
     return model, task, gfo.SoftPrompt(model, tokens=3, dim=10, alpha=2.0)
 
 
@@ -119,3 +124,25 @@ def test_progress_says_what_people_look_for(pieces, capfd):
     assert "best loss" in seen.lines[0]
     assert "dev accuracy" in seen.lines[0]
     assert capfd.readouterr().out == ""  # progress never mixes with output
+
+
+def test_peak_memory_is_of_the_run(pieces):
+    """A callback's 200 MB count, also when they are given back before the end; those of before do not."""
+
+    class Takes(Callback):
+        def __init__(self, size):
+            self.size = size
+
+        def step(self, run):
+            np.ones(self.size)  # bytes are touched, then freed
+
+    def growth(size):
+        memory = run(pieces, callbacks=[Takes(size // 8)]).record["memory"]
+        assert memory["device"] == "cpu"
+        if memory["whole_process"]:
+            pytest.skip("this system does not reset its highest mark")
+        return memory["peak_bytes"] - memory["start_bytes"]
+
+    large, small = growth(200_000_000), growth(0)
+    assert 190e6 < large < 300e6
+    assert small < 100e6

@@ -1,14 +1,16 @@
-"""Rows from lists, JSON lines, CSV and `datasets`, and files that cannot be read."""
+"""Rows from lists, JSON lines, CSV, Parquet and `datasets`, samples of them, and what cannot be read."""
 
 from __future__ import annotations
 
 import json
+import sys
 
 import datasets
 import pytest
 
+import gfo
 from gfo import Classification, GfoError
-from gfo.tasks.datasets import load_rows
+from gfo.tasks.datasets import few_shot, length_statistics, load
 
 ROWS = [
     {"text": 'a "good" one, really', "label": "good"},
@@ -33,9 +35,14 @@ def write_csv(path):
     return path
 
 
-def refused(source, *parts):
+def write_parquet(path):
+    datasets.Dataset.from_list(ROWS).to_parquet(path)
+    return path
+
+
+def refused(source, *parts, **options):
     with pytest.raises(GfoError) as error:
-        load_rows(source, "train")
+        load(source, "train", **options)
     message = str(error.value)
     assert "\n" not in message
     assert message.startswith("train")
@@ -51,23 +58,24 @@ def test_all_sources_give_the_same_rows(tmp_path):
         write_jsonl(tmp_path / "a.jsonl"),
         str(write_jsonl(tmp_path / "b.json", ascii=True)),
         write_csv(tmp_path / "c.csv"),
+        write_parquet(tmp_path / "d.parquet"),
         datasets.Dataset.from_list(ROWS),
     ]
     for source in sources:
-        assert load_rows(source, "train") == ROWS
-    assert load_rows(ROWS[1:], "train") != ROWS  # control
+        assert load(source, "train") == ROWS
+    assert load(ROWS[1:], "train") != ROWS  # control
 
 
 def test_rows_are_copies():
     rows = [dict(row) for row in ROWS]
-    load_rows(rows, "train")[0]["text"] = "changed"
+    load(rows, "train")[0]["text"] = "changed"
     assert rows == ROWS
 
 
 def test_blank_lines_and_windows_line_ends(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "a"}\r\n\r\n  \n{"text": "b"}')
-    assert load_rows(path, "train") == [{"text": "a"}, {"text": "b"}]
+    assert load(path, "train") == [{"text": "a"}, {"text": "b"}]
 
 
 @pytest.mark.parametrize("content", ['{"text": "a", "label": "b"}\n', "text,label\na,b\n"])
@@ -75,14 +83,14 @@ def test_a_byte_order_mark_is_no_text(tmp_path, content):
     """As spreadsheets write it."""
     path = tmp_path / ("a.jsonl" if content[0] == "{" else "a.csv")
     path.write_text(content, encoding="utf-8-sig")
-    assert load_rows(path, "train") == [{"text": "a", "label": "b"}]
+    assert load(path, "train") == [{"text": "a", "label": "b"}]
 
 
 def test_limit():
-    assert load_rows(ROWS, "train", limit=2) == ROWS[:2]
-    assert load_rows(ROWS, "train", limit=9) == ROWS
+    assert load(ROWS, "train", limit=2) == ROWS[:2]
+    assert load(ROWS, "train", limit=9) == ROWS
     with pytest.raises(GfoError, match=r"^dev: limit = 0 must be at least 1$"):
-        load_rows(ROWS, "dev", limit=0)
+        load(ROWS, "dev", limit=0)
 
 
 def test_labels_of_a_datasets_object():
@@ -140,10 +148,10 @@ def test_folder_with_a_files_name(tmp_path):
     refused(path, f"cannot read {path}", "directory", "check the path")
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.txt", "a", "a.parquett"])
 def test_unknown_ending(tmp_path, name):
     (tmp_path / name).write_text("text")
-    refused(tmp_path / name, str(tmp_path / name), "give a .jsonl or .csv file")
+    refused(tmp_path / name, str(tmp_path / name), "give a .jsonl, .csv or .parquet file")
 
 
 @pytest.mark.parametrize("row", ["only one", "one,two,three"])
@@ -172,3 +180,125 @@ def test_not_utf8(tmp_path, ending, place):
 @pytest.mark.parametrize("source", [["a", "b"], [1], [[("text", "a")]], {"text": "a"}])
 def test_rows_that_are_no_mappings(source):
     refused(source, "row 1 is a", "give mappings of field to value")
+
+
+def test_a_broken_parquet_file(tmp_path):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"PAR1 and no more")
+    refused(path, str(path), "is not Parquet")
+
+
+@pytest.mark.parametrize(("module", "name"), [("pyarrow", "a.parquet"), ("datasets", "hub:a/b:train")])
+def test_without_the_extra(tmp_path, monkeypatch, module, name):
+    monkeypatch.setitem(sys.modules, module, None)
+    source = name
+    if module == "pyarrow":
+        source = tmp_path / name
+        source.write_bytes(b"")
+    refused(source, "needs the package datasets", "pip install 'gfo[data]'")
+
+
+def test_a_data_set_by_its_id(tmp_path, monkeypatch):
+    """What `datasets` finds: here in a folder, as no hub is at hand."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write_jsonl(folder / "train.jsonl")
+    write_jsonl(folder / "test.jsonl", ROWS[:1])
+    assert load(f"hub:{folder}:train") == ROWS
+    assert load(f"hub:{folder}:test") == ROWS[:1]
+    assert load(f"hub:{folder}:train[1:]") == ROWS[1:]
+    assert load(f"hub:{folder}:default:train[:2]") == ROWS[:2]
+    refused(f"hub:{folder}:dev", f"cannot load 'hub:{folder}:dev'", "dev", "check the id")
+    refused(f"hub:{folder}:other:train", "cannot load", "other", "check the id")
+
+
+@pytest.mark.parametrize("source", ["hub:a/b", "hub:", "hub:a/b:c:d:e", "hub::train", "hub:a/b:train[:3"])
+def test_a_malformed_id(source):
+    refused(source, f"'{source}': write hub:ID:SPLIT")
+
+
+def test_a_hub_that_cannot_be_reached():
+    """HF_HUB_OFFLINE is set for all tests."""
+    refused("hub:nyu-mll/glue:sst2:train", "cannot load 'hub:nyu-mll/glue:sst2:train'", "network")
+
+
+def test_filtering():
+    assert load(ROWS, keep=lambda row: row["label"] == "good") == [ROWS[0], ROWS[2]]
+    assert load(ROWS, keep=lambda row: row["label"] == "good", skip=1) == [ROWS[2]]
+    refused(ROWS, "none of 3 rows is left after filtering", "keep more", keep=lambda row: False)
+
+
+def test_skip_and_shuffle():
+    rows = [{"text": str(i)} for i in range(20)]
+    assert load(rows, skip=5, limit=3) == rows[5:8]
+    refused(rows, "skip = 20 leaves none of 20 rows", skip=20)
+    refused(rows, "skip = -1 must be 0 or more", skip=-1)
+    first, rest = load(rows, shuffle=1, limit=8), load(rows, shuffle=1, skip=8)
+    assert sorted(int(row["text"]) for row in first + rest) == list(range(20))
+    assert first != rows[:8]
+    assert first == load(rows, shuffle=1, limit=8)
+    assert first != load(rows, shuffle=2, limit=8)
+
+
+def of_classes(**sizes):
+    return [{"text": f"{label} {i}", "label": label} for label, size in sizes.items() for i in range(size)]
+
+
+def test_few_shot():
+    rows = of_classes(a=9, b=6, c=20)
+    train, dev = few_shot(rows, 3, seed=4)
+    for split in (train, dev):
+        assert sorted(row["label"] for row in split) == ["a"] * 3 + ["b"] * 3 + ["c"] * 3
+        assert {row["label"] for row in split[:3]} == {"a", "b", "c"}  # by turns
+    texts = [row["text"] for row in train + dev]
+    assert len(set(texts)) == 18
+    assert set(texts) <= {row["text"] for row in rows}
+    assert few_shot(rows, 3, seed=4) == (train, dev)
+    assert few_shot(rows, 3, seed=5) != (train, dev)
+    assert gfo.datasets.few_shot is few_shot
+
+
+def test_few_shot_takes_equal_rows_once():
+    rows = of_classes(a=4, b=4)
+    train, dev = few_shot(rows + rows, 2)
+    assert len({row["text"] for row in train + dev}) == 8
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "words"),
+    [
+        (of_classes(a=9, b=5) * 2, {"k": 3}, "class 'b' has 5 different rows, .* 6"),
+        (of_classes(a=9), {"k": 0}, "k = 0 must be at least 1"),
+        (
+            of_classes(a=9),
+            {"k": 1, "label_field": "lable"},
+            "row 1: unknown label_field 'lable': did you mean",
+        ),
+        ([], {"k": 1}, "has no rows"),
+    ],
+)
+def test_few_shot_of_too_few(rows, options, words):
+    with pytest.raises(GfoError, match=words):
+        few_shot(rows, **options)
+
+
+def test_length_statistics(tiny):
+    model = tiny("llama", start=True)
+    rows = [{"text": "the food was good " * n} for n in range(1, 41)]
+    template = "Review: {text}\n{soft}Sentiment:"
+    found = length_statistics(rows, template, model)
+    whole = [
+        1 + len(model.encode(f"Review: {row['text']}\n")) + len(model.encode("Sentiment:")) for row in rows
+    ]
+    assert list(found.lengths) == whole
+    assert (found.min, found.max) == (whole[0], whole[-1])
+    assert found.median == (whole[19] + whole[20]) / 2
+    assert found.p95 == whole[37]  # 38 of 40 rows
+    assert found.over(found.p95) == 2
+    assert found.over(found.max) == 0
+    text = f"40 rows of {whole[0]} to {whole[-1]} tokens, median {found.median:g}, 95 % up to {whole[37]}"
+    assert str(found) == text
+    assert length_statistics(rows, "{text}", model).max < found.max
+    with pytest.raises(GfoError, match="row 1: unknown field 'txt'"):
+        length_statistics(rows, "{txt}", model)

@@ -1,0 +1,174 @@
+"""What gradient-free tuning is compared with, by name: each runs in gfo's loop and gives gfo's `Result`.
+
+Cost is counted by one rule: tokens that went through the model. A backward pass counts as two forward
+passes, so a training step on n tokens costs 3 n, for a soft prompt and for all weights alike; a token that
+goes through half of the layers counts half; what does not depend on what is trained is computed once.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from gfo.core.errors import GfoError, unknown_name
+from gfo.core.protocols import SearchSpace, Task
+
+if TYPE_CHECKING:
+    from gfo.baselines.base import Fixed, Searching
+    from gfo.models.frozen import FrozenModel
+    from gfo.run.budget import Budget
+    from gfo.run.callbacks import Callback
+    from gfo.run.result import Result
+    from gfo.run.selection import Selection
+
+# name -> (module:function, whether it needs a space, one line)
+_BASELINES: dict[str, tuple[str, bool, str]] = {
+    "full": ("weights:full", False, "all weights of a copy of the model, AdamW"),
+    "gradient": ("searched:gradient", True, "AdamW in the same space, through its decode"),
+    "in-context": ("prompts:in_context", False, "k labelled rows in front of each row; nothing is trained"),
+    "linear-head": ("linear_head:linear_head", False, "logistic regression on the last hidden state"),
+    "lora": ("weights:lora", False, "LoRA by PEFT, AdamW"),
+    "manual": ("prompts:manual", False, "the template with a text in the {soft} place; nothing is trained"),
+    "mezo": ("weights:mezo", False, "MeZO on all weights of a copy: two forward passes a step"),
+    "mezo-lora": ("weights:mezo_lora", False, "MeZO on LoRA's weights"),
+    "prefix-tuning": ("searched:prefix_tuning", True, "all numbers of a Prefix, AdamW"),
+    "prompt-tuning": ("searched:prompt_tuning", True, "all numbers of a SoftPrompt, AdamW"),
+}
+
+
+def names() -> list[str]:
+    """The names that `run` knows."""
+    return sorted(_BASELINES)
+
+
+def describe() -> dict[str, str]:
+    """name -> one line on the baseline."""
+    return {name: line for name, (_, _, line) in sorted(_BASELINES.items())}
+
+
+def needs_space(name: str) -> bool:
+    """Whether the baseline trains in a space, or starts from it.
+
+    Raises:
+        GfoError: for an unknown name.
+    """
+    return _entry(name)[1]
+
+
+def check(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the baseline's factory that the options stand for.
+
+    Raises:
+        GfoError: for an unknown name, an unknown option, or an option of AdamW's that cannot be used.
+    """
+    parameters = inspect.signature(_factory(name)).parameters
+    own = {p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
+    recipe = parameters["recipe"].default if "recipe" in parameters else None
+    steps = {field.name for field in fields(recipe)} if recipe else set()
+    for option, value in options.items():
+        if option not in own | steps:
+            raise GfoError(
+                f"baseline '{name}' has no option '{option}' (given {value!r}); its options are "
+                f"{', '.join(sorted(own | steps)) or 'none'}"
+            )
+    arguments = {option: value for option, value in options.items() if option in own}
+    if recipe:
+        arguments["recipe"] = replace(recipe, **{o: v for o, v in options.items() if o in steps})
+    return arguments
+
+
+def make(
+    name: str,
+    model: FrozenModel,
+    task: Task,
+    space: SearchSpace | None = None,
+    *,
+    seed: int = 0,
+    memory: int | None = None,
+    **options: Any,
+) -> Fixed | Searching:
+    """The baseline `name`: a fixed point and what scores it, or how it is trained.
+
+    Raises:
+        GfoError: for an unknown name or option, a value that cannot be used, a missing or unfit space.
+    """
+    from gfo.baselines.base import Setting
+
+    arguments = check(name, options)
+    return _factory(name)(Setting(model, task, space, seed, memory), **arguments)
+
+
+def run(
+    name: str,
+    model: FrozenModel,
+    task: Task,
+    space: SearchSpace | None = None,
+    *,
+    budget: Budget,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    dev_every: int = 5,
+    selection: Selection | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+    out: str | Path | None = None,
+    memory: int | None = None,
+    record: Mapping[str, Any] | None = None,
+) -> Result:
+    """Run a baseline as `gfo.tune` runs an optimizer; the arguments are the same but for these.
+
+    Args:
+        name: of `names()`.
+        space: what "gradient" trains in, and "prompt-tuning" and "prefix-tuning" start from; others need none
+            and leave a `{soft}` in the template empty.
+        options: of the baseline.
+
+    Returns:
+        The result. Its `z` is a point of the space where there is one. Trained weights stay in memory, and
+        `z` counts their updates; LoRA's are also written to the run folder, as PEFT's `adapter`.
+
+    Raises:
+        GfoError: for bad input, in one line.
+    """
+    from gfo.baselines.base import Fixed
+    from gfo.run.environment import PeakMemory
+    from gfo.run.loop import minimize
+    from gfo.run.progress import ProgressBar
+
+    options = dict(options or {})
+    method = make(name, model, task, space, seed=seed, memory=memory, **options)
+    facts = {"seed": seed, "model": model.name, "baseline": name, "options": options, **method.facts}
+    facts |= record or {}
+    if isinstance(method, Fixed):
+        return method.result(out, facts)
+    result = minimize(
+        method,
+        method,
+        budget=budget,
+        callbacks=[method, *callbacks, PeakMemory(facts), *([ProgressBar()] if progress else [])],
+        out=out,
+        dev_every=(method.dev_every or dev_every) if "dev" in method.splits else None,
+        selection=selection,
+        record=facts,
+    )
+    result.evaluator = method.judge
+    if result.folder is not None:
+        method.save(result.folder, result.z)
+    return result
+
+
+def _entry(name: str) -> tuple[str, bool, str]:
+    if name not in _BASELINES:
+        raise unknown_name("baseline", name, names())
+    return _BASELINES[name]
+
+
+def _factory(name: str) -> Callable[..., Fixed | Searching]:
+    module, _, attribute = _entry(name)[0].partition(":")
+    return cast(
+        "Callable[..., Fixed | Searching]", getattr(import_module(f"gfo.baselines.{module}"), attribute)
+    )

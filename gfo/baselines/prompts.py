@@ -1,0 +1,188 @@
+"""Prompts without training: the template with a text in the `{soft}` place, and in-context learning.
+
+In-context learning (Brown et al. 2020, arXiv:2005.14165): k training rows with their labels' words stand in
+front of each row, the same ones for all, so that they are computed once for a batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gfo.baselines.base import Fixed, Setting, joined, joined_losses
+from gfo.baselines.unchanged import Unchanged
+from gfo.core.domain import Array
+from gfo.core.errors import GfoError
+from gfo.core.protocols import (
+    Batch,
+    Batches,
+    BoundTask,
+    Evaluation,
+    Scores,
+    Task,
+    Tokenizer,
+    Tokens,
+)
+from gfo.core.seeding import stream
+from gfo.evaluation.local import LocalEvaluator
+from gfo.models.frozen import FrozenModel
+from gfo.tasks.classification import Classification
+
+
+@dataclass(frozen=True)
+class Worded:
+    """A task with more words in its rows.
+
+    Attributes:
+        task: the task.
+        front: tokens in front of each row, behind the special tokens that the model wants at a start.
+        soft: tokens in the soft prompt's place.
+    """
+
+    task: Task
+    front: Tokens = ()
+    soft: Tokens = ()
+
+    def bind(self, tokenizer: Tokenizer) -> BoundWorded:
+        """The task's rows, for one model, with the words."""
+        return BoundWorded(self.task.bind(tokenizer), self, tokenizer.encode("", start=True))
+
+
+class BoundWorded:
+    """A bound task with more words in its rows."""
+
+    def __init__(self, task: BoundTask, words: Worded, start: Tokens) -> None:
+        self._task, self._words, self._start = task, words, start
+        self.splits = task.splits
+        self.loss, self.score = task.loss, task.score
+
+    def batch(self, split: str, step: int) -> Batch | Batches:
+        """One batch for all candidates of a step."""
+        return self._with_words(self._task.batch(split, step))
+
+    def all_rows(self, split: str) -> Batch | Batches:
+        """The whole split as one batch."""
+        return self._with_words(self._task.all_rows(split))
+
+    def _with_words(self, batch: Batch | Batches) -> Batch | Batches:
+        if isinstance(batch, Batches):
+            return Batches(tuple(self._with_words(part) for part in batch.parts))
+        start, words = self._start, self._words
+        before = tuple(start + words.front + row[len(start) :] + words.soft for row in batch.before)
+        return replace(batch, before=before, key=(batch.key, words.front, words.soft))
+
+
+class Shots:
+    """Scores numbers of demonstrations, as points [K, 1].
+
+    Args:
+        setting: the model and a classification.
+        shown: the demonstrations, of which a point takes the first ones.
+    """
+
+    def __init__(self, setting: Setting, shown: list[Tokens]) -> None:
+        self._setting, self._shown = setting, shown
+        self._evaluators: dict[int, LocalEvaluator] = {}
+
+    def __call__(self, z: Array, step: int) -> Evaluation:
+        """Losses on the step's batch."""
+        return joined_losses([self._with(point)(point[None], step) for point in z])
+
+    def score(self, z: Array, split: str) -> Scores:
+        """Metrics on a split."""
+        return joined([self._with(point).score(point[None], split) for point in z])
+
+    def _with(self, point: Array) -> LocalEvaluator:
+        number = int(point[0])
+        if number not in self._evaluators:
+            front = sum(self._shown[:number], ())
+            self._evaluators[number] = _evaluator(self._setting, Worded(self._setting.task, front))
+        return self._evaluators[number]
+
+
+def manual(setting: Setting, *, text: str = "") -> Fixed:
+    """The model as it is, on the template with `text` in the `{soft}` place.
+
+    Raises:
+        GfoError: for a text without a place.
+    """
+    soft = setting.model.encode(text)
+    judge = _evaluator(setting, Worded(setting.task, soft=soft))
+    batch = judge.task.all_rows("train")
+    if soft and isinstance(batch, Batch) and not batch.prompt:
+        raise GfoError(
+            f"baseline 'manual': text = {text!r}, but the template has no {{soft}} for it; write it there"
+        )
+    return Fixed(np.zeros(1), judge, {"prompt_tokens": len(soft)})
+
+
+def in_context(
+    setting: Setting, *, k: int = 16, separator: str = "\n\n", max_tokens: int | None = None
+) -> Fixed:
+    """Up to k training rows with their labels' words in front of each row.
+
+    As many of each label as can be, drawn and shuffled by the seed; fewer where the longest row of all splits
+    would not fit behind them. In the template `{soft}` is left empty.
+
+    Args:
+        setting: a classification, and a model that says words.
+        k: demonstrations.
+        separator: the text behind each.
+        max_tokens: the most tokens of a row; the model's context by default.
+
+    Raises:
+        GfoError: for a task without label words, a sentence encoder, or a k that no row leaves room for.
+    """
+    model, task = setting.model, setting.task
+    if not isinstance(task, Classification) or model.reads == "sentence":
+        raise GfoError(
+            "baseline 'in-context' shows label words; give it a gfo.Classification and no sentence encoder"
+        )
+    bound = task.bind(model)
+    batches = {split: bound.all_rows(split) for split in bound.splits}
+    batch = batches["train"]
+    if not 1 <= k <= len(batch):
+        raise GfoError(f"baseline 'in-context': k = {k} must be 1 to {len(batch)}, the training rows")
+    limit = min(max_tokens or model.context_length, model.context_length)
+    longest = max(
+        len(b) + len(a) for part in batches.values() for b, a in zip(part.before, part.after, strict=True)
+    )
+    chosen = balanced(batch.target, k, setting.seed)
+    words = [model.encode(some[0]) for some in task.words.values()]  # a label's first word
+    behind = model.encode(separator)
+    shown = [_answered(model, batch, i, words[batch.target[i]]) + behind for i in chosen]
+    fit = int((np.cumsum([len(tokens) for tokens in shown]) <= limit - longest).sum())
+    if not fit:
+        raise GfoError(
+            f"baseline 'in-context': a demonstration of {len(shown[0])} tokens does not fit in front of the "
+            f"longest row, of {longest}, in {limit}; shorten the rows, or raise max_tokens"
+        )
+    facts = {"demonstrations": chosen[:fit], "demonstration_tokens": sum(map(len, shown[:fit]))}
+    return Fixed(np.array([float(fit)]), Shots(setting, shown[:fit]), facts)
+
+
+def balanced(target: Array, k: int, seed: int) -> list[int]:
+    """k of the rows, as many of each label as can be, in random order."""
+    rng = stream(seed, "demonstrations")
+    labels = rng.permutation(np.unique(target))
+    piles = [list(rng.permutation(np.flatnonzero(target == label))) for label in labels]
+    chosen: list[int] = []
+    while len(chosen) < k:
+        chosen += [int(pile.pop()) for pile in piles if pile]
+    return [int(i) for i in rng.permutation(chosen[:k])]
+
+
+def _answered(model: FrozenModel, batch: Batch, i: int, answer: Tokens) -> Tokens:
+    """A row with its answer, without the special tokens of a start and an end."""
+    row = batch.before[i] + batch.after[i]
+    row = row[len(model.encode("", start=True)) : len(row) - len(model.encode("", end=True))]
+    if model.read_token is None:
+        return row + answer
+    place = row.index(model.read_token)
+    return row[:place] + answer + row[place + 1 :]
+
+
+def _evaluator(setting: Setting, task: Any) -> LocalEvaluator:
+    return LocalEvaluator(setting.model, task, Unchanged(setting.model), memory=setting.memory)

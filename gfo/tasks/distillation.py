@@ -1,0 +1,261 @@
+"""Distillation: the model with the candidate's change is to answer as a teacher does.
+
+The teacher is another model, or the same one with another template: with a long instruction that a soft
+prompt is to replace, say (prompt compression).
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+
+from gfo.core.domain import Array
+from gfo.core.errors import GfoError, check_name, unknown_name
+from gfo.core.protocols import Batch, Reader, Tokenizer, Tokens
+from gfo.tasks.base import BoundRows, Data, RowOptions
+from gfo.tasks.classification import label_indices
+from gfo.tasks.datasets import Source
+from gfo.tasks.label_words import LabelWords, words_of
+from gfo.tasks.losses import as_array
+from gfo.tasks.metrics import accuracy
+from gfo.tasks.templates import Template
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DISTILLATION_LOSSES = ("kl", "ce")
+OVER = ("vocabulary", "labels")
+IN_MEMORY = 2**28  # bytes of a split's teacher logits; more lie in a temporary file
+ROWS_AT_ONCE = 64
+
+
+class Distillation:
+    """Rows, templates and teacher of a distillation (Hinton et al. 2015, arXiv:1503.02531).
+
+    The loss is that between the distributions of the next word behind the templates, or in the place of
+    `{mask}`, the rows' mean: with p the teacher's softmax(logits / T) and q the candidate's,
+    T^2 KL(p || q) in nats, or T^2 times the cross-entropy. Rows need no labels.
+
+    Args:
+        train: rows the loss is computed on; see `gfo.datasets.load`.
+        dev: rows the result is selected on, or None to take the last recommendation.
+        test: rows kept for the end, or None.
+        template: text with `{field}` places and, for a soft prompt, one `{soft}`.
+        teacher_template: what the teacher reads, without `{soft}`; by default the template without it.
+        teacher: a model of `gfo.load_model` with the same tokenizer; None for the model that is tuned,
+            unchanged.
+        labels: label -> the word, or words, of one token that stand for it, for rows that have labels:
+            `score` then gives the accuracy of the candidate and of the teacher.
+        label_field: the rows' field that holds the label; splits without it have no accuracy.
+        over: "vocabulary" for the distribution over all tokens, "labels" for that over the labels alone.
+        loss: "kl" or "ce"; they differ by the teacher's entropy.
+        temperature: T.
+        rows: `limits`, `skip`, `shuffle`, `batch_size`, `max_length`, `truncate`, `seed`: which rows are
+            used, and which a step; see `gfo.tasks.base.Data.load`.
+
+    Raises:
+        GfoError: for unusable rows, an unknown field or name, a temperature that is not positive, or a
+            teacher that is the same as the model.
+    """
+
+    def __init__(
+        self,
+        train: Source,
+        dev: Source | None = None,
+        test: Source | None = None,
+        *,
+        template: str,
+        teacher_template: str | None = None,
+        teacher: Reader | None = None,
+        labels: Mapping[Any, str | Sequence[str]] | None = None,
+        label_field: str = "label",
+        over: str = "vocabulary",
+        loss: str = "kl",
+        temperature: float = 1.0,
+        **rows: Unpack[RowOptions],
+    ) -> None:
+        check_name("loss", loss, DISTILLATION_LOSSES)
+        check_name("over", over, OVER)
+        if not 0 < temperature < math.inf:
+            raise GfoError(f"temperature = {temperature} must be above 0")
+        if teacher is None and teacher_template is None:
+            raise GfoError("teacher: give a teacher, a teacher_template, or both")
+        if over == "labels" and labels is None:
+            raise GfoError("over = 'labels': give labels with their words")
+        self.template = Template.parse(template)
+        self.teacher_template = _without_soft(self.template)
+        if teacher_template is not None:
+            self.teacher_template = Template.parse(teacher_template)
+            if self.teacher_template.soft:
+                raise GfoError(
+                    f"teacher_template = {teacher_template!r}: a teacher has no {{soft}}; leave it out"
+                )
+        self.teacher, self.loss_name, self.over, self.temperature = teacher, loss, over, temperature
+        self.words = None if labels is None else words_of(labels)
+        self.data = Data.load(train, dev, test, **rows)
+        for each in (self.template, self.teacher_template):
+            each.check_rows(self.data.rows)
+        self.targets = self._targets(label_field)
+
+    def bind(self, tokenizer: Tokenizer) -> BoundDistillation:
+        """Tokenize all rows for the model and the teacher.
+
+        Raises:
+            GfoError: for a teacher with another tokenizer or too short a context, label words of several
+                tokens, or templates that do not fit.
+        """
+        return BoundDistillation(self, tokenizer)
+
+    def _targets(self, field: str) -> dict[str, Array]:
+        """The labels of the splits that have them, as indices into the labels."""
+        if self.words is None:
+            return {}
+        rows = self.data.rows
+        labelled = {split: some for split, some in rows.items() if any(field in row for row in some)}
+        if not labelled:
+            raise GfoError(
+                f"no row has its label: {unknown_name('label_field', field, map(str, rows['train'][0]))}"
+            )
+        return {split: label_indices(some, field, self.words, split) for split, some in labelled.items()}
+
+
+class BoundDistillation(BoundRows):
+    """A distillation whose rows are tokens of one model. A split is read by the teacher when its loss is
+    first asked for, and never again."""
+
+    def __init__(self, task: Distillation, tokenizer: Tokenizer) -> None:
+        super().__init__(task.data, task.template, tokenizer)
+        self._task = task
+        self._teacher = _checked(task, tokenizer)
+        self._labels = None if task.words is None else LabelWords(task.words, tokenizer)
+        if self._labels is not None and self._labels.vocabulary is None:
+            raise GfoError(
+                "labels: one of the words has several tokens; distillation reads one, so give others"
+            )
+        self._vocabulary = self._labels.vocabulary if self._labels and task.over == "labels" else None
+        self._teacher_rows = {
+            split: {i: self._teacher_row(split, i, tokenizer) for i in self._encoded[split]}
+            for split in self.splits
+        }
+        self._known: dict[str, tuple[dict[int, int], Array]] = {}
+
+    def loss(self, answers: Tensor, batch: Batch) -> Tensor:
+        """Logits [K, B, V'] -> the loss [K]; differentiable."""
+        import torch
+
+        T = self._task.temperature
+        teacher = self._compared(self._taught(batch, answers.device))
+        log_p = (teacher / T).log_softmax(dim=-1)
+        found = []
+        for logits in answers:  # one by one: all at once would take several times the memory of the logits
+            log_q = (self._compared(logits[None])[0] / T).log_softmax(dim=-1)
+            difference = log_p - log_q if self._task.loss_name == "kl" else -log_q
+            found.append((log_p.exp() * difference).sum(dim=-1).mean())
+        return T**2 * torch.stack(found)
+
+    def score(self, answers: Tensor, batch: Batch) -> dict[str, Array]:
+        """Logits [K, B, V'] -> loss; agreement, the share of rows whose likeliest word, or label, is the
+        teacher's; and with labels accuracy and teacher_accuracy. Each [K]; nan where a candidate failed."""
+        taught = self._taught(batch, answers.device)
+        said = self._compared(taught[None])[0].argmax(dim=-1).cpu().numpy()
+        guessed = [self._compared(logits[None])[0].argmax(dim=-1).cpu().numpy() for logits in answers]
+        found = {
+            "loss": as_array(self.loss(answers, batch)),
+            "agreement": np.array([accuracy(said, each) for each in guessed]),
+        }
+        _, split, index = batch.key
+        if split in self._task.targets:
+            target = self._task.targets[split][list(index)]
+            labels = [self._of_labels(logits[None])[0].argmax(dim=-1).cpu().numpy() for logits in answers]
+            teacher = self._of_labels(taught[None])[0].argmax(dim=-1).cpu().numpy()
+            found["accuracy"] = np.array([accuracy(target, each) for each in labels])
+            found["teacher_accuracy"] = np.full(len(answers), accuracy(target, teacher))
+        failed = ~np.array([bool(logits.isfinite().all()) for logits in answers])
+        return {name: np.where(failed, np.nan, values) for name, values in found.items()}
+
+    def _wanted(self, split: str, index: Array) -> dict[str, Any]:
+        return {"vocabulary": self._vocabulary, "target": index}
+
+    def _compared(self, logits: Tensor) -> Tensor:
+        """Logits [K, B, V'] -> those that are compared: of all tokens, or the labels' scores [K, B, C]."""
+        return logits if self._vocabulary is None else self._of_labels(logits)
+
+    def _of_labels(self, logits: Tensor) -> Tensor:
+        """Logits [K, B, V'] -> the labels' scores [K, B, C]."""
+        assert self._labels is not None
+        if self._vocabulary is None:
+            logits = logits[..., list(self._labels.vocabulary or ())]
+        return self._labels.scores(logits)
+
+    def _taught(self, batch: Batch, device: Any) -> Tensor:
+        """The teacher's logits of a batch, [B, V']."""
+        import torch
+
+        _, split, index = batch.key
+        if split not in self._known:
+            self._known[split] = self._ask(split)
+        place, logits = self._known[split]
+        return torch.from_numpy(np.asarray(logits[[place[i] for i in index]])).to(device)
+
+    def _ask(self, split: str) -> tuple[dict[int, int], Array]:
+        """Where each row's logits are, and the teacher's logits of all rows of a split, [N, V']."""
+        numbers = list(self._teacher_rows[split])
+        wanted = self._teacher.vocabulary_size if self._vocabulary is None else len(self._vocabulary)
+        logits = _room(len(numbers), wanted)
+        for i in range(0, len(numbers), ROWS_AT_ONCE):
+            rows = [self._teacher_rows[split][n] for n in numbers[i : i + ROWS_AT_ONCE]]
+            logits[i : i + len(rows)] = self._teacher.read(rows, self._vocabulary).cpu().numpy()
+        return {n: place for place, n in enumerate(numbers)}, logits
+
+    def _teacher_row(self, split: str, i: int, tokenizer: Tokenizer) -> Tokens:
+        """What the teacher reads of a row."""
+        template, row = self._task.teacher_template, self._task.data.rows[split][i]
+        (tokens, _), (same, _) = (template.encode(row, each) for each in (self._teacher, tokenizer))
+        if tokens != same:
+            raise GfoError(
+                f"teacher: its tokens of {split} row {i + 1} are not the model's; take a teacher with the "
+                "same tokenizer"
+            )
+        if len(tokens) > self._teacher.context_length:
+            raise GfoError(
+                f"teacher_template: {split} row {i + 1} has {len(tokens)} tokens in it, the teacher's "
+                f"context has {self._teacher.context_length}; shorten the template or drop the row"
+            )
+        return tokens
+
+
+def _checked(task: Distillation, tokenizer: Tokenizer) -> Reader:
+    """The teacher, which must read the same tokens in the same way."""
+    teacher = tokenizer if task.teacher is None else task.teacher
+    if not isinstance(teacher, Reader):
+        raise GfoError(f"teacher: a {type(teacher).__name__} cannot read; give a model of gfo.load_model")
+    if "sentence" in (teacher.reads, tokenizer.reads) or teacher.reads != tokenizer.reads:
+        raise GfoError(
+            f"teacher: it reads the {teacher.reads}, the model the {tokenizer.reads}; both must continue "
+            "texts, or both fill in a mask"
+        )
+    size = getattr(tokenizer, "vocabulary_size", teacher.vocabulary_size)
+    if size != teacher.vocabulary_size:
+        raise GfoError(
+            f"teacher: its vocabulary has {teacher.vocabulary_size} tokens, the model's {size}; take a "
+            "teacher with the same tokenizer"
+        )
+    task.teacher_template.check_mask(teacher)
+    return teacher
+
+
+def _room(rows: int, columns: int) -> Array:
+    """Room for float32 numbers [rows, columns]: in memory, or in a file that goes with the array."""
+    if 4 * rows * columns <= IN_MEMORY:
+        return np.empty((rows, columns), dtype=np.float32)
+    with tempfile.TemporaryFile() as file:  # its mapping stays when it is closed
+        return np.memmap(file, dtype=np.float32, mode="w+", shape=(rows, columns))
+
+
+def _without_soft(template: Template) -> Template:
+    """The template without the soft prompt's place."""
+    return Template(before=(*template.before, *template.after), after=(), soft=False)

@@ -1,0 +1,134 @@
+"""Label words: what a model says for each label, as tokens, and the label scores that its answers give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gfo.core.errors import GfoError, unknown_name
+from gfo.core.protocols import Tokenizer, Tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NORMALIZE = {
+    "sum": "the log-likelihood of the whole word",
+    "mean": "its mean over the word's tokens, so that long words are not at a disadvantage",
+}
+Words = Mapping[str, tuple[str, ...]]
+"""Label -> the words that stand for it."""
+
+
+def words_of(labels: Mapping[Any, str | Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Labels as text with their words as tuples.
+
+    Raises:
+        GfoError: for fewer than two labels, labels that are equal as text, or a label without a word.
+    """
+    if len(labels) < 2:
+        raise GfoError(f"labels = {dict(labels)}: give at least two labels with their words")
+    if len({str(label) for label in labels}) < len(labels):
+        raise GfoError(f"labels = {dict(labels)}: two labels are the same as text; give each another name")
+    found: dict[str, tuple[str, ...]] = {}
+    for label, given in labels.items():
+        words = (given,) if isinstance(given, str) or not isinstance(given, Sequence) else tuple(given)
+        if not words:
+            raise GfoError(f"labels: '{label}' has no word; give it at least one")
+        for word in words:
+            if not isinstance(word, str) or not word.strip():
+                raise GfoError(f"labels: the word for '{label}' is {word!r}; give it some text")
+        found[str(label)] = words
+    return found
+
+
+class LabelWords:
+    """The words of C labels in one model's tokens.
+
+    A label's score is the logarithm of its words' mean probability (as the average of Hu et al. 2022,
+    arXiv:2108.02035, so that a label gains nothing by the number of its words). A word of several tokens
+    has the likelihood of all of them.
+
+    Args:
+        words: of each label.
+        tokenizer: of the model.
+        normalize: a name of NORMALIZE.
+
+    Attributes:
+        vocabulary: the words' tokens, where each has one; for a model that reads the sentence, the tokens
+            of each label text. None where a word has several.
+        endings: the words' tokens, where one has several; else empty.
+
+    Raises:
+        GfoError: for a word without tokens, two words of the same tokens, a word of several for a masked
+            language model, or one that another label's word begins with, where likelihoods are summed.
+    """
+
+    def __init__(self, words: Words, tokenizer: Tokenizer, normalize: str = "sum") -> None:
+        if normalize not in NORMALIZE:
+            raise unknown_name("normalize", normalize, NORMALIZE)
+        self.labels = tuple(words)
+        self._sizes = [len(some) for some in words.values()]
+        self._mean = normalize == "mean"
+        sentence = tokenizer.reads == "sentence"
+        tokens = [
+            (label, word, tokenizer.encode(word, start=sentence, end=sentence))
+            for label, some in words.items()
+            for word in some
+        ]
+        self._check(tokens, tokenizer)
+        self._tokens = tuple(ids for _, _, ids in tokens)
+        self.vocabulary: tuple[int, ...] | tuple[Tokens, ...] | None = None
+        self.endings: tuple[Tokens, ...] = ()
+        if sentence:
+            self.vocabulary = self._tokens
+        elif all(len(ids) == 1 for ids in self._tokens):
+            self.vocabulary = tuple(ids[0] for ids in self._tokens)
+        else:
+            self.endings = self._tokens
+
+    def wanted(self, rows: int) -> dict[str, Any]:
+        """What a batch of so many rows wants: the fields `vocabulary` and `endings` of a `Batch`."""
+        return {"vocabulary": self.vocabulary, "endings": (self.endings,) * rows if self.endings else ()}
+
+    def scores(self, answers: Tensor) -> Tensor:
+        """Logits or log-likelihoods of the words [K, B, m] -> of the labels, [K, B, C]; differentiable."""
+        import torch
+
+        if self.endings and self._mean:
+            answers = answers / torch.tensor([len(ids) for ids in self._tokens], device=answers.device)
+        if len(self._tokens) == len(self._sizes):
+            return answers
+        parts = torch.split(answers, self._sizes, dim=-1)
+        return torch.stack(
+            [part.logsumexp(dim=-1) - torch.tensor(part.shape[-1]).log() for part in parts], -1
+        )
+
+    def _check(self, tokens: Sequence[tuple[str, str, Tokens]], tokenizer: Tokenizer) -> None:
+        owner: dict[Tokens, tuple[str, str]] = {}
+        for label, word, ids in tokens:
+            if not ids:
+                raise GfoError(
+                    f"labels: the word {word!r} for '{label}' has no tokens in this model; give another"
+                )
+            if tokenizer.reads == "mask" and len(ids) > 1:
+                raise GfoError(
+                    f"labels: the word {word!r} for '{label}' has {len(ids)} tokens, and a masked language "
+                    "model says one in the place of {mask}; give a word of one token"
+                )
+            if ids in owner:
+                other, same = owner[ids]
+                raise GfoError(
+                    f"labels: the words {same!r} for '{other}' and {word!r} for '{label}' have the same "
+                    "tokens; give words that differ"
+                )
+            owner[ids] = label, word
+        if self._mean or tokenizer.reads != "next":
+            return
+        for label, word, ids in tokens:
+            for n in range(1, len(ids)):
+                other, short = owner.get(ids[:n], (label, ""))
+                if other != label:
+                    raise GfoError(
+                        f"labels: the word {short!r} for '{other}' begins {word!r} for '{label}', so it is "
+                        'never the less likely one; give other words, or normalize = "mean"'
+                    )

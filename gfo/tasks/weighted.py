@@ -1,0 +1,191 @@
+"""Several tasks at once: a weighted sum of their losses, and constraints with a penalty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gfo.core.domain import Array
+from gfo.core.errors import GfoError, unknown_name
+from gfo.core.protocols import Batches, BoundTask, Task, Tokenizer
+from gfo.tasks.losses import as_array
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A bound on a metric of a task; what goes beyond it is added to the loss, times the penalty.
+
+    The exact penalty function (Nocedal and Wright 2006, section 17.2): zero where the bound holds, and from
+    some finite penalty on its minimum is that of the problem with the bound.
+
+    Attributes:
+        task: one of the weighted tasks, or another that takes part by the constraint alone.
+        metric: "loss", or a metric that the task's scores have.
+        most: the metric may not be higher.
+        least: the metric may not be lower.
+        penalty: loss per unit beyond the bound.
+
+    Raises:
+        GfoError: for no bound or two, or a penalty that is not positive.
+    """
+
+    task: Task
+    metric: str = "loss"
+    most: float | None = None
+    least: float | None = None
+    penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if (self.most is None) == (self.least is None):
+            raise GfoError(f"constraint on {self.metric}: give it either `most` or `least`")
+        if not 0 < self.penalty < math.inf:
+            raise GfoError(f"constraint on {self.metric}: penalty = {self.penalty} must be above 0")
+
+    def excess(self, value: Any) -> Any:
+        """How far metrics [K], a tensor or an array, are beyond the bound; 0 where it holds."""
+        beyond = value - self.most if self.most is not None else self.least - value
+        return beyond.clip(min=0)
+
+
+class Weighted:
+    """A weighted sum of tasks: loss = sum of weight * loss + sum of penalty * excess over a bound.
+
+    Args:
+        tasks: tasks with their weights. A step's batch is made of one of each.
+        constraints: bounds on metrics.
+        names: of the tasks, in front of their metrics' names; task1, task2, ... by default. A task that is
+            in constraints alone goes by constraint1, ...
+
+    Raises:
+        GfoError: for no tasks, a task twice, weights that are not positive, or names that are not one a task.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[tuple[Task, float]],
+        *,
+        constraints: Sequence[Constraint] = (),
+        names: Sequence[str] | None = None,
+    ) -> None:
+        if not tasks:
+            raise GfoError("tasks: there are none; give at least one with its weight")
+        self.names = [f"task{i}" for i in range(1, len(tasks) + 1)] if names is None else list(names)
+        if len(self.names) != len(tasks) or len(set(self.names)) < len(tasks) or "" in self.names:
+            raise GfoError(f"names = {self.names}: give {len(tasks)} different names, one a task")
+        for (_, weight), name in zip(tasks, self.names, strict=True):
+            if not 0 < weight < math.inf:
+                raise GfoError(f"weight = {weight} of {name} must be above 0; leave the task out instead")
+        self.parts = [task for task, _ in tasks]
+        if len({id(task) for task in self.parts}) < len(tasks):
+            raise GfoError("tasks: one is there twice; add its weights up")
+        self.weights = [float(weight) for _, weight in tasks]
+        self.constraints = tuple(constraints)
+        for constraint in constraints:
+            if not any(constraint.task is part for part in self.parts):
+                self.names.append(f"constraint{len(self.parts) - len(tasks) + 1}")
+                self.parts.append(constraint.task)
+
+    def bind(self, tokenizer: Tokenizer) -> BoundWeighted:
+        """Tokenize all tasks for one model.
+
+        Raises:
+            GfoError: as the tasks; for no split that all have, or a metric that a task has not.
+        """
+        return BoundWeighted(self, tokenizer)
+
+
+class BoundWeighted:
+    """Tasks that are tokens of one model, and what their losses weigh. It has the splits that all have."""
+
+    def __init__(self, task: Weighted, tokenizer: Tokenizer) -> None:
+        self._task = task
+        self.parts: list[BoundTask] = [part.bind(tokenizer) for part in task.parts]
+        self.splits = tuple(
+            split for split in self.parts[0].splits if all(split in part.splits for part in self.parts)
+        )
+        if "train" not in self.splits:
+            raise GfoError("tasks: not all have training rows; give each its own")
+        self._at = [
+            next(i for i, part in enumerate(task.parts) if part is constraint.task)
+            for constraint in task.constraints
+        ]
+
+    def batch(self, split: str, step: int) -> Batches:
+        """The rows of a step, of each task."""
+        self._check(split)
+        return Batches(tuple(part.batch(split, step) for part in self.parts))
+
+    def all_rows(self, split: str) -> Batches:
+        """The whole split, of each task.
+
+        Raises:
+            GfoError: if one of the tasks has no such split.
+        """
+        self._check(split)
+        return Batches(tuple(part.all_rows(split) for part in self.parts))
+
+    def loss(self, answers: Sequence[Any], batch: Batches) -> Tensor | Array:
+        """The tasks' answers -> the joint loss [K]; differentiable where all of its terms are."""
+        losses = self._losses(answers, batch)
+        metrics = {
+            i: self.parts[i].score(answers[i], batch.parts[i])
+            for i, constraint in zip(self._at, self._task.constraints, strict=True)
+            if constraint.metric != "loss"
+        }
+        joint: Tensor | Array = self._joint(losses, metrics)
+        return joint
+
+    def score(self, answers: Sequence[Any], batch: Batches) -> dict[str, Array]:
+        """The tasks' answers -> the joint loss, and each task's metrics as "NAME.METRIC", each [K]."""
+        scores = [
+            part.score(answer, rows)
+            for part, answer, rows in zip(self.parts, answers, batch.parts, strict=True)
+        ]
+        joint = self._joint([found["loss"] for found in scores], dict(enumerate(scores)))
+        named = {
+            f"{name}.{metric}": values
+            for name, found in zip(self._task.names, scores, strict=True)
+            for metric, values in found.items()
+        }
+        return {"loss": as_array(joint), **named}
+
+    def _losses(self, answers: Sequence[Any], batch: Batches) -> list[Any]:
+        """The loss [K] of each task; arrays, unless all are tensors."""
+        losses: list[Any] = [
+            part.loss(answer, rows)
+            for part, answer, rows in zip(self.parts, answers, batch.parts, strict=True)
+        ]
+        if any(isinstance(loss, np.ndarray) for loss in losses) or any(
+            constraint.metric != "loss" for constraint in self._task.constraints
+        ):
+            return [as_array(loss) for loss in losses]
+        return losses
+
+    def _joint(self, losses: Sequence[Any], metrics: dict[int, dict[str, Array]]) -> Any:
+        """The weighted sum and the penalties, [K]."""
+        joint = sum(weight * loss for weight, loss in zip(self._task.weights, losses, strict=False))
+        for i, constraint in zip(self._at, self._task.constraints, strict=True):
+            if constraint.metric == "loss":
+                value = losses[i]
+            elif constraint.metric in metrics[i]:
+                value = metrics[i][constraint.metric]
+            else:
+                raise unknown_name(f"metric of {self._task.names[i]}", constraint.metric, metrics[i])
+            joint = joint + constraint.penalty * constraint.excess(value)
+        return joint
+
+    def _check(self, split: str) -> None:
+        if split not in self.splits:
+            lacking = [
+                name
+                for name, part in zip(self._task.names, self.parts, strict=True)
+                if split not in part.splits
+            ]
+            raise GfoError(f"split '{split}': {', '.join(lacking)} has none; give it rows for {split}")

@@ -1,0 +1,173 @@
+"""Generation from rows to losses: against transformers' `generate`, in a search, and from a config."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import gfo
+from gfo.config import load_config
+from gfo.core.errors import GfoError
+
+ROWS = [
+    {"text": text, "target": target}
+    for text, target in (("a great joy", "the movie"), ("it was bad!", "the food"), ("not even a", "good"))
+]
+TEMPLATE = "Review: {text}{soft} It was"
+MOST = 6
+
+
+def plain_texts(model, prompt, stop):
+    """By `generate`, one row at a time, cut at the first of the stop texts."""
+    texts = []
+    for row in ROWS:
+        ids = [model.encode(f"Review: {row['text']}", start=True), model.encode(" It was", end=True)]
+        left, right = (model.embed(torch.tensor(part)) for part in ids)
+        embeds = torch.cat([left, prompt, right])[None]
+        options = {"max_new_tokens": MOST, "do_sample": False, "pad_token_id": 0}
+        mask = torch.ones(embeds.shape[:2], dtype=torch.long)
+        with torch.no_grad():
+            out = model.module.generate(inputs_embeds=embeds, attention_mask=mask, **options)[0]
+        text = model.tokenizer.decode(out, skip_special_tokens=True)
+        texts.append(min((text.partition(end)[0] for end in stop), key=len, default=text).strip())
+    return texts
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_texts_are_those_of_generate(tiny, family):
+    model = tiny(family)
+    space = gfo.SoftPrompt(model, tokens=3, dim=8, alpha=4.0)
+    z = np.random.default_rng(1).standard_normal((4, 8))
+    seen = []
+
+    def function(outputs, rows):
+        seen.append(outputs)
+        return [len(text) for text in outputs]
+
+    free = [plain_texts(model, prompt, ()) for prompt in space.decode(torch.from_numpy(z)).prompt]
+    letter = next(text for text in free[0] if len(text) > 3)[2]  # amid an answer
+    for stop in ((), (letter,)):
+        task = gfo.Generation(ROWS, template=TEMPLATE, metric=function, max_tokens=MOST, stop=stop)
+        seen.clear()
+        loss = gfo.LocalEvaluator(model, task, space)(z, 0).loss
+        expected = [plain_texts(model, prompt, stop) for prompt in space.decode(torch.from_numpy(z)).prompt]
+        assert seen == expected
+        assert loss == pytest.approx([1 - np.mean([len(text) for text in texts]) for texts in expected])
+        assert (expected == free) == (stop == ())
+    assert len({tuple(texts) for texts in free}) > 1  # candidates write different texts
+
+
+def test_a_search_raises_a_function_of_the_user(tiny):
+    """A score that no gradient reaches: how often a letter is written."""
+    model = tiny("llama")
+
+    def letters(outputs, rows):
+        return [text.count("e") for text in outputs]
+
+    task = gfo.Generation(ROWS, template=TEMPLATE, metric=letters, max_tokens=MOST)
+    space = gfo.SoftPrompt(model, tokens=3, dim=8, alpha=4.0)
+    result = gfo.tune(model, task, space, budget=gfo.Budget(evaluations=60), progress=False)
+    assert result.history[-1].best < result.history[0].mean_loss - 0.5
+    score = result.score("train")
+    assert score["score"] == pytest.approx(1 - score["loss"])
+
+
+def test_a_function_that_fails_does_not_end_a_run(tiny):
+    model = tiny("llama")
+    calls = iter(range(10_000))
+
+    def function(outputs, rows):
+        if next(calls) % 7 == 3:
+            raise RuntimeError("out of luck")
+        return [len(text) for text in outputs]
+
+    task = gfo.Generation(ROWS, template=TEMPLATE, metric=function, max_tokens=MOST)
+    space = gfo.SoftPrompt(model, tokens=3, dim=8)
+    budget = gfo.Budget(evaluations=40)
+    with pytest.warns(RuntimeWarning, match=r"candidate 4 of \d+.*RuntimeError: out of luck") as told:
+        result = gfo.tune(model, task, space, budget=budget, progress=False)
+    assert len(told) == 1
+    losses = [loss for step in result.history for loss in step.loss]
+    assert [loss is None for loss in losses] == [i % 7 == 3 for i in range(len(losses))]
+
+
+def test_an_answer_beyond_the_context(tiny):
+    model = tiny("llama")
+    space = gfo.SoftPrompt(model, tokens=3, dim=8)
+    used = 3 + max(len(model.encode(f"Review: {r['text']}")) + len(model.encode(" It was")) for r in ROWS)
+    fits = model.context_length - used
+
+    def build(most):
+        return gfo.LocalEvaluator(model, gfo.Generation(ROWS, template=TEMPLATE, max_tokens=most), space)
+
+    build(fits)
+    with pytest.raises(GfoError, match=rf"takes {fits + 1} new ones, the model's context has 128"):
+        build(fits + 1)
+
+
+def test_a_run_from_a_config(tiny, tmp_path, capsys, monkeypatch):
+    from gfo import cli
+
+    model = tiny("llama")
+    model.module.save_pretrained(tmp_path / "model")
+    model.tokenizer.save_pretrained(tmp_path / "model")
+    for split, rows in (("train", ROWS[:2]), ("test", ROWS[2:])):
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {
+        "model": {"name": str(tmp_path / "model"), "device": "cpu"},
+        "task": {
+            "kind": "generation",
+            "data_dir": str(tmp_path),
+            "train": "train.jsonl",
+            "test": "test.jsonl",
+            "template": TEMPLATE,
+            "metric": "chrf",
+            "max_tokens": MOST,
+        },
+        "space": {"tokens": 3, "dim": 8},
+        "budget": {"evaluations": 20},
+    }
+    (tmp_path / "run.json").write_text(json.dumps(values))
+    monkeypatch.setattr(
+        "sys.argv", ["gfo", "tune", str(tmp_path / "run.json"), "--out", str(tmp_path / "run")]
+    )
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
+    out = capsys.readouterr().out
+    assert "chrf" in out
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    scores = result["scores"]["after"]["test"]
+    assert set(scores) == {"loss", "chrf", "answer_tokens"}
+    line = next(line for line in out.splitlines() if line.startswith("answer_tokens"))
+    assert f"{scores['answer_tokens']:.4f}" in line  # a number of tokens is no share
+    assert "%" not in line
+
+
+def test_the_section_has_the_arguments_of_the_class():
+    import inspect
+
+    from gfo.config.tasks import SECTIONS, TASKS
+
+    assert list(SECTIONS) == list(TASKS)
+    for section in SECTIONS.values():
+        arguments = inspect.signature(getattr(gfo, section.public)).parameters
+        keys = {
+            name: field for name, field in section.model_fields.items() if name not in ("kind", "data_dir")
+        }
+        assert set(keys) == set(arguments) - {"seed"}
+        for name, field in keys.items():
+            if not field.is_required() and field.default_factory is None:
+                assert field.default == arguments[name].default, name
+
+
+def test_paths_of_a_section(tmp_path):
+    (tmp_path / "c.toml").write_text(
+        '[task]\nkind = "generation"\ntemplate = "{a}"\ndata_dir = "there"\ntrain = "hub:a/b:train"\n'
+        'dev = "d.csv"\n[budget]\n'
+    )
+    task = load_config(tmp_path / "c.toml").task
+    assert task._path(task.train) == "hub:a/b:train"
+    assert str(task._path(task.dev)) == "there/d.csv"
