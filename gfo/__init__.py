@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gfo.models.loading import load_model as load_model
     from gfo.run.budget import Budget as Budget
     from gfo.run.callbacks import Callback as Callback
+    from gfo.run.compare import compare as compare
     from gfo.run.loop import minimize as minimize
     from gfo.run.result import Result as Result
     from gfo.run.selection import Selection as Selection
@@ -77,6 +78,7 @@ _PUBLIC = {
     "Selection": "gfo.run.selection",
     "SoftPrompt": "gfo.spaces.soft_prompt",
     "Weighted": "gfo.tasks.weighted",
+    "compare": "gfo.run.compare",
     "freeze": "gfo.models.loading",
     "load_model": "gfo.models.loading",
     "minimize": "gfo.run.loop",

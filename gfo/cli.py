@@ -1,4 +1,4 @@
-"""The command line: gfo demo | tune | eval | export | list | download."""
+"""The command line: gfo demo | tune | eval | plot | export | list | download."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +17,6 @@ from gfo.core.errors import GfoError
 
 if TYPE_CHECKING:
     from gfo.config import Config
-    from gfo.run.result import Result
 
 app = typer.Typer(
     help="Tune frozen language models without gradients.",
@@ -30,7 +30,6 @@ Out = Annotated[
     typer.Option("--out", help="Run folder; by default a new one under runs/.", show_default=False),
 ]
 INTERRUPTED = 130  # as shells have it for Ctrl-C
-NUMBERS = ("loss", "ce", "perplexity", "score", "answer_tokens")  # metrics that are no shares, 0 to 1
 
 
 @app.command()
@@ -74,16 +73,48 @@ def evaluate(
     import numpy as np
 
     from gfo.config import CONFIG, load_config
-    from gfo.run.result import RESULT, load_point
+    from gfo.report.tables import scores_table
+    from gfo.run.result import RESULT, load_point, read_json
 
-    result = _read_json(run_dir / RESULT)
+    result = read_json(run_dir / RESULT)
     z = load_point(run_dir)
     evaluator = load_config(run_dir / CONFIG).evaluator()
     scored = evaluator.score(np.stack([np.zeros_like(z), z]), split).metrics
     for i, when in enumerate(("before", "after")):
         result["scores"].setdefault(when, {})[split] = {k: float(v[i]) for k, v in scored.items()}
     (run_dir / RESULT).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    _print_scores(result["scores"], split)
+    typer.echo(str(scores_table(result["scores"], [split])))
+
+
+@app.command()
+def plot(
+    run_dirs: Annotated[list[Path], typer.Argument(help="Folders of runs, also of unfinished ones.")],
+    x: Annotated[str, typer.Option("--x", help="evaluations, forward_tokens or seconds.")] = "evaluations",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="The figure's file; by default plot.png in the run's folder, or comparison.png here.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Draw a run, or compare several: runs that differ only by their seed are one line with a band."""
+    from gfo.run.compare import compare
+    from gfo.run.history import HISTORY, History
+    from gfo.run.result import PLOT
+
+    if len(run_dirs) == 1:
+        from gfo.report.plots import plot_history
+
+        out = out or run_dirs[0] / PLOT
+        plot_history([asdict(step) for step in History.read(run_dirs[0] / HISTORY)], out, x=x)
+    else:
+        out = out or Path("comparison.png")
+        comparison = compare(run_dirs, x=x)
+        comparison.plot(out)
+        typer.echo(str(comparison))
+    typer.echo(f"figure: {out}")
 
 
 @app.command()
@@ -169,42 +200,8 @@ def _run(config: Config, out: Path | None, name: str) -> None:
         typer.echo(f"interrupted after {result.cost.candidates} evaluations; what was found is in {folder}")
         typer.echo(f"score it on the test rows with: gfo eval {folder}")
         raise typer.Exit(INTERRUPTED)
-    _print_result(result, folder)
-
-
-def _print_result(result: Result, folder: Path) -> None:
-    if "after" in result.scores:
-        _print_scores(result.scores, "test")
-    cost, scoring = result.cost, result.scoring
-    tokens = f"{cost.forward_tokens:,} forward tokens"
-    typer.echo(f"search:  {cost.candidates} evaluations, {tokens}, {cost.seconds:.0f} s")
-    typer.echo(f"scoring: {scoring.forward_tokens:,} forward tokens, {scoring.seconds:.0f} s (dev and test)")
-    typer.echo(f"ended:   {result.stopped}")
-    typer.echo(f"result:  {result.selection}; see {folder}")
-
-
-def _print_scores(scores: Mapping[str, Any], split: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in (split, "before", "after", "change"):
-        table.add_column(column, justify="left" if column == split else "right")
-    for metric, after in scores["after"][split].items():
-        before = scores["before"][split][metric]
-        if metric.rpartition(".")[2] in NUMBERS:
-            table.add_row(metric, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
-        else:
-            table.add_row(metric, f"{before:.1%}", f"{after:.1%}", f"{100 * (after - before):+.1f} points")
-    Console().print(table)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise GfoError(f"{path} cannot be read ({error}); give the folder of a finished run") from None
-    return values
+    typer.echo(str(result))
+    typer.echo(f"folder:     {folder}")
 
 
 def _say(text: str) -> None:

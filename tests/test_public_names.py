@@ -64,6 +64,7 @@ def test_importing_is_light(module):
 
 def test_names_load_what_they_need():
     """A control of the test above: the same look finds torch once a model is asked for."""
+    assert not {"torch", "matplotlib"} & set(fresh("import sys, gfo; gfo.compare; print(*sys.modules)"))
     loaded = fresh("import sys, gfo; gfo.Decoder; print(*sys.modules)")
     assert {"torch", "transformers"} <= set(loaded)
     assert "matplotlib" not in loaded

@@ -16,8 +16,8 @@ from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Cost, Evaluation, Evaluator, Scores, SearchSpace, Task
 from gfo.run.callbacks import Callback, Run
-from gfo.run.history import History
-from gfo.run.loop import HISTORY, new_run_folder
+from gfo.run.history import HISTORY, History
+from gfo.run.loop import new_run_folder
 from gfo.run.result import Result
 
 if TYPE_CHECKING:

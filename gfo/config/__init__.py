@@ -17,6 +17,7 @@ from gfo.config.tasks import DATA, TaskConfig
 from gfo.config.tasks import TASKS as TASKS
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.seeding import stream_seed
+from gfo.run.result import CONFIG as CONFIG
 
 if TYPE_CHECKING:
     from gfo.core.protocols import Evaluator, SearchSpace
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from gfo.run.callbacks import Callback
     from gfo.run.result import Result
 
-CONFIG = "config.json"
 DEMO = DATA / "demo.toml"
 DATA_DIRS: Any = {"data_dir": True, "tasks": {"__all__": {"data_dir"}}}  # a machine's own
 

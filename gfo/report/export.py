@@ -17,10 +17,9 @@ from gfo.core.delta import Delta
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, unknown_name
 from gfo.evaluation.local import LocalEvaluator
+from gfo.report.words import words_near
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from gfo.models.frozen import FrozenModel
 
 FORMATS = ("peft", "merged", "prompt-text")
@@ -133,27 +132,7 @@ def prompt_text(evaluator: Any, z: Array) -> str:
     prompt = _candidate(evaluator, z).delta.prompt
     if prompt is None:
         raise GfoError("export: the space has no prompt, and so no text; export peft or merged")
-    lines = [f"{word!r} {cosine:.2f}" for word, cosine in nearest_words(evaluator.model, prompt[0])]
-    return "\n".join(
-        [
-            "Nearest words of the soft tokens, and their cosines. For looking only: they do not act like it.",
-            *lines,
-        ]
-    )
-
-
-def nearest_words(model: FrozenModel, prompt: Tensor) -> list[tuple[str, float]]:
-    """Of each soft token of [P, D] the word of the vocabulary nearest by cosine, and the cosine."""
-    import torch
-
-    normalize = torch.nn.functional.normalize
-    ids = [i for i in range(model.vocabulary_size) if i not in model.special_tokens]
-    words = normalize(model.embed(torch.tensor(ids, device=model.device)).float(), dim=-1)
-    best = (normalize(prompt.to(words), dim=-1) @ words.T).max(dim=-1)
-    return [
-        (str(model.tokenizer.decode([ids[i]])), float(c))
-        for i, c in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
+    return str(words_near(evaluator.model, prompt[0], 1))
 
 
 def filled(delta: Delta) -> list[str]:

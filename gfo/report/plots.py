@@ -1,69 +1,139 @@
-"""Figures of runs, from their histories as plain values."""
+"""The figure of one run, from its history as plain values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-BLUE, GREY, ORANGE = "#2563a8", "#9aa4b1", "#d9720f"
+import numpy as np
+
+from gfo.report.scores import is_share, main_metric
+
+if TYPE_CHECKING:
+    from gfo.report.figures import Figure
+
+HEIGHTS = {"loss": 2.6, "score": 1.3, "spread": 1.0}  # of the panels, inches
+LEAST_RANGE = 10.0  # percentage points on an axis at least: differences below are mostly chance
+MARKED = 40  # up to so many points are marked, so that few, or one, can be seen
 
 
-def plot_history(steps: Sequence[Mapping[str, Any]], path: str | Path | None = None) -> Any:
-    """Training loss and dev scores over evaluations.
+def plot_history(
+    steps: Sequence[Mapping[str, Any]], path: str | Path | None = None, *, x: str = "evaluations"
+) -> Figure:
+    """Training loss of the population, loss and score on dev, and the spread of the candidates.
+
+    The losses' axis is logarithmic where they are positive and span a factor of 50. Candidates that failed
+    are left out and counted. Dev scores and spread have panels of their own, where there are any.
 
     Args:
         steps: the lines of a history (see `gfo.run.history.Step`), at least one.
-        path: where to save it as PNG, PDF or SVG.
+        path: where to save it, as PNG, PDF or SVG.
+        x: "evaluations", "forward_tokens" or "seconds" (dev scoring included).
 
     Returns:
         The matplotlib figure; it belongs to no window and needs no display.
+
+    Raises:
+        GfoError: for an unknown x, no steps, or a path that cannot be written.
     """
-    from matplotlib.figure import Figure
+    from gfo.report import figures
 
-    figure = Figure(figsize=(7.2, 4.0), dpi=130, layout="constrained")
-    axes = figure.add_subplot()
-    x = [step["evaluations"] for step in steps]
-    rows = [[v for v in step["loss"] if v is not None] for step in steps]
-    good = [(e, row) for e, row in zip(x, rows, strict=True) if row]
+    at = figures.x_values(steps, x)
+    dev = [(e, step["dev"]) for e, step in zip(at, steps, strict=True) if step["dev"]]
+    metric = main_metric(dev[0][1]) if dev else None
+    spread = [
+        (e, step["spread"]) for e, step in zip(at, steps, strict=True) if step.get("spread") is not None
+    ]
+    spread = spread if any(value for _, value in spread) else []  # one point that is moved has none
+    panels = ["loss"] + ["score"] * (metric is not None) + ["spread"] * bool(spread)
+    heights = [HEIGHTS[panel] for panel in panels]
+    figure = figures.Figure(sum(heights) + 1.0)
+    axes = dict(
+        zip(panels, np.ravel(figure.subplots(len(panels), sharex=True, height_ratios=heights)), strict=True)
+    )
+    for panel in axes.values():
+        figures.tidy(panel)
+    _losses(axes["loss"], at, steps, dev)
+    if metric is not None:
+        _score(axes["score"], dev, metric)
+    if spread:
+        axes["spread"].plot(*zip(*spread, strict=True), color=figures.GREEN, **_style(len(spread), "o"))
+        axes["spread"].set_ylabel("spread of\ncandidates")
+        if not figures.log_where_wide(axes["spread"], [value for _, value in spread]):
+            axes["spread"].set_ylim(bottom=0)
+    last = axes[panels[-1]]
+    last.set_xlabel(figures.X_AXES[x])
+    figures.number_axis(last.xaxis, at[-1])
+    last.set_xlim(left=0)
+    figure.legend_outside(axes["loss"], 4)
+    figure.align_ylabels()
+    return figure.write(path)
+
+
+def _losses(
+    axes: Any,
+    at: Sequence[float],
+    steps: Sequence[Mapping[str, Any]],
+    dev: Sequence[tuple[float, Mapping[str, Any]]],
+) -> None:
+    """The population's median and quartiles, the best so far, and the loss on dev."""
+    from gfo.report import figures
+
+    rows = [figures.finite(step["loss"]) for step in steps]
+    good = [(e, *np.quantile(row, (0.25, 0.5, 0.75))) for e, row in zip(at, rows, strict=True) if row]
+    best = [(e, step["best"]) for e, step in zip(at, steps, strict=True) if step["best"] is not None]
+    shown: list[float] = []
     if good:
-        at = [e for e, _ in good]
-        axes.fill_between(
-            at,
-            [min(row) for _, row in good],
-            [max(row) for _, row in good],
-            color=GREY,
-            alpha=0.35,
-            lw=0,
-            label="train loss, range of the population",
-        )
+        x, low, median, high = (list(column) for column in zip(*good, strict=True))
+        band = {"color": figures.BLUE, "alpha": 0.22, "lw": 0, "label": "train, middle half"}
+        if len(good) == 1:  # a band of no width would not be seen
+            axes.vlines(x, low, high, **{**band, "lw": 9})
+        else:
+            axes.fill_between(x, low, high, **band)
+        axes.plot(x, median, color=figures.BLUE, label="train, median", **_style(len(x), "o"))
         axes.plot(
-            at,
-            [sum(row) / len(row) for _, row in good],
-            color=BLUE,
-            label="train loss, mean of the population",
+            *zip(*best, strict=True),
+            color=figures.GREY,
+            ls=":",
+            label="train, best so far",
+            lw=1.6,
+            marker="v" if len(x) == 1 else None,
         )
-    _plot_dev(axes, steps)
-    axes.set_xlabel("evaluations (candidates)")
+        shown += [*low, *high, *(value for _, value in best)]
+    scored = [(e, value["loss"]) for e, value in dev if figures.finite([value.get("loss")])]
+    if scored:
+        style = _style(len(scored), "s")
+        axes.plot(*zip(*scored, strict=True), color=figures.ORANGE, ls="--", label="dev", **style)
+        shown += [value for _, value in scored]
+    figures.log_where_wide(axes, shown)
     axes.set_ylabel("loss")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.22), ncols=2)
-    if path is not None:
-        figure.savefig(path)
-    return figure
+    failed = sum(len(step["loss"]) - len(row) for step, row in zip(steps, rows, strict=True))
+    if failed:
+        total = sum(len(step["loss"]) for step in steps)
+        axes.set_title(
+            f"{failed:,} of {total:,} candidates failed", loc="left", fontsize=9, color=figures.GREY
+        )
+    if not shown:
+        axes.text(0.5, 0.5, "no finite loss", transform=axes.transAxes, ha="center", color=figures.GREY)
+        axes.set_yticks([])
 
 
-def _plot_dev(axes: Any, steps: Sequence[Mapping[str, Any]]) -> None:
-    """Dev loss on the loss axis, dev accuracy, where there is one, on an axis of its own."""
-    scored = [(step["evaluations"], step["dev"]) for step in steps if step["dev"]]
-    if not scored:
-        return
-    x = [e for e, _ in scored]
-    axes.plot(x, [dev["loss"] for _, dev in scored], color=ORANGE, ls="--", label="dev loss")
-    if "accuracy" in scored[0][1]:
-        right = axes.twinx()
-        right.plot(x, [100 * dev["accuracy"] for _, dev in scored], "o-", color=ORANGE, ms=3)
-        right.set_ylabel("dev accuracy (%)", color=ORANGE)
-        right.set_ylim(0, 100)
-        right.spines["top"].set_visible(False)
-        axes.plot([], [], "o-", color=ORANGE, ms=3, label="dev accuracy (right)")
+def _score(axes: Any, dev: Sequence[tuple[float, Mapping[str, Any]]], metric: str) -> None:
+    """A score on dev, in percent where it is a share."""
+    from gfo.report import figures
+
+    factor = 100 if is_share(metric) else 1
+    scored = [(e, factor * v[metric]) for e, v in dev if figures.finite([v.get(metric)])]
+    if scored:
+        axes.plot(*zip(*scored, strict=True), color=figures.ORANGE, **_style(len(scored), "s"))
+        low, high = (edge(value for _, value in scored) for edge in (min, max))
+        if is_share(metric) and high - low < LEAST_RANGE:
+            low = min(max(0, (low + high - LEAST_RANGE) / 2), 100 - LEAST_RANGE)
+            axes.set_ylim(low - 0.5, low + LEAST_RANGE + 0.5)
+    axes.set_ylabel(f"dev\n{metric}" + (" (%)" if is_share(metric) else ""))
+
+
+def _style(points: int, marker: str) -> dict[str, Any]:
+    """Lines of few points have markers."""
+    return {"marker": marker, "ms": 3.5, "lw": 1.6} if points <= MARKED else {"lw": 1.6}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import numpy as np
 
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
+
+HISTORY = "history.jsonl"
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,12 @@ class Step:
         tokens_needed: tokens that had to.
         loss: the losses of the step's candidates; None where one failed.
         best: the lowest loss so far, None while all failed.
-        dev: scores of the recommendation on dev after this step, or None if it was not scored.
+        dev: scores of the recommendation on dev after this step, or None if it was not scored; a score that
+            is not finite is None.
         seconds: wall-clock time since the start; the only value that differs between two runs
             with one seed.
+        spread: how far the step's candidates lay apart, see `spread_of`; None where there is none, and in
+            histories that were written before it was recorded.
     """
 
     step: int
@@ -37,8 +42,9 @@ class Step:
     tokens_needed: int
     loss: list[float | None]
     best: float | None
-    dev: dict[str, float] | None
+    dev: dict[str, float | None] | None
     seconds: float
+    spread: float | None = None
 
     @property
     def mean_loss(self) -> float:
@@ -99,3 +105,26 @@ class History:
 def plain_losses(loss: Array) -> list[float | None]:
     """Losses [K] as JSON has them: None for those that failed."""
     return [float(value) if np.isfinite(value) else None for value in loss]
+
+
+def plain_scores(scores: Mapping[str, float]) -> dict[str, float | None]:
+    """Scores as JSON has them: None for those that are not finite."""
+    return {name: value if math.isfinite(value) else None for name, value in scores.items()}
+
+
+def spread_of(z: Array, integer: Array) -> float | None:
+    """The root mean square distance of candidates z [K, d] from their mean, a dimension: about an
+    isotropic distribution's standard deviation, in the search space's units.
+
+    It is what every method has, whether or not it has a step size. Integer genes (bool [d]) are left out,
+    as their differences mean little.
+
+    Returns:
+        The spread, or None for fewer than two candidates, or without other genes.
+    """
+    points = z[:, ~integer]
+    if len(points) < 2 or not points.size:
+        return None
+    with np.errstate(all="ignore"):
+        spread = float(np.sqrt(np.mean((points - points.mean(axis=0)) ** 2)))
+    return spread if math.isfinite(spread) else None

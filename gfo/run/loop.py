@@ -15,11 +15,9 @@ from gfo.core.errors import GfoError
 from gfo.core.protocols import Cost, Evaluation, Evaluator, Optimizer, Scores
 from gfo.run.budget import Budget
 from gfo.run.callbacks import Callback, Run
-from gfo.run.history import History, Step, plain_losses
+from gfo.run.history import HISTORY, History, Step, plain_losses, plain_scores, spread_of
 from gfo.run.result import Result
 from gfo.run.selection import DevSelection, Selection
-
-HISTORY = "history.jsonl"
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ def _steps(run: Run, callbacks: Sequence[Callback], dev_every: int) -> str:
         if run.selection is not None and (step + 1) % dev_every == 0:
             dev = run.selection.consider(_point(run), step)
         run.seconds = time.perf_counter() - start
-        run.history.append(_entry(run, step, evaluation.loss, dev))
+        run.history.append(_entry(run, step, z, evaluation.loss, dev))
         reasons = [callback.step(run) for callback in callbacks] + [run.optimizer.should_stop()]
         reason = next((text for text in reasons if text), None)
         if reason is not None:
@@ -172,7 +170,7 @@ def _point(run: Run) -> Array:
     return run.incumbent if incumbent and run.incumbent is not None else run.optimizer.recommend()
 
 
-def _entry(run: Run, step: int, loss: Array, dev: dict[str, float] | None) -> Step:
+def _entry(run: Run, step: int, z: Array, loss: Array, dev: dict[str, float] | None) -> Step:
     losses = plain_losses(loss)
     before = run.history[-1].best if len(run.history) else None
     best = min((value for value in [*losses, before] if value is not None), default=None)
@@ -183,6 +181,7 @@ def _entry(run: Run, step: int, loss: Array, dev: dict[str, float] | None) -> St
         tokens_needed=run.cost.tokens_needed,
         loss=losses,
         best=best,
-        dev=dev,
+        dev=None if dev is None else plain_scores(dev),
         seconds=round(run.seconds, 3),
+        spread=spread_of(z, run.optimizer.domain.integer),
     )

@@ -12,22 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gfo.core.domain import Array
+from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
-from gfo.core.protocols import Cost, Evaluator
+from gfo.core.protocols import Cost, Evaluation, Evaluator
 from gfo.run.environment import hardware, versions
 from gfo.run.history import History
 
 if TYPE_CHECKING:
     from gfo.report.export import Exported
+    from gfo.report.figures import Figure
+    from gfo.report.tables import Table
     from gfo.run.callbacks import Run
 
-RESULT, POINT, PLOT = "result.json", "best.safetensors", "plot.png"
+RESULT, POINT, PLOT, CONFIG = "result.json", "best.safetensors", "plot.png", "config.json"
 
 
-@dataclass
+@dataclass(repr=False)
 class Result:
-    """The best point of a run, how it was found and what it cost.
+    """The best point of a run, how it was found and what it cost; shows itself as a small table.
 
     Attributes:
         z: the result, float64 [d].
@@ -38,6 +40,7 @@ class Result:
         scores: "before" (z = 0, the starting point) and "after" -> split -> metric -> value.
         record: what was run (seed, model, optimizer, config ...), as plain values for result.json.
         folder: the run folder, if there is one.
+        domain: of the search; None takes all of R^d.
     """
 
     z: Array
@@ -50,6 +53,7 @@ class Result:
     scores: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    domain: Domain | None = None
 
     @classmethod
     def of(cls, run: Run, stopped: str, record: Mapping[str, Any]) -> Result:
@@ -60,7 +64,22 @@ class Result:
         if run.selection is not None and chosen is not None:
             how = run.selection.describe()
         scoring = Cost() if run.selection is None else run.selection.cost
-        return cls(z, run.history, stopped, how, run.cost, scoring, run.evaluator, record=dict(record))
+        optimizer = run.optimizer
+        facts: dict[str, Any] = {}
+        if not {"optimizer", "baseline"} & set(record):  # a loop of the user's own
+            name = getattr(optimizer, "name", type(optimizer).__name__)
+            facts = {"optimizer": name, "d": optimizer.domain.d, "seed": getattr(optimizer, "seed", None)}
+        return cls(
+            z,
+            run.history,
+            stopped,
+            how,
+            run.cost,
+            scoring,
+            run.evaluator,
+            record={**facts, **record},
+            domain=optimizer.domain,
+        )
 
     @property
     def loss(self) -> float | None:
@@ -82,11 +101,118 @@ class Result:
             self._write_json(self.folder)
         return self.scores["after"][split]
 
-    def plot(self, path: str | Path | None = None) -> Any:
-        """Loss and dev score over evaluations, as a matplotlib figure, saved if a path is given."""
+    def plot(self, path: str | Path | None = None, *, x: str = "evaluations") -> Figure:
+        """Training loss of the population, loss and score on dev, spread of the candidates.
+
+        Args:
+            path: where to save it, as PNG, PDF or SVG.
+            x: "evaluations", "forward_tokens" or "seconds" (dev scoring included).
+
+        Returns:
+            The matplotlib figure.
+
+        Raises:
+            GfoError: for an unknown x, a run without a step, or a path that cannot be written.
+        """
         from gfo.report.plots import plot_history
 
-        return plot_history([asdict(step) for step in self.history], path)
+        return plot_history([asdict(step) for step in self.history], path, x=x)
+
+    def plot_slice(
+        self,
+        path: str | Path | None = None,
+        *,
+        points: int = 15,
+        through: Array | None = None,
+        split: str | None = None,
+        seed: int = 0,
+    ) -> Figure:
+        """The loss in the plane of start, result and a third point: contours from points x points losses.
+
+        It costs that many evaluations and two, in steps of `points`; the figure says what it took, and they
+        are counted in `scoring`. The plane reaches half the way from start to result beyond both ends, and
+        the whole way to both sides.
+
+        Args:
+            path: where to save it, as PNG, PDF or SVG.
+            points: along each side.
+            through: a third point [d] of the plane, such as another run's result; None takes a random
+                direction, orthogonal to that from start to result.
+            split: all rows of a split; None takes the training rows of step 0, for all points the same.
+            seed: of the random direction.
+
+        Returns:
+            The matplotlib figure.
+
+        Raises:
+            GfoError: if the result is the start, for integer genes, fewer than 2 points, an unknown split,
+                losses none of which is finite, or a path that cannot be written.
+        """
+        from gfo.core.seeding import stream
+        from gfo.report.slices import Plane, take_slice
+
+        def evaluate(z: Array) -> Evaluation:
+            if split is None:
+                return self.evaluator(z, 0)
+            scored = self.evaluator.score(z, split)
+            return Evaluation(scored.metrics["loss"], scored.cost)
+
+        domain = Domain.unbounded(len(self.z)) if self.domain is None else self.domain
+        start = domain.clip(np.zeros(len(self.z)))
+        plane = Plane.through(start, self.z, through, stream(seed, "slice"))
+        found = take_slice(evaluate, plane, domain, points)
+        self.scoring += found.cost
+        return found.plot(path)
+
+    def nearest_words(self, k: int = 5) -> Table:
+        """The k words of the vocabulary nearest to each token of the soft prompt found, with their cosines.
+
+        To look at, not to believe: for any text there are soft prompts that do a task and have that text as
+        their nearest words (Khashabi et al. 2022, Prompt Waywardness, arXiv:2112.08348).
+
+        Raises:
+            GfoError: if the space has no soft prompt, or for a k out of range.
+        """
+        from gfo.report.words import words_near
+
+        prompt, model = self._prompt()
+        return words_near(model, prompt, k)
+
+    def table(self) -> Table:
+        """Scores before and after, cost, why the run ended and how the result was chosen."""
+        from gfo.report.scores import show
+        from gfo.report.tables import scores_table
+
+        loss = "none was finite" if self.loss is None else f"{show('loss', self.loss)}, the lowest found"
+        notes = [f"train loss: {loss}"]
+        for name, cost in (("search", self.cost), ("scoring", self.scoring)):
+            tokens = f"{cost.forward_tokens:,} forward tokens, " if cost.forward_tokens else ""
+            notes.append(f"{name + ':':<12}{cost.candidates:,} evaluations, {tokens}{cost.seconds:,.0f} s")
+        notes += [f"ended:      {self.stopped}", f"result:     {self.selection}"]
+        if not self.scores:
+            notes.append('not scored: result.score("test") reads the test rows')
+        return scores_table(self.scores, list(self.scores.get("after", {})), notes)
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+    def _prompt(self) -> tuple[Any, Any]:
+        """The soft prompt found, [P, D], and the model."""
+        import torch
+
+        space, model = (getattr(self.evaluator, name, None) for name in ("space", "model"))
+        delta = None
+        if space is not None and model is not None:
+            delta = space.decode(torch.from_numpy(self.z[None]).to(model.device))
+        if delta is None or delta.prompt is None:
+            raise GfoError("nearest_words: the space has no soft prompt; take SoftPrompt for one")
+        return delta.prompt[0], model
 
     def export_peft(self, folder: str | Path) -> Exported:
         """Write the result as an adapter that `peft.PeftModel.from_pretrained` loads.
@@ -183,3 +309,16 @@ def load_point(folder: Path) -> Array:
         raise GfoError(
             f"{folder} has no readable {POINT} ({error}); give the folder of a finished run"
         ) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The values in a JSON file of a run folder.
+
+    Raises:
+        GfoError: if it cannot be read.
+    """
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise GfoError(f"{path} cannot be read ({error}); give the folder of a finished run") from None
+    return values

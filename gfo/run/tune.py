@@ -68,7 +68,8 @@ def tune(
             optimizer, domain=space.domain, seed=stream_seed(seed, "optimizer"), **dict(options or {})
         )
     shown = [ProgressBar()] if progress else []
-    facts = {"seed": seed, "model": model.name, "optimizer": name, "d": space.domain.d, **(record or {})}
+    facts: dict[str, Any] = {"seed": seed, "model": model.name, "optimizer": name, "d": space.domain.d}
+    facts |= {**described(options or {}, space, task), **(record or {})}
     return minimize(
         optimizer,
         evaluator,
@@ -79,3 +80,18 @@ def tune(
         selection=selection,
         record=facts,
     )
+
+
+def described(options: Mapping[str, Any], space: SearchSpace, task: Task) -> dict[str, Any]:
+    """What was run, as far as plain values tell it: so that `gfo.compare` takes no other space for a seed."""
+    plain = {k: v if isinstance(v, str | int | float | None) else repr(v) for k, v in options.items()}
+    return {"options": plain, "space": _attributes(space), "task": _attributes(task)}
+
+
+def _attributes(piece: object) -> dict[str, Any]:
+    """The class, and public attributes that are plain values."""
+    public = {k: v for k, v in getattr(piece, "__dict__", {}).items() if not k.startswith("_")}
+    return {
+        "kind": type(piece).__name__,
+        **{k: v for k, v in public.items() if isinstance(v, str | int | float)},
+    }

@@ -100,6 +100,46 @@ def test_tune_then_eval(work, gfo):
     assert scored["after"]["dev"]["loss"] <= min(d["loss"] for d in dev if d) + 1e-5
 
 
+def test_plot_draws_one_run_and_compares_several(work, gfo):
+    for seed in (0, 1):
+        assert gfo("tune", "run.toml", "--set", f"seed={seed}", "--out", f"run{seed}")[0] == 0
+    assert gfo("tune", "run.toml", "--set", "optimizer.name=random", "--out", "other")[0] == 0
+    drawn = (work / "run0" / "plot.png").read_bytes()
+    (work / "run0" / "plot.png").unlink()
+    code, out, err = gfo("plot", "run0")
+    assert (code, out) == (0, "figure: run0/plot.png\n"), err
+    assert (work / "run0" / "plot.png").read_bytes() == drawn  # the figure that the run made
+    assert gfo("plot", "run0", "--x", "seconds", "--out", "seconds.png")[0] == 0
+    assert (work / "seconds.png").read_bytes() != drawn
+
+    code, out, err = gfo("plot", "run0", "run1", "other", "--x", "forward_tokens")
+    assert code == 0, err
+    lines = out.splitlines()
+    assert lines[1].startswith("cma (2 seeds)")
+    assert lines[2].startswith("random ")
+    assert "test accuracy" in lines[0]
+    assert " ± " in lines[1]
+    assert lines[-1] == "figure: comparison.png"
+    assert (work / "comparison.png").exists()
+    assert gfo("plot", "run0", "run1", "--out", "two.svg")[0] == 0
+    assert (work / "two.svg").read_text().startswith("<?xml")
+
+
+def test_plot_says_what_is_wrong(work, gfo):
+    assert gfo("tune", "run.toml", "--out", "run")[0] == 0
+    (work / "empty").mkdir()
+    bad(gfo("plot", "empty"), "empty/history.jsonl", "give the folder of a gfo run")
+    bad(gfo("plot", "run", "nowhere"), "nowhere/history.jsonl")
+    (work / "empty" / "history.jsonl").touch()
+    bad(gfo("plot", "empty"), "the run has no steps")
+    bad(gfo("plot", "run", "empty"), "empty has no steps yet")
+    for more in ([], ["run"]):
+        bad(gfo("plot", "run", *more, "--x", "token"), "unknown x 'token'", "did you mean 'forward_tokens'")
+        bad(gfo("plot", "run", *more, "--out", "a.pgn"), "a.pgn", "did you mean 'png'")
+        bad(gfo("plot", "run", *more, "--out", "none/a.png"), "none/a.png", "cannot write there")
+    assert gfo("plot")[0] == 2
+
+
 def test_tune_again_from_the_config_of_a_run_gives_the_same_history(work, gfo):
     gfo("tune", "run.toml", "--out", "one")
     gfo("tune", "one/config.json", "--out", "two")
@@ -178,7 +218,7 @@ def test_list_and_help_name_everything(gfo):
         assert f"  {name} " in out
     code, out, _ = gfo("--help")
     assert code == 0
-    for command in ("demo", "tune", "eval", "export", "list", "download"):
+    for command in ("demo", "tune", "eval", "plot", "export", "list", "download"):
         assert command in out
 
 
@@ -246,7 +286,7 @@ def test_export_prints_how_to_load_it(work, gfo):
     code, out, err = gfo("export", "run", "--format", "prompt-text")
     assert code == 0, err
     assert out.splitlines()[0] == "prompt-text: run/prompt-text"
-    assert len(out.splitlines()) == 2 + 3  # a line a token
+    assert len(out.splitlines()) == 3 + 3  # its folder, a header, a line a token, the warning
 
 
 def test_bad_exports(work, gfo):

@@ -29,7 +29,8 @@ from gfo import (
     freeze,
 )
 from gfo.core.domain import Domain
-from gfo.report.export import PROMPT, export, nearest_words, prompt_text
+from gfo.report.export import PROMPT, export, prompt_text
+from gfo.report.words import words_near
 
 DIM = 9
 
@@ -185,7 +186,7 @@ def test_results_export_themselves(tiny, tmp_path):
     again = SoftPrompt.from_peft(written.folder, model, DIM).decode(torch.zeros(1, DIM)).prompt
     assert torch.allclose(again, space.decode(torch.from_numpy(result.z[None])).prompt)
     assert (result.export_merged(tmp_path / "merged").folder / "model.safetensors").exists()
-    assert len(result.prompt_text().splitlines()) == 5
+    assert len(result.prompt_text().splitlines()) == 6  # a header, 4 tokens, the warning
 
 
 def test_text_of_a_discrete_prompt(tiny, tmp_path):
@@ -206,14 +207,14 @@ def test_nearest_words(tiny):
     ids = model.encode("the food was good")
     words = model.embed(torch.tensor(ids))
     moved = 3 * (words + 0.01 * torch.ones_like(words))
-    found = nearest_words(model, moved)
-    assert [word for word, _ in found] == [model.tokenizer.decode([i]) for i in ids]
-    assert all(0.9 < cosine <= 1.0001 for _, cosine in found)
-    cosine = torch.nn.functional.cosine_similarity(moved, words)
-    assert [c for _, c in found] == pytest.approx(cosine.tolist(), abs=1e-5)
+    cosine = torch.nn.functional.cosine_similarity(moved, words).tolist()
+    wanted = [f"{model.tokenizer.decode([i])!r} {c:.2f}" for i, c in zip(ids, cosine, strict=True)]
+    assert [row[1] for row in words_near(model, moved, 1).rows] == wanted
+    two = words_near(model, moved, 2)
+    assert [len(row) for row in two.rows] == [len(two.header)] * len(ids) == [3] * len(ids)
     space = SoftPrompt(model, len(ids), DIM, init="the food was good")
     text = prompt_text(evaluator_of(model, space, MIDDLE), np.zeros(DIM))
-    assert "looking only" in text
+    assert "not to believe" in text
     assert "' food' 1.00" in text
 
 

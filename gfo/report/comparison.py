@@ -1,0 +1,258 @@
+"""Several runs side by side: a figure and a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gfo.core.domain import Array
+from gfo.core.errors import GfoError
+from gfo.report.scores import is_share, show
+from gfo.report.tables import Table
+
+if TYPE_CHECKING:
+    from gfo.report.figures import Figure
+
+Curve = tuple[Array, Array]
+"""x, rising [n], and the lowest loss until there [n]."""
+NO_STEP: Mapping[str, Any] = {"evaluations": 0, "forward_tokens": 0, "best": None}
+QUARTILES = (0.25, 0.5, 0.75)
+STYLES = ("-", "--", ":")  # once the colours are used up
+MOST_ABOVE, ABOVE_IN_A_ROW = 4, 110  # lines whose names have room above the panels; letters of a row there
+
+
+@dataclass(frozen=True)
+class RunValues:
+    """What is compared of a run, as plain values.
+
+    Attributes:
+        steps: the lines of its history; empty for a method that does not search, which has no line in the
+            figure.
+        test: metric -> value of the result on test; empty if it was not scored.
+        seconds: of the search.
+    """
+
+    steps: Sequence[Mapping[str, Any]]
+    test: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ by their seeds only, under one label."""
+
+    label: str
+    runs: tuple[RunValues, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs compared; shows itself as a table, `plot` gives the figure.
+
+    Attributes:
+        groups: runs that differ by their seeds only are one group.
+        x: the figure's x axis.
+    """
+
+    groups: tuple[Group, ...]
+    x: str = "evaluations"
+
+    def plot(self, path: str | Path | None = None, *, x: str | None = None) -> Figure:
+        """The lowest loss so far, of any candidate on train and of the snapshots on dev.
+
+        Several seeds are one line, their median, with a band between the quartiles. It starts where all
+        have a value and ends, with a dot, where the longest ends; seeds that ended before keep their last
+        value. Lines are named in the order of their last training losses.
+
+        Args:
+            path: where to save it, as PNG, PDF or SVG.
+            x: "evaluations", "forward_tokens" or "seconds" (dev scoring included); the comparison's own
+                by default.
+
+        Raises:
+            GfoError: for an unknown x, runs none of which has steps, tokens where none were counted, or a
+                path that cannot be written.
+        """
+        from gfo.report import figures
+
+        x = self.x if x is None else x
+        lowest = {"train": train_curve, "dev": dev_curve}
+        groups = [group for group in self.groups if any(run.steps for run in group.runs)]
+        if not groups:
+            raise GfoError("plot: none of the runs has steps; there is nothing to draw")
+        groups.sort(key=lambda group: _last(group, x))
+        curves = {
+            split: {g.label: [curve(run.steps, x) for run in g.runs] for g in groups}
+            for split, curve in lowest.items()
+        }
+        panels = [split for split, of in curves.items() if split == "train" or _some(of)]
+        beside = len(groups) > MOST_ABOVE
+        height = max(3.4, 1.0 + 0.22 * len(groups)) if beside else 3.7
+        figure = figures.Figure(height, width=8.4 + beside)
+        axes = np.ravel(figure.subplots(1, len(panels)))
+        end = max(figures.x_values(run.steps, x)[-1] for group in groups for run in group.runs if run.steps)
+        for panel, split in zip(axes, panels, strict=True):
+            _panel(panel, curves[split])
+            panel.set_title(f"{split} loss, lowest so far", fontsize=10, loc="left")
+            panel.set_xlabel(figures.X_AXES[x])
+            panel.set_xlim(0, 1.02 * end or 1)
+            figures.number_axis(panel.xaxis, end)
+        wide = sum(len(group.label) + 6 for group in groups) > ABOVE_IN_A_ROW
+        figure.legend_outside(axes[0], None if beside else 2 if wide else len(groups))
+        return figure.write(path)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The table as numbers, a mapping for each group.
+
+        Keys: label, runs, scored (how many have test scores), evaluations, forward_tokens, seconds (means
+        over the runs), and (mean, sample standard deviation) as train_loss and as test_NAME for each metric;
+        the deviation of a single value is nan, and both are where there is none.
+        """
+        return [_row(group) for group in self.groups]
+
+    def table(self) -> Table:
+        """The table as text: of several runs the mean, plus or minus the sample standard deviation."""
+        rows = self.rows()
+        metrics = list(dict.fromkeys(key for row in rows for key in row if key.startswith("test_")))
+        names = (metric.replace("_", " ", 1) for metric in metrics)
+        header = ("", "runs", "evaluations", "tokens", "seconds", "train loss", *names)
+        cells = [
+            (
+                row["label"],
+                str(row["runs"]),
+                *(f"{row[key]:,.0f}" for key in ("evaluations", "forward_tokens", "seconds")),
+                _spread("loss", row["train_loss"]),
+                *(_spread(metric.removeprefix("test_"), row.get(metric)) for metric in metrics),
+            )
+            for row in rows
+        ]
+        notes = [
+            f"{row['label']}: {row['scored']} of {row['runs']} scored on test"
+            for row in rows
+            if row["scored"] < row["runs"] and metrics
+        ]
+        return Table(header, tuple(cells), tuple(notes))
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
+def train_curve(steps: Sequence[Mapping[str, Any]], x: str) -> Curve:
+    """The lowest training loss of any candidate so far."""
+    return _curve(steps, x, [step["best"] for step in steps])
+
+
+def dev_curve(steps: Sequence[Mapping[str, Any]], x: str) -> Curve:
+    """The lowest dev loss of any snapshot so far, at the steps that were scored."""
+    return _curve(steps, x, [(step["dev"] or {}).get("loss") for step in steps])
+
+
+def quartiles(curves: Sequence[Curve]) -> tuple[Array, Array]:
+    """Quartiles over runs of the lowest loss so far.
+
+    Args:
+        curves: of runs; those without a point are left out.
+
+    Returns:
+        Where any run has a point and all have begun, [n], and the quartiles there, [3, n].
+    """
+    curves = [curve for curve in curves if len(curve[0])]
+    if not curves:
+        return np.empty(0), np.empty((3, 0))
+    grid = np.unique(np.concatenate([x for x, _ in curves]))
+    grid = grid[grid >= max(x[0] for x, _ in curves)]
+    rows = [y[np.searchsorted(x, grid, side="right") - 1] for x, y in curves]  # (runs, n)
+    return grid, np.quantile(rows, QUARTILES, axis=0)
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation; nan where there are too few values."""
+    mean = float(np.mean(values)) if values else math.nan
+    return mean, float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def _curve(steps: Sequence[Mapping[str, Any]], x: str, losses: Sequence[float | None]) -> Curve:
+    from gfo.report.figures import x_values
+
+    every = x_values(steps, x) if steps else []
+    points = [(e, v) for e, v in zip(every, losses, strict=True) if v is not None and math.isfinite(v)]
+    if points and points[-1][0] < every[-1]:
+        points.append((every[-1], points[-1][1]))  # what was found stays found until the run's end
+    at, values = (np.array([point[i] for point in points], dtype=np.float64) for i in (0, 1))
+    return at, np.minimum.accumulate(values) if len(values) else values
+
+
+def _panel(axes: Any, curves: Mapping[str, Sequence[Curve]]) -> None:
+    """A line for each label, the median over its runs, with a band between the quartiles of several."""
+    from gfo.report import figures
+
+    figures.tidy(axes)
+    values: list[float] = []
+    for i, (label, found) in enumerate(curves.items()):
+        colour = figures.COLOURS[i % len(figures.COLOURS)]
+        style = STYLES[i // len(figures.COLOURS) % len(STYLES)]
+        grid, (low, median, high) = quartiles(found)
+        axes.plot(grid, median, color=colour, ls=style, lw=1.7, drawstyle="steps-post", label=label)
+        axes.plot(grid[-1:], median[-1:], "o", color=colour, ms=4, clip_on=False)
+        if sum(len(x) > 0 for x, _ in found) > 1:
+            axes.fill_between(grid, low, high, step="post", color=colour, alpha=0.18, lw=0)
+        values += [*low, *high]
+    figures.log_where_wide(axes, values)
+
+
+def _last(group: Group, x: str) -> float:
+    """The median of the last training losses; inf where there is none."""
+    median = quartiles([train_curve(run.steps, x) for run in group.runs])[1][1]
+    return float(median[-1]) if len(median) else math.inf
+
+
+def _some(curves: Mapping[str, Sequence[Curve]]) -> bool:
+    return any(len(x) for found in curves.values() for x, _ in found)
+
+
+def _row(group: Group) -> dict[str, Any]:
+    last = [run.steps[-1] if run.steps else NO_STEP for run in group.runs]
+    scored = [run.test for run in group.runs if run.test]
+    row: dict[str, Any] = {"label": group.label, "runs": len(group.runs), "scored": len(scored)}
+    for key in ("evaluations", "forward_tokens"):
+        row[key] = float(np.mean([step[key] for step in last]))
+    row["seconds"] = float(np.mean([run.seconds for run in group.runs]))
+    row["train_loss"] = mean_and_deviation([step["best"] for step in last if step["best"] is not None])
+    for metric in dict.fromkeys(name for test in scored for name in test):
+        row[f"test_{metric}"] = mean_and_deviation([test[metric] for test in scored if metric in test])
+    return row
+
+
+def _spread(metric: str, found: tuple[float, float] | None) -> str:
+    """0.3712 ± 0.0120, or 0.3712 of one run, or - of none."""
+    if found is None or math.isnan(found[0]):
+        return "-"
+    mean, deviation = found
+    text = show(metric, mean)
+    if math.isnan(deviation):
+        return text
+    return f"{text} ± {f'{100 * deviation:.1f}' if is_share(metric) else show(metric, deviation)}"
+
+
+def group_runs(facts: Sequence[Mapping[str, str]], seeds: Sequence[Any]) -> list[list[int]]:
+    """Indices of runs by group: of equal facts, if their seeds are known and all differ; else each alone."""
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for i, each in enumerate(facts):
+        found.setdefault(tuple(sorted(each.items())), []).append(i)
+    groups: list[list[int]] = []
+    for indices in found.values():
+        known = [seeds[i] for i in indices]
+        alone = None in known or len(set(known)) < len(known)
+        groups += [[i] for i in indices] if alone else [indices]
+    return groups

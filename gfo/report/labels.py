@@ -1,0 +1,78 @@
+"""What to call runs that are compared: by what differs between them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+NAMES = (  # in this order; they need no key
+    "optimizer.name",
+    "optimizer",
+    "baseline.name",
+    "baseline",
+    "space.kind",
+    "model.name",
+    "model",
+    "task.kind",
+)
+MOST_FACTS = 3  # in a label; beyond that the folder's name says more
+LONGEST = 28  # characters of a value
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values as "a.b" -> text, without the root seed and where the data lie."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif key != "data_dir" and (key != "seed" or prefix):
+            flat[prefix + key] = value if isinstance(value, str) else json.dumps(value)
+    return flat
+
+
+def labels(facts: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[str]:
+    """A label for each of several runs, all different.
+
+    Optimizer, space, model and task where they differ; if that is not enough, whatever differs; if that is
+    much, the names.
+
+    Args:
+        facts: of `flatten`, for each run.
+        names: of their folders; "" without.
+    """
+    keys = list(dict.fromkeys(key for each in facts for key in each))
+    differing = [key for key in keys if len({each.get(key) for each in facts}) > 1]
+    few = [key for key in NAMES if key in differing] or [key for key in NAMES[:5] if key in keys]
+    bare = [re.sub(r"[-_.]*seed[-_]?\d+$", "", name) for name in names]
+    tries = [[_label(each, few) for each in facts]]
+    if len(differing) <= MOST_FACTS:
+        tries.append([_label(each, [*few, *(key for key in differing if key not in few)]) for each in facts])
+    tries += [bare, list(names)]
+    for found in tries:
+        if all(found) and len(set(found)) == len(found):
+            return found
+    return numbered(tries[0])
+
+
+def numbered(found: Sequence[str]) -> list[str]:
+    """Labels, those that occur more than once with numbers."""
+    counts, seen = Counter(found), Counter[str]()
+    out = []
+    for label in found:
+        seen[label] += 1
+        more = f"#{seen[label]}" if counts[label] > 1 or not label else ""
+        out.append(f"{label or 'run'} {more}".strip())
+    return out
+
+
+def _label(facts: Mapping[str, str], keys: Sequence[str]) -> str:
+    parts = []
+    for key in keys:
+        if key in facts:
+            value = facts[key]
+            value = value if len(value) <= LONGEST else value[: LONGEST - 1] + "…"
+            parts.append(value if key in NAMES else f"{key.split('.')[-1]} {value}")
+    return ", ".join(parts)

@@ -1,0 +1,94 @@
+"""Nearest words against plain numpy; tables and scores as people read them."""
+
+import numpy as np
+import pytest
+import torch
+
+from gfo.core.errors import GfoError
+from gfo.report import words
+from gfo.report.scores import is_share, main_metric, show, show_change
+from gfo.report.tables import Table, scores_table
+
+
+def test_nearest_words_are_those_of_plain_numpy(monkeypatch):
+    monkeypatch.setattr(words, "ROWS_AT_ONCE", 7)  # several parts, the last one short
+    rng = np.random.default_rng(0)
+    prompt, vocabulary = rng.standard_normal((4, 6)), rng.standard_normal((40, 6))
+    cosines = (prompt @ vocabulary.T) / np.outer(
+        np.linalg.norm(prompt, axis=1), np.linalg.norm(vocabulary, axis=1)
+    )
+    rows, found = words.nearest_words(torch.tensor(prompt), torch.tensor(vocabulary), 3)
+    order = np.argsort(-cosines, axis=1)[:, :3]
+    assert np.array_equal(rows.numpy(), order)
+    assert np.allclose(found.numpy(), np.take_along_axis(cosines, order, axis=1), atol=1e-6)
+    euclidean = ((prompt[:, None] - vocabulary) ** 2).sum(axis=2).argsort(axis=1)[:, :3]
+    assert not np.array_equal(order, euclidean)  # control: it is the angle that counts
+
+
+def test_a_word_is_nearest_to_itself_at_any_length_and_dtype():
+    vocabulary = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    rows, cosines = words.nearest_words(3.0 * vocabulary[[7, 3]], vocabulary.bfloat16(), 1)
+    assert rows.tolist() == [[7], [3]]
+    assert torch.allclose(cosines, torch.ones(2, 1), atol=1e-2)
+
+
+def test_a_word_of_zeros_is_near_to_nothing():
+    vocabulary = torch.cat([torch.zeros(1, 3), -torch.eye(3)])
+    rows, cosines = words.nearest_words(torch.tensor([[1.0, 0.0, 0.0]]), vocabulary, 4)
+    assert cosines[0].tolist() == [0, 0, 0, -1]
+    assert rows[0, -1] == 1
+
+
+@pytest.mark.parametrize("k", [0, 51])
+def test_bad_k(k):
+    with pytest.raises(GfoError, match=f"k = {k} must be 1 to 50"):
+        words.nearest_words(torch.ones(1, 2), torch.ones(50, 2), k)
+
+
+def test_tables_are_aligned():
+    table = Table(("", "a"), (("long name", "1"), ("b", "1,000")), ("a note",))
+    assert str(table) == "               a\nlong name      1\nb          1,000\na note"
+    assert repr(table) == str(table)
+    assert "<td" not in Table(("", "a"), (), ("a <note>",))._repr_html_()
+    assert "a &lt;note&gt;" in Table(("", "a"), (), ("a <note>",))._repr_html_()
+    assert str(Table(("", "a"), (), ("a note",))) == "a note"
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "text", "change"),
+    [
+        ("loss", 0.37123, "0.3712", "+0.3712"),
+        ("loss", 1.234e-7, "1.23e-07", "+1.23e-07"),
+        ("loss", 0.0, "0.0000", "+0.0000"),
+        ("one.ce", 1234.5, "1,234.5000", "+1,234.5000"),
+        ("accuracy", 0.8444, "84.4%", "+84.4 points"),
+        ("one.accuracy", 1.0, "100.0%", "+100.0 points"),
+        ("perplexity", 12.345, "12.35", "+12.35"),
+        ("accuracy", float("nan"), "-", "-"),
+        ("loss", float("inf"), "-", "-"),
+    ],
+)
+def test_numbers(metric, value, text, change):
+    assert show(metric, value) == text
+    assert show_change(metric, value) == change
+
+
+def test_metrics():
+    assert main_metric(["loss", "ce", "accuracy", "macro_f1"]) == "accuracy"
+    assert main_metric(["loss", "perplexity"]) == "perplexity"
+    assert main_metric(["loss"]) is None
+    assert is_share("token_f1")
+    assert not is_share("a.perplexity")
+
+
+def test_scores_before_and_after():
+    scores = {
+        "before": {"test": {"loss": 0.5, "accuracy": 0.5}, "dev": {"loss": 1.0}},
+        "after": {"test": {"loss": 0.25, "accuracy": 0.75}, "dev": {"loss": 2.0}},
+    }
+    assert scores_table(scores, ["test"]).rows == (
+        ("test loss", "0.5000", "0.2500", "-0.2500"),
+        ("test accuracy", "50.0%", "75.0%", "+25.0 points"),
+    )
+    assert [row[0] for row in scores_table(scores, ["dev", "test"]).rows][0] == "dev loss"  # noqa: RUF015
+    assert scores_table({}, ["test"]).rows == ()
