@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gfo.core.delta import Delta as Delta
     from gfo.core.domain import Domain as Domain
     from gfo.core.errors import GfoError as GfoError
+    from gfo.core.errors import GfoWarning as GfoWarning
     from gfo.evaluation.local import LocalEvaluator as LocalEvaluator
     from gfo.models.decoder import Decoder as Decoder
     from gfo.models.encoder import Encoder as Encoder
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from gfo.models.loading import load_model as load_model
     from gfo.run.budget import Budget as Budget
     from gfo.run.callbacks import Callback as Callback
+    from gfo.run.callbacks import CSVLog as CSVLog
+    from gfo.run.callbacks import EarlyStopping as EarlyStopping
+    from gfo.run.callbacks import StopOnTarget as StopOnTarget
+    from gfo.run.callbacks import TensorBoard as TensorBoard
     from gfo.run.compare import compare as compare
     from gfo.run.loop import minimize as minimize
     from gfo.run.result import Result as Result
@@ -54,6 +59,7 @@ _PUBLIC = {
     "Adapter": "gfo.spaces.adapter",
     "BiasSpace": "gfo.spaces.scaling",
     "Budget": "gfo.run.budget",
+    "CSVLog": "gfo.run.callbacks",
     "Callback": "gfo.run.callbacks",
     "Classification": "gfo.tasks.classification",
     "Constraint": "gfo.tasks.weighted",
@@ -63,10 +69,12 @@ _PUBLIC = {
     "DiscretePrompt": "gfo.spaces.discrete_prompt",
     "Distillation": "gfo.tasks.distillation",
     "Domain": "gfo.core.domain",
+    "EarlyStopping": "gfo.run.callbacks",
     "Encoder": "gfo.models.encoder",
     "EncoderDecoder": "gfo.models.encoder_decoder",
-    "GfoError": "gfo.core.errors",
     "Generation": "gfo.tasks.generation",
+    "GfoError": "gfo.core.errors",
+    "GfoWarning": "gfo.core.errors",
     "LanguageModeling": "gfo.tasks.language_modeling",
     "LoRASubspace": "gfo.spaces.lora_subspace",
     "LocalEvaluator": "gfo.evaluation.local",
@@ -77,6 +85,8 @@ _PUBLIC = {
     "Scaling": "gfo.spaces.scaling",
     "Selection": "gfo.run.selection",
     "SoftPrompt": "gfo.spaces.soft_prompt",
+    "StopOnTarget": "gfo.run.callbacks",
+    "TensorBoard": "gfo.run.callbacks",
     "Weighted": "gfo.tasks.weighted",
     "compare": "gfo.run.compare",
     "freeze": "gfo.models.loading",

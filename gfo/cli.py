@@ -1,19 +1,20 @@
-"""The command line: gfo demo | tune | eval | plot | export | list | download."""
+"""The command line: gfo demo | tune | resume | eval | plot | export | list | download."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from gfo.core.errors import GfoError
+from gfo.core.errors import GfoError, GfoWarning
 
 if TYPE_CHECKING:
     from gfo.config import Config
@@ -64,6 +65,30 @@ def tune(
     _run(load_config(config, override or ()), out, config.stem)
 
 
+@app.command()
+def resume(
+    run_dir: Annotated[Path, typer.Argument(help="The folder of a run that was stopped.")],
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="What may change: budget.*, stop.*, task.data_dir; as in gfo tune."),
+    ] = None,
+) -> None:
+    """Go on with a run, however it was stopped, as if it had not been; or with a larger budget."""
+    from gfo.config import CONFIG, load_config
+    from gfo.run.checkpoint import check_terms, ended
+
+    then = load_config(run_dir / CONFIG)
+    config = load_config(run_dir / CONFIG, override or ())
+    check_terms(run_dir, {"config": then.record()}, {"config": config.record()})
+    reason = ended(run_dir, config.record(), scored=config.task.has_test)
+    if reason is not None:
+        typer.echo(
+            f"{run_dir} has ended ({reason}); a larger budget lets it go on: --set budget.evaluations=N"
+        )
+        raise typer.Exit
+    _run(config, run_dir, "", go_on=True)
+
+
 @app.command("eval")
 def evaluate(
     run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")],
@@ -74,6 +99,7 @@ def evaluate(
 
     from gfo.config import CONFIG, load_config
     from gfo.report.tables import scores_table
+    from gfo.run.files import write_whole
     from gfo.run.result import RESULT, load_point, read_json
 
     result = read_json(run_dir / RESULT)
@@ -82,7 +108,7 @@ def evaluate(
     scored = evaluator.score(np.stack([np.zeros_like(z), z]), split).metrics
     for i, when in enumerate(("before", "after")):
         result["scores"].setdefault(when, {})[split] = {k: float(v[i]) for k, v in scored.items()}
-    (run_dir / RESULT).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_whole(run_dir / RESULT, json.dumps(result, indent=1) + "\n")
     typer.echo(str(scores_table(result["scores"], [split])))
 
 
@@ -190,18 +216,33 @@ def download(
     typer.echo(f"{name}: {folder}")
 
 
-def _run(config: Config, out: Path | None, name: str) -> None:
+def _run(config: Config, out: Path | None, name: str, *, go_on: bool = False) -> None:
     """Run a config and print what came of it."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = out or Path("runs") / f"{name}-seed{config.seed}-{stamp}"
     _say(f"{config.model.name}, {config.method}, seed {config.seed} -> {folder}")
-    result = config.run(folder)
+    result = config.run(folder, resume=go_on)
     if result.stopped == "interrupted":
         typer.echo(f"interrupted after {result.cost.candidates} evaluations; what was found is in {folder}")
-        typer.echo(f"score it on the test rows with: gfo eval {folder}")
+        typer.echo(f"go on with: gfo resume {folder}; or score it on the test rows with: gfo eval {folder}")
         raise typer.Exit(INTERRUPTED)
     typer.echo(str(result))
     typer.echo(f"folder:     {folder}")
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning of gfo's in one line, any other as Python shows it."""
+    if issubclass(category, GfoWarning):
+        _say(f"warning: {message}")
+    else:
+        _say(warnings.formatwarning(message, category, filename, lineno, line).rstrip())
 
 
 def _say(text: str) -> None:
@@ -213,7 +254,9 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads leave a busy machine to the others
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app()
     except GfoError as error:
         _say(f"error: {error}")
         sys.exit(2)

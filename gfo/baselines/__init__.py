@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
     from gfo.run.budget import Budget
     from gfo.run.callbacks import Callback
+    from gfo.run.folder import RunFolder
     from gfo.run.result import Result
     from gfo.run.selection import Selection
 
@@ -115,7 +116,7 @@ def run(
     selection: Selection | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
-    out: str | Path | None = None,
+    out: str | Path | RunFolder | None = None,
     memory: int | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,8 +17,8 @@ from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Cost, Evaluation, Evaluator, Scores, SearchSpace, Task
 from gfo.run.callbacks import Callback, Run
+from gfo.run.folder import RunFolder
 from gfo.run.history import HISTORY, History
-from gfo.run.loop import new_run_folder
 from gfo.run.result import Result
 
 if TYPE_CHECKING:
@@ -84,22 +85,21 @@ class Fixed:
     def __init__(self, point: Array, judge: Evaluator, facts: Mapping[str, Any]) -> None:
         self.point, self.judge, self.facts = point, judge, dict(facts)
 
-    def result(self, out: str | Path | None, record: Mapping[str, Any]) -> Result:
+    def result(self, out: str | Path | RunFolder | None, record: Mapping[str, Any]) -> Result:
         """The result of a run without steps, in the folder `out` if it is given."""
-        folder = None if out is None else new_run_folder(Path(out))
-        history = History(folder and folder / HISTORY)
-        result = Result(
-            self.point,
-            history,
-            "nothing to search",
-            "as it is",
-            Cost(),
-            Cost(),
-            self.judge,
-            record=dict(record),
-        )
-        if folder is not None:
-            result.save(folder)
+        with contextlib.nullcontext() if out is None else RunFolder.of(out) as folder:
+            result = Result(
+                self.point,
+                History(folder and folder / HISTORY),
+                "nothing to search",
+                "as it is",
+                Cost(),
+                Cost(),
+                self.judge,
+                record=dict(record),
+            )
+            if folder is not None:
+                result.save(folder)
         return result
 
 

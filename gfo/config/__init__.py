@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
@@ -20,7 +20,7 @@ from gfo.core.seeding import stream_seed
 from gfo.run.result import CONFIG as CONFIG
 
 if TYPE_CHECKING:
-    from gfo.core.protocols import Evaluator, SearchSpace
+    from gfo.core.protocols import Evaluator, SearchSpace, Task
     from gfo.models.frozen import FrozenModel
     from gfo.run.callbacks import Callback
     from gfo.run.result import Result
@@ -72,6 +72,25 @@ class SelectionConfig(Section):
     point: str = "recommendation"
 
 
+class StopConfig(Section):
+    """`gfo.StopOnTarget` and `gfo.EarlyStopping`; without a metric the target is a training loss."""
+
+    target: float | None = None
+    metric: str | None = None
+    patience: int | None = None
+
+    def callbacks(self) -> list[Callback]:
+        """What ends a run before its budget."""
+        from gfo.run.callbacks import EarlyStopping, StopOnTarget
+
+        found: list[Callback] = []
+        if self.target is not None:
+            found.append(StopOnTarget(self.target, metric=self.metric))
+        if self.patience is not None:
+            found.append(EarlyStopping(self.patience, metric=self.metric or "loss"))
+        return found
+
+
 class Config(Section):
     """A run, whole."""
 
@@ -84,51 +103,80 @@ class Config(Section):
     baseline: BaselineConfig | None = None
     budget: BudgetConfig
     selection: SelectionConfig = Field(default_factory=SelectionConfig)
+    stop: StopConfig = Field(default_factory=StopConfig)
 
     def run(
-        self, out: Path, *, callbacks: Sequence[Callback] = (), progress: bool = True, test: bool = True
+        self,
+        out: Path,
+        *,
+        resume: bool = False,
+        callbacks: Sequence[Callback] = (),
+        progress: bool = True,
+        test: bool = True,
     ) -> Result:
-        """Tune, score on the test rows (unless interrupted), and keep everything in `out`."""
+        """Tune, score on the test rows (unless interrupted), and keep everything in `out`.
+
+        With `resume`, go on with the run that `out` holds, if it holds one.
+        """
         from gfo import baselines, optimizers
         from gfo.run.budget import Budget
-        from gfo.run.loop import new_run_folder
+        from gfo.run.files import write_whole
+        from gfo.run.folder import RunFolder
         from gfo.run.selection import Selection
-        from gfo.run.tune import tune
 
         if self.baseline is not None:
             baselines.check(self.baseline.name, self.baseline.options)  # fails early, as does the next
+            if resume:
+                raise GfoError(f"baseline '{self.baseline.name}': its runs cannot be resumed; start it anew")
         else:
             domain = self.space.domain()
             optimizers.make(self.optimizer.name, domain=domain, seed=0, **self.optimizer.options)
         budget, selection = Budget(**self.budget.model_dump()), Selection(**self.selection.model_dump())
+        stops = self.stop.callbacks()
         task = self.task.build(stream_seed(self.seed, "task"))
-        new_run_folder(out)
-        model, space = self._model_and_space()
-        dumped = self.model_dump_json(indent=1, exclude_none=True, exclude=self._unused)
-        (out / CONFIG).write_text(dumped + "\n", encoding="utf-8")
-        settings: dict[str, Any] = {
-            "budget": budget,
-            "seed": self.seed,
-            "dev_every": self.dev_every,
-            "selection": selection,
-            "callbacks": callbacks,
-            "progress": progress,
-            "out": out,
-            "memory": self.model.memory,
-            "record": {
-                "config": self.model_dump(exclude_none=True, exclude={"task": DATA_DIRS, **self._unused})
-            },
-        }
+        with (folder := RunFolder(out, resume=resume)):
+            model, space = self._model_and_space()
+            dumped = self.model_dump_json(indent=1, exclude_none=True, exclude=self._unused)
+            write_whole(out / CONFIG, dumped + "\n")
+            settings: dict[str, Any] = {
+                "budget": budget,
+                "seed": self.seed,
+                "dev_every": self.dev_every,
+                "selection": selection,
+                "callbacks": [*stops, *callbacks],
+                "progress": progress,
+                "out": folder,
+                "memory": self.model.memory,
+                "record": {"config": self.record()},
+            }
+            result = self._search(model, task, space, resume, settings)
+            scored = not test or "test" in result.scores.get("after", {})
+            if not scored and self.task.has_test and result.stopped != "interrupted":
+                result.score("test")
+        return result
+
+    def _search(
+        self,
+        model: FrozenModel,
+        task: Task,
+        space: SearchSpace | None,
+        resume: bool,
+        settings: Mapping[str, Any],
+    ) -> Result:
+        """Run the optimizer or the baseline."""
+        from gfo import baselines
+        from gfo.run.tune import tune
+
         if self.baseline is not None:
             name, options = self.baseline.name, self.baseline.options
-            result = baselines.run(name, model, task, space, options=options, **settings)
-        else:
-            assert space is not None
-            name, options = self.optimizer.name, self.optimizer.options
-            result = tune(model, task, space, optimizer=name, options=options, **settings)
-        if test and self.task.has_test and result.stopped != "interrupted":
-            result.score("test")
-        return result
+            return baselines.run(name, model, task, space, options=options, **settings)
+        assert space is not None
+        name, options = self.optimizer.name, self.optimizer.options
+        return tune(model, task, space, optimizer=name, options=options, resume=resume, **settings)
+
+    def record(self) -> dict[str, Any]:
+        """The config as results have it: without what is a machine's own."""
+        return self.model_dump(exclude_none=True, exclude={"task": DATA_DIRS, **self._unused})
 
     def evaluator(self) -> Evaluator:
         """The evaluator of the run, for scoring what it found."""

@@ -1,4 +1,4 @@
-"""The one error a user of gfo meets for bad input."""
+"""The one error a user of gfo meets for bad input, and the one warning."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ class GfoError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class GfoWarning(UserWarning):
+    """Something a user of gfo should know of, in one line; the command line prints it as such."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> GfoError:

@@ -263,3 +263,16 @@ class Evaluator(Protocol):
     def score(self, z: Array, split: str) -> Scores:
         """Metrics of z [K, d] on a whole split."""
         ...
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """An evaluator that settled on something, as on what fits into memory, that a resumed run takes over."""
+
+    def settings(self) -> dict[str, Any]:
+        """What it settled on, as plain values."""
+        ...
+
+    def use(self, settings: Mapping[str, Any]) -> None:
+        """Take over what another one settled on."""
+        ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
 
 import numpy as np
@@ -138,6 +138,19 @@ class LocalEvaluator:
         if self._tokens_kept is None:
             self._tokens_kept = kept_tokens(self.model, self._memory)
         return self._tokens_kept
+
+    def settings(self) -> dict[str, int]:
+        """What the memory decided, and with it how losses are rounded and tokens counted."""
+        return {
+            "tokens_at_once": self.tokens_at_once,
+            "tokens_kept": self.tokens_kept,
+            "store_bytes": self._store.most_bytes,
+        }
+
+    def use(self, settings: Mapping[str, int]) -> None:
+        """Decide as another evaluator did."""
+        self._chunk_tokens, self._tokens_kept = settings["tokens_at_once"], settings["tokens_kept"]
+        self._store.most_bytes = settings["store_bytes"]
 
     def _answers(self, delta: Delta, batch: Batch | Batches, meter: Meter) -> Answers:
         if isinstance(batch, Batches):

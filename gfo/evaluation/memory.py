@@ -134,7 +134,7 @@ class Store(OrderedDict[Hashable, S]):
 
     def __init__(self, most_bytes: int) -> None:
         super().__init__()
-        self._most = most_bytes
+        self.most_bytes = most_bytes
         self._once: Hashable | None = None
 
     def find(self, key: Hashable, make: Callable[[], S], *, recurs: bool = True) -> S:
@@ -146,8 +146,8 @@ class Store(OrderedDict[Hashable, S]):
             self.pop(self._once, None)
             self._once = key
         made = make()
-        if made.bytes <= self._most:
+        if made.bytes <= self.most_bytes:
             self[key] = made
-        while sum(held.bytes for held in self.values()) > self._most:
+        while sum(held.bytes for held in self.values()) > self.most_bytes:
             self.popitem(last=False)
         return made

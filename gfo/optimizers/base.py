@@ -42,6 +42,8 @@ class BaseOptimizer(ABC):
     """True if only the order of the losses matters, never their size."""
     integers: ClassVar[bool] = False
     """True if the method can take integer genes."""
+    saves_state: ClassVar[bool] = False
+    """True if asking takes long and loading a state does not: a resumed run then loads one that was saved."""
     _state: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, domain: Domain, seed: int) -> None:

@@ -80,6 +80,7 @@ class BayesianOptimization(BaseOptimizer):
     """
 
     name = "bo"
+    saves_state = True
     _state = ("seed", "_z", "_loss", "_design", "_modelled", "_trust", "_past_z", "_past_loss")
 
     def __init__(

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 from gfo.core.domain import Array
+from gfo.core.errors import GfoError, check_name
 from gfo.core.protocols import Cost, Evaluator, Optimizer
 from gfo.run.budget import Budget
+from gfo.run.files import cannot_write
 from gfo.run.history import History
 
 if TYPE_CHECKING:
@@ -40,7 +46,25 @@ class Run:
 
 
 class Callback:
-    """Overwrite what you need; each method is called with the run as it stands."""
+    """Overwrite what you need; each method is called with the run as it stands.
+
+    A resumed run goes through its recorded steps again, without evaluating, and calls `step` for each: what
+    a callback counts or writes is as without the stop, if it begins anew in `start`. Only a `run.optimizer`
+    that saves its state (`bo`) is further on by then.
+
+    One that keeps the path of the recommendations, and ends a run that goes too far:
+
+        class Path(gfo.Callback):
+            def start(self, run):
+                self.points = []
+
+            def step(self, run):
+                self.points.append(run.optimizer.recommend())
+                if np.linalg.norm(self.points[-1]) > 50:
+                    return f"too far out after {run.history[-1].evaluations} evaluations"
+
+        gfo.minimize(optimizer, f, budget=budget, callbacks=[Path()])
+    """
 
     def start(self, run: Run) -> None:
         """Before the first step."""
@@ -51,3 +75,167 @@ class Callback:
 
     def end(self, run: Run) -> None:
         """After the last step, also when the run was interrupted or failed."""
+
+
+class StopOnTarget(Callback):
+    """Ends a run that has reached what was wanted.
+
+    Args:
+        target: the training loss of any candidate to reach, or the value of the metric.
+        metric: of the scores on dev: "loss", at most the target; another one, at least. None for the
+            training loss.
+
+    Raises:
+        GfoError: for a target that is not finite; in the run, for a task without dev or an unknown metric.
+    """
+
+    def __init__(self, target: float, *, metric: str | None = None) -> None:
+        if not math.isfinite(target):
+            raise GfoError(f"stop: target = {target} must be a finite number")
+        self.target, self.metric = target, metric
+
+    def start(self, run: Run) -> None:
+        if self.metric is not None:
+            _needs_dev(run)
+
+    def step(self, run: Run) -> str | None:
+        name = self.metric or "loss"
+        value = run.history[-1].best if self.metric is None else _dev(run, name)
+        if value is None or (value > self.target if name == "loss" else value < self.target):
+            return None
+        where = "training" if self.metric is None else "dev"
+        return f"target: {where} {name} {value:.6g} reached {self.target:g}"
+
+
+class EarlyStopping(Callback):
+    """Ends a run whose scores on dev no longer improve.
+
+    Args:
+        patience: readings of dev, which come every `dev_every` steps, without a better one than before.
+        metric: what is to improve: "loss", the lower the better; another one, the higher.
+        least: by how much, to count.
+
+    Raises:
+        GfoError: for a patience below 1; in the run, for a task without dev or an unknown metric.
+    """
+
+    def __init__(self, patience: int, *, metric: str = "loss", least: float = 0.0) -> None:
+        if patience < 1:
+            raise GfoError(f"stop: patience = {patience} must be at least 1")
+        self.patience, self.metric, self.least = patience, metric, least
+
+    def start(self, run: Run) -> None:
+        _needs_dev(run)
+        self._best, self._waited = -math.inf, 0
+
+    def step(self, run: Run) -> str | None:
+        if run.history[-1].dev is None:
+            return None
+        value = _dev(run, self.metric)
+        merit = -math.inf if value is None else -value if self.metric == "loss" else value
+        if merit > self._best + self.least or (math.isinf(self._best) and math.isfinite(merit)):
+            self._best, self._waited = merit, 0
+        else:
+            self._waited += 1
+        if self._waited < self.patience:
+            return None
+        return f"early stopping: dev {self.metric} has not improved in {self.patience} readings"
+
+
+class CSVLog(Callback):
+    """Writes a table with a row a step, for spreadsheets; of a resumed run whole again.
+
+    Args:
+        path: of the file.
+    """
+
+    COLUMNS = ("step", "evaluations", "forward_tokens", "seconds", "mean_loss", "best", "spread")
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._file: TextIO | None = None
+        self._dev: list[str] = []
+
+    def start(self, run: Run) -> None:
+        try:
+            self._file = self.path.open("w", encoding="utf-8", newline="")
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
+
+    def step(self, run: Run) -> str | None:
+        assert self._file is not None
+        last = run.history[-1]
+        if not self._dev and run.selection is not None:
+            self._dev = list(run.selection.metrics)
+        try:
+            writer = csv.writer(self._file)
+            if last.step == 0:
+                writer.writerow([*self.COLUMNS, *(f"dev_{name}" for name in self._dev)])
+            dev = last.dev or {}
+            writer.writerow([getattr(last, c) for c in self.COLUMNS] + [dev.get(name) for name in self._dev])
+            self._file.flush()
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
+        return None
+
+    def end(self, run: Run) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # of a full disk, which was told of
+                self._file.close()
+
+
+class TensorBoard(Callback):
+    """Writes scalars for TensorBoard (the extra `tensorboard`), by evaluations; of a resumed run whole again.
+
+    Args:
+        folder: of the log, a new one for each run.
+
+    Raises:
+        GfoError: if TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise GfoError(
+                "TensorBoard: it is not installed; pip install 'gfo[tensorboard]', or take gfo.CSVLog"
+            ) from None
+        self.folder = Path(folder)
+        self._make = SummaryWriter
+        self._writer: Any = None
+
+    def start(self, run: Run) -> None:
+        self._writer = self._make(str(self.folder), purge_step=0)  # hides what a stopped run wrote
+
+    def step(self, run: Run) -> str | None:
+        last = run.history[-1]
+        values: dict[str, float | None] = {
+            "train/mean_loss": last.mean_loss,
+            "train/best": last.best,
+            "search/spread": last.spread,
+            "cost/forward_tokens": last.forward_tokens,
+            **{f"dev/{name}": value for name, value in (last.dev or {}).items()},
+        }
+        for name, value in values.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, last.evaluations)
+        return None
+
+    def end(self, run: Run) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _needs_dev(run: Run) -> None:
+    if run.selection is None:
+        raise GfoError("stop: it reads scores on dev; give the task dev rows, or minimize dev_every")
+
+
+def _dev(run: Run, metric: str) -> float | None:
+    """The metric on dev after the last step; None if it was not read, or is not finite."""
+    dev = run.history[-1].dev
+    if dev is None:
+        return None
+    check_name("stop metric", metric, dev)
+    return dev[metric]

@@ -25,6 +25,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+def threads() -> int | str:
+    """How many threads computations are spread over, on which their last bits may depend."""
+    torch = sys.modules.get("torch")
+    return os.environ.get("OMP_NUM_THREADS", "") if torch is None else int(torch.get_num_threads())
+
+
 def hardware() -> dict[str, Any]:
     """Processor, cores, memory in GiB, torch's threads and the GPU, as far as they can be told."""
     import psutil

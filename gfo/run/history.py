@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import numpy as np
 
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
+from gfo.core.protocols import Cost
+from gfo.run.files import cannot_write
 
 HISTORY = "history.jsonl"
 
@@ -30,10 +34,13 @@ class Step:
         best: the lowest loss so far, None while all failed.
         dev: scores of the recommendation on dev after this step, or None if it was not scored; a score that
             is not finite is None.
-        seconds: wall-clock time since the start; the only value that differs between two runs
-            with one seed.
+        seconds: wall-clock time since the start, without what lay between a stop and its resumption; times
+            are the only values that differ between two runs with one seed.
         spread: how far the step's candidates lay apart, see `spread_of`; None where there is none, and in
             histories that were written before it was recorded.
+        points: a checksum of the step's candidates, by which a resumed run knows that it asks for the same.
+        search_seconds: the part of the time that evaluating took.
+        scoring: what scoring on dev took so far, as `Cost` has it; None without.
     """
 
     step: int
@@ -45,6 +52,14 @@ class Step:
     dev: dict[str, float | None] | None
     seconds: float
     spread: float | None = None
+    points: str = ""
+    search_seconds: float = 0.0
+    scoring: dict[str, Any] | None = None
+
+    @property
+    def cost(self) -> Cost:
+        """Of the search so far."""
+        return Cost(self.evaluations, self.forward_tokens, self.tokens_needed, self.search_seconds)
 
     @property
     def mean_loss(self) -> float:
@@ -57,40 +72,71 @@ class History:
     """The steps of a run, also written to a file as they happen.
 
     Args:
-        path: a file for the JSON lines, started anew; None keeps the steps in memory only.
+        path: a file for the JSON lines; None keeps the steps in memory only.
+        recorded: the steps that the file has, which will be appended again, first; without them it is
+            started anew.
+
+    Raises:
+        GfoError: if the file cannot be written.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, recorded: Sequence[Step] = ()) -> None:
         self._steps: list[Step] = []
         self._path = path
-        if path is not None:
-            path.write_text("", encoding="utf-8")
+        self.recorded = tuple(recorded)
+        if path is not None and not recorded:
+            self._write("w", "")
+
+    @property
+    def again(self) -> Step | None:
+        """The recorded step that is to be appended next; None behind them."""
+        return self.recorded[len(self)] if len(self) < len(self.recorded) else None
 
     def append(self, step: Step) -> None:
         """Add a step."""
+        if self.again is None:
+            self._write("a", json.dumps(asdict(step), allow_nan=False) + "\n")
         self._steps.append(step)
-        if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(step), allow_nan=False) + "\n")
+
+    def _write(self, mode: str, text: str) -> None:
+        if self._path is None:
+            return
+        try:
+            with self._path.open(mode, encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise cannot_write(self._path.parent, error) from None
 
     @classmethod
     def read(cls, path: Path) -> History:
-        """The history in a file.
+        """The history in a file; a last line that was not written to its end is left out.
 
         Raises:
             GfoError: if the file cannot be read as such.
         """
         history = cls()
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            history._steps = [Step(**json.loads(line)) for line in lines]
-        except (OSError, ValueError, TypeError) as error:
-            raise GfoError(f"history: cannot read {path} ({error}); give the folder of a gfo run") from None
+        history._steps = _read(path)[0]
         return history
+
+    @classmethod
+    def resumed(cls, path: Path) -> History:
+        """The history in a file as `recorded`, to go on behind it; an unfinished last line is cut off.
+
+        Raises:
+            GfoError: if the file cannot be read as such, or written.
+        """
+        if not path.exists():
+            return cls(path)
+        steps, size = _read(path)
+        try:
+            os.truncate(path, size)
+        except OSError as error:
+            raise cannot_write(path.parent, error) from None
+        return cls(path, steps)
 
     def trajectory(self) -> list[dict[str, Any]]:
         """The steps without their times: equal for two runs with one seed on one machine."""
-        return [{k: v for k, v in asdict(step).items() if k != "seconds"} for step in self._steps]
+        return [_timeless(asdict(step)) for step in self._steps]
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -100,6 +146,45 @@ class History:
 
     def __getitem__(self, index: int) -> Step:
         return self._steps[index]
+
+
+def _read(path: Path) -> tuple[list[Step], int]:
+    """The steps in a file, and the bytes that they take."""
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise GfoError(
+            f"history: cannot read {path} ({error.strerror}); give the folder of a gfo run"
+        ) from None
+    steps: list[Step] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            step = Step(**json.loads(line))
+            if step.step != len(steps) or not line.endswith(b"\n"):
+                raise ValueError(f"it says step {step.step}")
+        except (ValueError, TypeError) as error:
+            if number == len(lines) and not line.endswith(b"\n"):
+                break  # the process was stopped while it wrote
+            raise GfoError(
+                f"history: cannot read {path}, line {number} is not step {len(steps)} ({error}); "
+                "put back a copy of the file, or delete that line and those behind it"
+            ) from None
+        steps.append(step)
+    return steps, sum(map(len, lines[: len(steps)]))
+
+
+def _timeless(values: dict[str, Any]) -> dict[str, Any]:
+    """Without times."""
+    return {
+        key: _timeless(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if key not in ("seconds", "search_seconds")
+    }
+
+
+def checksum(z: Array) -> str:
+    """CRC-32 of the bits of points [K, d]."""
+    return f"{zlib.crc32(np.ascontiguousarray(z, dtype=np.float64).tobytes()):08x}"
 
 
 def plain_losses(loss: Array) -> list[float | None]:

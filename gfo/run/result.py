@@ -16,6 +16,7 @@ from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Cost, Evaluation, Evaluator
 from gfo.run.environment import hardware, versions
+from gfo.run.files import cannot_write, write_whole
 from gfo.run.history import History
 
 if TYPE_CHECKING:
@@ -272,26 +273,31 @@ class Result:
         Raises:
             GfoError: if the folder cannot be written.
         """
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            save_file({"z": np.asarray(self.z, dtype=np.float64)}, folder / POINT)
-            self._write_json(folder)
-            if len(self.history):
-                self.plot(folder / PLOT)
         except OSError as error:
-            raise GfoError(
-                f"out = {folder}: cannot write there ({error.strerror}); name another folder"
-            ) from None
+            raise cannot_write(folder, error) from None
+        write_whole(folder / POINT, save({"z": np.asarray(self.z, dtype=np.float64)}))
+        self._write_json(folder)
+        if len(self.history):
+            self.plot(folder / PLOT)
         self.folder = folder
         return folder
 
+    def recall(self, folder: Path) -> None:
+        """Take over the scores in a run folder, if they are those of the same point after as many steps."""
+        try:
+            then, z = read_json(folder / RESULT), load_point(folder)
+        except GfoError:
+            return  # there are none yet
+        if then.get("steps") == len(self.history) and np.array_equal(z, self.z) and then.get("scores"):
+            self.scores, self.scoring = then["scores"], Cost(**then["scoring_cost"])
+
     def _write_json(self, folder: Path) -> None:
-        partial = folder / (RESULT + ".partial")
-        partial.write_text(json.dumps(self.summary(), indent=1) + "\n", encoding="utf-8")
-        partial.replace(folder / RESULT)
+        write_whole(folder / RESULT, json.dumps(self.summary(), indent=1) + "\n")
 
 
 def load_point(folder: Path) -> Array:

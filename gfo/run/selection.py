@@ -62,6 +62,7 @@ class DevSelection:
         self.best: Snapshot | None = None
         self.reads = 0
         self.cost = Cost()
+        self.metrics: tuple[str, ...] = ()
 
     def consider(self, z: Array, step: int) -> dict[str, float]:
         """Score z [d] on dev after a step; its scores.
@@ -70,13 +71,18 @@ class DevSelection:
             GfoError: if the task does not have the metric that decides.
         """
         scores = self._score(z[None])
-        self.reads += 1
-        self.cost += scores.cost
         values = {name: float(value[0]) for name, value in scores.metrics.items()}
-        merit = self._merit(values)
-        if np.isfinite(merit) and (self.best is None or merit > self._merit(self.best.scores)):
-            self.best = Snapshot(z.copy(), step, values)
+        self.repeat(z, step, values, self.cost + scores.cost)
         return values
+
+    def repeat(self, z: Array, step: int, scores: dict[str, float], cost: Cost) -> None:
+        """Note the scores that z [d] got after a step; `cost` is that of all readings until then."""
+        self.reads += 1
+        self.cost = cost
+        self.metrics = self.metrics or tuple(scores)
+        merit = self._merit(scores)
+        if np.isfinite(merit) and (self.best is None or merit > self._merit(self.best.scores)):
+            self.best = Snapshot(z.copy(), step, scores)
 
     def _merit(self, scores: dict[str, float]) -> float:
         """What is to be highest."""

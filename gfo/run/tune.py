@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gfo import optimizers
-from gfo.core.protocols import Optimizer, SearchSpace, Task
+from gfo.core.protocols import BoundTask, Optimizer, SearchSpace, Task
 from gfo.core.seeding import stream_seed
 from gfo.evaluation.local import LocalEvaluator
 from gfo.models.frozen import FrozenModel
 from gfo.run.budget import Budget
 from gfo.run.callbacks import Callback
 from gfo.run.environment import PeakMemory
+from gfo.run.folder import RunFolder
 from gfo.run.loop import minimize
 from gfo.run.progress import ProgressBar
 from gfo.run.result import Result
@@ -35,7 +40,8 @@ def tune(
     selection: Selection | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
-    out: str | Path | None = None,
+    out: str | Path | RunFolder | None = None,
+    resume: bool = False,
     memory: int | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> Result:
@@ -55,6 +61,8 @@ def tune(
         callbacks: called at each step.
         progress: show best loss, dev score, rate and time left on standard error.
         out: a folder for history, result, best point and plot.
+        resume: go on with the run in `out`, if it holds one, as if it had not been stopped; the budget may be
+            larger, all else must be as it was.
         memory: bytes that a forward pass may take; by default a quarter of what is free.
         record: more values for result.json.
 
@@ -69,17 +77,39 @@ def tune(
         )
     shown = [ProgressBar()] if progress else []
     facts: dict[str, Any] = {"seed": seed, "model": model.name, "optimizer": name, "d": space.domain.d}
-    facts |= {**described(options or {}, space, task), **(record or {})}
+    facts |= {**described(options or {}, space, task), "data": fingerprints(evaluator.task), **(record or {})}
     return minimize(
         optimizer,
         evaluator,
         budget=budget,
         callbacks=[*callbacks, PeakMemory(facts), *shown],
         out=out,
+        resume=resume,
         dev_every=dev_every if "dev" in evaluator.task.splits else None,
         selection=selection,
         record=facts,
     )
+
+
+def fingerprints(task: BoundTask) -> dict[str, str]:
+    """The first digits of SHA-256 of each split's rows as the model reads them: template and tokens."""
+    return {
+        split: hashlib.sha256(repr(_bare(task.all_rows(split))).encode()).hexdigest()[:16]
+        for split in task.splits
+    }
+
+
+def _bare(value: Any) -> Any:
+    """Nested tuples of texts and whole numbers; others, which a model may have computed, are left out."""
+    if is_dataclass(value):
+        return tuple(_bare(getattr(value, field.name)) for field in fields(value))
+    if isinstance(value, set | frozenset):
+        return tuple(sorted(map(repr, value)))
+    if isinstance(value, list | tuple):
+        return tuple(map(_bare, value))
+    if isinstance(value, np.ndarray):
+        return (value.shape, _bare(value.tolist()) if value.dtype.kind in "iubOU" else "")
+    return value if isinstance(value, str | int | None) else ""
 
 
 def described(options: Mapping[str, Any], space: SearchSpace, task: Task) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def test_tune_then_eval(work, gfo):
     assert 0 <= result["scores"]["after"]["test"]["accuracy"] <= 1
     assert result["config"]["space"]["dim"] == 10
     assert {p.name for p in (work / "run").iterdir()} == {
-        "best.safetensors", "config.json", "history.jsonl", "plot.png", "result.json",
+        ".lock", "best.safetensors", "config.json", "history.jsonl", "plot.png", "result.json", "run.json",
     }  # fmt: skip
     assert str(work) not in (work / "run" / "result.json").read_text()  # results travel, paths do not
 

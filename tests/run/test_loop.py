@@ -255,7 +255,7 @@ def test_an_error_in_the_function_still_ends_the_callbacks():
         raise RuntimeError("mine")
 
     counts = Counts(stop_at=None)
-    with pytest.raises(RuntimeError, match="mine"):
+    with pytest.raises(gfo.GfoError, match=r"each of the first 8 candidates failed \(RuntimeError: mine\)"):
         minimize(make(), broken, budget=Budget(evaluations=100), callbacks=[counts])
     assert counts.calls == ["start", "end"]
 

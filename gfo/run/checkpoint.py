@@ -1,0 +1,253 @@
+"""How a run goes on after a stop, of any kind, as if there had been none.
+
+The history is the checkpoint: the recorded losses are told again to a new optimizer, without evaluating.
+That brings back every method bit by bit, also those of libraries that hide their state. What it costs is the
+optimizer's own time, which for most is nothing beside a model's; where it is much and the state is arrays
+(`saves_state`), the state is saved now and then, and the steps before it are not told again.
+
+    run.json            what was run: what must be the same when it goes on, and what the evaluator settled on
+    history.jsonl       a line a step, with a checksum of the points asked
+    state.safetensors   the optimizer's state, of methods that save it
+
+Before a run goes on, the last recorded step is evaluated once more. Its losses must be those of then: this
+finds whatever else has changed, and lets the evaluator compute again what it keeps from step to step, so
+that tokens are counted as if there had been no stop.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gfo.core.domain import Array
+from gfo.core.errors import GfoError, GfoWarning
+from gfo.core.protocols import Cost, Evaluator, Resumable
+from gfo.run.callbacks import Run
+from gfo.run.environment import threads, versions
+from gfo.run.files import write_whole
+from gfo.run.history import HISTORY, History, Step, checksum
+from gfo.run.result import RESULT, read_json
+from gfo.run.selection import Snapshot
+from gfo.run.state import load_state, save_state
+
+RUN, STATE = "run.json", "state.safetensors"
+SAVE_EVERY = 10.0  # seconds of the optimizer's own, which is what a resumed run may lose of them
+FREE = ("budget", "config.budget", "config.stop")  # what may change when a run goes on
+TOLERANCE = 0.05  # of losses, relative and absolute: more is no rounding
+
+
+class Checkpoint:
+    """What a run writes beside its history, and reads when it goes on.
+
+    Args:
+        folder: of the run; None writes nothing.
+        run: before its first step; `run.history.recorded` are the steps it did before it was stopped.
+        terms: what was run, as plain values.
+
+    Raises:
+        GfoError: if the run in the folder was another one, naming the first difference.
+    """
+
+    def __init__(self, folder: Path | None, run: Run, terms: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._environment = {"versions": versions(), "threads": threads()}
+        self._then: dict[str, Any] = {}
+        self._points: Array | None = None
+        self._new = True
+        self._saved_at = 0.0
+        if folder is None:
+            return
+        if run.history.recorded:
+            self._then = read_run(folder)
+            check_terms(folder, self._then["terms"], _json(terms))
+            if isinstance(run.evaluator, Resumable) and self._then.get("evaluator"):
+                run.evaluator.use(self._then["evaluator"])
+        else:
+            (folder / STATE).unlink(missing_ok=True)
+        self._facts = {"terms": _json(terms), "evaluator": _settings(run.evaluator), **self._environment}
+        self._write(run)
+
+    def load(self, run: Run) -> int:
+        """Put a saved state back; the number of steps that need not be told again."""
+        state = load_state(self._folder / STATE) if self._folder and run.history.recorded else None
+        if state is None or not saves_state(run) or not 0 < state["steps"] <= len(run.history.recorded):
+            return 0
+        run.optimizer.load_state_dict(state["optimizer"])
+        run.incumbent, self._points = state["incumbent"], state["points"]
+        if run.selection is not None:
+            scored = [step for step in run.history.recorded[: state["steps"]] if step.dev]
+            run.selection.reads += len(scored)
+            run.selection.cost = scoring_cost(scored[-1]) if scored else run.selection.cost
+            if state["best"] is not None:
+                run.selection.best = Snapshot(**state["best"])
+        return int(state["steps"])
+
+    def losses(self, z: Array, then: Step) -> Array:
+        """The losses [K] that the points z [K, d] of a recorded step had.
+
+        Raises:
+            GfoError: if the optimizer asked for other points then.
+        """
+        self._points = z
+        if len(z) != len(then.loss) or (then.points and checksum(z) != then.points):
+            raise GfoError(
+                f"out = {self._folder}: at step {then.step} the optimizer asks for other points than "
+                f"it did, so the run cannot go on; {self._difference()}"
+            )
+        return np.array([np.nan if loss is None else loss for loss in then.loss])
+
+    def goes_on(self, run: Run, evaluate: Evaluator) -> bool:
+        """Whether the step to come is the first new one of a run that goes on; checks the last one if so.
+
+        Raises:
+            GfoError: if the losses of the last step are others now.
+        """
+        first, self._new = self._new and bool(run.history.recorded), False
+        if first and isinstance(run.evaluator, Resumable) and self._points is not None:
+            last = run.history[-1]
+            now = evaluate(self._points, last.step).loss
+            then = np.array([np.nan if loss is None else loss for loss in last.loss])
+            self._compare(now, then, last.step)
+        return first
+
+    def after(self, run: Run, z: Array) -> None:
+        """After a new step: keep what the evaluator settled on and, if it is worth it, the state."""
+        if self._folder is None:
+            return
+        settings = _settings(run.evaluator)
+        if settings != self._facts["evaluator"]:
+            self._facts["evaluator"] = settings
+            self._write(run)
+        scoring = Cost() if run.selection is None else run.selection.cost
+        own = run.seconds - run.cost.seconds - scoring.seconds
+        if saves_state(run) and own - self._saved_at >= SAVE_EVERY:
+            best = None if run.selection is None else run.selection.best
+            state = {
+                "steps": len(run.history),
+                "optimizer": run.optimizer.state_dict(),
+                "points": z,
+                "incumbent": run.incumbent,
+                "best": None if best is None else {"z": best.z, "step": best.step, "scores": best.scores},
+            }
+            save_state(self._folder / STATE, state)
+            self._saved_at = own
+
+    def _write(self, run: Run) -> None:
+        assert self._folder is not None
+        facts = {**self._facts, "budget": asdict(run.budget)}
+        write_whole(self._folder / RUN, json.dumps(facts, indent=1) + "\n")
+
+    def _compare(self, now: Array, then: Array, step: int) -> None:
+        """Losses [K] of one step, now and then."""
+        if np.array_equal(now, then, equal_nan=True):
+            return
+        what = f"out = {self._folder}: evaluated again, step {step} has other losses than it had"
+        if not np.allclose(now, then, TOLERANCE, TOLERANCE, equal_nan=True):
+            raise GfoError(
+                f"{what} ({now[0]:.6g}, was {then[0]:.6g}); the data, the model or the space must be another"
+            )
+        most = np.nanmax(np.abs(now - then))
+        warnings.warn(
+            f"{what}, by {most:.2g} at most; the run goes on, but not to the last bit as without a stop: "
+            f"{self._difference()}",
+            GfoWarning,
+            stacklevel=2,
+        )
+
+    def _difference(self) -> str:
+        """What is installed otherwise than it was."""
+        changes = differences({k: self._then.get(k) for k in self._environment}, self._environment)
+        if changes:
+            return "; ".join(f"{key} was {then}, is {now}" for key, then, now in changes)
+        return "versions and threads are as they were: its seed, its options or the machine must be others"
+
+
+def saves_state(run: Run) -> bool:
+    """Whether the run's optimizer is better loaded than told everything again."""
+    return bool(getattr(run.optimizer, "saves_state", False))
+
+
+def scoring_cost(step: Step) -> Cost:
+    """What scoring on dev had cost after a recorded step."""
+    return Cost(**step.scoring) if step.scoring else Cost()
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What run.json holds.
+
+    Raises:
+        GfoError: if it cannot be read.
+    """
+    try:
+        found: dict[str, Any] = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        if not isinstance(found["terms"], dict):
+            raise TypeError("its terms are no section")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise GfoError(f"out = {folder}: cannot go on without {RUN} ({error}); begin a new run") from None
+    return found
+
+
+def ended(folder: Path, config: Mapping[str, Any], *, scored: bool) -> str | None:
+    """Why a run ended; None if it can go on.
+
+    Args:
+        folder: of the run.
+        config: with which it would go on, as results have it.
+        scored: whether it has to be scored on test, too.
+    """
+    if not (folder / RESULT).exists():
+        return None
+    result = read_json(folder / RESULT)
+    whole = result.get("steps") == len(History.read(folder / HISTORY)) and result.get("config") == _json(
+        config
+    )
+    tested = not scored or "test" in result.get("scores", {}).get("after", {})
+    stopped: str | None = result.get("stopped")
+    return stopped if whole and tested and stopped != "interrupted" else None
+
+
+def check_terms(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise GfoError unless a run that goes on is the one of then, but for its budget and stops."""
+    for key, old, new in differences(then, now):
+        if not key.startswith(FREE):
+            raise GfoError(
+                f"out = {folder}: the run there has {key} = {old}, not {new}; only the budget and [stop] may "
+                "change when a run goes on: begin a new run for the rest"
+            )
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key, value then, value now) of nested values that differ; None where there is none."""
+    old, new = _flat(then), _flat(now)
+    return [(key, old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:  # an object's address says nothing
+            flat[prefix + key] = re.sub(r" at 0x\w+", "", value) if isinstance(value, str) else value
+    return flat
+
+
+def _settings(evaluator: Evaluator) -> dict[str, Any]:
+    return evaluator.settings() if isinstance(evaluator, Resumable) else {}
+
+
+def _json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as they come back from JSON; what it does not have, as text."""
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=_plain))
+    return plain
+
+
+def _plain(value: object) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else repr(value)

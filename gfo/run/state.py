@@ -1,0 +1,73 @@
+"""An optimizer's state as a file: arrays as safetensors, all else as JSON in its header, checksummed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gfo.core.domain import Array
+from gfo.run.files import write_whole
+
+ARRAY = "__array__"  # stands for an array, with its name
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write nested plain values and arrays of numbers, whole or not at all.
+
+    Raises:
+        GfoError: if the file cannot be written.
+    """
+    from safetensors.numpy import save
+
+    arrays: dict[str, Array] = {}
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            name = str(len(arrays))
+            arrays[name] = np.array(value, order="C")
+            return {ARRAY: name}
+        if isinstance(value, np.generic):
+            return value.item()
+        if isinstance(value, Mapping):
+            return {str(key): plain(inner) for key, inner in value.items()}
+        return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+    text = json.dumps(plain(state))
+    write_whole(path, save(arrays, metadata={"state": text, "sha256": _digest(text, arrays)}))
+
+
+def load_state(path: Path) -> dict[str, Any] | None:
+    """What was saved; None for a file that is missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, dict):
+            inner = {key: filled(each) for key, each in value.items()}
+            return arrays[value[ARRAY]] if ARRAY in value else inner
+        return [filled(inner) for inner in value] if isinstance(value, list) else value
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+        text = metadata.get("state", "")
+        if metadata.get("sha256") != _digest(text, arrays):
+            return None
+        state: dict[str, Any] = filled(json.loads(text))
+    except (OSError, SafetensorError, ValueError, KeyError):
+        return None
+    return state
+
+
+def _digest(text: str, arrays: Mapping[str, Array]) -> str:
+    digest = hashlib.sha256(text.encode("utf-8"))
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
