@@ -74,22 +74,29 @@ def minimize(
         history = History.resumed(path) if path and resume else History(path)
         run = Run(optimizer, judge, budget, history, chosen)
         checkpoint = Checkpoint(folder, run, _terms(run, dev_every, record or {}))
-        try:
-            for callback in callbacks:
-                callback.start(run)
-            stopped = _steps(run, evaluate, callbacks, dev_every or 0, checkpoint)
-        except KeyboardInterrupt:
-            if history.again is not None:
-                raise  # the run is not yet where it was, and its folder as it was
-            stopped = "interrupted"
-        finally:
-            for callback in callbacks:
-                callback.end(run)
+        stopped = _watched(run, evaluate, callbacks, dev_every or 0, checkpoint)
         result = Result.of(run, stopped, record or {})
         if folder is not None:
             result.recall(folder)
             result.save(folder)
     return result
+
+
+def _watched(
+    run: Run, evaluate: Guarded, callbacks: Sequence[Callback], dev_every: int, checkpoint: Checkpoint
+) -> str:
+    """Run the steps between the callbacks' start and end; why they ended."""
+    try:
+        for callback in callbacks:
+            callback.start(run)
+        return _steps(run, evaluate, callbacks, dev_every, checkpoint)
+    except KeyboardInterrupt:
+        if run.history.again is not None:
+            raise  # the run is not yet where it was, and its folder is as it was
+        return "interrupted"
+    finally:
+        for callback in callbacks:
+            callback.end(run)
 
 
 def _steps(

@@ -55,14 +55,12 @@ def tune(
         options: of the optimizer, if it is a name.
         budget: what the search may spend.
         seed: root seed; the optimizer draws from the stream "optimizer" under it.
-        dev_every: if the task has dev rows, score the recommendation on them after every so many
-            steps and return the one with the lowest dev loss.
+        dev_every: steps between scores on dev rows, if there are; the lowest dev loss is the result.
         selection: another way to choose on dev.
         callbacks: called at each step.
         progress: show best loss, dev score, rate and time left on standard error.
         out: a folder for history, result, best point and plot.
-        resume: go on with the run in `out`, if it holds one, as if it had not been stopped; the budget may be
-            larger, all else must be as it was.
+        resume: go on with the run that `out` holds, if it does; all but the budget must be as it was.
         memory: bytes that a forward pass may take; by default a quarter of what is free.
         record: more values for result.json.
 
@@ -77,7 +75,7 @@ def tune(
         )
     shown = [ProgressBar()] if progress else []
     facts: dict[str, Any] = {"seed": seed, "model": model.name, "optimizer": name, "d": space.domain.d}
-    facts |= {**described(options or {}, space, task), "data": fingerprints(evaluator.task), **(record or {})}
+    facts |= described(options or {}, space, task) | {"data": fingerprints(evaluator.task), **(record or {})}
     return minimize(
         optimizer,
         evaluator,
