@@ -55,24 +55,23 @@ def tune(
         options: of the optimizer, if it is a name.
         budget: what the search may spend.
         seed: root seed; the optimizer draws from the stream "optimizer" under it.
-        dev_every: steps between scores on dev rows, if there are; the lowest dev loss is the result.
+        dev_every: steps between scores on dev rows, if there are; the lowest loss there is the result.
         selection: another way to choose on dev.
         callbacks: called at each step.
-        progress: show best loss, dev score, rate and time left on standard error.
+        progress: show it on standard error.
         out: a folder for history, result, best point and plot.
         resume: go on with the run that `out` holds, if it does; all but the budget must be as it was.
         memory: bytes that a forward pass may take; by default a quarter of what is free.
-        record: more values for result.json.
+        record: more for result.json.
 
     Raises:
-        GfoError: for bad input, in one line.
+        GfoError: for bad input.
     """
     evaluator = LocalEvaluator(model, task, space, memory=memory)
     name = optimizer if isinstance(optimizer, str) else type(optimizer).__name__
     if isinstance(optimizer, str):
-        optimizer = optimizers.make(
-            optimizer, domain=space.domain, seed=stream_seed(seed, "optimizer"), **dict(options or {})
-        )
+        drawn = stream_seed(seed, "optimizer")
+        optimizer = optimizers.make(name, domain=space.domain, seed=drawn, **dict(options or {}))
     shown = [ProgressBar()] if progress else []
     facts: dict[str, Any] = {"seed": seed, "model": model.name, "optimizer": name, "d": space.domain.d}
     facts |= described(options or {}, space, task) | {"data": fingerprints(evaluator.task), **(record or {})}

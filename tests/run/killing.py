@@ -1,0 +1,106 @@
+"""Runs that are killed: a process that forks a new one for each run, so that none has to import anything.
+
+A line of JSON on standard input is a run to be made, and answered by a line when it ended:
+{"folder", "name", "options", "seed", "evaluations", "save_every", "kills", "moments"}; `kills` is how often
+the run is killed (SIGKILL), each time to be resumed, and `moments` the seed of when.
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import gfo
+from gfo.run import checkpoint
+from gfo.testing import Rosenbrock
+
+D = 4
+STEP = 0.004  # seconds: kills come within evaluations, too
+
+
+def evaluate(z):
+    """A loss [K] with failures here and there, as they depend on z alone."""
+    time.sleep(STEP)
+    loss = Rosenbrock(D, seed=1)(z)
+    loss[np.floor(100 * z[:, 0]) % 7 == 0] = np.nan
+    return loss
+
+
+def run(request):
+    """Begin or go on, to the end."""
+    checkpoint.SAVE_EVERY = request["save_every"]
+    domain = gfo.Domain.unbounded(D)
+    made = gfo.optimizers.make(request["name"], domain=domain, seed=request["seed"], **request["options"])
+    gfo.minimize(
+        made,
+        evaluate,
+        budget=gfo.Budget(evaluations=request["evaluations"]),
+        dev_every=3,
+        out=request["folder"],
+        resume=True,
+        record={"options": request["options"]},
+    )
+
+
+def forked(request):
+    """The process that does the run."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            run(request)
+            status = 0
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    return child
+
+
+def lines(folder):
+    history = Path(folder, "history.jsonl")
+    return history.read_bytes().count(b"\n") if history.exists() else 0
+
+
+def kill(request, rng):
+    """Begin or go on, and be killed a few steps later; (whether it was killed, the steps recorded then)."""
+    child = forked(request)
+    wanted = lines(request["folder"]) + int(rng.integers(0, 3))
+    deadline = time.monotonic() + 60
+    while lines(request["folder"]) < wanted and time.monotonic() < deadline:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return False, lines(request["folder"])
+        time.sleep(0.0005)
+    time.sleep(rng.uniform(0, 0.008))
+    os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    return os.WIFSIGNALED(status), lines(request["folder"])
+
+
+def main():
+    for module in (
+        "gfo.report.plots",
+        "safetensors.numpy",
+        "filelock",
+        "psutil",
+        "cma",
+        "nevergrad",
+        "sklearn",
+    ):
+        importlib.import_module(module)
+    for text in sys.stdin:
+        request = json.loads(text)
+        if request["name"] == "bo":
+            importlib.import_module("botorch")
+        rng = np.random.default_rng(request["moments"])
+        kills = [kill(request, rng) for _ in range(request["kills"])]
+        status = os.waitpid(forked(request), 0)[1]
+        print(json.dumps({"status": status, "kills": kills}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
