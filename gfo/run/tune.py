@@ -98,8 +98,8 @@ def fingerprints(task: BoundTask) -> dict[str, str]:
 
 def _bare(value: Any) -> Any:
     """Nested tuples of texts and whole numbers; others, which a model may have computed, are left out."""
-    if is_dataclass(value):
-        return tuple(_bare(getattr(value, field.name)) for field in fields(value))
+    if is_dataclass(value):  # a batch, whose key tells it from others of this process
+        return tuple(_bare(getattr(value, field.name)) for field in fields(value) if field.name != "key")
     if isinstance(value, set | frozenset):
         return tuple(sorted(map(repr, value)))
     if isinstance(value, list | tuple):

@@ -1,0 +1,202 @@
+"""`gfo resume`: after SIGKILL, with a larger budget, when data are gone or others, on a full disk."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from commands import bad, caller, fill
+from safetensors.torch import load_file, save_file
+
+from gfo.config import load_config
+from gfo.run.callbacks import Callback
+from gfo.run.history import History
+from gfo.run.result import load_point
+
+LONG = ["--set", "budget.evaluations=2000", "--set", "optimizer.name=snes"]  # which does not end by itself
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch, tiny):
+    monkeypatch.chdir(tmp_path)
+    return fill(tmp_path, tiny)
+
+
+@pytest.fixture
+def gfo(monkeypatch, capsys):
+    return caller(monkeypatch, capsys)
+
+
+def outcome(folder):
+    """What a run found and counted, to the last bit."""
+    result = json.loads((folder / "result.json").read_text())
+    counts = [[v for k, v in result[c].items() if k != "seconds"] for c in ("cost", "scoring_cost")]
+    kept = {key: result[key] for key in ("scores", "loss", "stopped", "selection", "config", "data", "steps")}
+    trajectory = History.read(folder / "history.jsonl").trajectory()
+    return trajectory, kept, counts, load_point(folder).tobytes()
+
+
+def recorded(folder):
+    history = folder / "history.jsonl"
+    return history.read_bytes().count(b"\n") if history.exists() else 0
+
+
+def kill_at(folder, steps, *command):
+    """Run a command and kill it once so many steps are recorded."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gfo", *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 120
+    while recorded(folder) < steps:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_killed_and_resumed_from_the_command_line(work, gfo):
+    assert gfo("tune", "run.toml", *LONG, "--out", "whole")[0] == 0
+    moments = np.random.default_rng(0).integers(5, 150, 3)
+    kill_at(work / "run", min(moments), "tune", "run.toml", *LONG, "--out", "run")
+    for steps in sorted(moments)[1:]:
+        kill_at(work / "run", steps, "resume", "run")
+    assert recorded(work / "run") < 200
+    code, out, err = gfo("resume", "run")
+    assert code == 0, err
+    assert "accuracy" in out
+    assert outcome(work / "run") == outcome(work / "whole")
+    assert gfo("tune", "run.toml", *LONG, "--set", "seed=1", "--out", "other")[0] == 0
+    assert outcome(work / "other")[0] != outcome(work / "whole")[0]
+    kept = {p.name for p in (work / "run").iterdir()}
+    assert not any(name.endswith((".pkl", ".pt", ".partial")) for name in kept)
+
+
+def test_a_larger_budget_and_a_run_that_has_ended(work, gfo):
+    assert gfo("tune", "run.toml", "--out", "whole", "--set", "budget.evaluations=80")[0] == 0
+    assert gfo("tune", "run.toml", "--out", "run")[0] == 0
+    code, out, _ = gfo("resume", "run")
+    assert code == 0
+    assert out.startswith("run has ended (budget: 40 of 40 evaluations spent); a larger budget")
+    assert gfo("resume", "run", "--set", "budget.evaluations=80")[0] == 0
+    assert outcome(work / "run") == outcome(work / "whole")
+    assert "has ended" in gfo("resume", "run")[1]
+
+
+def test_a_run_stopped_before_its_test_scores_gets_them(work, gfo):
+    class Killed(Callback):
+        def end(self, run):
+            raise SystemExit
+
+    assert gfo("tune", "run.toml", "--out", "whole")[0] == 0
+    with pytest.raises(SystemExit):
+        load_config("run.toml").run(work / "run", callbacks=[Killed()], progress=False)
+    assert not (work / "run" / "result.json").exists()
+    load_config("run.toml").run(work / "run", resume=True, progress=False, test=False)
+    assert json.loads((work / "run" / "result.json").read_text())["scores"] == {}
+    assert gfo("resume", "run")[0] == 0
+    assert outcome(work / "run") == outcome(work / "whole")
+
+
+def test_stops_of_a_config(work, gfo):
+    assert gfo("tune", "run.toml", "--out", "run", "--set", "stop.target=100")[0] == 0
+    assert json.loads((work / "run" / "result.json").read_text())["stopped"].startswith(
+        "target: training loss"
+    )
+    assert recorded(work / "run") == 1
+    assert "has ended (target" in gfo("resume", "run")[1]
+    assert gfo("resume", "run", "--set", "stop={patience=1}")[0] == 0
+    stopped = json.loads((work / "run" / "result.json").read_text())["stopped"]
+    assert stopped.startswith(("early stopping: dev loss", "budget"))
+    bad(gfo("tune", "run.toml", "--out", "x", "--set", "stop.patience=0"), "patience = 0")
+    bad(
+        gfo("tune", "run.toml", "--out", "x", "--set", "stop={target=1, metric='acuracy'}"),
+        "did you mean 'accuracy'",
+    )
+
+
+def test_what_cannot_be_resumed(work, gfo):
+    bad(gfo("resume", "nowhere"), "nowhere/config.json", "No such file")
+    assert gfo("tune", "run.toml", "--out", "run")[0] == 0
+    more = ("--set", "budget.evaluations=80")
+    bad(
+        gfo("resume", "run", *more, "--set", "space.dim=11"),
+        "the run there has config.space.dim = 10, not 11; only the budget and [stop] may change",
+    )
+    bad(gfo("resume", "run", *more, "--set", "seed=3"), "config.seed = 0, not 3")
+    bad(gfo("resume", "run", *more, "--set", "task.lables=3"), "did you mean 'labels'")
+    assert gfo("tune", "run.toml", "--set", "baseline={name='manual'}", "--out", "b")[0] == 0
+    (work / "b" / "result.json").unlink()
+    bad(gfo("resume", "b"), "baseline 'manual': its runs cannot be resumed")
+    (work / "run" / "run.json").unlink()
+    bad(gfo("resume", "run", *more), "cannot go on without run.json")
+
+
+def test_data_that_are_gone_or_others(work, gfo):
+    assert gfo("tune", "run.toml", "--out", "run")[0] == 0
+    before = (work / "run" / "history.jsonl").read_bytes()
+    more = ("--set", "budget.evaluations=80")
+    train = (work / "train.jsonl").read_text()
+    (work / "train.jsonl").unlink()
+    bad(gfo("resume", "run", *more), "train: cannot read train.jsonl", "No such file")
+    (work / "train.jsonl").write_text(train.replace("atrain", "btrain"))
+    bad(gfo("resume", "run", *more), "the run there has data.train = ", "only the budget")
+    (work / "moved").mkdir()
+    for split in ("train", "dev", "test"):
+        (work / f"{split}.jsonl").rename(work / "moved" / f"{split}.jsonl")
+    (work / "moved" / "train.jsonl").write_text(train)
+    assert (work / "run" / "history.jsonl").read_bytes() == before
+    assert gfo("resume", "run", *more, "--set", "task.data_dir=moved")[0] == 0
+    assert recorded(work / "run") == 8
+
+
+def test_another_model_is_found_out(work, gfo):
+    assert gfo("tune", "run.toml", "--out", "run")[0] == 0
+    weights = load_file("model/model.safetensors")
+    weights["model.layers.2.mlp.down_proj.weight"] *= -1
+    save_file(weights, "model/model.safetensors", metadata={"format": "pt"})
+    bad(
+        gfo("resume", "run", "--set", "budget.evaluations=80"),
+        "step 3 has other losses than it had",
+        "the model",
+    )
+
+
+@pytest.fixture
+def small_disk(work):
+    """A file system of 64 KiB."""
+    (work / "disk").mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "disk"], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("may not mount")
+    yield work / "disk"
+    subprocess.run(["umount", "-l", str(work / "disk")], check=True)
+
+
+@pytest.mark.skipif(shutil.which("mount") is None, reason="mounts a file system")
+def test_a_full_disk(work, gfo, small_disk):
+    assert gfo("tune", "run.toml", *LONG, "--out", "whole")[0] == 0
+    result = gfo("tune", "run.toml", *LONG, "--out", "disk/run")
+    bad(
+        result,
+        "out = disk/run: cannot write there (No space left on device); make room and go on with gfo resume",
+    )
+    done = len(History.read(small_disk / "run" / "history.jsonl"))
+    assert 5 < done < 200
+    bad(gfo("resume", "disk/run"), "No space left on device")
+    assert len(History.read(small_disk / "run" / "history.jsonl")) == done
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    assert gfo("resume", "disk/run")[0] == 0
+    assert outcome(small_disk / "run") == outcome(work / "whole")
