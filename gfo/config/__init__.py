@@ -35,7 +35,7 @@ class ModelConfig(Section):
     name: str = "smollm2-135m"
     dtype: str = "float32"
     device: str = "auto"
-    memory_gib: float | None = Field(default=None, gt=0)
+    memory_gib: float | None = Field(default=None, gt=0, le=2**20)
 
     @property
     def memory(self) -> int | None:
@@ -130,7 +130,7 @@ class Config(Section):
                 raise GfoError(f"baseline '{self.baseline.name}': its runs cannot be resumed; start it anew")
         else:
             domain = self.space.domain()
-            optimizers.make(self.optimizer.name, domain=domain, seed=0, **self.optimizer.options)
+            optimizers.make_with(self.optimizer.name, domain, 0, self.optimizer.options)
         budget, selection = Budget(**self.budget.model_dump()), Selection(**self.selection.model_dump())
         stops = self.stop.callbacks()
         task = self.task.build(stream_seed(self.seed, "task"))

@@ -12,6 +12,9 @@ class GfoError(ValueError):
     The command line prints it without a traceback and exits with code 2.
     """
 
+    def __str__(self) -> str:
+        return "\\n".join(super().__str__().splitlines())  # also where it quotes more
+
 
 class GfoWarning(UserWarning):
     """Something a user of gfo should know of, in one line; the command line prints it as such."""

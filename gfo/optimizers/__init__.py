@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, cast
 
@@ -73,12 +73,17 @@ def make(name: str, *, domain: Domain, seed: int, **options: Any) -> Optimizer:
     Raises:
         GfoError: for an unknown name, an unknown option, or an option's value that cannot be used.
     """
+    return make_with(name, domain, seed, options)
+
+
+def make_with(name: str, domain: Domain, seed: int, options: Mapping[str, Any]) -> Optimizer:
+    """`make` with options that may have any name, such as those of a config."""
     known = options_of(name)
     for option, value in options.items():
-        if known is not None and option not in known:
+        if option in ("domain", "seed") or (known is not None and option not in known):
             raise GfoError(
                 f"optimizer '{name}' has no option '{option}' (given {value!r}); "
-                f"its options are {', '.join(known) or 'none'}"
+                f"its options are {', '.join(known or ()) or 'none'}"
             )
     return _factory(name)(domain, seed, **options)
 

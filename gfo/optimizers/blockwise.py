@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gfo.core.domain import Array, Domain
-from gfo.optimizers import make
+from gfo.optimizers import make_with
 from gfo.optimizers.base import BaseOptimizer, one_of, option_error, start_point, whole
 
 HAND_ON = ("recommendation", "incumbent")
@@ -58,11 +58,11 @@ class Blockwise(BaseOptimizer):
         ends = np.cumsum(sizes)
         self.blocks = [slice(int(end - size), int(end)) for size, end in zip(sizes, ends, strict=True)]
         self._inner = [
-            make(
+            make_with(
                 optimizer,
-                domain=Domain(domain.low[b], domain.high[b], domain.integer[b]),
-                seed=int(self.rng.integers(2**31)),
-                **dict(options or {}),
+                Domain(domain.low[b], domain.high[b], domain.integer[b]),
+                int(self.rng.integers(2**31)),
+                options or {},
             )
             for b in self.blocks
         ]

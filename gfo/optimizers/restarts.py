@@ -25,7 +25,7 @@ import numpy as np
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Optimizer
-from gfo.optimizers import make, options_of
+from gfo.optimizers import make_with, options_of
 from gfo.optimizers.base import BaseOptimizer, number, scatter, whole
 
 
@@ -82,7 +82,7 @@ class IPOP(BaseOptimizer):
 
     def _build(self) -> Optimizer:
         run = {key: value for key, value in self.run.items() if key not in ("seed", "small")}
-        return make(self.optimizer, domain=self.domain, seed=self.run["seed"], **{**self.options, **run})
+        return make_with(self.optimizer, self.domain, self.run["seed"], {**self.options, **run})
 
     def _ask(self) -> Array:
         if self._reason and self._grown < self.restarts:

@@ -71,7 +71,7 @@ def tune(
     name = optimizer if isinstance(optimizer, str) else type(optimizer).__name__
     if isinstance(optimizer, str):
         drawn = stream_seed(seed, "optimizer")
-        optimizer = optimizers.make(name, domain=space.domain, seed=drawn, **dict(options or {}))
+        optimizer = optimizers.make_with(name, space.domain, drawn, options or {})
     shown = [ProgressBar()] if progress else []
     facts: dict[str, Any] = {"seed": seed, "model": model.name, "optimizer": name, "d": space.domain.d}
     facts |= described(options or {}, space, task) | {"data": fingerprints(evaluator.task), **(record or {})}

@@ -180,8 +180,9 @@ def _read(source: str | Path, name: str) -> list[Any]:
         )
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise GfoError(f"{name}: cannot read {path}: {error.strerror}; check the path") from None
+    except (OSError, ValueError) as error:  # a ValueError for a path with a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise GfoError(f"{name}: cannot read {path}: {reason}; check the path") from None
     if path.suffix == ".parquet":
         return _read_parquet(content, path, name)
     try:

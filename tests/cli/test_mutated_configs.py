@@ -1,0 +1,159 @@
+"""500 configs with something changed at random: each gives a run, or one line that says what is wrong."""
+
+import copy
+import functools
+import json
+import math
+import os
+import warnings
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+from commands import fill
+
+from gfo.config import load_config
+from gfo.core.errors import GfoError
+from gfo.models import loading
+from gfo.run.callbacks import Callback
+
+BASE = {
+    "seed": 0,
+    "dev_every": 1,
+    "model": {"name": "model", "dtype": "float32", "device": "cpu", "memory_gib": 0.5},
+    "task": {
+        "kind": "classification",
+        "data_dir": ".",
+        "train": "train.jsonl",
+        "dev": "dev.jsonl",
+        "test": "test.jsonl",
+        "template": "Review: {text}\n{soft}Sentiment:",
+        "labels": {"+": " good", "-": " bad"},
+        "label_field": "label",
+        "loss": "ce",
+        "batch_size": 4,
+        "limits": {"train": 6},
+    },
+    "space": {"kind": "soft-prompt", "tokens": 3, "dim": 10, "init": "the food", "alpha": 2.0, "seed": 1},
+    "optimizer": {"name": "cma", "options": {"population": 4, "sigma0": 0.5}},
+    "budget": {"evaluations": 12, "forward_tokens": 100000, "seconds": 60},
+    "selection": {"metric": "accuracy", "point": "incumbent"},
+    "stop": {"patience": 3, "target": 0.01, "metric": "loss"},
+}
+NUMBERS = [True, False, -1, 0, 1, 2, 3, 7, 97, 1000, 0.5, -2.5, 1e-300, 1e300, math.inf, -math.inf, math.nan]
+TEXTS = [
+    "", " ", "x", "a\nb", "{text}", "{soft}", "{soft}{soft}", "{nope}{soft}", "{", "é\x00", "../..",
+    "/dev/null", "auto", "float16", "bfloat16", "meta", "cuda", "hub:nothing:train", "gfo:sentiment",
+    "train.jsonl", "run.toml", "lora", "prefix", "deep-prompt", "scaling", "bias", "discrete-prompt",
+    "product", "adapter", "generation", "language-modeling", "multiple-choice", "weighted", "ga", "bo",
+    "ipop", "sobol", "spsa", "nevergrad:DE", "nevergrad:", "hinge", "recommendation",
+    "macro_f1", "loss", "text", "label",
+]  # fmt: skip
+OTHERS = [None, [], [1], ["x", 2], [[]], {}, {"x": 1}, {"kind": "lora"}, {"": None}, {"train": 0}, {"+": ""}]
+KEYS = [
+    "x",
+    "",
+    "kind",
+    "seed",
+    "dim",
+    "rank",
+    "tokens",
+    "layers",
+    "options",
+    "metric",
+    "method",
+    "target",
+    "init",
+]
+
+
+def paths(values, prefix=()):
+    """The places in nested sections."""
+    for key, value in values.items():
+        yield (*prefix, key)
+        if isinstance(value, dict):
+            yield from paths(value, (*prefix, key))
+
+
+@st.composite
+def mutated(draw):
+    """The base with one to three places changed, taken away, or joined by another."""
+    config = copy.deepcopy(BASE)
+    for _ in range(draw(st.integers(1, 3))):
+        *outer, key = draw(st.sampled_from(list(paths(config))))
+        section = config
+        for name in outer:
+            section = section[name]
+        change = draw(st.sampled_from(["value", "value", "value", "away", "more"]))
+        if change == "value":
+            section[key] = draw(like(section[key]))
+        elif change == "away":
+            del section[key]
+        else:
+            section[draw(st.sampled_from(KEYS))] = draw(like(None))
+    return config
+
+
+def like(value):
+    """Anything, but mostly of the value's type, so that more than types is wrong."""
+    anything = st.sampled_from([*NUMBERS, *TEXTS, *OTHERS]).map(copy.deepcopy)
+    kinds = {int: NUMBERS, float: NUMBERS, str: TEXTS}
+    alike = st.sampled_from(kinds.get(type(value), OTHERS)).map(copy.deepcopy)
+    return st.one_of(alike, alike, alike, anything)
+
+
+class TwoSteps(Callback):
+    """Ends runs without a budget."""
+
+    def step(self, run):
+        return "enough" if len(run.history) == 2 else None
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny):
+    """The working folder, with a model that is read once."""
+    before, patch = os.getcwd(), pytest.MonkeyPatch()
+    place = tmp_path_factory.mktemp("configs")
+    os.chdir(place)
+    fill(place, tiny)
+    patch.setattr(loading, "load_model", functools.cache(loading.load_model))
+    yield place
+    patch.undo()
+    os.chdir(before)
+
+
+SAID = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def much_was_said():
+    """Enough configs, of which some ran; and many different lines on the others."""
+    yield
+    assert len(SAID) >= 500
+    assert SAID.count(None) > 50
+    assert len(set(SAID)) > 100
+
+
+def said(config, out):
+    """What is wrong with a config; None if it gives a run."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a run warns of is no failure
+            load_config(config).run(out, callbacks=[TwoSteps()], progress=False)
+    except GfoError as error:
+        return str(error)
+    return None
+
+
+@hypothesis.settings(max_examples=500, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.given(config=mutated())
+def test_a_run_or_one_line(folder, config):
+    (folder / "mutated.json").write_text(json.dumps(config))
+    out = folder / f"run{len(SAID)}"
+    error = said(folder / "mutated.json", out)
+    SAID.append(error)
+    if error is None:
+        assert json.loads((out / "result.json").read_text())["stopped"]
+    else:
+        assert error.strip()
+        assert len(error.splitlines()) == 1, error
