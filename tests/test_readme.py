@@ -40,8 +40,8 @@ def test_python_blocks_run_one_after_the_other(folder, capsys, monkeypatch):
     names = {}
     for block in blocks("python"):
         code = block.replace('"smollm2-135m"', '"./smollm2-135m", device="cpu"')
-        code = code.replace("evaluations=1000", "evaluations=40").replace("evaluations=1500", "evaluations=60")
-        code = code.replace("range(50)", "range(2)")
+        code = code.replace("evaluations=1000", "evaluations=40").replace("range(50)", "range(2)")
+        code = code.replace("evaluations=1500", "evaluations=60")
         exec(compile(code.replace("dim=200", "dim=20"), "README.md", "exec"), names)
     assert "accuracy" in capsys.readouterr().out
     assert (folder / "loss.png").exists()

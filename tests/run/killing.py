@@ -1,10 +1,12 @@
 """Runs that are killed: a process that forks a new one for each run, so that none has to import anything.
 
 A line of JSON on standard input is a run to be made, and answered by a line when it ended:
-{"folder", "name", "options", "seed", "evaluations", "save_every", "kills", "moments"}; `kills` is how often
-the run is killed (SIGKILL), each time to be resumed, and `moments` the seed of when.
+{"folder", "name", "options", "seed", "evaluations", "save_every", "kills", "moments", "model"}; `kills` is
+how often the run is killed (SIGKILL), each time to be resumed, `moments` the seed of when, `model` the name of
+a model or null for a function.
 """
 
+import functools
 import importlib
 import json
 import os
@@ -31,6 +33,36 @@ def evaluate(z):
     return loss
 
 
+@functools.cache
+def pieces(name):
+    """A model, a task of few rows and a space; made before a run is forked."""
+    model = gfo.load_model(name, device="cpu")
+    data = Path(gfo.__file__).parent / "data" / "sentiment"
+    task = gfo.Classification(
+        data / "train.jsonl",
+        data / "dev.jsonl",
+        template="Review: {text}\n{soft}Sentiment:",
+        labels={"negative": " negative", "positive": " positive"},
+        limits={"train": 6, "dev": 4},
+    )
+    return model, task, gfo.SoftPrompt(model, tokens=2, dim=20)
+
+
+def tune(request):
+    """The same with a model."""
+    gfo.tune(
+        *pieces(request["model"]),
+        optimizer=request["name"],
+        options=request["options"],
+        budget=gfo.Budget(evaluations=request["evaluations"]),
+        seed=request["seed"],
+        dev_every=3,
+        out=request["folder"],
+        resume=True,
+        progress=False,
+    )
+
+
 def run(request):
     """Begin or go on, to the end."""
     checkpoint.SAVE_EVERY = request["save_every"]
@@ -53,7 +85,7 @@ def forked(request):
     if child == 0:
         status = 1
         try:
-            run(request)
+            tune(request) if request["model"] else run(request)
             status = 0
         finally:
             sys.stderr.flush()
@@ -96,6 +128,8 @@ def main():
         request = json.loads(text)
         if request["name"] == "bo":
             importlib.import_module("botorch")
+        if request["model"]:
+            pieces(request["model"])
         rng = np.random.default_rng(request["moments"])
         kills = [kill(request, rng) for _ in range(request["kills"])]
         status = os.waitpid(forked(request), 0)[1]

@@ -21,7 +21,14 @@ SMALL = {
     "blockwise": ({"optimizer": "snes"}, STEPS),
     "bo": ({"population": 4, "initial": 4}, 32),
 }
-CHANGING = ("date", "cost", "scoring_cost", "versions", "hardware")  # times, and what is not the run's
+CHANGING = (
+    "date",
+    "cost",
+    "scoring_cost",
+    "versions",
+    "hardware",
+    "memory",
+)  # times, and what is not the run's
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +42,9 @@ def server():
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 
-    def make(folder, name, *, seed=1, kills=0, steps=None, save_every=0.0):
+    def make(folder, name, *, seed=1, kills=0, steps=None, save_every=0.0, model=None):
         options, usual = SMALL.get(name, ({}, STEPS))
+        options = {"population": 4} if model else options
         population = len(
             gfo.optimizers.make(name, domain=gfo.Domain.unbounded(4), seed=seed, **options).ask()
         )
@@ -49,6 +57,7 @@ def server():
             "save_every": save_every,
             "kills": kills,
             "moments": len(name),
+            "model": model,
         }
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
@@ -83,6 +92,16 @@ def test_killed_and_resumed_is_uninterrupted(server, tmp_path, name):
     other = outcome(tmp_path / "other")
     assert other[0] != whole[0]
     assert other[3] != whole[3]
+
+
+@pytest.mark.weights
+def test_killed_and_resumed_with_smollm2(server, tmp_path):
+    server(tmp_path / "whole", "cma", steps=50, model="smollm2-135m")
+    kills = server(tmp_path / "killed", "cma", steps=50, kills=20, model="smollm2-135m")
+    assert sum(was_killed for was_killed, _ in kills) == 20
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    server(tmp_path / "other", "cma", steps=2, seed=2, model="smollm2-135m")
+    assert outcome(tmp_path / "other")[0] != outcome(tmp_path / "whole")[0][:2]
 
 
 def test_bo_without_a_saved_state(server, tmp_path):
