@@ -75,11 +75,9 @@ def resume(
 ) -> None:
     """Go on with a run, however it was stopped, as if it had not been; or with a larger budget."""
     from gfo.config import CONFIG, load_config
-    from gfo.run.checkpoint import check_terms, ended
+    from gfo.run.checkpoint import ended
 
-    then = load_config(run_dir / CONFIG)
     config = load_config(run_dir / CONFIG, override or ())
-    check_terms(run_dir, {"config": then.record()}, {"config": config.record()})
     reason = ended(run_dir, config.record(), scored=config.task.has_test)
     if reason is not None:
         typer.echo(

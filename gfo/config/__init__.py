@@ -120,10 +120,14 @@ class Config(Section):
         """
         from gfo import baselines, optimizers
         from gfo.run.budget import Budget
+        from gfo.run.checkpoint import check_terms
         from gfo.run.files import write_whole
         from gfo.run.folder import RunFolder
         from gfo.run.selection import Selection
 
+        if resume and (out / CONFIG).exists():
+            then = load_config(out / CONFIG).record()
+            check_terms(out, {"config": then}, {"config": self.record()})
         if self.baseline is not None:
             baselines.check(self.baseline.name, self.baseline.options)  # fails early, as does the next
             if resume:

@@ -40,6 +40,24 @@ BASE = {
     "selection": {"metric": "accuracy", "point": "incumbent"},
     "stop": {"patience": 3, "target": 0.01, "metric": "loss"},
 }
+WRITING = {"kind": "generation", "target": "label", "metric": "token_f1", "max_tokens": 3, "stop": ["\n"]}
+SECTIONS = [
+    {},
+    {"space": {"kind": "lora", "method": "lora-xs", "rank": 2, "dim": 10, "layers": "upper", "alpha": 1.0}},
+    {
+        "space": {"kind": "discrete-prompt", "tokens": 3, "candidates": [30, 31, 32]},
+        "optimizer": {"name": "ga", "options": {"population": 4}},
+    },
+    {
+        "task": {key: BASE["task"][key] for key in ("train", "dev", "template", "limits")} | WRITING,
+        "space": {
+            "kind": "product",
+            "spaces": [{"kind": "prefix", "tokens": 2, "dim": 4}, {"tokens": 2, "dim": 4}],
+        },
+        "optimizer": {"name": "snes", "options": {"population": 4}},
+        "selection": {"metric": "token_f1"},
+    },
+]
 NUMBERS = [True, False, -1, 0, 1, 2, 3, 7, 97, 1000, 0.5, -2.5, 1e-300, 1e300, math.inf, -math.inf, math.nan]
 TEXTS = [
     "", " ", "x", "a\nb", "{text}", "{soft}", "{soft}{soft}", "{nope}{soft}", "{", "é\x00", "../..",
@@ -78,7 +96,7 @@ def paths(values, prefix=()):
 @st.composite
 def mutated(draw):
     """The base with one to three places changed, taken away, or joined by another."""
-    config = copy.deepcopy(BASE)
+    config = copy.deepcopy(BASE | draw(st.sampled_from(SECTIONS)))
     for _ in range(draw(st.integers(1, 3))):
         *outer, key = draw(st.sampled_from(list(paths(config))))
         section = config
@@ -125,7 +143,7 @@ def folder(tmp_path_factory, tiny):
 SAID = []
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def much_was_said():
     """Enough configs, of which some ran; and many different lines on the others."""
     yield
@@ -145,6 +163,13 @@ def said(config, out):
     return None
 
 
+@pytest.mark.parametrize("sections", SECTIONS)
+def test_unchanged_they_run(folder, sections):
+    (folder / "whole.json").write_text(json.dumps(BASE | sections))
+    assert said(folder / "whole.json", folder / f"whole{SECTIONS.index(sections)}") is None
+
+
+@pytest.mark.usefixtures("much_was_said")
 @hypothesis.settings(max_examples=500, suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(config=mutated())
 def test_a_run_or_one_line(folder, config):

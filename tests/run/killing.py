@@ -2,8 +2,8 @@
 
 A line of JSON on standard input is a run to be made, and answered by a line when it ended:
 {"folder", "name", "options", "seed", "evaluations", "save_every", "kills", "moments", "model"}; `kills` is
-how often the run is killed (SIGKILL), each time to be resumed, `moments` the seed of when, `model` the name of
-a model or null for a function.
+how often the run is killed (SIGKILL), each time to be resumed, `moments` the seed of when, `model` the name
+of a model or null for a function.
 """
 
 import functools
