@@ -142,6 +142,8 @@ def _device(device: str) -> object:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
+        if found.type == "meta":
+            raise RuntimeError("it holds no numbers")
     except RuntimeError:
         raise GfoError(f"device = '{device}': give auto, cpu, cuda or cuda:N") from None
     if found.type == "cuda" and not torch.cuda.is_available():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gfo.core.errors import GfoError
 from gfo.run.files import cannot_write
 from gfo.run.history import HISTORY
+from gfo.run.result import RESULT
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -73,7 +74,8 @@ class RunFolder(os.PathLike[str]):
         except OSError as error:
             raise cannot_write(self.path, error) from None
         history = self.path / HISTORY
-        if not self._resume and history.exists() and history.stat().st_size:
+        begun = (history.exists() and history.stat().st_size) or (self.path / RESULT).exists()
+        if begun and not self._resume:
             lock.release()
             raise GfoError(
                 f"out = {self.path} holds a run already; go on with it (gfo resume, resume=True), name "
