@@ -87,15 +87,14 @@ class Fixed:
     def result(self, out: str | Path | None, record: Mapping[str, Any]) -> Result:
         """The result of a run without steps, in the folder `out` if it is given."""
         folder = None if out is None else new_run_folder(Path(out))
-        history = History(folder and folder / HISTORY)
         result = Result(
-            self.point,
-            history,
-            "nothing to search",
-            "as it is",
-            Cost(),
-            Cost(),
-            self.judge,
+            z=self.point,
+            history=History(folder and folder / HISTORY),
+            stopped="nothing to search",
+            selection="as it is",
+            cost=Cost(),
+            scoring=Cost(),
+            evaluator=self.judge,
             record=dict(record),
         )
         if folder is not None:
