@@ -17,15 +17,19 @@ Results = dict[str, dict[str, Any]]
 
 
 def finished(folder: Path) -> Results:
-    """The finished runs in a folder.
+    """The finished runs in a folder: those that were scored on test.
 
     Raises:
         GfoError: if there is none.
     """
-    paths = sorted(folder.glob("*/result.json"))
-    if not paths:
+    read = {
+        path.parent.name: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.glob("*/result.json"))
+    }
+    found = {name: result for name, result in read.items() if "test" in result["scores"].get("after", {})}
+    if not found:
         raise GfoError(f"--out {folder}: it holds no finished run; run some first")
-    return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    return found
 
 
 def main(

@@ -89,13 +89,13 @@ class Fixed:
         """The result of a run without steps, in the folder `out` if it is given."""
         with contextlib.nullcontext() if out is None else RunFolder.of(out) as folder:
             result = Result(
-                self.point,
-                History(folder and folder / HISTORY),
-                "nothing to search",
-                "as it is",
-                Cost(),
-                Cost(),
-                self.judge,
+                z=self.point,
+                history=History(folder and folder / HISTORY),
+                stopped="nothing to search",
+                selection="as it is",
+                cost=Cost(),
+                scoring=Cost(),
+                evaluator=self.judge,
                 record=dict(record),
             )
             if folder is not None:

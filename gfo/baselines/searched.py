@@ -66,9 +66,8 @@ class Searched:
         self.splits = self.evaluator.task.splits
         self.domain = space.domain
         self.facts = {"d": space.domain.d}
-        self._z = nn.Parameter(
-            torch.zeros(1, space.domain.d, dtype=torch.float64, device=setting.model.device)
-        )
+        start = torch.zeros(1, space.domain.d, dtype=torch.float64, device=setting.model.device)
+        self._z = nn.Parameter(start)
         self._dropout = dropout
         self.parameters = [self._z]
 

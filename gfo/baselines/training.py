@@ -21,6 +21,7 @@ from gfo.core.domain import Array
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.protocols import Evaluation
 from gfo.core.seeding import stream_seed
+from gfo.run.callbacks import Run
 
 SCHEDULES = ("linear", "cosine", "constant")
 
@@ -116,6 +117,11 @@ class AdamW(Trainer):
             group["lr"] = self._recipe.rate(self._share_spent)
         self._adam.step()
         self.trained.moved()
+
+    def end(self, run: Run) -> None:
+        """After the last step: let the gradients go, too."""
+        super().end(run)
+        self._adam.zero_grad(set_to_none=True)
 
 
 @contextmanager

@@ -68,10 +68,8 @@ class Weights:
                 "'gradient', 'prompt-tuning' or 'linear-head'"
             )
         self.parameters = list(parameters)
-        self.model, self.evaluator = (
-            model,
-            LocalEvaluator(model, setting.task, Unchanged(model), memory=setting.memory),
-        )
+        self.model = model
+        self.evaluator = LocalEvaluator(model, setting.task, Unchanged(model), memory=setting.memory)
         self.splits = self.evaluator.task.splits
         self.domain = Domain.unbounded(1)
         own = sum(p.numel() * p.element_size() for p in self.parameters)

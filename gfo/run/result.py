@@ -179,6 +179,12 @@ class Result:
         prompt, model = self._prompt()
         return words_near(model, prompt, k)
 
+    @property
+    def prompt(self) -> str | None:
+        """The prompt found, as text, if the space picks words (`DiscretePrompt`)."""
+        text = getattr(getattr(self.evaluator, "space", None), "text", None)
+        return None if text is None else str(text(self.z))
+
     def table(self) -> Table:
         """Scores before and after, cost, why the run ended and how the result was chosen."""
         from gfo.report.scores import show
@@ -190,6 +196,8 @@ class Result:
             tokens = f"{cost.forward_tokens:,} forward tokens, " if cost.forward_tokens else ""
             notes.append(f"{name + ':':<12}{cost.candidates:,} evaluations, {tokens}{cost.seconds:,.0f} s")
         notes += [f"ended:      {self.stopped}", f"result:     {self.selection}"]
+        if self.prompt is not None:
+            notes.append(f"prompt:     {self.prompt!r}")
         if not self.scores:
             notes.append('not scored: result.score("test") reads the test rows')
         return scores_table(self.scores, list(self.scores.get("after", {})), notes)
@@ -255,6 +263,7 @@ class Result:
         """Everything about the run but its steps, as JSON has it."""
         return {
             "scores": self.scores,
+            **({} if self.prompt is None else {"prompt": self.prompt}),
             "loss": self.loss,
             "stopped": self.stopped,
             "selection": self.selection,

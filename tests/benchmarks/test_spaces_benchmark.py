@@ -22,11 +22,12 @@ def script(monkeypatch):
 
 def write(folder, name, before, after, accuracy=0.8):
     def scores(loss):
-        return {"train": {"loss": loss}, "test": {"loss": loss + 0.1, "accuracy": accuracy}}
+        return {"test": {"loss": loss + 0.1, "accuracy": accuracy}}
 
     result = {
         "model": "tiny",
         "d": 4,
+        "loss": after - 0.1,
         "cost": {"candidates": 300, "forward_tokens": 12345, "seconds": 12.4},
         "scores": {"before": scores(before), "after": scores(after)},
     }
@@ -39,10 +40,10 @@ def test_the_table_and_what_did_not_improve(script, tmp_path, capsys):
     write(tmp_path, "lora-fa", 0.5, 0.3, 0.9)
     assert script.main(["--out", str(tmp_path)]) == 0
     text = (tmp_path / "table.md").read_text()
-    line = "| `lora-fa` | 4 | 0.500 → 0.300 | 0.600 → 0.400 | 90.0% → 90.0% | 12,345 | 12 |"
+    line = "| `lora-fa` | 4 | 0.200 | 0.600 → 0.400 | 90.0% → 90.0% | 12,345 | 12 |"
     assert line in text
     assert text.index("`lora-fa`") < text.index("`bias`")
-    assert "Not below its starting point's training loss: `bias`." in text
+    assert "Not below its starting point's test loss: `bias`." in text
     assert text.strip() in capsys.readouterr().out
 
 

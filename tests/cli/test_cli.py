@@ -164,6 +164,7 @@ def test_list_and_help_name_everything(gfo):
         "ce",
         "token_f1",
         "smollm2-135m",
+        "mezo-lora",
     ):
         assert f"  {name} " in out
     code, out, _ = gfo("--help")

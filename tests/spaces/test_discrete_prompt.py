@@ -87,7 +87,7 @@ def test_random_start_is_of_the_candidates_and_seeded(model, words):
     assert all(set(start) <= {model.encode(word)[0] for word in words} for start in starts)
 
 
-@pytest.mark.parametrize("optimizer", ["ga", "random"])
+@pytest.mark.parametrize("optimizer", ["ga", "sa", "nevergrad:DE", "random"])
 def test_a_search_improves_and_stays_readable(model, words, optimizer):
     space = DiscretePrompt(model, 3, words, seed=1)
     task = Classification(ROWS, template="Review: {text}{soft} It was", labels=LABELS)
@@ -97,6 +97,8 @@ def test_a_search_improves_and_stays_readable(model, words, optimizer):
     assert after < before
     assert all(token in {*space.candidates, *space.init_tokens} for token in space.tokens_of(result.z))
     assert space.domain.contains(result.z)
+    assert result.prompt == result.summary()["prompt"] == space.text(result.z)
+    assert f"prompt:     {result.prompt!r}" in str(result)
 
 
 @pytest.mark.parametrize(
