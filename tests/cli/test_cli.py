@@ -159,7 +159,7 @@ def test_bad_baselines(work, gfo):
 def test_list_and_help_name_everything(gfo):
     code, out, _ = gfo("list")
     assert code == 0
-    for name in ("cma", "sep-cma", "random", "soft-prompt", "classification", "ce", "mezo-lora", "smollm2-135m"):
+    for name in ("cma", "sep-cma", "mezo-lora", "soft-prompt", "classification", "ce", "smollm2-135m"):
         assert f"  {name} " in out
     code, out, _ = gfo("--help")
     assert code == 0
