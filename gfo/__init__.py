@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gfo import baselines as baselines
     from gfo import optimizers as optimizers
+    from gfo import testing as testing
     from gfo.core.delta import Delta as Delta
     from gfo.core.domain import Domain as Domain
     from gfo.core.errors import GfoError as GfoError
@@ -94,7 +95,12 @@ _PUBLIC = {
     "minimize": "gfo.run.loop",
     "tune": "gfo.run.tune",
 }
-_MODULES = {"baselines": "gfo.baselines", "datasets": "gfo.tasks.datasets", "optimizers": "gfo.optimizers"}
+_MODULES = {
+    "baselines": "gfo.baselines",
+    "datasets": "gfo.tasks.datasets",
+    "optimizers": "gfo.optimizers",
+    "testing": "gfo.testing",
+}
 __all__ = [*sorted(_PUBLIC), *_MODULES, "__version__"]
 
 

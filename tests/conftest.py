@@ -18,16 +18,15 @@ import hypothesis
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import processors
 
 from gfo.models.loading import freeze
+from gfo.testing.tiny import draw_weights, token_ids, train_tokenizer
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("gfo", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("gfo")
 
-SPECIAL = ["<pad>", "<s>", "</s>"]
 VOCABULARY = 200
 SENTENCES = [
     "Review: the movie is a great joy from the first minute to the last. Sentiment: positive",
@@ -124,18 +123,12 @@ AUTO = {"bert": "MaskedLM", "roberta": "MaskedLM", "t5": "Seq2SeqLM", "bart": "S
 
 
 def make_tokenizer(*, start=False):
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    bpe.train_from_iterator(
-        SENTENCES,
-        trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=SPECIAL, show_progress=False),
-    )
+    tokenizer = train_tokenizer(SENTENCES, VOCABULARY, every_byte=False)
     if start:
-        bpe.post_processor = processors.TemplateProcessing(
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
             single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
         )
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    return tokenizer
 
 
 def make_encoder_tokenizer():
@@ -150,20 +143,11 @@ def make_encoder_tokenizer():
 
 @functools.cache
 def make_model(family, start=False, seed=0, dtype=torch.float32, **changes):
-    """Matrices of standard deviation 0.25: hidden states, attention and logits vary widely."""
     config_class, shape = (FAMILIES | ENCODERS)[family]
-    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    config = getattr(transformers, config_class)(**{**shape, **tokens, **changes})
+    config = getattr(transformers, config_class)(**{**shape, **token_ids(), **changes})
     auto = getattr(transformers, f"AutoModelFor{AUTO.get(family, 'CausalLM')}")
     module = auto.from_config(config)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for _, parameter in sorted(module.named_parameters()):
-            noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.ndim > 1:
-                parameter.copy_(0.25 * noise)
-            else:
-                parameter.add_(0.1 * noise)
+    draw_weights(module, seed)
     tokenizer = make_encoder_tokenizer() if family in ENCODERS else make_tokenizer(start=start)
     return freeze(module.to(dtype), tokenizer, f"tiny-{family}")
 

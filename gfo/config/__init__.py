@@ -13,11 +13,12 @@ from pydantic import BaseModel, Field, Tag, ValidationError
 from gfo.config.sections import Section
 from gfo.config.spaces import SPACES as SPACES
 from gfo.config.spaces import SoftPromptConfig, SpaceConfig
-from gfo.config.tasks import DATA, TaskConfig
 from gfo.config.tasks import TASKS as TASKS
+from gfo.config.tasks import TaskConfig
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.seeding import stream_seed
 from gfo.run.result import CONFIG as CONFIG
+from gfo.tasks.datasets import DATA
 
 if TYPE_CHECKING:
     from gfo.core.protocols import Evaluator, SearchSpace, Task

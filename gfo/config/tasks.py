@@ -12,10 +12,7 @@ from gfo.config.sections import Section, kind_of
 from gfo.core.errors import GfoError, check_name
 from gfo.core.protocols import Task
 from gfo.core.seeding import stream_seed
-from gfo.tasks.datasets import HUB
-
-DATA = Path(__file__).parents[1] / "data"
-PACKAGED = "gfo:"  # a data_dir "gfo:sentiment" is a folder of the package's data
+from gfo.tasks.datasets import HUB, PACKAGED
 
 # kind -> what it is, for `gfo list`
 TASKS = {
@@ -30,7 +27,7 @@ TASKS = {
 
 class TaskSection(Section, ABC):
     """A task on rows. The keys are its arguments; paths are relative to `data_dir`, and that to the working
-    folder. Rows of a hub are named "hub:ID:SPLIT"."""
+    folder, or to the data that come with gfo, as "gfo:sentiment". Rows of a hub are named "hub:ID:SPLIT"."""
 
     public: ClassVar[str]  # its name in gfo
     data_dir: str = "."
@@ -64,8 +61,6 @@ class TaskSection(Section, ABC):
     def _path(self, name: str | None) -> str | Path | None:
         if name is None or name.startswith(HUB):
             return name
-        if self.data_dir.startswith(PACKAGED):
-            return DATA / self.data_dir.removeprefix(PACKAGED) / name
         return Path(self.data_dir) / name
 
 

@@ -21,6 +21,8 @@ from gfo.tasks.templates import Template
 Row = Mapping[str, Any]
 Source = str | Path | Sequence[Row] | Iterable[Row]
 
+DATA = Path(__file__).parents[1] / "data"
+PACKAGED = "gfo:"  # "gfo:sentiment/train.jsonl" is a file of the package's data
 HUB = "hub:"
 _HUB_ID = re.compile(r"hub:(?P<id>[^:]+)(:(?P<config>[^:\[]+))?:(?P<split>[^:\[]+(\[[^\]]*\])?)")
 
@@ -37,9 +39,10 @@ def load(
     """The rows of a data source.
 
     Args:
-        source: a path to a .jsonl, .csv or .parquet file; "hub:ID:SPLIT" or "hub:ID:CONFIG:SPLIT" for a data
-            set that `datasets` can load, such as "hub:nyu-mll/glue:sst2:train"; a list of mappings; or any
-            iterable of mappings, such as a `datasets.Dataset`.
+        source: a path to a .jsonl, .csv or .parquet file; "gfo:sentiment/train.jsonl", or dev or test, for
+            the rows that come with gfo; "hub:ID:SPLIT" or "hub:ID:CONFIG:SPLIT" for a data set that
+            `datasets` can load, such as "hub:nyu-mll/glue:sst2:train"; a list of mappings; or any iterable
+            of mappings, such as a `datasets.Dataset`.
         name: what errors call the source, "train" say.
         keep: only the rows for which it is true.
         shuffle: a seed to put the rows in random order before `skip` and `limit` count.
@@ -171,7 +174,8 @@ def length_statistics(rows: Iterable[Row], template: str, model: Tokenizer) -> L
 def _read(source: str | Path, name: str) -> list[Any]:
     if str(source).startswith(HUB):
         return _read_hub(str(source), name)
-    path = Path(source)
+    packaged = str(source).startswith(PACKAGED)
+    path = DATA / str(source).removeprefix(PACKAGED) if packaged else Path(source)
     readers = {".jsonl": _read_jsonl, ".json": _read_jsonl, ".csv": _read_csv}
     if path.suffix not in (*readers, ".parquet"):
         raise GfoError(

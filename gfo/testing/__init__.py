@@ -1,4 +1,4 @@
-"""Contract checks and test functions, for gfo's own parts and for plug-ins."""
+"""Contract checks, test functions and a tiny model, for gfo's own parts and for plug-ins."""
 
 from gfo.testing.functions import (
     BenchmarkFunction,
@@ -13,6 +13,7 @@ from gfo.testing.functions import (
 )
 from gfo.testing.optimizer_contract import OPTIMIZER_CHECKS, check_optimizer
 from gfo.testing.space_contract import SPACE_CHECKS, check_space, logit_response
+from gfo.testing.tiny import tiny_model
 
 __all__ = [
     "OPTIMIZER_CHECKS",
@@ -29,4 +30,5 @@ __all__ = [
     "check_optimizer",
     "check_space",
     "logit_response",
+    "tiny_model",
 ]

@@ -1,0 +1,95 @@
+"""A tiny random model, made in memory in a second: for tests, and to run notebooks without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gfo.models.frozen import FrozenModel
+
+SPECIAL = ("<pad>", "<s>", "</s>")
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+    "vocab_size": 1024,
+}
+LABELS = (
+    "positive negative neutral good bad great terrible yes no true false right wrong joy sadness anger fear "
+    "love surprise world World sports Sports business Business technology Technology science Science A B C D"
+)
+TIMES = 50  # that the label words are repeated, so that each becomes a token
+
+
+def tiny_model(*, seed: int = 0) -> FrozenModel:
+    """A Llama of 3 layers and width 32 with random weights, and a tokenizer for any text.
+
+    It knows nothing, but does all that a model does, in milliseconds. The tokenizer is a byte-level BPE of
+    1024 tokens, learnt from sentences that come with gfo; it keeps common label words (" positive",
+    " World") whole.
+
+    Args:
+        seed: of the weights; the same one gives the same model.
+    """
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from gfo.models.loading import freeze
+    from gfo.tasks.datasets import load
+
+    rows = load("gfo:sentiment/train.jsonl")
+    texts = [f"Review: {row['text']}\nSentiment: {row['label']}" for row in rows]
+    tokenizer = train_tokenizer([*texts, *[f" {LABELS}"] * TIMES], SHAPE["vocab_size"], every_byte=True)
+    module = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE, **token_ids()))
+    draw_weights(module, seed)
+    return freeze(module, tokenizer, "tiny-llama")
+
+
+def token_ids() -> dict[str, int]:
+    """The ids of the special tokens of `train_tokenizer`, as a config has them."""
+    return {f"{name}_token_id": i for i, name in enumerate(("pad", "bos", "eos"))}
+
+
+def train_tokenizer(texts: Iterable[str], size: int, *, every_byte: bool) -> Any:
+    """A transformers tokenizer: byte-level BPE (Sennrich et al. 2016, arXiv:1508.07909) learnt from texts.
+
+    Args:
+        texts: what it learns from; the same ones give the same tokenizer.
+        size: of the vocabulary, <pad>, <s> and </s> included.
+        every_byte: whether any text can be told in tokens, for 256 of them; without, characters that are
+            not in the texts are left out.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if every_byte else [],
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+
+
+def draw_weights(module: Any, seed: int) -> None:
+    """Random weights, in place: hidden states, attention and logits vary widely.
+
+    Matrices are drawn from N(0, 0.25^2); N(0, 0.1^2) is added to gains and biases.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, parameter in sorted(module.named_parameters()):
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim > 1:
+                parameter.copy_(0.25 * noise)
+            else:
+                parameter.add_(0.1 * noise)
