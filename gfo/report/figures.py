@@ -19,6 +19,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 BLUE, ORANGE, GREEN = COLOURS[:3]
 GREY = "#6b7280"
 WIDTH, DPI = 7.2, 130  # inches and dots an inch: 936 pixels, about a README's width
+SCREEN_DPI = 80  # in notebooks, which store what they show
 WIDE_RANGE = 50.0  # largest over smallest value from which an axis is logarithmic
 
 X_AXES = {
@@ -29,10 +30,10 @@ X_AXES = {
 
 
 class Figure(MatplotlibFigure):  # type: ignore[misc]
-    """A matplotlib figure that belongs to no window; notebooks show it without pyplot."""
+    """A matplotlib figure that belongs to no window; notebooks show it without pyplot, smaller than files."""
 
     def __init__(self, height: float, width: float = WIDTH) -> None:
-        super().__init__(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+        super().__init__(figsize=(width, height), dpi=SCREEN_DPI, layout="constrained", facecolor="white")
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -52,7 +53,7 @@ class Figure(MatplotlibFigure):  # type: ignore[misc]
         if kind not in kinds:
             raise GfoError(f"plot: {path}: {unknown_name('format', kind, kinds)}")
         try:
-            self.savefig(path)
+            self.savefig(path, dpi=DPI)
         except OSError as error:
             reason = error.strerror or error
             raise GfoError(f"plot: {path}: cannot write there ({reason}); name another file") from None
