@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from gfo.models.loading import freeze
+from gfo.tasks.datasets import load
+
 if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
 
@@ -36,9 +39,6 @@ def tiny_model(*, seed: int = 0) -> FrozenModel:
         seed: of the weights; the same one gives the same model.
     """
     from transformers import AutoModelForCausalLM, LlamaConfig
-
-    from gfo.models.loading import freeze
-    from gfo.tasks.datasets import load
 
     rows = load("gfo:sentiment/train.jsonl")
     texts = [f"Review: {row['text']}\nSentiment: {row['label']}" for row in rows]
