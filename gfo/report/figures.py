@@ -77,7 +77,7 @@ def tidy(axes: Any) -> None:
 
 def number_axis(axis: Any, largest: float) -> None:
     """Ticks such as 2,500; in thousands (250k) or millions (2.5M) where the largest value is that large."""
-    size, unit = (1e6, "M") if largest >= 2e6 else (1e3, "k") if largest >= 1e5 else (1.0, "")
+    size, unit = (1e6, "M") if largest >= 2e6 else (1e3, "k") if largest >= 1e4 else (1.0, "")
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / size:,.6g}{unit if value else ''}"))
 
 
