@@ -111,7 +111,7 @@ class Result:
             GfoError: for a task that does not have the model write, an unknown split, or a point that fails.
         """
         evaluator: Any = self.evaluator
-        task = getattr(evaluator, "task", None)
+        task: Any = getattr(evaluator, "task", None)
         if not hasattr(task, "answer_texts"):
             raise GfoError(
                 "answers: in this task the model writes no text; gfo.Generation is one where it does"
