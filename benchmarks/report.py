@@ -144,7 +144,7 @@ def findings(entries: Entries) -> Iterator[str]:
             yield f"- {title(task)}, test {metric}: not better than `{RANDOM}`: {', '.join(shown) or 'none'}."
 
 
-def readme_table(entries: Entries) -> str:
+def readme_table(entries: Entries, asked: int) -> str:
     """The short table: accuracy on each task, best mean rank first."""
     found = ranks(entries)
     lines = [
@@ -157,6 +157,10 @@ def readme_table(entries: Entries) -> str:
             share(Spread.of(e.test(ACCURACY) for e in entries.of(rank.method, t))) for t in entries.tasks
         ]
         lines.append(f"| `{rank.method}` | {KINDS[runs[0].kind]} | {' | '.join(cells)} | {rank.rank:.1f} |")
+    if len(entries.all) < asked:
+        places = len({(e.task, e.split) for e in entries.all})
+        done = f"So far {len(entries.all)} of {asked} runs are done"
+        lines += ["", f"{done}; the table has the methods that were run on the same {places} splits."]
     return "\n".join(lines)
 
 
@@ -211,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parse(sys.argv[1:] if arguments is None else arguments)
         entries, asked = read(options.experiments, options.results)
-        readme = with_table(options.readme.read_text(encoding="utf-8"), readme_table(entries))
+        readme = with_table(options.readme.read_text(encoding="utf-8"), readme_table(entries, asked))
         text = table(entries, asked)
         plot_scores(entries, title).write(options.results / "scores.png")
         for task in entries.tasks:

@@ -59,7 +59,8 @@ def plot_curves(entries: Entries, task: str, title: str) -> Figure:
             for number, method in enumerate(methods):
                 style = "-" if number < len(COLOURS) else "--"
                 _curve(axes, entries.of(method, task), x, COLOURS[number % len(COLOURS)], style, method)
-            axes.set_xlabel(X_AXES[x], fontsize=9)
+            axes.set_xlabel("CPU seconds" if x == "seconds" else X_AXES[x], fontsize=9)
+            axes.set_xlim(left=0)
             number_axis(axes.xaxis, axes.get_xlim()[1])
             tidy(axes)
             if row == 0:
@@ -85,8 +86,14 @@ def _curve(axes: Any, runs: Sequence[Entry], x: str, colour: str, style: str, la
 
 
 def _paid(run: Entry, step: Mapping[str, Any], x: str) -> float:
-    """What had been spent after a step; of seconds those of the search, without reading dev."""
-    return float(step["search_seconds" if x == "seconds" else x])
+    """What had been spent after a step; of seconds those of the search, without reading dev.
+
+    They are wall-clock seconds, times the share of them that the process had a CPU for, in the whole run.
+    """
+    if x != "seconds":
+        return float(step[x])
+    process = run.result["process"]
+    return float(step["search_seconds"] * process["cpu_seconds"] / process["seconds"])
 
 
 def plot_memory(found: Mapping[str, Any]) -> Figure:

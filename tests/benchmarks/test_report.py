@@ -42,7 +42,7 @@ def outcome(method, accuracy, *, trained=True):
         "steps": 3,
         "cost": {"forward_tokens": 150},
         "hardware": {"processor": "a processor"},
-        "process": {"cpu_seconds": 12.4},
+        "process": {"cpu_seconds": 12.4, "seconds": 24.8},
         "memory": {"peak_bytes": 2**30},
         "scores": {"after": {"test": {"loss": 1 - accuracy, "accuracy": accuracy}}},
     }
@@ -134,12 +134,21 @@ def test_the_readme_keeps_what_stands_around(modules):
         report.with_table("nothing", "new")
 
 
+def test_the_short_table_says_what_is_missing(entries, modules):
+    report, _ = modules
+    lines = report.readme_table(entries, 18).splitlines()
+    assert lines[0] == "| method | | a | b | mean rank |"
+    assert lines[2] == "| `cma` | without gradients | 85.0 ± 5.0 % | 65.0 ± 5.0 % | 1.2 |"
+    assert len(lines) == 5
+    assert "So far 18 of 114 runs are done" in report.readme_table(entries, 114)
+
+
 def test_what_is_committed_is_that_of_the_committed_runs(modules):
     report, _ = modules
     entries, asked = report.read(report.EXPERIMENTS, report.RESULTS)
     assert (report.RESULTS / "table.md").read_text() == report.table(entries, asked)
     readme = report.README.read_text()
-    assert report.with_table(readme, report.readme_table(entries)) == readme
+    assert report.with_table(readme, report.readme_table(entries, asked)) == readme
 
 
 def test_memory_of_the_committed_run(modules):
