@@ -19,6 +19,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 BLUE, ORANGE, GREEN = COLOURS[:3]
 GREY = "#6b7280"
 WIDTH, DPI = 7.2, 130  # inches and dots an inch: 936 pixels, about a README's width
+SCREEN_DPI = 80  # in notebooks, which store what they show
 WIDE_RANGE = 50.0  # largest over smallest value from which an axis is logarithmic
 
 X_AXES = {
@@ -29,10 +30,10 @@ X_AXES = {
 
 
 class Figure(MatplotlibFigure):  # type: ignore[misc]
-    """A matplotlib figure that belongs to no window; notebooks show it without pyplot."""
+    """A matplotlib figure that belongs to no window; notebooks show it without pyplot, smaller than files."""
 
     def __init__(self, height: float, width: float = WIDTH) -> None:
-        super().__init__(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+        super().__init__(figsize=(width, height), dpi=SCREEN_DPI, layout="constrained", facecolor="white")
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -52,7 +53,7 @@ class Figure(MatplotlibFigure):  # type: ignore[misc]
         if kind not in kinds:
             raise GfoError(f"plot: {path}: {unknown_name('format', kind, kinds)}")
         try:
-            self.savefig(path)
+            self.savefig(path, dpi=DPI)
         except OSError as error:
             reason = error.strerror or error
             raise GfoError(f"plot: {path}: cannot write there ({reason}); name another file") from None
@@ -76,7 +77,7 @@ def tidy(axes: Any) -> None:
 
 def number_axis(axis: Any, largest: float) -> None:
     """Ticks such as 2,500; in thousands (250k) or millions (2.5M) where the largest value is that large."""
-    size, unit = (1e6, "M") if largest >= 2e6 else (1e3, "k") if largest >= 1e5 else (1.0, "")
+    size, unit = (1e6, "M") if largest >= 2e6 else (1e3, "k") if largest >= 1e4 else (1.0, "")
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / size:,.6g}{unit if value else ''}"))
 
 

@@ -102,6 +102,27 @@ class Result:
             self._write_json(self.folder)
         return self.scores["after"][split]
 
+    def answers(self, split: str = "test") -> dict[str, list[str]]:
+        """What the model writes for each row of a split, as the metric reads it, "before" and "after".
+
+        "before" is the starting point. The tokens are not counted in `scoring`.
+
+        Raises:
+            GfoError: for a task that does not have the model write, an unknown split, or a point that fails.
+        """
+        evaluator: Any = self.evaluator
+        task = getattr(evaluator, "task", None)
+        if not hasattr(task, "answer_texts"):
+            raise GfoError(
+                "answers: in this task the model writes no text; gfo.Generation is one where it does"
+            )
+        points = np.stack([np.zeros_like(self.z), self.z])
+        found = dict(zip(("before", "after"), evaluator.answers(points, task.all_rows(split)), strict=True))
+        for when, tokens in found.items():
+            if tokens is None:
+                raise GfoError(f"answers: the point {when} the search failed; its logits are not finite")
+        return {when: task.answer_texts(tokens) for when, tokens in found.items()}
+
     def plot(self, path: str | Path | None = None, *, x: str = "evaluations") -> Figure:
         """Training loss of the population, loss and score on dev, spread of the candidates.
 

@@ -1,9 +1,11 @@
 """The figure of a run shows what the history holds."""
 
+import io
 import math
 
 import numpy as np
 import pytest
+from matplotlib import image
 
 from gfo.core.errors import GfoError
 from gfo.report.plots import plot_history
@@ -169,3 +171,12 @@ def test_bad_input(steps, path, x, words, tmp_path, monkeypatch):
         plot_history(steps, path, x=x)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_notebook_shows_it_smaller_than_a_file_has_it(tmp_path):
+    figure = plot_history(STEPS, tmp_path / "plot.png")
+    shown, saved = (
+        image.imread(source, format="png").shape[1]
+        for source in (io.BytesIO(figure._repr_png_()), tmp_path / "plot.png")
+    )
+    assert (shown, saved) == (576, 936)

@@ -75,6 +75,39 @@ def test_a_search_raises_a_function_of_the_user(tiny):
     assert score["score"] == pytest.approx(1 - score["loss"])
 
 
+def test_the_answers_of_a_result_are_those_that_are_scored(tiny):
+    """They are written before and after the search, which changes them."""
+    model, seen = tiny("llama"), []
+
+    def letters(outputs, rows):
+        seen.append(outputs)
+        return [text.count("e") for text in outputs]
+
+    task = gfo.Generation(ROWS[:1], None, ROWS[1:], template=TEMPLATE, metric=letters, max_tokens=MOST)
+    space = gfo.SoftPrompt(model, tokens=3, dim=8, alpha=4.0)
+    result = gfo.tune(model, task, space, budget=gfo.Budget(evaluations=40), progress=False)
+    result.score("test")
+    answers = result.answers("test")
+    assert [answers["before"], answers["after"]] == seen[-2:]
+    assert answers["before"] != answers["after"]
+    assert len(result.answers("train")["after"]) == 1
+    with pytest.raises(GfoError, match="split 'dev'"):
+        result.answers("dev")
+    result.z = np.full(8, np.nan)
+    with pytest.raises(GfoError, match="the point after the search failed"):
+        result.answers("test")
+
+
+def test_a_label_is_no_answer_to_be_read(tiny):
+    model = tiny("llama")
+    rows = [{"text": row["text"], "label": label} for row, label in zip(ROWS, "gbb", strict=True)]
+    task = gfo.Classification(rows, template=TEMPLATE, labels={"g": "g", "b": "b"})
+    space = gfo.SoftPrompt(model, tokens=3, dim=8)
+    result = gfo.tune(model, task, space, budget=gfo.Budget(evaluations=12), progress=False)
+    with pytest.raises(GfoError, match=r"writes no text; gfo\.Generation"):
+        result.answers("train")
+
+
 def test_a_function_that_fails_does_not_end_a_run(tiny):
     model = tiny("llama")
     calls = iter(range(10_000))
