@@ -2,16 +2,38 @@
 
 import json
 import re
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from gfo import optimizers
+from gfo import cli, optimizers
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 WORDS = {"good": "positive", "bad": "negative", "great": "positive", "terrible": "negative"}
+
+CONFIG = """
+[model]
+name = "./smollm2-135m"
+device = "cpu"
+
+[task]
+train = "train.jsonl"
+dev = "dev.jsonl"
+test = "test.jsonl"
+template = "Review: {text}\\n{soft}Sentiment:"
+labels = { negative = " negative", positive = " positive" }
+
+[space]
+tokens = 4
+dim = 20
+
+[budget]
+evaluations = 20
+"""
 
 
 def rows(split):
@@ -52,6 +74,48 @@ def test_python_blocks_run_one_after_the_other(folder, capsys, monkeypatch):
     assert "one-plus-lambda" in optimizers.names()
 
 
+def commands():
+    """The lines of all blocks that call gfo, without comments."""
+    lines = [line.partition("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    return [line for line in lines if line.startswith("gfo ")]
+
+
+def call(monkeypatch, line):
+    """The command line, in this process; what it prints goes to capsys."""
+    monkeypatch.setattr(sys, "argv", shlex.split(line))
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code, line
+
+
+def test_command_lines_run_one_after_the_other(folder, capsys, monkeypatch):
+    """As they stand, but for a config of the tiny model and fewer evaluations."""
+    (folder / "CONFIG.toml").write_text(CONFIG)
+    call(monkeypatch, "gfo tune CONFIG.toml --set budget.evaluations=40 --set seed=1 --out runs/other")
+    for line in commands():
+        if "download" not in line:
+            call(monkeypatch, re.sub(r"evaluations=(\d)00+", r"evaluations=\g<1>0", line))
+    assert (folder / "comparison.png").exists()
+    steps = (folder / "runs" / "mine" / "history.jsonl").read_text().splitlines()
+    assert json.loads(steps[-1])["evaluations"] > 40
+    assert "sep-cma" in capsys.readouterr().out
+
+
+@pytest.mark.weights
+def test_the_download_command_runs(monkeypatch, capsys):
+    (line,) = (line for line in commands() if "download" in line)
+    call(monkeypatch, line)
+    assert capsys.readouterr().out
+
+
+def test_every_block_is_run_by_a_test():
+    """Python one after the other, gfo's command lines too, the two others by .ci/run and by people."""
+    languages = re.findall(r"^```(.*)$", README, flags=re.M)
+    assert set(languages) <= {"python", "bash", ""}
+    other = [block for block in blocks("bash") if not block.startswith("gfo ")]
+    assert other == blocks("bash")[:2]
+
+
 def test_ci_runs_the_readmes_test_command():
     install, test = (block.strip() for block in blocks("bash")[:2])
     assert "\n" not in install
@@ -70,5 +134,5 @@ def test_ci_runs_the_readmes_test_command():
 
 
 def test_files_that_the_readme_names_exist():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+    for target in re.findall(r"\]\((?!https:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target

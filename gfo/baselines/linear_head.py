@@ -48,9 +48,11 @@ class LinearHead(Searching):
         self.splits = self._task.splits
         self._strengths = list(strengths)
         batch = self._task.all_rows("train")
-        if not isinstance(batch, Batch) or batch.vocabulary is None or batch.target.dtype.kind != "i":
+        words = getattr(self._task, "words", {})
+        if not isinstance(batch, Batch) or batch.vocabulary is None or not words:
             raise GfoError("baseline 'linear-head' tells labels apart; give it a gfo.Classification")
-        self._labels = len(batch.vocabulary)
+        self._sizes = [1 if isinstance(some, str) else len(some) for some in words.values()]
+        self._labels = len(self._sizes)
         if len(np.unique(batch.target)) < self._labels:
             raise GfoError(
                 "baseline 'linear-head': a label has no training row; give it one, or leave the label out"
@@ -100,7 +102,8 @@ class LinearHead(Searching):
         found = []
         for point in z:
             head = point.reshape(self._labels, -1)
-            logits = torch.from_numpy(x @ head[:, :-1].T + head[:, -1]).float()[None]  # (1, B, C)
+            labels = np.repeat(x @ head[:, :-1].T + head[:, -1], self._sizes, axis=1)  # of each word
+            logits = torch.from_numpy(labels).float()[None]  # (1, B, words)
             found.append(Scores(self._task.score(logits, batch)))
         paid = self._unpaid.pop(split, Cost())
         cost = Cost(len(z), paid.forward_tokens, paid.tokens_needed, time.perf_counter() - start)

@@ -31,10 +31,10 @@ def test_features_are_the_last_hidden_states(tiny, family_name):
     assert np.abs(found - np.roll(expected, 1, 0)).max() > 0.1  # control
 
 
-@pytest.mark.parametrize("labels", [2, 3])
-def test_the_head_is_scikit_learn_s(tiny, labels):
+@pytest.mark.parametrize(("labels", "third"), [(2, " food"), (3, " food"), (3, [" food", " the"])])
+def test_the_head_is_scikit_learn_s(tiny, labels, third):
     model = tiny("llama")
-    names = {**LABELS, "neither": " food"}
+    names = {**LABELS, "neither": third}
     rows = [{**row, "label": list(names)[i % labels]} for i, row in enumerate(ROWS)]
     words = {name: names[name] for name in list(names)[:labels]}
     task = Classification(rows, rows, rows, template="{text} It was", labels=words)

@@ -1,0 +1,239 @@
+"""Tables and figures of the leaderboard, and README's table.
+
+    python benchmarks/report.py
+
+Reads results/leaderboard, as leaderboard.py has written it, and writes table.md and the figures beside it,
+and what stands between the leaderboard's marks in README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import leaderboard_runs as definition
+from leaderboard import EXPERIMENTS, RESULTS
+from report_figures import plot_curves, plot_memory, plot_scores
+from report_statistics import ACCURACY, KINDS, LOSS, Entries, Entry, Spread, beaten, ranks
+from speed import Parser
+
+from gfo.core.errors import GfoError
+from gfo.run.files import write_whole
+
+README = Path(__file__).parents[1] / "README.md"
+MARKS = ("<!-- leaderboard -->", "<!-- end of leaderboard -->")
+TITLES = {"sst2": "SST-2", "agnews": "AG News", "rte": "RTE", "boolq": "BoolQ"}
+RIVAL, RANDOM = "prompt-tuning", "random"
+
+
+def read(experiments: Path, results: Path) -> tuple[Entries, int]:
+    """The runs that were scored on test, in the order of the experiments, and how many there should be.
+
+    Raises:
+        GfoError: if there is none.
+    """
+    runs = [run for run in definition.read_runs(experiments) if "test" in run.config["task"]]
+    done = [Entry(run.task, run.method, run.split, found) for run in runs if (found := run.read(results))]
+    if not done:
+        raise GfoError(f"--results {results}: no run of the leaderboard is there; run leaderboard.py first")
+    return Entries(done), len(runs)
+
+
+def title(task: str) -> str:
+    """A task's name."""
+    return TITLES.get(task, task)
+
+
+def table(entries: Entries, asked: int) -> str:
+    """Everything, as Markdown."""
+    first = entries.all[0].result
+    lines = [
+        "# Leaderboard",
+        "",
+        f"{first['model']}, {first['hardware']['processor']}, one thread a run; {len(entries.all)} of "
+        f"{asked} runs are done. Written by benchmarks/report.py; the protocol is in "
+        "[benchmarks/README.md](../../README.md). Mean ± standard deviation over splits; in brackets the "
+        "number of splits where it is not that of all.",
+        "",
+    ]
+    for task in entries.tasks:
+        lines += [f"## {title(task)}", "", *_task_table(entries, task), ""]
+    lines += ["## Both tasks", "", *_rank_table(entries), "", "## What the runs say", "", *findings(entries)]
+    return "\n".join(lines) + "\n"
+
+
+def _task_table(entries: Entries, task: str) -> Iterator[str]:
+    yield (
+        "| method | | d | test accuracy | test loss | dev loss | dev reads | steps | forward tokens | "
+        "CPU seconds | peak memory |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
+    most = max(len(entries.of(m, task)) for m in entries.methods)
+    done = [method for method in entries.methods if entries.of(method, task)]
+    for method in sorted(done, key=lambda m: -Spread.of(e.test(ACCURACY) for e in entries.of(m, task)).mean):
+        runs = entries.of(method, task)
+        first = runs[0].result
+        few = f" ({len(runs)})" if len(runs) < most else ""
+        dev = [min(e.dev_losses) for e in runs if e.dev_losses]
+        memory = [e.result["memory"]["peak_bytes"] / 2**20 for e in runs if "memory" in e.result]
+        cells = [
+            f"`{method}`{few}",
+            KINDS[runs[0].kind],
+            f"{first['d']:,}" if runs[0].kind != "untrained" and "d" in first else "",
+            share(Spread.of(e.test(ACCURACY) for e in runs)),
+            number(Spread.of(e.test(LOSS) for e in runs)),
+            number(Spread.of(dev)) if dev else "",
+            _mean(len(e.dev_losses) for e in runs),
+            _mean(e.result["steps"] for e in runs),
+            _mean(e.result["cost"]["forward_tokens"] for e in runs),
+            _mean(e.result["process"]["cpu_seconds"] for e in runs),
+            f"{_mean(memory)} MiB" if memory else "",
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _rank_table(entries: Entries) -> Iterator[str]:
+    found = ranks(entries)
+    if not found:
+        yield "No method has been run on all splits."
+        return
+    n = len({(e.task, e.split) for e in entries.all})
+    least = f"; with {n} splits p is at least {2 * 0.5**n:.3g}" if n > 1 else ""
+    yield (
+        "Rank in test accuracy, mean over the splits of all tasks. Behind the best: paired differences of "
+        "accuracy with 95 % bootstrap intervals, and p of Wilcoxon's signed-rank test, not corrected for "
+        f"their number{least}."
+    )
+    yield ""
+    yield "| method | | mean rank | behind the best | p |"
+    yield "|---|---|---|---|---|"
+    for rank in found:
+        behind = p = ""
+        if not math.isnan(rank.p):
+            behind = f"{100 * rank.behind:.1f} ({100 * rank.low:.1f} to {100 * rank.high:.1f}) points"
+            p = f"{rank.p:.2g}"
+        kind = KINDS[entries.of(rank.method)[0].kind]
+        yield f"| `{rank.method}` | {kind} | {rank.rank:.1f} | {behind} | {p} |"
+
+
+def findings(entries: Entries) -> Iterator[str]:
+    """Sentences on who beats prompt tuning and who does not beat random search."""
+    for metric in (ACCURACY, LOSS):
+        for task in entries.tasks:
+            bar = entries.spread(RIVAL, task, metric)
+            if bar is None:
+                continue
+            own = [m for m in entries.methods if (e := entries.of(m, task)) and e[0].kind == "gfo"]
+            sign = -1 if metric == LOSS else 1
+            means = {m: Spread.of(e.test(metric) for e in entries.of(m, task)).mean for m in own}
+            above = sorted(
+                (m for m in own if sign * means[m] > sign * bar.mean), key=lambda m: -sign * means[m]
+            )
+            shown = [f"`{m}` ({_plain(metric, means[m])})" for m in above]
+            yield (
+                f"- {title(task)}, test {metric}: better than `{RIVAL}` ({_plain(metric, bar.mean)}): "
+                f"{', '.join(shown) or 'no method without gradients'}."
+            )
+    for metric in (ACCURACY, LOSS):
+        for task, methods in beaten(entries, RANDOM, metric).items():
+            shown = [f"`{m}`" for m in methods]
+            yield f"- {title(task)}, test {metric}: not better than `{RANDOM}`: {', '.join(shown) or 'none'}."
+
+
+def readme_table(entries: Entries, asked: int) -> str:
+    """The short table: accuracy on each task, best mean rank first."""
+    found = ranks(entries)
+    lines = [
+        f"| method | | {' | '.join(title(task) for task in entries.tasks)} | mean rank |",
+        "|---|---|" + "---|" * (len(entries.tasks) + 1),
+    ]
+    for rank in found:
+        runs = entries.of(rank.method)
+        cells = [
+            share(Spread.of(e.test(ACCURACY) for e in entries.of(rank.method, t))) for t in entries.tasks
+        ]
+        lines.append(f"| `{rank.method}` | {KINDS[runs[0].kind]} | {' | '.join(cells)} | {rank.rank:.1f} |")
+    if len(entries.all) < asked:
+        places = len({(e.task, e.split) for e in entries.all})
+        done = f"So far {len(entries.all)} of {asked} runs are done"
+        lines += ["", f"{done}; the table has the methods that were run on the same {places} splits."]
+    return "\n".join(lines)
+
+
+def with_table(readme: str, text: str) -> str:
+    """A README with the text between the marks.
+
+    Raises:
+        GfoError: if it has no marks.
+    """
+    before, mark, rest = readme.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not mark or not end:
+        raise GfoError(
+            f"--readme: there is no place for the table; write {MARKS[0]} and {MARKS[1]} around it"
+        )
+    return f"{before}{mark}\n{text}\n{end}{after}"
+
+
+def share(spread: Spread) -> str:
+    """A share in percent."""
+    if math.isnan(spread.deviation):
+        return f"{100 * spread.mean:.1f} %"
+    return f"{100 * spread.mean:.1f} ± {100 * spread.deviation:.1f} %"
+
+
+def number(spread: Spread) -> str:
+    """A loss."""
+    return f"{spread.mean:.3f}" + ("" if math.isnan(spread.deviation) else f" ± {spread.deviation:.3f}")
+
+
+def _plain(metric: str, value: float) -> str:
+    return f"{value:.3f}" if metric == LOSS else f"{100 * value:.1f} %"
+
+
+def _mean(values: object) -> str:
+    return f"{Spread.of(values).mean:,.0f}"  # type: ignore[arg-type]
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = Parser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--experiments", type=Path, default=EXPERIMENTS, help="folder of what was to be run")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder of the outcomes, tables and figures"
+    )
+    parser.add_argument("--readme", type=Path, default=README, help="where the short table is written")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; the exit code."""
+    try:
+        options = parse(sys.argv[1:] if arguments is None else arguments)
+        entries, asked = read(options.experiments, options.results)
+        readme = with_table(options.readme.read_text(encoding="utf-8"), readme_table(entries, asked))
+        text = table(entries, asked)
+        plot_scores(entries, title).write(options.results / "scores.png")
+        for task in entries.tasks:
+            plot_curves(entries, task, title(task)).write(options.results / f"curves-{task}.png")
+        memory = options.results / "memory.json"
+        if memory.exists():
+            plot_memory(json.loads(memory.read_text(encoding="utf-8"))).write(options.results / "memory.png")
+        write_whole(options.results / "table.md", text)
+        write_whole(options.readme, readme)
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}; check the path", file=sys.stderr)
+        return 2
+    except GfoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
