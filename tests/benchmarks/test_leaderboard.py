@@ -81,7 +81,11 @@ def options(*more):
 def start(*more):
     command = [sys.executable, str(BENCHMARKS / "leaderboard.py"), *options(*more)]
     return subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's "&" ignores it
     )
 
 
