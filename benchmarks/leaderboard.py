@@ -28,7 +28,7 @@ import leaderboard_runs as definition
 from leaderboard_runs import Outcome, Run
 from speed import Parser, check_at_least_one
 
-from gfo.config import Config, load_config
+from gfo.config import Config, make_config
 from gfo.core.errors import GfoError, unknown_name
 from gfo.run.callbacks import Callback
 
@@ -55,15 +55,8 @@ class Board:
 
     def config(self, run: Run) -> Config:
         """The run's config, checked."""
-        self.work.mkdir(parents=True, exist_ok=True)
-        path = self._path(run, f"--{os.getpid()}.json")
-        path.write_text(json.dumps(run.config), encoding="utf-8")
-        try:
-            return load_config(path, [f"task.data_dir={json.dumps(str(self.data))}"])
-        except GfoError as error:
-            raise GfoError(str(error).replace(str(path), run.name)) from None
-        finally:
-            path.unlink()
+        task = {**run.config["task"], "data_dir": str(self.data)}
+        return make_config({**run.config, "task": task}, run.name)
 
     def why_to_run(self, run: Run) -> str | None:
         """Why a run has to be done, in words; None if its outcome holds."""
@@ -146,7 +139,7 @@ class Workers:
 
     def __init__(self, board: Board, runs: Sequence[Run], number: int, command: Sequence[str]) -> None:
         self._board, self._command, self._number = board, command, number
-        self._runs, self._all = iter(runs), len(runs)
+        self._runs = iter(runs)
         self._next = threading.Lock()
         self._stopped = threading.Event()
         self._children: set[subprocess.Popen[bytes]] = set()
@@ -278,7 +271,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded
-    os.environ.setdefault(
-        "OMP_NUM_THREADS", "1"
-    )  # last bits depend on it; two runs at a time use two cores better
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # last bits depend on it
     sys.exit(main())

@@ -60,11 +60,11 @@ def measure(method: str, data: Path, pass_bytes: int | None) -> dict[str, Any]:
             BASELINES[method], model, task, space, budget=gfo.Budget(evaluations=STEPS), progress=False
         )
         return found.record
-    spaces: Any = {LORA_SUBSPACE: lambda: gfo.LoRASubspace(model)}
+    soft = method != LORA_SUBSPACE
     found = gfo.tune(
         model,
         task,
-        spaces.get(method, lambda: gfo.SoftPrompt(model, tokens=4, dim=200))(),
+        gfo.SoftPrompt(model, tokens=4, dim=200) if soft else gfo.LoRASubspace(model),
         options={"population": POPULATION},
         budget=gfo.Budget(evaluations=STEPS * POPULATION),
         progress=False,

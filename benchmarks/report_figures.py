@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from report_statistics import ACCURACY, LOSS, Entries, Entry, Spread, ranks
+from report_statistics import ACCURACY, KINDS, LOSS, Entries, Entry, Spread, ranks
 
 from gfo.report.figures import COLOURS, GREY, X_AXES, Figure, number_axis, tidy
 
@@ -16,8 +16,6 @@ POINTS = 200  # of a curve's x axis
 
 def plot_scores(entries: Entries, title: Callable[[str], str]) -> Figure:
     """Test accuracy of every method on each task: a dot a split, a bar for their mean; the best on top."""
-    from report_statistics import KINDS
-
     order = [rank.method for rank in ranks(entries)]
     order += [m for m in entries.methods if m not in order]
     figure = Figure(1.4 + 0.24 * len(order))

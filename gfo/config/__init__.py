@@ -243,12 +243,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise GfoError(f"config: {path} holds a {type(values).__name__}; write keys and values")
     for override in overrides:
         _set(values, override)
+    return make_config(values, path)
+
+
+def make_config(values: dict[str, Any], name: str | Path) -> Config:
+    """The config that nested values stand for; errors call it by the name.
+
+    Raises:
+        GfoError: for a key or value that is not known.
+    """
     if "optimizer" in values and "baseline" in values:
-        raise GfoError(f"config: {path}: it has [optimizer] and [baseline]; give one of them")
+        raise GfoError(f"config: {name}: it has [optimizer] and [baseline]; give one of them")
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise _one_line(error, path) from None
+        raise _one_line(error, name) from None
 
 
 def _set(values: dict[str, Any], override: str) -> None:
@@ -268,7 +277,7 @@ def _set(values: dict[str, Any], override: str) -> None:
     values[parts[-1]] = value
 
 
-def _one_line(error: ValidationError, path: Path) -> GfoError:
+def _one_line(error: ValidationError, path: str | Path) -> GfoError:
     """pydantic's first error in one line, with the nearest name for a wrong one."""
     first = error.errors()[0]
     keys, section, kinds = _place([str(part) for part in first["loc"]])
