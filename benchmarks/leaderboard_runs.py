@@ -139,8 +139,10 @@ def _config(sections: Mapping[str, Any], method: str, split: str) -> dict[str, A
 
 
 def _over(below: Any, above: Any) -> Any:
-    """Nested values with others laid over them."""
+    """Nested values with others laid over them; a section of another kind stands alone."""
     if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    if above.get("kind", below.get("kind")) != below.get("kind"):
         return above
     return {**below, **{key: _over(below.get(key), value) for key, value in above.items()}}
 

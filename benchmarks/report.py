@@ -13,6 +13,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import leaderboard_runs as definition
@@ -30,8 +31,29 @@ TITLES = {"sst2": "SST-2", "agnews": "AG News", "rte": "RTE", "boolq": "BoolQ"}
 RIVAL, RANDOM = "prompt-tuning", "random"
 
 
-def read(experiments: Path, results: Path) -> tuple[Entries, int]:
-    """The runs that were scored on test, in the order of the experiments, and how many there should be.
+@dataclass(frozen=True)
+class Progress:
+    """How much of the board there is.
+
+    Attributes:
+        shown: runs in the tables and figures.
+        done, asked: runs that were done, and that there should be.
+    """
+
+    shown: int
+    done: int
+    asked: int
+
+    def __str__(self) -> str:
+        if self.shown == self.done == self.asked:
+            return f"all {self.asked} runs are done"
+        left_out = "" if self.shown == self.done else "; shown are the splits on which all methods were run"
+        return f"{self.done} of {self.asked} runs are done{left_out}"
+
+
+def read(experiments: Path, results: Path) -> tuple[Entries, Progress]:
+    """The runs that were scored on test, in the order of the experiments: those of the splits on which all
+    methods were run, or all as long as there is no such split.
 
     Raises:
         GfoError: if there is none.
@@ -40,7 +62,9 @@ def read(experiments: Path, results: Path) -> tuple[Entries, int]:
     done = [Entry(run.task, run.method, run.split, found) for run in runs if (found := run.read(results))]
     if not done:
         raise GfoError(f"--results {results}: no run of the leaderboard is there; run leaderboard.py first")
-    return Entries(done), len(runs)
+    lacking = {(run.task, run.split) for run in runs if run.read(results) is None}
+    shown = [e for e in done if (e.task, e.split) not in lacking] or done
+    return Entries(shown), Progress(len(shown), len(done), len(runs))
 
 
 def title(task: str) -> str:
@@ -48,14 +72,14 @@ def title(task: str) -> str:
     return TITLES.get(task, task)
 
 
-def table(entries: Entries, asked: int) -> str:
+def table(entries: Entries, progress: Progress) -> str:
     """Everything, as Markdown."""
     first = entries.all[0].result
     lines = [
         "# Leaderboard",
         "",
-        f"{first['model']}, {first['hardware']['processor']}, one thread a run; {len(entries.all)} of "
-        f"{asked} runs are done. Written by benchmarks/report.py; the protocol is in "
+        f"{first['model']}, {first['hardware']['processor']}, one thread a run; {progress}. "
+        "Written by benchmarks/report.py; the protocol is in "
         "[benchmarks/README.md](../../README.md). Mean ± standard deviation over splits; in brackets the "
         "number of splits where it is not that of all.",
         "",
@@ -144,7 +168,7 @@ def findings(entries: Entries) -> Iterator[str]:
             yield f"- {title(task)}, test {metric}: not better than `{RANDOM}`: {', '.join(shown) or 'none'}."
 
 
-def readme_table(entries: Entries, asked: int) -> str:
+def readme_table(entries: Entries, progress: Progress) -> str:
     """The short table: accuracy on each task, best mean rank first."""
     found = ranks(entries)
     lines = [
@@ -157,9 +181,8 @@ def readme_table(entries: Entries, asked: int) -> str:
             share(Spread.of(e.test(ACCURACY) for e in entries.of(rank.method, t))) for t in entries.tasks
         ]
         lines.append(f"| `{rank.method}` | {KINDS[runs[0].kind]} | {' | '.join(cells)} | {rank.rank:.1f} |")
-    if len(entries.all) < asked:
-        done = f"So far {len(entries.all)} of {asked} runs are done"
-        lines += ["", f"{done}; the table has the methods that were run wherever any was."]
+    if progress.done < progress.asked:
+        lines += ["", f"So far {progress}."]
     return "\n".join(lines)
 
 
@@ -213,9 +236,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
     try:
         options = parse(sys.argv[1:] if arguments is None else arguments)
-        entries, asked = read(options.experiments, options.results)
-        readme = with_table(options.readme.read_text(encoding="utf-8"), readme_table(entries, asked))
-        text = table(entries, asked)
+        entries, progress = read(options.experiments, options.results)
+        readme = with_table(options.readme.read_text(encoding="utf-8"), readme_table(entries, progress))
+        text = table(entries, progress)
         plot_scores(entries, title).write(options.results / "scores.png")
         for task in entries.tasks:
             plot_curves(entries, task, title(task)).write(options.results / f"curves-{task}.png")

@@ -10,7 +10,13 @@ from report_statistics import ACCURACY, KINDS, LOSS, Entries, Entry, Spread, ran
 
 from gfo.report.figures import COLOURS, GREY, X_AXES, Figure, number_axis, tidy
 
-KIND_COLOURS = {"gfo": COLOURS[0], "mezo": COLOURS[3], "gradients": COLOURS[1], "untrained": GREY}
+KIND_COLOURS = {
+    "gfo": COLOURS[0],
+    "mezo": COLOURS[3],
+    "gradients": COLOURS[1],
+    "head": COLOURS[2],
+    "untrained": GREY,
+}
 POINTS = 200  # of a curve's x axis
 
 

@@ -15,11 +15,12 @@ from gfo.core.domain import Array
 
 RESAMPLES = 9_999
 ACCURACY, LOSS = "accuracy", "loss"
-UNTRAINED = ("manual", "in-context", "linear-head")
+UNTRAINED = ("manual", "in-context")
 KINDS = {
     "gfo": "without gradients",
     "mezo": "gradients estimated by forward passes",
     "gradients": "with gradients",
+    "head": "on frozen features",
     "untrained": "without training",
 }
 
@@ -45,7 +46,9 @@ class Entry:
         baseline = (self.outcome["depends"]["config"].get("baseline") or {}).get("name")
         if baseline is None:
             return "gfo"
-        return "untrained" if baseline in UNTRAINED else "mezo" if "mezo" in baseline else "gradients"
+        if baseline in UNTRAINED:
+            return "untrained"
+        return "head" if baseline == "linear-head" else "mezo" if "mezo" in baseline else "gradients"
 
     def test(self, metric: str) -> float:
         """A metric on test."""

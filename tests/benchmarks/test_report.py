@@ -103,13 +103,13 @@ def test_who_does_not_beat_random(entries, modules):
 
 
 def test_the_table(entries, modules):
-    text = modules[0].table(entries, 20)
+    text = modules[0].table(entries, modules[0].Progress(18, 19, 20))
     line = (
         "| `cma` | without gradients | 1,234 | 85.0 ± 5.0 % | 0.150 ± 0.050 | 0.333 ± 0.000 | 3 | 3 | 150 "
         "| 12 | 1,024 MiB |"
     )
     assert line in text
-    assert "18 of 20 runs" in text
+    assert "19 of 20 runs are done; shown are the splits on which all methods were run." in text
     assert "- b, test accuracy: better than `prompt-tuning` (55.0 %): `cma` (65.0 %)." in text
     assert "- a, test accuracy: not better than `random`: none." in text
 
@@ -136,19 +136,37 @@ def test_the_readme_keeps_what_stands_around(modules):
 
 def test_the_short_table_says_what_is_missing(entries, modules):
     report, _ = modules
-    lines = report.readme_table(entries, 18).splitlines()
+    lines = report.readme_table(entries, report.Progress(18, 18, 18)).splitlines()
     assert lines[0] == "| method | | a | b | mean rank |"
     assert lines[2] == "| `cma` | without gradients | 85.0 ± 5.0 % | 65.0 ± 5.0 % | 1.2 |"
     assert len(lines) == 5
-    assert "So far 18 of 114 runs are done" in report.readme_table(entries, 114)
+    assert "So far 18 of 114 runs are done." in report.readme_table(entries, report.Progress(18, 18, 114))
+
+
+def test_shown_are_the_splits_on_which_all_methods_were_run(modules, tmp_path):
+    report, _ = modules
+    (tmp_path / "a.toml").write_text(
+        "splits = { one = 0, two = 1 }\n[all.task]\ntest = 't'\n[methods.cma]\n[methods.random]\n"
+    )
+    runs = report.definition.read_runs(tmp_path)
+    done, shown = [], []
+    for run in runs:
+        run.write(tmp_path, outcome(run.method, 0.5))
+        entries, progress = report.read(tmp_path, tmp_path)
+        done.append(progress.done)
+        shown.append([f"{e.method}-{e.split}" for e in entries.all])
+    assert done == [1, 2, 3, 4]
+    whole = ["cma-one", "random-one"]
+    assert shown == [["cma-one"], whole, whole, [*whole, "cma-two", "random-two"]]
+    assert str(progress) == "all 4 runs are done"
 
 
 def test_what_is_committed_is_that_of_the_committed_runs(modules):
     report, _ = modules
-    entries, asked = report.read(report.EXPERIMENTS, report.RESULTS)
-    assert (report.RESULTS / "table.md").read_text() == report.table(entries, asked)
+    entries, progress = report.read(report.EXPERIMENTS, report.RESULTS)
+    assert (report.RESULTS / "table.md").read_text() == report.table(entries, progress)
     readme = report.README.read_text()
-    assert report.with_table(readme, report.readme_table(entries, asked)) == readme
+    assert report.with_table(readme, report.readme_table(entries, progress)) == readme
 
 
 def test_memory_of_the_committed_run(modules):
