@@ -58,7 +58,12 @@ class Shape:
         prompt = None if delta.prompt is None else delta.prompt[:1]
         everywhere = delta.everywhere and not model.unseen(delta)
         return cls(
-            delta.prompt_tokens, delta.prefix_tokens, everywhere, bool(delta.modules), delta.first_layer, prompt
+            delta.prompt_tokens,
+            delta.prefix_tokens,
+            everywhere,
+            bool(delta.modules),
+            delta.first_layer,
+            prompt,
         )
 
     def whole(self) -> Shape:

@@ -95,7 +95,7 @@ def _row_sizes(lengths: list[int]) -> list[int]:
 
 
 def rows_of_branches(K: int, n: int, *, spare: float = SPARE) -> tuple[int, int]:
-    """(R, m): into how many rows of m branches K branches of n tokens are best laid, with so much to spare."""
+    """(R, m): into how many rows of m branches K branches of n tokens are best laid, with some to spare."""
     choices = [(R, -(-K // R)) for R in range(1, K + 1)]
     choices = [(R, m) for R, m in choices if R * m <= (1 + spare) * K]
     return min(choices, key=lambda choice: max(choice[1] * n / TEXT_ROW, TEXT_ROW / (choice[1] * n)))

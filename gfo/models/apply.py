@@ -25,10 +25,10 @@ class Change:
     """K candidates in the rows of a forward pass.
 
     Attributes:
-        delta: the changes, in the model's dtype. Those of modules want equally many tokens for each candidate.
+        delta: the changes, in the model's dtype. Those of modules want as many tokens for each candidate.
         place: which token of the K soft prompts stands there, k * P + p, int [rows, T]; -1 elsewhere.
-        cycles: how often the candidates follow each other in the tokens, the first to the last each time; None
-            where rows are sorted by candidate.
+        cycles: how often the candidates follow each other in the tokens, from first to last each time;
+            None where rows are sorted by candidate.
     """
 
     delta: Delta

@@ -148,7 +148,7 @@ class Decoder(FrozenModel):
 
     @torch.no_grad()
     def unseen(self, delta: Delta) -> bool:
-        """See `FrozenModel.unseen`; keys and values are looked at, with other outputs of the Delta's modules."""
+        """See `FrozenModel.unseen`; keys and values are compared, with other outputs of the modules."""
         last = self.layers - 1
         if delta.prefix or not delta.modules or any(self.layer_of(name) != last for name in delta.modules):
             return False
