@@ -119,7 +119,7 @@ class LinearHead(Searching):
             todo = plan(batch, 0, everywhere=True, causal=model.causal)
             most = chunk_tokens(model, self._setting.memory)
             meter = Meter(model.layers)
-            layout = ByCandidate(model, todo, Shape.of(delta), most, meter)
+            layout = ByCandidate(model, todo, Shape.of(delta, model), most, meter)
             rows: dict[int, Array] = {}
             for _, i, hidden in layout(delta, meter):  # hidden (1, rows, D)
                 rows |= zip(layout.groups[i], hidden[0].double().cpu().numpy(), strict=True)

@@ -103,7 +103,7 @@ def gradient(setting: Setting, recipe: Recipe = SPACE) -> AdamW:
     """AdamW on z, which is unit scale in every space, so that one lr serves all.
 
     The best of five on SmolLM2-135M and a split of SST-2, 16 rows a class, some 90 steps
-    (benchmarks/experiments/leaderboard/tuning.toml); a larger one fits the few rows and soon leaves dev behind.
+    (benchmarks/experiments/leaderboard/tuning.toml): a larger one soon fits the few rows, and nothing else.
     """
     return _train(setting, setting.start_space, recipe)
 

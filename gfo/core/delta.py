@@ -85,6 +85,13 @@ class Delta:
         """Names of the modules whose outputs change."""
         return {name for slot in MODULE_SLOTS for name in getattr(self, slot)}
 
+    def width(self, module: str) -> int:
+        """The size of a changed module's output."""
+        for slot in (self.scale, self.bias):
+            if module in slot:
+                return int(slot[module].shape[-1])
+        return next(int(slot[module][1].shape[1]) for slot in (self.lora, self.adapter) if module in slot)
+
     @property
     def everywhere(self) -> bool:
         """Whether all tokens depend on the candidate from `first_layer` on, not the soft prompt's alone."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gfo.core.delta import Delta
 from gfo.evaluation.endings import wanted_of
-from gfo.evaluation.packing import groups_of_texts, lay_out, rows_of_branches
+from gfo.evaluation.packing import SPARE, groups_of_texts, lay_out, rows_of_branches
 from gfo.evaluation.plan import Plan, Row, tiles
 from gfo.evaluation.rows import Forks, TokenRows
 from gfo.models.apply import Change
@@ -39,7 +39,8 @@ class Shape:
     Attributes:
         P: tokens of the soft prompt.
         prefix: tokens of the prefix.
-        everywhere: whether all tokens depend on the candidate.
+        everywhere: whether all tokens depend on the candidate, or the last of each row.
+        modules: whether modules change.
         first_layer: the layer below which, and at whose entrance, none does.
         prompt: the soft prompt that all candidates share where first_layer > 0, [1, P, D].
     """
@@ -47,18 +48,27 @@ class Shape:
     P: int
     prefix: int
     everywhere: bool
+    modules: bool
     first_layer: int
     prompt: Tensor | None
 
     @classmethod
-    def of(cls, delta: Delta) -> Shape:
-        """The shape of a space, from any of its Deltas."""
+    def of(cls, delta: Delta, model: FrozenModel) -> Shape:
+        """The shape of a space for a model, from any of its Deltas."""
         prompt = None if delta.prompt is None else delta.prompt[:1]
-        return cls(delta.prompt_tokens, delta.prefix_tokens, delta.everywhere, delta.first_layer, prompt)
+        everywhere = delta.everywhere and not model.unseen(delta)
+        return cls(
+            delta.prompt_tokens,
+            delta.prefix_tokens,
+            everywhere,
+            bool(delta.modules),
+            delta.first_layer,
+            prompt,
+        )
 
     def whole(self) -> Shape:
-        """The shape with which every candidate computes all layers."""
-        return replace(self, first_layer=0)
+        """The shape with which every candidate computes all layers, of all tokens where modules change."""
+        return replace(self, first_layer=0, everywhere=self.everywhere or self.modules)
 
     def enter(self, model: FrozenModel, rows: TokenRows) -> Tensor:
         """Input embeddings [R, T, D] of rows with the soft prompt that all candidates share."""
@@ -117,7 +127,10 @@ class ByExample:
             for group, rows in zip(self.groups if todo.trees else [], self._rows, strict=bool(todo.trees))
         ]
         self.contexts = [self._context([todo.shared[b] for b in g], meter) for g in self.groups]
-        self._entries = [self._lower(i, meter) for i in range(len(self.groups))] if shape.first_layer else []
+        self._entries: list[Tensor] = []
+        if shape.first_layer:
+            self._entries = [self._lower(i, meter) for i in range(len(self.groups))]
+            self.contexts = [context.above(shape.first_layer) for context in self.contexts]
 
     @property
     def bytes(self) -> int:
@@ -142,10 +155,10 @@ class ByExample:
         """Hidden states [C, K, D] of all candidates behind the texts of a group."""
         rows, start = self._rows[i], self._shape.first_layer
         K, (C, n) = delta.candidates, rows.ids.shape
-        R, m = rows_of_branches(K, n)
+        R, m = rows_of_branches(K, n, spare=0.0 if delta.modules else SPARE)
         candidate = torch.arange(R * m, device=rows.ids.device).clamp(max=K - 1)  # the last fills up
         place = rows.places(K, self._shape.P)[candidate].transpose(0, 1).reshape(C, R, m * n)
-        change = Change(delta, place.flatten(0, 1))
+        change = Change(delta, place.flatten(0, 1), cycles=C)
         entry = self._entries[i] if start else rows.embed(self._model)  # (C, n, D)
         entry = entry[:, None, None].expand(-1, R, m, -1, -1).reshape(C * R, m * n, -1)
         if not start:

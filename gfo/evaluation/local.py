@@ -76,7 +76,7 @@ class LocalEvaluator:
         )
         zero = self._decode(np.zeros((1, space.domain.d)))
         model.check(zero)
-        self._shape = Shape.of(zero)
+        self._shape = Shape.of(zero, model)
         self._check_rows()
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from gfo.models.branches import Rows
     from gfo.models.frozen import FrozenModel
 
+SPARE = 0.05  # of the places for branches behind a text
 TEXT_WASTE = 0.5  # padding that texts may have where they are attended to (they are computed without)
 TEXTS_TOGETHER = 8  # at least, where there are as many: fewer make passes too small, whatever the padding
 TEXT_ROW = 32  # tokens of a row behind a text: each row copies the text's keys, and sees its other branches
@@ -93,8 +94,8 @@ def _row_sizes(lengths: list[int]) -> list[int]:
     return [int(-(-total * slack // count)) for count in counts for slack in (1.0, 1.02, 1.05)]
 
 
-def rows_of_branches(K: int, n: int) -> tuple[int, int]:
-    """(R, m): into how many rows of m branches K branches of n tokens are best laid, 5 % to spare at most."""
+def rows_of_branches(K: int, n: int, *, spare: float = SPARE) -> tuple[int, int]:
+    """(R, m): into how many rows of m branches K branches of n tokens are best laid, with some to spare."""
     choices = [(R, -(-K // R)) for R in range(1, K + 1)]
-    choices = [(R, m) for R, m in choices if R * m <= 1.05 * K]
+    choices = [(R, m) for R, m in choices if R * m <= (1 + spare) * K]
     return min(choices, key=lambda choice: max(choice[1] * n / TEXT_ROW, TEXT_ROW / (choice[1] * n)))

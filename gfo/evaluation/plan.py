@@ -1,17 +1,18 @@
 """What a batch lets be computed once, and the token rows that are left.
 
 Two frontiers bound what depends on the candidate: the first token that does (the first of the soft
-prompt; the very first where modules or attention change), and the first layer that does. Tokens in
-front of the first are computed once; so are all tokens below the second. What is left is laid out as
+prompt; the very first where modules or attention change; the last where what changes is seen by no other
+token), and the first layer that does. Tokens in front of the first are computed once; so are all tokens
+below the second. What is left is laid out as
 contexts (rows whose keys and values are kept) and branches (continuations of a context, see
 `gfo.models.branches`), by what all rows of a batch have in common:
 
 | layout       | contexts                                 | branches of each context             |
 |--------------|------------------------------------------|--------------------------------------|
-| by example   | B texts, once for all candidates         | K candidates: prompt and words behind |
+| by example   | B texts, once for all candidates         | K candidates: what is left of the row |
 | by candidate | K candidates: their common first tokens  | B texts, or what is left of them     |
 
-Rows that differ in front of the soft prompt ("Review: {text}\\n{soft}...") are laid out by example. Rows
+Rows that differ in front of that token ("Review: {text}\\n{soft}...") are laid out by example. Rows
 that are the same up to a token that depends on the candidate ("{soft}Review: {text}...", or "Review:" when
 a LoRA changes all tokens) by candidate; what they share in front of that token is computed once.
 """

@@ -6,6 +6,7 @@ what belongs to a candidate is batched beside it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,13 +25,15 @@ class Change:
     """K candidates in the rows of a forward pass.
 
     Attributes:
-        delta: the changes, in the model's dtype. Those of modules want the rows sorted by candidate, equally
-            many for each.
+        delta: the changes, in the model's dtype. Those of modules want as many tokens for each candidate.
         place: which token of the K soft prompts stands there, k * P + p, int [rows, T]; -1 elsewhere.
+        cycles: how often the candidates follow each other in the tokens, from first to last each time;
+            None where rows are sorted by candidate.
     """
 
     delta: Delta
     place: Tensor
+    cycles: int | None = None
 
     def put_prompts(self, words: Tensor) -> Tensor:
         """The soft prompts in their places among input embeddings [rows, T, D]."""
@@ -60,7 +63,7 @@ def applied(change: Change | None, module: nn.Module, layers: Sequence[nn.Module
         hook = _add_prompt(prompt.flatten(0, 1), change.place)
         handles.append(layers[layer].register_forward_pre_hook(hook, with_kwargs=True))
     for name in sorted(change.delta.modules):
-        hook = _change_output(change.delta, name)
+        hook = _change_output(change, name)
         handles.append(module.get_submodule(name).register_forward_hook(hook))
     with hooked(*handles):
         yield
@@ -78,21 +81,22 @@ def _add_prompt(prompt: Tensor, place: Tensor) -> Any:
     return hook
 
 
-def _change_output(delta: Delta, name: str) -> Any:
-    """A hook that gives each candidate's part of the rows the output that `Delta` says."""
-    K = delta.candidates
-    lora, scale, bias, adapter = (getattr(delta, slot).get(name) for slot in MODULE_SLOTS)
+def _change_output(change: Change, name: str) -> Any:
+    """A hook that gives each candidate's part of the tokens the output that `Delta` says."""
+    K, again = change.delta.candidates, change.cycles or 1
+    lora, scale, bias, adapter = (getattr(change.delta, slot).get(name) for slot in MODULE_SLOTS)
 
     def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         x = args[0]
-        if x.shape[0] % K or output.ndim != x.ndim:
+        shared_out = x.shape[0] if change.cycles is None else math.prod(x.shape[:-1])
+        if shared_out % (K * again) or output.ndim != x.ndim:
             raise GfoError(
                 f"module '{name}' gets {tuple(x.shape)} for {K} candidates; take modules whose first axis is "
                 "the rows of the batch"
             )
-        y = output.reshape(K, -1, output.shape[-1])
+        y = _by_candidate(output, K, again)
         if lora is not None:
-            y = add_low_rank(y, x.reshape(K, -1, x.shape[-1]), *lora)
+            y = add_low_rank(y, _by_candidate(x, K, again), *lora)
         if scale is not None:
             y = y * scale[:, None]
         if bias is not None:
@@ -100,9 +104,14 @@ def _change_output(delta: Delta, name: str) -> Any:
         if adapter is not None:
             A, B = adapter
             y = y + torch.nn.functional.gelu(times(y, A)) @ B.mT
-        return y.view(output.shape)
+        return y.view(K, again, -1, y.shape[-1]).transpose(0, 1).reshape(output.shape)
 
     return hook
+
+
+def _by_candidate(x: Tensor, K: int, again: int) -> Tensor:
+    """Tokens [..., D], in which K candidates follow each other so many times: [K, N, D]."""
+    return x.reshape(again, K, -1, x.shape[-1]).transpose(0, 1).reshape(K, -1, x.shape[-1])
 
 
 def add_low_rank(y: Tensor, x: Tensor, A: Tensor, B: Tensor) -> Tensor:

@@ -111,6 +111,10 @@ class Context:
             layers, self.visible.expand(rows, -1), self.position.expand(rows, -1), self.length.expand(rows)
         )
 
+    def above(self, layer: int) -> Context:
+        """Without the keys and values of the layers below one."""
+        return Context((None,) * layer + self.layers[layer:], self.visible, self.position, self.length)
+
     def take(self, rows: Tensor) -> Context:
         """Some of the rows, by their numbers."""
         layers = tuple(pair and (pair[0][rows], pair[1][rows]) for pair in self.layers)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from gfo.core.delta import Delta
 from gfo.core.errors import GfoError
 from gfo.models.apply import Change
 from gfo.models.attention import attention_of_branches
@@ -144,6 +145,22 @@ class Decoder(FrozenModel):
             past_key_values=cache,
             use_cache=True,
         )
+
+    @torch.no_grad()
+    def unseen(self, delta: Delta) -> bool:
+        """See `FrozenModel.unseen`; keys and values are compared, with other outputs of the modules."""
+        last = self.layers - 1
+        if delta.prefix or not delta.modules or any(self.layer_of(name) != last for name in delta.modules):
+            return False
+        entry, length = self.embed(self._probe()[1])[None], torch.tensor([12], device=self.device)
+        noise = torch.Generator().manual_seed(0)
+        moved = {
+            name: torch.randn(1, delta.width(name), generator=noise).to(self.device, self.dtype)
+            for name in sorted(delta.modules)
+        }
+        other = Change(Delta(bias=moved), torch.full((1, 1), -1, device=self.device))
+        found = [self.context(entry, length, change=change)[0].layers[last] for change in (None, other)]
+        return all(map(torch.equal, *(pair or () for pair in found)))
 
     @torch.no_grad()
     def check_branches(self) -> None:

@@ -177,6 +177,14 @@ class FrozenModel(ABC):
                 "give the lowest layer that depends on the candidate"
             )
 
+    def unseen(self, delta: Delta) -> bool:
+        """Whether all that a Delta's modules change is seen by no other token.
+
+        So it is in a decoder's last layer, if the layer's keys and values stay what they are. Then of a row
+        the tokens in front of the one that is read do not depend on the candidate.
+        """
+        return False
+
     @torch.no_grad()
     def hidden_states(self, ids: Tensor) -> list[Tensor]:
         """What enters each layer in a plain forward pass of token ids [B, T], L tensors [B, T, D]."""

@@ -35,7 +35,7 @@ class Adapter:
         rank: r, the units of a bottleneck.
         targets: linear modules: see `gfo.spaces.targets.find_targets`; by default the last matrix of each
             feed-forward network.
-        layers: None for all, "upper" or "lower" for a half, or their numbers. What lies below the
+        layers: None for all, "upper" or "lower" for a half, "last", or their numbers. What lies below the
             lowest is computed once for all candidates.
         alpha: the size of a typical change, as a share of the outputs' spread.
         projection: see `gfo.spaces.projection.make_projection`.

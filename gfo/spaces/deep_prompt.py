@@ -34,7 +34,7 @@ class DeepPrompt:
         model: a frozen model of `gfo.load_model`.
         tokens: P, the prompt's length.
         dim: d, the search dimensions of all layers together; at least one a layer.
-        layers: None for all, "upper" or "lower" for a half, or their numbers, from 0. At layer 0 the
+        layers: None for all, "upper" or "lower" for a half, "last", or their numbers, from 0. At layer 0 the
             prompt itself moves. What lies below the lowest is computed once for all candidates.
         init: the fixed prompt: a text, repeated or cut to P tokens; embeddings [P, D]; or None for
             random words of the vocabulary.

@@ -157,7 +157,7 @@ class LoRASubspace:
         dim: d; by default 200, for "tiny" 13.
         targets: names of the modules, or their ends: see `gfo.spaces.targets.find_targets`; by default
             the query and value projections, or the fused one.
-        layers: None for all, "upper" or "lower" for a half, or their numbers. What lies below the
+        layers: None for all, "upper" or "lower" for a half, "last", or their numbers. What lies below the
             lowest is computed once for all candidates.
         rank: r; by default 4 for "lora-fa", 8 for "lora-xs", 32 for "vera", 2 for "tiny".
         kind: "lora-fa": random A frozen, B from z. "lora-xs": a core between frozen singular vectors.

@@ -10,7 +10,7 @@ import numpy as np
 from gfo.core.errors import GfoError
 
 Layers = str | Sequence[int] | None
-"""All layers (None), the "upper" or "lower" half, or their numbers."""
+"""All layers (None), the "upper" or "lower" half, the "last", or their numbers."""
 
 
 def positive(name: str, value: float) -> float:
@@ -44,10 +44,10 @@ def select_layers(layers: Layers, number: int) -> list[int]:
     if layers is None:
         return list(whole)
     if isinstance(layers, str):
-        halves = {"upper": whole[number // 2 :], "lower": whole[: -(-number // 2)]}
-        if layers not in halves:
-            raise GfoError(f"space: layers = '{layers}'; give 'upper', 'lower' or a list of numbers")
-        return list(halves[layers])
+        named = {"upper": whole[number // 2 :], "lower": whole[: -(-number // 2)], "last": whole[-1:]}
+        if layers not in named:
+            raise GfoError(f"space: layers = '{layers}'; give 'upper', 'lower', 'last' or a list of numbers")
+        return list(named[layers])
     found = sorted(set(layers))
     wrong = [layer for layer in found if layer not in whole]
     if wrong or not found:

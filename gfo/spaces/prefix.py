@@ -42,7 +42,7 @@ class Prefix:
         model: a frozen decoder of `gfo.load_model`.
         tokens: P'.
         dim: d, the search dimensions.
-        layers: None for all, "upper" or "lower" for a half, or their numbers. What lies below the
+        layers: None for all, "upper" or "lower" for a half, "last", or their numbers. What lies below the
             lowest is computed once for all candidates.
         init: the words: a text, repeated or cut to P' tokens, or None for random ones.
         alpha: the size of a typical change, as a share of the spread.

@@ -68,7 +68,7 @@ class Scaling(_Outputs):
             activation function comes behind it, the feed-forward's outputs. "norm": all norms' outputs,
             which multiplies their gains, and biases where there are any.
         targets: other linear modules instead, for "ia3": see `gfo.spaces.targets.find_targets`.
-        layers: None for all, "upper" or "lower" for a half, or their numbers. What lies below the
+        layers: None for all, "upper" or "lower" for a half, "last", or their numbers. What lies below the
             lowest is computed once for all candidates.
         alpha: the size of a typical change: factors of 1 +- alpha.
         projection: see `gfo.spaces.projection.make_projection`.
@@ -130,7 +130,7 @@ class BiasSpace(_Outputs):
         dim: d.
         targets: linear modules: see `gfo.spaces.targets.find_targets`; by default the queries (or the fused
             projection) and the feed-forward's first matrix, to which BitFit can be restricted.
-        layers: None for all, "upper" or "lower" for a half, or their numbers. What lies below the
+        layers: None for all, "upper" or "lower" for a half, "last", or their numbers. What lies below the
             lowest is computed once for all candidates.
         alpha: the size of a typical change, as a share of the outputs' spread.
         projection: see `gfo.spaces.projection.make_projection`.

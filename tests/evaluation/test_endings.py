@@ -63,7 +63,9 @@ LONG = 640
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral", "gemma2"], indirect=True)
-@pytest.mark.parametrize("workload", ["deep prompt", "lora-upper", "prefix and prompt"])
+@pytest.mark.parametrize(
+    "workload", ["deep prompt", "lora-upper", "prefix and prompt", "scale in the last layer"]
+)
 def test_a_long_window_of_a_document(tiny, family, workload):
     """One ending of hundreds of tokens a row, as language modelling has."""
     slots, first, template = WORKLOADS[workload]

@@ -20,6 +20,7 @@ WORKLOADS = {
     "lora": (["lora"], 0, PLAIN),
     "lora-upper, nothing in common": (["lora"], 1, ALIKE),
     "scale and bias": (["scale", "bias"], 0, PLAIN),
+    "scale in the last layer": (["scale"], 2, PLAIN),
     "deep prompt": (["prompt", "layer_prompt"], 0, TEXT_FIRST),
     "deep-prompt-upper, prompt first": (["layer_prompt"], 1, PROMPT_FIRST),
     "prefix": (["prefix"], 0, PLAIN),

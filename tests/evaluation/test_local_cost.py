@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from changes import DIM, Changes
 
 from gfo import Classification, GfoError, LocalEvaluator, SoftPrompt
@@ -92,6 +93,38 @@ def test_lower_layers_once_by_hand(tiny, slots):
     assert second == -(-K * (tokens + own_start) * 2 // 3)
     once = (tokens + own_start) * 1 + (1 - own_start) * 3  # layers of each: below the frontier, the start
     assert first == -(-(once + K * (tokens + own_start) * 2) // 3)
+
+
+def test_behind_keys_and_values_of_the_last_layer_by_hand(tiny, family):
+    """Nobody sees what happens to other tokens there: each row's last one is computed, a third of a token."""
+    model = tiny(family, start=True)
+    rows = [{"text": text, "label": label} for text, label in zip(TEXTS, ["good", "bad"] * 2, strict=True)]
+    task = Classification(rows, template="{text} It was", labels=LABELS)
+    tokens = sum(len(model.encode(f"{text} It was", start=True)) for text in TEXTS)
+    points = np.random.default_rng(0).standard_normal((K, DIM))
+    evaluator = LocalEvaluator(model, task, Changes(model, ["scale"], first=2))
+    first, second = (evaluator(points, step).cost.tokens_needed for step in range(2))
+    assert second == -(-K * len(TEXTS) // 3)
+    assert first == -(-(3 * (tokens - len(TEXTS)) + 2 * len(TEXTS) + K * len(TEXTS)) // 3)
+    # what a context holds of the layers below is let go
+    (layout,) = evaluator._store.values()
+    assert [pair is None for pair in layout.contexts[0].layers] == [True, True, False]
+    # controls: keys change, or a layer below does
+    for space in (KeyBiases(model), Changes(model, ["scale"], first=1)):
+        assert not model.unseen(space.decode(torch.ones(1, DIM, dtype=torch.float64)))
+        evaluator = LocalEvaluator(model, task, space)
+        first, second = (evaluator(points, step).cost.tokens_needed for step in range(2))
+        assert second >= -(-K * (tokens - len(TEXTS)) // 3)
+
+
+class KeyBiases(Changes):
+    """Biases of the keys, or of the fused projection, in the last layer."""
+
+    def __init__(self, model):
+        super().__init__(model, ["bias"], first=2)
+
+    def modules(self, pattern):
+        return super().modules(r"\.(k_proj|query_key_value|c_attn|qkv_proj)$")
 
 
 def test_padding_of_a_realistic_mix_stays_under_five_percent(tiny):
