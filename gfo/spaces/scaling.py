@@ -124,6 +124,8 @@ class BiasSpace(_Outputs):
 
     BitFit (Ben Zaken, Ravfogel and Goldberg 2022, arXiv:2106.10199), also for modules that have no bias
     of their own; s is the spread of the module's own outputs for random words, clipped as DeepPrompt's.
+    In a decoder's last layer no other token sees the change, which makes a candidate cost one layer of one
+    token a row; with so little changed it wants a larger alpha, such as 1.
 
     Args:
         model: a frozen model of `gfo.load_model`.

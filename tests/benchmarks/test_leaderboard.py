@@ -134,6 +134,14 @@ def test_the_command_runs_all_once(place, modules):
     assert {file: file.read_text() for file in files} == before
 
 
+def test_a_section_of_another_kind_stands_alone(modules):
+    _, definition = modules
+    below = {"space": {"kind": "soft-prompt", "tokens": 4, "dim": 200}, "task": {"a": 1}}
+    for kind, more in (("soft-prompt", {"tokens": 4}), ("bias", {})):
+        over = definition._over(below, {"space": {"kind": kind, "dim": 5}, "task": {"b": 2}})
+        assert over == {"space": {"kind": kind, "dim": 5, **more}, "task": {"a": 1, "b": 2}}
+
+
 def test_only_what_has_changed_is_run_again(place, modules):
     do_all(modules)
     assert waiting(modules) == {}

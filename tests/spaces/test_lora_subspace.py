@@ -181,7 +181,7 @@ def test_targets_and_layers(tiny, options, expected):
         ({"targets": "q_porj"}, ["'q_porj' matches nothing", "q_proj", "down_proj"]),
         ({"targets": []}, ["targets = []", "q_proj"]),
         ({"layers": [3]}, ["layer 3", "0 to 2"]),
-        ({"layers": "middle"}, ["layers = 'middle'", "'upper', 'lower'"]),
+        ({"layers": "middle"}, ["layers = 'middle'", "'upper', 'lower', 'last'"]),
         ({"rank": 17}, ["rank = 17", "v_proj' (16 x 32)", "lower it"]),
         ({"rank": 0}, ["rank = 0", "at least 1"]),
         ({"kind": "lora"}, ["kind of LoRASubspace 'lora'", "lora-fa"]),

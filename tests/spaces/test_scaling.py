@@ -96,12 +96,13 @@ def test_usual_modules(tiny, name, ia3, bias, norms):
     assert not any("attn.c_proj" in n for n in SPACES["ia3"](model).names)
 
 
+@pytest.mark.parametrize(("layers", "numbers"), [("upper", {1, 2}), ("last", {2}), ("lower", {0, 1})])
 @pytest.mark.parametrize("kind", SPACES)
-def test_zero_is_exact_and_layers_are_kept_to(tiny, kind):
+def test_zero_is_exact_and_layers_are_kept_to(tiny, kind, layers, numbers):
     model = tiny("llama")
-    space = SPACES[kind](model, layers="upper")
-    assert space.first_layer == 1
-    assert {model.layer_of(name) for name in space.names} == {1, 2}
+    space = SPACES[kind](model, layers=layers)
+    assert space.first_layer == min(numbers)
+    assert {model.layer_of(name) for name in space.names} == numbers
     delta = space.decode(torch.zeros(2, DIM))
     for slot, value in ((delta.scale, 1.0), (delta.bias, 0.0)):
         assert all(torch.equal(part, torch.full_like(part, value)) for part in slot.values())
