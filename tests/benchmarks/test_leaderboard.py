@@ -289,5 +289,5 @@ def test_the_experiments_can_be_run(modules):
     for run in found:
         config = Config.model_validate(dict(run.config))
         limits = {c.budget.forward_tokens for c in [config]}
-        assert limits == {90000 if run.task == "agnews" else 60000}
+        assert limits == {90000 if "agnews" in run.task else 60000}
         assert config.budget.evaluations is None
