@@ -43,7 +43,7 @@ def plot_scores(entries: Entries, title: Callable[[str], str]) -> Figure:
         axes.grid(axis="x", color="#d9dde3", lw=0.6)
     for kind in dict.fromkeys(e.kind for e in entries.all):
         panels[0].barh([0], [0], color=KIND_COLOURS[kind], alpha=0.35, label=KINDS[kind])
-    figure.legend_outside(panels[0], columns=4)
+    figure.legend_outside(panels[0], columns=3)
     return figure
 
 
