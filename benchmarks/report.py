@@ -59,10 +59,11 @@ def read(experiments: Path, results: Path) -> tuple[Entries, Progress]:
         GfoError: if there is none.
     """
     runs = [run for run in definition.read_runs(experiments) if "test" in run.config["task"]]
-    done = [Entry(run.task, run.method, run.split, found) for run in runs if (found := run.read(results))]
+    found = [(run, run.read(results)) for run in runs]
+    done = [Entry(run.task, run.method, run.split, outcome) for run, outcome in found if outcome is not None]
     if not done:
         raise GfoError(f"--results {results}: no run of the leaderboard is there; run leaderboard.py first")
-    lacking = {(run.task, run.split) for run in runs if run.read(results) is None}
+    lacking = {(run.task, run.split) for run, outcome in found if outcome is None}
     shown = [e for e in done if (e.task, e.split) not in lacking] or done
     return Entries(shown), Progress(len(shown), len(done), len(runs))
 

@@ -39,7 +39,8 @@ class Shape:
     Attributes:
         P: tokens of the soft prompt.
         prefix: tokens of the prefix.
-        everywhere: whether all tokens depend on the candidate, or the last of each row.
+        everywhere: whether all tokens depend on the candidate, not the soft prompt's and those behind, or,
+            where there is none, the last one alone.
         modules: whether modules change.
         first_layer: the layer below which, and at whose entrance, none does.
         prompt: the soft prompt that all candidates share where first_layer > 0, [1, P, D].

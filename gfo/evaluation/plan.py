@@ -3,9 +3,8 @@
 Two frontiers bound what depends on the candidate: the first token that does (the first of the soft
 prompt; the very first where modules or attention change; the last where what changes is seen by no other
 token), and the first layer that does. Tokens in front of the first are computed once; so are all tokens
-below the second. What is left is laid out as
-contexts (rows whose keys and values are kept) and branches (continuations of a context, see
-`gfo.models.branches`), by what all rows of a batch have in common:
+below the second. What is left is laid out as contexts (rows whose keys and values are kept) and branches
+(continuations of a context, see `gfo.models.branches`), by what all rows of a batch have in common:
 
 | layout       | contexts                                 | branches of each context             |
 |--------------|------------------------------------------|--------------------------------------|

@@ -11,9 +11,8 @@ from gfo import optimizers
 from gfo.config import load_config
 
 EXPERIMENTS = Path(__file__).parents[2] / "benchmarks" / "experiments"
-CONFIGS = sorted(
-    set(EXPERIMENTS.rglob("*.toml")) - set(EXPERIMENTS.glob("leaderboard/*"))
-)  # test_leaderboard.py
+LEADERBOARD = EXPERIMENTS.glob("leaderboard/*")  # no configs of single runs: test_leaderboard.py
+CONFIGS = sorted(set(EXPERIMENTS.rglob("*.toml")) - set(LEADERBOARD))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
