@@ -38,11 +38,13 @@ class Progress:
     Attributes:
         shown: runs in the tables and figures.
         done, asked: runs that were done, and that there should be.
+        cpu_hours: what those done took, loading and scoring included.
     """
 
     shown: int
     done: int
     asked: int
+    cpu_hours: float
 
     def __str__(self) -> str:
         if self.shown == self.done == self.asked:
@@ -65,7 +67,8 @@ def read(experiments: Path, results: Path) -> tuple[Entries, Progress]:
         raise GfoError(f"--results {results}: no run of the leaderboard is there; run leaderboard.py first")
     lacking = {(run.task, run.split) for run, outcome in found if outcome is None}
     shown = [e for e in done if (e.task, e.split) not in lacking] or done
-    return Entries(shown), Progress(len(shown), len(done), len(runs))
+    cpu_seconds = sum(e.result["process"]["cpu_seconds"] for e in done)
+    return Entries(shown), Progress(len(shown), len(done), len(runs), cpu_seconds / 3600)
 
 
 def title(task: str) -> str:
@@ -80,6 +83,7 @@ def table(entries: Entries, progress: Progress) -> str:
         "# Leaderboard",
         "",
         f"{first['model']}, {first['hardware']['processor']}, one thread a run; {progress}. "
+        f"What is done took {progress.cpu_hours:.1f} CPU hours. "
         "Written by benchmarks/report.py; the protocol is in "
         "[benchmarks/README.md](../../README.md). Mean ± standard deviation over splits; in brackets the "
         "number of splits where it is not that of all.",

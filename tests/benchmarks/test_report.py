@@ -103,13 +103,14 @@ def test_who_does_not_beat_random(entries, modules):
 
 
 def test_the_table(entries, modules):
-    text = modules[0].table(entries, modules[0].Progress(18, 19, 20))
+    text = modules[0].table(entries, modules[0].Progress(18, 19, 20, 1.5))
     line = (
         "| `cma` | without gradients | 1,234 | 85.0 ± 5.0 % | 0.150 ± 0.050 | 0.333 ± 0.000 | 3 | 3 | 150 "
         "| 12 | 1,024 MiB |"
     )
     assert line in text
-    assert "19 of 20 runs are done; shown are the splits on which all methods were run." in text
+    assert "19 of 20 runs are done; shown are the splits on which all methods were run. What" in text
+    assert "What is done took 1.5 CPU hours." in text
     assert "- b, test accuracy: better than `prompt-tuning` (55.0 %): `cma` (65.0 %)." in text
     assert "- a, test accuracy: not better than `random`: none." in text
 
@@ -136,11 +137,11 @@ def test_the_readme_keeps_what_stands_around(modules):
 
 def test_the_short_table_says_what_is_missing(entries, modules):
     report, _ = modules
-    lines = report.readme_table(entries, report.Progress(18, 18, 18)).splitlines()
+    lines = report.readme_table(entries, report.Progress(18, 18, 18, 1.0)).splitlines()
     assert lines[0] == "| method | | a | b | mean rank |"
     assert lines[2] == "| `cma` | without gradients | 85.0 ± 5.0 % | 65.0 ± 5.0 % | 1.2 |"
     assert len(lines) == 5
-    assert "So far 18 of 114 runs are done." in report.readme_table(entries, report.Progress(18, 18, 114))
+    assert "So far 18 of 114 runs are done." in report.readme_table(entries, report.Progress(18, 18, 114, 1.0))
 
 
 def test_shown_are_the_splits_on_which_all_methods_were_run(modules, tmp_path):
@@ -159,6 +160,7 @@ def test_shown_are_the_splits_on_which_all_methods_were_run(modules, tmp_path):
     whole = ["cma-one", "random-one"]
     assert shown == [["cma-one"], whole, whole, [*whole, "cma-two", "random-two"]]
     assert str(progress) == "all 4 runs are done"
+    assert progress.cpu_hours == pytest.approx(4 * 12.4 / 3600)
 
 
 def test_what_is_committed_is_that_of_the_committed_runs(modules):
