@@ -141,7 +141,8 @@ def test_the_short_table_says_what_is_missing(entries, modules):
     assert lines[0] == "| method | | a | b | mean rank |"
     assert lines[2] == "| `cma` | without gradients | 85.0 ± 5.0 % | 65.0 ± 5.0 % | 1.2 |"
     assert len(lines) == 5
-    assert "So far 18 of 114 runs are done." in report.readme_table(entries, report.Progress(18, 18, 114, 1.0))
+    some = report.Progress(18, 18, 114, 1.0)
+    assert "So far 18 of 114 runs are done." in report.readme_table(entries, some)
 
 
 def test_shown_are_the_splits_on_which_all_methods_were_run(modules, tmp_path):
