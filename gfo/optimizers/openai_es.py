@@ -36,7 +36,8 @@ class OpenAIES(BaseOptimizer):
         seed: of the method's own random generator.
         population: K, even.
         sigma: the standard deviation of the perturbations, in unit-scale z; fixed. A narrow one, such as 0.1,
-            gets nearer to a sharp optimum, and fits a soft prompt to its few rows rather than to others.
+            gets nearer to a sharp optimum; on a soft prompt's rugged loss it went less deep, and held less on
+            other rows (benchmarks/README.md, "Leaderboard").
         alpha: Adam's step, about the largest change of a coordinate in one of the first steps.
         T: steps after which alpha_t begins to fall; a large number keeps it constant.
         beta1: of Adam's first moment. 0.5, as Radford et al. (2016), arXiv:1511.06434, have it where
