@@ -13,8 +13,8 @@ from gfo.core.errors import GfoError
 from gfo.core.protocols import Batch, Tokenizer
 from gfo.core.seeding import stream
 from gfo.tasks.classification import Classification
-from gfo.tasks.datasets import load
-from gfo.tasks.templates import Template
+from gfo.tasks.parts.datasets import load
+from gfo.tasks.parts.templates import Template
 
 if TYPE_CHECKING:
     from torch import Tensor

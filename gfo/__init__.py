@@ -44,12 +44,12 @@ if TYPE_CHECKING:
     from gfo.spaces.scaling import BiasSpace as BiasSpace
     from gfo.spaces.scaling import Scaling as Scaling
     from gfo.spaces.soft_prompt import SoftPrompt as SoftPrompt
-    from gfo.tasks import datasets as datasets
     from gfo.tasks.classification import Classification as Classification
     from gfo.tasks.distillation import Distillation as Distillation
     from gfo.tasks.generation import Generation as Generation
     from gfo.tasks.language_modeling import LanguageModeling as LanguageModeling
     from gfo.tasks.multiple_choice import MultipleChoice as MultipleChoice
+    from gfo.tasks.parts import datasets as datasets
     from gfo.tasks.weighted import Constraint as Constraint
     from gfo.tasks.weighted import Weighted as Weighted
 
@@ -97,7 +97,7 @@ _PUBLIC = {
 }
 _MODULES = {
     "baselines": "gfo.baselines",
-    "datasets": "gfo.tasks.datasets",
+    "datasets": "gfo.tasks.parts.datasets",
     "optimizers": "gfo.optimizers",
     "testing": "gfo.testing",
 }

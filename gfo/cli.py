@@ -181,8 +181,8 @@ def list_names() -> None:
     from gfo import baselines, optimizers
     from gfo.config import SPACES, TASKS
     from gfo.models.download import BUILT_IN
-    from gfo.tasks.losses import LOSSES
-    from gfo.tasks.text_metrics import TEXT_METRICS
+    from gfo.tasks.parts.losses import LOSSES
+    from gfo.tasks.parts.text_metrics import TEXT_METRICS
 
     sections: dict[str, Mapping[str, str]] = {
         "optimizers": optimizers.describe(),

@@ -29,7 +29,7 @@ from gfo.core.seeding import stream_seed
 from gfo.evaluation.local import LocalEvaluator
 from gfo.models.frozen import FrozenModel
 from gfo.models.loading import freeze
-from gfo.spaces.targets import find_targets
+from gfo.spaces.parts.targets import find_targets
 
 ADAPTER = "adapter"
 

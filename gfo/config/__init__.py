@@ -18,7 +18,7 @@ from gfo.config.tasks import TaskConfig
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.seeding import stream_seed
 from gfo.run.result import CONFIG as CONFIG
-from gfo.tasks.datasets import DATA
+from gfo.tasks.parts.datasets import DATA
 
 if TYPE_CHECKING:
     from gfo.core.protocols import Evaluator, SearchSpace, Task

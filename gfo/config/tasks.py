@@ -12,7 +12,7 @@ from gfo.config.sections import Section, kind_of
 from gfo.core.errors import GfoError, check_name
 from gfo.core.protocols import Task
 from gfo.core.seeding import stream_seed
-from gfo.tasks.datasets import HUB, PACKAGED
+from gfo.tasks.parts.datasets import HUB, PACKAGED
 
 # kind -> what it is, for `gfo list`
 TASKS = {

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from gfo.core.delta import Delta
 from gfo.core.domain import Domain
 from gfo.core.seeding import stream
-from gfo.spaces.measure import HasModules, clipped_spread, module_outputs
-from gfo.spaces.options import Layers, at_least_one, dimension, positive
-from gfo.spaces.projection import make_projection
-from gfo.spaces.targets import DOWN, find_targets
+from gfo.spaces.parts.measure import HasModules, clipped_spread, module_outputs
+from gfo.spaces.parts.options import Layers, at_least_one, dimension, positive
+from gfo.spaces.parts.projection import make_projection
+from gfo.spaces.parts.targets import DOWN, find_targets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,12 +33,12 @@ class Adapter:
         model: a frozen model of `gfo.load_model`.
         dim: d.
         rank: r, the units of a bottleneck.
-        targets: linear modules: see `gfo.spaces.targets.find_targets`; by default the last matrix of each
+        targets: linear modules: see `find_targets`; by default the last matrix of each
             feed-forward network.
         layers: None for all, "upper" or "lower" for a half, "last", or their numbers. What lies below the
             lowest is computed once for all candidates.
         alpha: the size of a typical change, as a share of the outputs' spread.
-        projection: see `gfo.spaces.projection.make_projection`.
+        projection: see `gfo.spaces.parts.projection.make_projection`.
         seed: of the projection, the frozen matrices and the random words.
 
     Attributes:

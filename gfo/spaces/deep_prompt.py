@@ -14,10 +14,10 @@ from gfo.core.delta import Delta
 from gfo.core.domain import Domain
 from gfo.core.errors import GfoError
 from gfo.core.seeding import stream
-from gfo.spaces.measure import HasHiddenStates, clipped_spread
-from gfo.spaces.options import Layers, at_least_one, dimension, even_sizes, positive, select_layers
-from gfo.spaces.projection import make_projection
-from gfo.spaces.words import measured_words, start_of
+from gfo.spaces.parts.measure import HasHiddenStates, clipped_spread
+from gfo.spaces.parts.options import Layers, at_least_one, dimension, even_sizes, positive, select_layers
+from gfo.spaces.parts.projection import make_projection
+from gfo.spaces.parts.words import measured_words, start_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ class DeepPrompt:
         init: the fixed prompt: a text, repeated or cut to P tokens; embeddings [P, D]; or None for
             random words of the vocabulary.
         alpha: the size of a typical change, as a share of the hidden states' spread.
-        projection: see `gfo.spaces.projection.make_projection`.
+        projection: see `gfo.spaces.parts.projection.make_projection`.
         scale_text: the text whose hidden states give s_l; None for random words.
         seed: of the projections and the random words.
 

@@ -11,8 +11,8 @@ from gfo.core.delta import Delta
 from gfo.core.domain import Domain
 from gfo.core.errors import GfoError
 from gfo.core.seeding import stream
-from gfo.spaces.options import at_least_one
-from gfo.spaces.words import Embeds, words_of
+from gfo.spaces.parts.options import at_least_one
+from gfo.spaces.parts.words import Embeds, words_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,10 +18,10 @@ from gfo.core.delta import Delta
 from gfo.core.domain import Domain
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.seeding import stream
-from gfo.spaces.options import Layers, at_least_one, dimension, positive
-from gfo.spaces.peft_files import read_lora
-from gfo.spaces.projection import make_projection
-from gfo.spaces.targets import HasLinears, find_targets
+from gfo.spaces.parts.options import Layers, at_least_one, dimension, positive
+from gfo.spaces.parts.peft_files import read_lora
+from gfo.spaces.parts.projection import make_projection
+from gfo.spaces.parts.targets import HasLinears, find_targets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,7 +155,7 @@ class LoRASubspace:
     Args:
         model: a frozen model of `gfo.load_model`.
         dim: d; by default 200, for "tiny" 13.
-        targets: names of the modules, or their ends: see `gfo.spaces.targets.find_targets`; by default
+        targets: names of the modules, or their ends: see `gfo.spaces.parts.targets.find_targets`; by default
             the query and value projections, or the fused one.
         layers: None for all, "upper" or "lower" for a half, "last", or their numbers. What lies below the
             lowest is computed once for all candidates.
@@ -164,7 +164,7 @@ class LoRASubspace:
             "vera": two vectors between random bases that all modules share. "tiny": a handful of
             numbers, through random projections into the cores of "lora-xs" of rank 2.
         alpha: the size of a typical change, as a share of each weight's norm.
-        projection: see `gfo.spaces.projection.make_projection`.
+        projection: see `gfo.spaces.parts.projection.make_projection`.
         seed: of the projection and the bases.
 
     Attributes:

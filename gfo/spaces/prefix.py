@@ -12,9 +12,9 @@ from gfo.core.delta import Delta
 from gfo.core.domain import Domain
 from gfo.core.errors import GfoError
 from gfo.core.seeding import stream
-from gfo.spaces.options import Layers, at_least_one, dimension, positive, select_layers
-from gfo.spaces.projection import make_projection
-from gfo.spaces.words import HasContextLength, measured_words, words_of
+from gfo.spaces.parts.options import Layers, at_least_one, dimension, positive, select_layers
+from gfo.spaces.parts.projection import make_projection
+from gfo.spaces.parts.words import HasContextLength, measured_words, words_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,7 @@ class Prefix:
             lowest is computed once for all candidates.
         init: the words: a text, repeated or cut to P' tokens, or None for random ones.
         alpha: the size of a typical change, as a share of the spread.
-        projection: see `gfo.spaces.projection.make_projection`.
+        projection: see `gfo.spaces.parts.projection.make_projection`.
         seed: of the projection and the random words.
 
     Raises:

@@ -9,10 +9,10 @@ from gfo.core.delta import Delta
 from gfo.core.domain import Domain
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.seeding import stream
-from gfo.spaces.measure import HasModules, clipped_spread, module_outputs
-from gfo.spaces.options import Layers, dimension, positive, select_layers
-from gfo.spaces.projection import make_projection
-from gfo.spaces.targets import FEED_FORWARD, KEYS_VALUES, QUERIES, UP, find_targets
+from gfo.spaces.parts.measure import HasModules, clipped_spread, module_outputs
+from gfo.spaces.parts.options import Layers, dimension, positive, select_layers
+from gfo.spaces.parts.projection import make_projection
+from gfo.spaces.parts.targets import FEED_FORWARD, KEYS_VALUES, QUERIES, UP, find_targets
 
 if TYPE_CHECKING:
     import torch
@@ -67,11 +67,11 @@ class Scaling(_Outputs):
             arXiv:2205.05638); where those cannot be had as a linear module's output, because the
             activation function comes behind it, the feed-forward's outputs. "norm": all norms' outputs,
             which multiplies their gains, and biases where there are any.
-        targets: other linear modules instead, for "ia3": see `gfo.spaces.targets.find_targets`.
+        targets: other linear modules instead, for "ia3": see `find_targets`.
         layers: None for all, "upper" or "lower" for a half, "last", or their numbers. What lies below the
             lowest is computed once for all candidates.
         alpha: the size of a typical change: factors of 1 +- alpha.
-        projection: see `gfo.spaces.projection.make_projection`.
+        projection: see `gfo.spaces.parts.projection.make_projection`.
         seed: of the projection.
 
     Attributes:
@@ -130,12 +130,12 @@ class BiasSpace(_Outputs):
     Args:
         model: a frozen model of `gfo.load_model`.
         dim: d.
-        targets: linear modules: see `gfo.spaces.targets.find_targets`; by default the queries (or the fused
+        targets: linear modules: see `find_targets`; by default the queries (or the fused
             projection) and the feed-forward's first matrix, to which BitFit can be restricted.
         layers: None for all, "upper" or "lower" for a half, "last", or their numbers. What lies below the
             lowest is computed once for all candidates.
         alpha: the size of a typical change, as a share of the outputs' spread.
-        projection: see `gfo.spaces.projection.make_projection`.
+        projection: see `gfo.spaces.parts.projection.make_projection`.
         seed: of the projection and the random words.
 
     Attributes:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from gfo.core.delta import Delta
 from gfo.core.domain import Domain
 from gfo.core.seeding import stream
-from gfo.spaces.options import at_least_one, dimension, positive
-from gfo.spaces.peft_files import HasEmbeddings, read_prompt
-from gfo.spaces.projection import make_projection
-from gfo.spaces.words import Embeds, start_of, word_spread
+from gfo.spaces.parts.options import at_least_one, dimension, positive
+from gfo.spaces.parts.peft_files import HasEmbeddings, read_prompt
+from gfo.spaces.parts.projection import make_projection
+from gfo.spaces.parts.words import Embeds, start_of, word_spread
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,7 @@ class SoftPrompt:
         alpha: the size of a typical change. The default is for random words and optimizers that start
             with steps of half a unit; from a good text take half of it or less.
         projection: "gaussian", "uniform" (as Black-Box Tuning), "orthogonal", "sparse" or "fastfood": see
-            `gfo.spaces.projection`.
+            `gfo.spaces.parts.projection`.
         seed: of the projection and the random words.
 
     Raises:

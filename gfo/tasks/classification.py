@@ -11,11 +11,11 @@ import numpy as np
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, check_name, unknown_name
 from gfo.core.protocols import Batch, Tokenizer
-from gfo.tasks.base import BoundRows, Data, RowOptions
-from gfo.tasks.datasets import Source
-from gfo.tasks.label_words import NORMALIZE, LabelWords, words_of
-from gfo.tasks.losses import LOSSES, class_metrics
-from gfo.tasks.templates import Template
+from gfo.tasks.parts.base import BoundRows, Data, RowOptions
+from gfo.tasks.parts.datasets import Source
+from gfo.tasks.parts.label_words import NORMALIZE, LabelWords, words_of
+from gfo.tasks.parts.losses import LOSSES, class_metrics
+from gfo.tasks.parts.templates import Template
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ class Classification:
         template: text with `{field}` places and, for a soft prompt, one `{soft}`. The answer follows its
             end; for a masked language model it has one `{mask}`, where the answer stands.
         labels: label -> the word that stands for it, usually with its leading blank, or several, of which
-            the mean probability counts (see `gfo.tasks.label_words.LabelWords`). A word may have several
+            the mean probability counts (see `LabelWords`). A word may have several
             tokens, but one for a masked language model. For a sentence encoder: a text that says the label.
         label_field: the rows' field that holds the label.
         loss: "ce", cross-entropy over the labels; "hinge", with margin 2; "accuracy" or "macro_f1", 1 less
@@ -46,7 +46,7 @@ class Classification:
             arXiv:2102.09690; without the last for a masked language model), and makes them sum to 1. The
             paper has a softmax in the place of that; the predictions are the same.
         rows: `limits`, `skip`, `shuffle`, `batch_size`, `max_length`, `truncate`, `seed`: which rows are
-            used, and which a step; see `gfo.tasks.base.Data.load`.
+            used, and which a step; see `gfo.tasks.parts.base.Data.load`.
 
     Raises:
         GfoError: for unusable rows, an unknown field, a label without a word, an empty word.

@@ -16,13 +16,13 @@ import numpy as np
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, check_name, unknown_name
 from gfo.core.protocols import Batch, Reader, Tokenizer, Tokens
-from gfo.tasks.base import BoundRows, Data, RowOptions
 from gfo.tasks.classification import label_indices
-from gfo.tasks.datasets import Source
-from gfo.tasks.label_words import LabelWords, words_of
-from gfo.tasks.losses import as_array
-from gfo.tasks.metrics import accuracy
-from gfo.tasks.templates import Template
+from gfo.tasks.parts.base import BoundRows, Data, RowOptions
+from gfo.tasks.parts.datasets import Source
+from gfo.tasks.parts.label_words import LabelWords, words_of
+from gfo.tasks.parts.losses import as_array
+from gfo.tasks.parts.metrics import accuracy
+from gfo.tasks.parts.templates import Template
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +55,7 @@ class Distillation:
         loss: "kl" or "ce"; they differ by the teacher's entropy.
         temperature: T.
         rows: `limits`, `skip`, `shuffle`, `batch_size`, `max_length`, `truncate`, `seed`: which rows are
-            used, and which a step; see `gfo.tasks.base.Data.load`.
+            used, and which a step; see `gfo.tasks.parts.base.Data.load`.
 
     Raises:
         GfoError: for unusable rows, an unknown field or name, a temperature that is not positive, or a

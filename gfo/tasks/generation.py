@@ -14,10 +14,10 @@ import numpy as np
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.protocols import Batch, Decoding, Tokenizer, Tokens
-from gfo.tasks.base import BoundRows, Data, RowOptions
-from gfo.tasks.datasets import Row, Source
-from gfo.tasks.templates import Template
-from gfo.tasks.text_metrics import METRICS, REGEX, Metric, NumberMatch, References
+from gfo.tasks.parts.base import BoundRows, Data, RowOptions
+from gfo.tasks.parts.datasets import Row, Source
+from gfo.tasks.parts.templates import Template
+from gfo.tasks.parts.text_metrics import METRICS, REGEX, Metric, NumberMatch, References
 
 Score = Callable[[list[str], list[Row]], Sequence[float]]
 """The user's: outputs and their rows -> a number a row, the higher the better."""
@@ -34,9 +34,9 @@ class Generation:
         target: the rows' field that holds the text that is right, or a list of such texts; of several fields
             the first that a row has.
         metric: "exact_match", "token_f1", "bleu", "chrf", "rouge1", "rouge2", "rougeL" (each 0 to 1, see
-            `gfo.tasks.text_metrics`), "regex", or a function `score(outputs, rows)` that gives a number a
-            row, the higher the better; its mean counts. A function that fails for a candidate makes the
-            candidate's loss nan, and a warning tells of the first failure.
+            `gfo.tasks.parts.text_metrics`), "regex", or a function `score(outputs, rows)` that gives a
+            number a row, the higher the better; its mean counts. A function that fails for a candidate makes
+            the candidate's loss nan, and a warning tells of the first failure.
         pattern: for "regex": the answer is the first group of its last match in the output, compared with
             the target as a number where both are.
         max_tokens: the most tokens of an answer.
@@ -44,7 +44,7 @@ class Generation:
             writing if it holds nothing in front of a stop text but blanks.
         temperature: 0 writes the likeliest token; above 0 tokens are drawn, the same for all candidates.
         rows: `limits`, `skip`, `shuffle`, `batch_size`, `max_length`, `truncate`: which rows are used, and
-            which a step; `seed`: of the batches and of the draws. See `gfo.tasks.base.Data.load`.
+            which a step; `seed`: of the batches and of the draws. See `gfo.tasks.parts.base.Data.load`.
 
     Raises:
         GfoError: for unusable rows, an unknown field or metric, a row without target, a pattern that is no

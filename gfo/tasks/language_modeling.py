@@ -13,10 +13,10 @@ from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Batch, BoundTask, Tokenizer, Tokens
 from gfo.core.seeding import stream
-from gfo.tasks.base import BoundExamples, Data, RowOptions
-from gfo.tasks.datasets import Source
-from gfo.tasks.losses import as_array
-from gfo.tasks.templates import Template
+from gfo.tasks.parts.base import BoundExamples, Data, RowOptions
+from gfo.tasks.parts.datasets import Source
+from gfo.tasks.parts.losses import as_array
+from gfo.tasks.parts.templates import Template
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +48,7 @@ class LanguageModeling:
         stride: tokens between the starts of windows; by default the window.
         mask_share: the share of a window's tokens that are masked, one at least.
         rows: `limits`, `skip`, `shuffle`, `seed`: which documents are used; `batch_size`: windows of a step,
-            drawn anew each step and shared by all its candidates. See `gfo.tasks.base.Data.load`.
+            drawn anew each step and shared by all its candidates. See `gfo.tasks.parts.base.Data.load`.
 
     Raises:
         GfoError: for unusable rows, a template without one field at its end, or a number out of range.

@@ -10,10 +10,10 @@ import numpy as np
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, check_name, unknown_name
 from gfo.core.protocols import Batch, Tokenizer, Tokens
-from gfo.tasks.base import BoundRows, Data, RowOptions
-from gfo.tasks.datasets import Source
-from gfo.tasks.losses import LOSSES, class_metrics
-from gfo.tasks.templates import Template
+from gfo.tasks.parts.base import BoundRows, Data, RowOptions
+from gfo.tasks.parts.datasets import Source
+from gfo.tasks.parts.losses import LOSSES, class_metrics
+from gfo.tasks.parts.templates import Template
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,7 @@ class MultipleChoice:
             bytes in UTF-8 without the delimiter ("bytes", the byte-length normalization of Gao 2021,
             "Multiple Choice Normalization in LM Evaluation", `acc_norm` of lm-evaluation-harness).
         rows: `limits`, `skip`, `shuffle`, `batch_size`, `max_length`, `truncate`, `seed`: which rows are
-            used, and which a step; see `gfo.tasks.base.Data.load`.
+            used, and which a step; see `gfo.tasks.parts.base.Data.load`.
 
     Raises:
         GfoError: for unusable rows, an unknown field, fewer than two options, options that are equal, or a

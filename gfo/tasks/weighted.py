@@ -12,7 +12,7 @@ import numpy as np
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.protocols import Batches, BoundTask, Task, Tokenizer
-from gfo.tasks.losses import as_array
+from gfo.tasks.parts.losses import as_array
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from gfo.models.loading import freeze
-from gfo.tasks.datasets import load
+from gfo.tasks.parts.datasets import load
 
 if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel

@@ -10,7 +10,7 @@ import gfo
 from gfo.config import DATA_DIRS, TASKS, load_config
 from gfo.config.tasks import SECTIONS, TaskSection
 from gfo.core.errors import GfoError
-from gfo.tasks.base import RowOptions
+from gfo.tasks.parts.base import RowOptions
 
 ROWS = [
     {"text": "the food was good", "label": "a", "options": ["so", "very good"], "answer": 1, "target": "so"},

@@ -8,7 +8,7 @@ import torch
 
 from gfo import Classification, GfoError, LocalEvaluator
 from gfo.spaces.deep_prompt import DeepPrompt
-from gfo.spaces.measure import clipped_spread
+from gfo.spaces.parts.measure import clipped_spread
 
 TEXTS = ["a great joy from the first minute", "bad!", "the food was good, but the service was bad."]
 ROWS = [{"text": text, "label": label} for text, label in zip(TEXTS, ["b", "a", "a"], strict=True)]

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gfo import Classification, GfoError, LocalEvaluator, LoRASubspace, SoftPrompt
-from gfo.spaces.peft_files import CONFIG, WEIGHTS
+from gfo.spaces.parts.peft_files import CONFIG, WEIGHTS
 from gfo.testing import check_space
 
 with warnings.catch_warnings():

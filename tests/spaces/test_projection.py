@@ -8,7 +8,7 @@ import scipy.linalg
 import torch
 
 from gfo import GfoError
-from gfo.spaces.projection import KINDS, PROJECTIONS, hadamard, make_projection
+from gfo.spaces.parts.projection import KINDS, PROJECTIONS, hadamard, make_projection
 
 CPU = torch.device("cpu")
 NAMES = [kind for kind in KINDS if kind != "auto"]
@@ -99,7 +99,7 @@ def test_fastfood_is_its_product():
 
 
 def test_auto_is_dense_until_it_is_large(monkeypatch):
-    monkeypatch.setattr("gfo.spaces.projection.DENSE_MOST", 600)
+    monkeypatch.setattr("gfo.spaces.parts.projection.DENSE_MOST", 600)
     assert torch.equal(matrix("auto", 60, 10), matrix("gaussian", 60, 10))
     assert torch.equal(matrix("auto", 61, 10), matrix("fastfood", 61, 10))
 

@@ -9,7 +9,7 @@ import torch
 from gfo import GfoError, SoftPrompt
 from gfo.core.protocols import SearchSpace
 from gfo.core.seeding import stream
-from gfo.spaces.projection import PROJECTIONS
+from gfo.spaces.parts.projection import PROJECTIONS
 
 D = 32  # of the tiny models
 

@@ -12,7 +12,7 @@ from plain import Words, refused
 
 from gfo import Classification
 from gfo.core.protocols import BoundTask, Task
-from gfo.tasks.metrics import accuracy, macro_f1
+from gfo.tasks.parts.metrics import accuracy, macro_f1
 
 TEMPLATE = "Review: {text}\n{soft}Sentiment:"
 LABELS = {"bad": " terrible", "good": " great"}

@@ -10,7 +10,7 @@ import pytest
 
 import gfo
 from gfo import Classification, GfoError
-from gfo.tasks.datasets import few_shot, length_statistics, load
+from gfo.tasks.parts.datasets import few_shot, length_statistics, load
 
 ROWS = [
     {"text": 'a "good" one, really', "label": "good"},

@@ -8,7 +8,7 @@ import torch
 from plain import Words, plain_log_likelihood, plain_logits, prompts, refused
 
 from gfo import Classification, LocalEvaluator, SoftPrompt
-from gfo.tasks.label_words import LabelWords, words_of
+from gfo.tasks.parts.label_words import LabelWords, words_of
 
 TEMPLATE = "Review: {text}\n{soft}Sentiment:"
 ROWS = [

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from gfo.tasks.losses import LOSSES, class_metrics, cross_entropy, hinge
+from gfo.tasks.parts.losses import LOSSES, class_metrics, cross_entropy, hinge
 
 # scores of two candidates, two rows, three labels; targets 0 and 2
 SCORES = torch.tensor([[[2.0, 0.0, 1.0], [0.0, 3.0, 1.0]], [[-1.0, 5.0, 0.5], [0.0, 0.0, 9.0]]])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gfo import GfoError
-from gfo.tasks.templates import Template
+from gfo.tasks.parts.templates import Template
 
 ROW = {"text": "so {good}", "title": "Food", "stars": 4, "share": 0.5}
 

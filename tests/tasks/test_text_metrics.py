@@ -14,7 +14,14 @@ import pytest
 import sacrebleu
 
 from gfo import GfoError
-from gfo.tasks.text_metrics import METRICS, REGEX, TEXT_METRICS, NumberMatch, number_or_text, squad_normalized
+from gfo.tasks.parts.text_metrics import (
+    METRICS,
+    REGEX,
+    TEXT_METRICS,
+    NumberMatch,
+    number_or_text,
+    squad_normalized,
+)
 
 EXAMPLES = Path(__file__).parent / "examples"
 FILES = [EXAMPLES / f"references-{i}.txt" for i in (1, 2)]

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gfo.core.errors import GfoError
-from gfo.spaces.targets import HasLinears
-from gfo.spaces.words import Embeds
+from gfo.spaces.parts.targets import HasLinears
+from gfo.spaces.parts.words import Embeds
 
 if TYPE_CHECKING:
     from torch import Tensor

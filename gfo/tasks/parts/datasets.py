@@ -16,12 +16,12 @@ import numpy as np
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.protocols import Tokenizer
 from gfo.core.seeding import stream
-from gfo.tasks.templates import Template
+from gfo.tasks.parts.templates import Template
 
 Row = Mapping[str, Any]
 Source = str | Path | Sequence[Row] | Iterable[Row]
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 PACKAGED = "gfo:"  # "gfo:sentiment/train.jsonl" is a file of the package's data
 HUB = "hub:"
 _HUB_ID = re.compile(r"hub:(?P<id>[^:]+)(:(?P<config>[^:\[]+))?:(?P<split>[^:\[]+(\[[^\]]*\])?)")

@@ -16,9 +16,9 @@ from gfo.core.domain import Array
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.protocols import Batch, Tokenizer, Tokens
 from gfo.core.seeding import stream
-from gfo.tasks.datasets import Source, load
-from gfo.tasks.lengths import Longest
-from gfo.tasks.templates import MASK, Template
+from gfo.tasks.parts.datasets import Source, load
+from gfo.tasks.parts.lengths import Longest
+from gfo.tasks.parts.templates import MASK, Template
 
 SPLITS = ("train", "dev", "test")
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gfo.spaces.targets import HasLinears
-from gfo.spaces.words import HasContextLength, measured_words
+from gfo.spaces.parts.targets import HasLinears
+from gfo.spaces.parts.words import HasContextLength, measured_words
 
 if TYPE_CHECKING:
     from torch import Tensor

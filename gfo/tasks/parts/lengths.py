@@ -9,7 +9,7 @@ from typing import Any
 
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.protocols import Tokenizer, Tokens
-from gfo.tasks.templates import Template
+from gfo.tasks.parts.templates import Template
 
 Encoded = tuple[Tokens, Tokens]
 """A row's tokens in front of and behind the soft prompt."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gfo.core.domain import Array
-from gfo.tasks.metrics import accuracy, macro_f1
+from gfo.tasks.parts.metrics import accuracy, macro_f1
 
 if TYPE_CHECKING:
     from torch import Tensor

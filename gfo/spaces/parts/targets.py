@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Protocol
 
 from gfo.core.errors import GfoError
-from gfo.spaces.options import Layers, select_layers
+from gfo.spaces.parts.options import Layers, select_layers
 
 if TYPE_CHECKING:
     import torch
