@@ -35,6 +35,7 @@ from speed_measure import DisagreementError, Seconds, is_float32
 from speed_workloads import WORKLOADS, Setting, setting
 
 from gfo.core.errors import GfoError, unknown_name
+from gfo.core.metric import LOSS
 from gfo.core.protocols import Cost, Decoding, Tokenizer, Tokens
 
 CHOICES = ("text-first", "prompt-first")  # workloads whose candidates `generate` takes as embeddings
@@ -50,6 +51,7 @@ class Writing:
     """
 
     splits: tuple[str, ...] = ("train",)
+    metrics = (LOSS,)
 
     def __init__(self, it: Setting, new_tokens: int) -> None:
         self.answers: Answers = []

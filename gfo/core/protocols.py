@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from gfo.core.domain import Array, Domain
+from gfo.core.metric import LOSS, Metric
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +50,31 @@ class Optimizer(Protocol):
 
 
 @runtime_checkable
+class Planning(Protocol):
+    """An optimizer that uses what the loop knows of the run ahead, as for cooling."""
+
+    def plan(self, evaluations: int | None = None, *, batches_differ: bool = False) -> None:
+        """Told once, before the first `ask`; a resumed run tells it again.
+
+        Args:
+            evaluations: how many the budget allows in all; None where it does not say.
+            batches_differ: whether losses of different steps are of different rows, and cannot be compared.
+        """
+        ...
+
+
+@runtime_checkable
+class MultiObjective(Protocol):
+    """An optimizer of several objectives: its `tell` gets losses [K, M], all to be low.
+
+    Attributes:
+        objectives: the names of the M numbers: "loss", or others that `Evaluation.values` has.
+    """
+
+    objectives: tuple[str, ...]
+
+
+@runtime_checkable
 class SearchSpace(Protocol):
     """Decodes unit-scale search points into changes of a model."""
 
@@ -56,6 +82,24 @@ class SearchSpace(Protocol):
 
     def decode(self, z: Tensor) -> Delta:
         """z [K, d] -> K candidates; differentiable; decode(0) is the starting point."""
+        ...
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """A space that can say what its points measure, without running the model."""
+
+    def measure(self, z: Array) -> Mapping[str, Array]:
+        """z [K, d] -> name -> [K], such as "bytes" or "tokens"; the less the better."""
+        ...
+
+
+@runtime_checkable
+class Repairing(Protocol):
+    """A space with points that are not allowed, and the nearest that are."""
+
+    def repair(self, z: Array) -> Array:
+        """z [K, d] -> allowed points [K, d]; what is allowed stays as it is, to the bit."""
         ...
 
 
@@ -178,9 +222,17 @@ class Reader(Tokenizer, Protocol):
 
 @runtime_checkable
 class BoundTask(Protocol):
-    """A task whose rows have been tokenized for one model."""
+    """A task whose rows have been tokenized for one model.
+
+    Attributes:
+        splits: of its rows, "train" first.
+        metrics: what `score` gives, "loss" first.
+    """
 
     splits: tuple[str, ...]
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]: ...
 
     def batch(self, split: str, step: int) -> Batch | Batches:
         """One batch for all K candidates of a step (common random numbers)."""
@@ -199,6 +251,19 @@ class BoundTask(Protocol):
 
     def score(self, answers: Answers, batch: Any) -> dict[str, Array]:
         """The model's answers to a batch -> "loss" and every metric of the task, each [K]."""
+        ...
+
+
+@runtime_checkable
+class RowTask(BoundTask, Protocol):
+    """A bound task whose numbers are means over rows, so that rows can be compared one by one."""
+
+    def row_scores(self, answers: Answers, batch: Any) -> dict[str, Array]:
+        """The model's answers to a batch -> metrics of each row, [K, B].
+
+        "loss", where the loss is the mean of its rows, and every other metric that is; what is no mean
+        (BLEU of a corpus, macro F1) is left out. nan for a row of a failed candidate.
+        """
         ...
 
 
@@ -238,23 +303,43 @@ class Cost:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Losses [K] of K candidates, nan where one failed, and what they cost."""
+    """What K candidates got on a step's batch.
+
+    Attributes:
+        loss: what is minimised, float64 [K]; nan where a candidate failed.
+        cost: what it took.
+        values: other objectives and measures of the space by name, each [K].
+        rows: losses of the batch's rows [K, B], whose means are `loss`, where the task has them; nan where
+            a row was not evaluated.
+    """
 
     loss: Array
     cost: Cost = field(default_factory=Cost)
+    values: Mapping[str, Array] = field(default_factory=dict)
+    rows: Array | None = None
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Metrics of K candidates by name, each [K], and what they cost."""
+    """What K candidates got on a whole split.
+
+    Attributes:
+        metrics: by name, "loss" first, each [K].
+        cost: what it took.
+        rows: of those metrics that are means over rows, the rows' values [K, B], for standard errors.
+    """
 
     metrics: dict[str, Array]
     cost: Cost = field(default_factory=Cost)
+    rows: Mapping[str, Array] = field(default_factory=dict)
 
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """z -> loss; owns the model and decides what is computed once."""
+    """z -> loss; owns the model and decides what is computed once.
+
+    It may have `metrics`, what `score` gives, "loss" first; see `metrics_of`.
+    """
 
     def __call__(self, z: Array, step: int) -> Evaluation:
         """Losses of z [K, d] on the step's training batch."""
@@ -263,6 +348,11 @@ class Evaluator(Protocol):
     def score(self, z: Array, split: str) -> Scores:
         """Metrics of z [K, d] on a whole split."""
         ...
+
+
+def metrics_of(evaluator: Evaluator) -> tuple[Metric, ...]:
+    """What an evaluator's `score` gives; the loss alone, if it does not say."""
+    return tuple(getattr(evaluator, "metrics", (LOSS,)))
 
 
 @runtime_checkable

@@ -14,6 +14,7 @@ from torch import Tensor
 from gfo.core.delta import Delta
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
+from gfo.core.metric import Metric
 from gfo.core.protocols import (
     Answers,
     Batch,
@@ -124,6 +125,11 @@ class LocalEvaluator:
     def answers(self, z: Array, batch: Batch | Batches) -> Answers:
         """What the model answers a batch, changed as z [K, d] says: see `gfo.core.protocols.Batch`."""
         return self._answers(self._decode(z), batch, Meter(self.model.layers))
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What `score` gives: the task's."""
+        return self.task.metrics
 
     @property
     def tokens_at_once(self) -> int:

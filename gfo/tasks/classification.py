@@ -10,11 +10,13 @@ import numpy as np
 
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, check_name, unknown_name
+from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Batch, Tokenizer
 from gfo.tasks.parts.base import BoundRows, Data, RowOptions
 from gfo.tasks.parts.datasets import Source
 from gfo.tasks.parts.label_words import NORMALIZE, LabelWords, words_of
 from gfo.tasks.parts.losses import LOSSES, class_metrics
+from gfo.tasks.parts.metrics import ACCURACY, CE, MACRO_F1
 from gfo.tasks.parts.templates import Template
 
 if TYPE_CHECKING:
@@ -106,6 +108,11 @@ class BoundClassification(BoundRows):
             task.template.encode(dict.fromkeys(task.template.fields, text), tokenizer)
             for text in (texts if task.calibrated else ())
         ]
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Loss, ce unless it is the loss, accuracy and macro F1."""
+        return (LOSS, *([] if self._task.loss_name == "ce" else [CE]), ACCURACY, MACRO_F1)
 
     def loss(self, answers: Tensor, batch: Batch) -> Tensor | Array:
         """The words' logits or log-likelihoods [K, B, m] -> the loss [K]; differentiable for ce and hinge."""

@@ -15,13 +15,14 @@ import numpy as np
 
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, check_name, unknown_name
+from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Batch, Reader, Tokenizer, Tokens
 from gfo.tasks.classification import label_indices
 from gfo.tasks.parts.base import BoundRows, Data, RowOptions
 from gfo.tasks.parts.datasets import Source
 from gfo.tasks.parts.label_words import LabelWords, words_of
 from gfo.tasks.parts.losses import as_array
-from gfo.tasks.parts.metrics import accuracy
+from gfo.tasks.parts.metrics import ACCURACY, AGREEMENT, TEACHER_ACCURACY, accuracy
 from gfo.tasks.parts.templates import Template
 
 if TYPE_CHECKING:
@@ -142,6 +143,11 @@ class BoundDistillation(BoundRows):
             for split in self.splits
         }
         self._known: dict[str, tuple[dict[int, int], Array]] = {}
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Loss and agreement; with labels accuracy and the teacher's."""
+        return (LOSS, AGREEMENT, *([ACCURACY, TEACHER_ACCURACY] if self._task.targets else []))
 
     def loss(self, answers: Tensor, batch: Batch) -> Tensor:
         """Logits [K, B, V'] -> the loss [K]; differentiable."""

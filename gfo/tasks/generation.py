@@ -13,9 +13,12 @@ import numpy as np
 
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, unknown_name
+from gfo.core.metric import LOSS
+from gfo.core.metric import Metric as NamedMetric
 from gfo.core.protocols import Batch, Decoding, Tokenizer, Tokens
 from gfo.tasks.parts.base import BoundRows, Data, RowOptions
 from gfo.tasks.parts.datasets import Row, Source
+from gfo.tasks.parts.metrics import ANSWER_TOKENS
 from gfo.tasks.parts.templates import Template
 from gfo.tasks.parts.text_metrics import METRICS, REGEX, Metric, NumberMatch, References
 
@@ -121,6 +124,13 @@ class BoundGeneration(BoundRows):
         target = np.empty(len(index), dtype=object)
         target[:] = [self._task.data.rows[split][i] for i in index]  # the rows, for references and functions
         return {"vocabulary": None, "target": target, "decoding": self.decoding}
+
+    @property
+    def metrics(self) -> tuple[NamedMetric, ...]:
+        """Loss, the metric ("score" for a function) and the answers' length."""
+        metric = self._task.metric
+        shown = NamedMetric(metric, form="share") if isinstance(metric, str) else NamedMetric("score")
+        return LOSS, shown, ANSWER_TOKENS
 
     def loss(self, answers: Sequence[Any], batch: Batch) -> Array:
         """K lists of B token tuples -> 1 - metric, [K]; nan for a failed candidate."""

@@ -11,11 +11,13 @@ import numpy as np
 
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
+from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Batch, BoundTask, Tokenizer, Tokens
 from gfo.core.seeding import stream
 from gfo.tasks.parts.base import BoundExamples, Data, RowOptions
 from gfo.tasks.parts.datasets import Source
 from gfo.tasks.parts.losses import as_array
+from gfo.tasks.parts.metrics import PERPLEXITY
 from gfo.tasks.parts.templates import Template
 
 if TYPE_CHECKING:
@@ -156,6 +158,11 @@ class _BoundWindows(BoundExamples):
             split: [{"window": i} for i in rows] for split, rows in encoded.items()
         }
         super().__init__(Data(numbered, task.batch_size, data.seed, same=data.same), encoded, soft)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Loss and perplexity."""
+        return (LOSS, PERPLEXITY)
 
     def loss(self, answers: Tensor, batch: Batch) -> Tensor:
         """Log-likelihoods of the tokens scored, [K, B, 1] -> nats per token, [K]; differentiable."""

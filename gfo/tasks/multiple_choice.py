@@ -9,10 +9,12 @@ import numpy as np
 
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, check_name, unknown_name
+from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Batch, Tokenizer, Tokens
 from gfo.tasks.parts.base import BoundRows, Data, RowOptions
 from gfo.tasks.parts.datasets import Source
 from gfo.tasks.parts.losses import LOSSES, class_metrics
+from gfo.tasks.parts.metrics import ACCURACY, CE
 from gfo.tasks.parts.templates import Template
 
 if TYPE_CHECKING:
@@ -103,6 +105,11 @@ class BoundMultipleChoice(BoundRows):
             for split, options in task.options.items()
         }
         super().__init__(task.data, task.template, tokenizer)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Loss, ce unless it is the loss, and accuracy."""
+        return (LOSS, *([] if self._task.loss_name == "ce" else [CE]), ACCURACY)
 
     def loss(self, answers: Tensor, batch: Batch) -> Tensor | Array:
         """Log-likelihoods of the options [K, B, m] -> the loss [K]; differentiable for ce."""

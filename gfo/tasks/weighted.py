@@ -11,6 +11,7 @@ import numpy as np
 
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, unknown_name
+from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Batches, BoundTask, Task, Tokenizer
 from gfo.tasks.parts.losses import as_array
 
@@ -130,6 +131,18 @@ class BoundWeighted:
         """
         self._check(split)
         return Batches(tuple(part.all_rows(split) for part in self.parts))
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The joint loss, and each task's metrics as "NAME.METRIC"."""
+        return (
+            LOSS,
+            *(
+                metric.of_part(name)
+                for name, part in zip(self._task.names, self.parts, strict=True)
+                for metric in part.metrics
+            ),
+        )
 
     def loss(self, answers: Sequence[Any], batch: Batches) -> Tensor | Array:
         """The tasks' answers -> the joint loss [K]; differentiable where all of its terms are."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, unknown_name
+from gfo.core.metric import Metric
 from gfo.core.protocols import Batch, Tokenizer, Tokens
 from gfo.core.seeding import stream
 from gfo.tasks.parts.datasets import Source, load
@@ -152,6 +153,11 @@ class BoundExamples(ABC):
         self._number = next(self._numbers)  # so that no two tasks have batches of one key
         self._numbers_of = {split: np.array([*rows]) for split, rows in encoded.items()}
         self._tell_repeated()
+
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[Metric, ...]:
+        """What `score` gives, "loss" first."""
 
     @abstractmethod
     def _wanted(self, split: str, index: Array) -> dict[str, Any]:

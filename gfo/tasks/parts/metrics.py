@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from gfo.core.domain import Array
+from gfo.core.metric import Metric
+
+CE = Metric("ce", lower_is_better=True, form="nats")
+ACCURACY = Metric("accuracy", form="share")
+MACRO_F1 = Metric("macro_f1", form="share")
+AGREEMENT = Metric("agreement", form="share")
+TEACHER_ACCURACY = Metric("teacher_accuracy", form="share")
+PERPLEXITY = Metric("perplexity", lower_is_better=True)
+ANSWER_TOKENS = Metric("answer_tokens", lower_is_better=True, form="tokens")
 
 
 def accuracy(target: Array, predicted: Array) -> float:
