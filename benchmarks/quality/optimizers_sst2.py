@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import runs
+from benchmarks.quality import runs
 
 HERE = Path(__file__).parent
 CONFIG = HERE / "experiments" / "sst2" / "soft_prompt--optimizers.toml"

@@ -19,10 +19,10 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from speed_data import DATA_SETS, check_data
-from speed_measure import DisagreementError, measure
-from speed_models import SHAPES, check_device, load_decoder, random_decoder
-from speed_workloads import WORKLOADS, setting
+from benchmarks.speed.data import DATA_SETS, check_data
+from benchmarks.speed.measure import DisagreementError, measure
+from benchmarks.speed.models import SHAPES, check_device, load_decoder, random_decoder
+from benchmarks.speed.workloads import WORKLOADS, setting
 
 from gfo.core.errors import GfoError, unknown_name
 

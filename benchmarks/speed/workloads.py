@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from speed_data import DataSet, RandomTokens, read_task
+from benchmarks.speed.data import DataSet, RandomTokens, read_task
 
 from gfo.core.protocols import Batch, BoundTask, SearchSpace, Task
 from gfo.core.seeding import stream

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from leaderboard_runs import Outcome
+from benchmarks.leaderboard.runs import Outcome
 from scipy import stats
 
 from gfo.core.domain import Array

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from optimizers_explanations import why
-from optimizers_methods import SIGMA0, Pair, pair
-from optimizers_problems import BOX, HOPELESS, INTEGER, LOW, LOW_BUDGET, MAIN, PRECISIONS, REAL
-from optimizers_statistics import (
+from benchmarks.optimizers.explanations import why
+from benchmarks.optimizers.methods import SIGMA0, Pair, pair
+from benchmarks.optimizers.problems import BOX, HOPELESS, INTEGER, LOW, LOW_BUDGET, MAIN, PRECISIONS, REAL
+from benchmarks.optimizers.statistics import (
     RATIO,
     SHARE,
     Comparison,

@@ -30,9 +30,9 @@ from speed import (
     say,
     versions,
 )
-from speed_data import DATA_SETS
-from speed_measure import DisagreementError, Seconds, is_float32
-from speed_workloads import WORKLOADS, Setting, setting
+from benchmarks.speed.data import DATA_SETS
+from benchmarks.speed.measure import DisagreementError, Seconds, is_float32
+from benchmarks.speed.workloads import WORKLOADS, Setting, setting
 
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.protocols import Cost, Decoding, Tokenizer, Tokens
@@ -145,7 +145,7 @@ def _entry(
     it: Setting, new_tokens: int, seconds: Seconds, same: float, costs: list[Cost], answers: Answers
 ) -> dict[str, Any]:
     """One entry of `workloads` in the JSON."""
-    from speed_measure import described
+    from benchmarks.speed.measure import described
 
     return {
         **described(it),

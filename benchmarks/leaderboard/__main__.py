@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import leaderboard_runs as definition
-from leaderboard_runs import Outcome, Run
+from benchmarks.leaderboard import runs as definition
+from benchmarks.leaderboard.runs import Outcome, Run
 from speed import Parser, check_at_least_one
 
 from gfo.config import Config, make_config

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from speed_data import DATA_SETS
+from benchmarks.speed.data import DATA_SETS
 
 from gfo.core.errors import GfoError
 

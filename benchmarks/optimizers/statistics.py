@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from optimizers_methods import Pair
-from optimizers_problems import MAIN, PRECISIONS, REAL
+from benchmarks.optimizers.methods import Pair
+from benchmarks.optimizers.problems import MAIN, PRECISIONS, REAL
 
 from gfo.core.domain import Array
 

@@ -29,9 +29,9 @@ from speed import (
     say,
     versions,
 )
-from speed_data import DATA_SETS
-from speed_measure import Seconds, make_evaluator
-from speed_workloads import WORKLOADS, Setting, Workload, setting
+from benchmarks.speed.data import DATA_SETS
+from benchmarks.speed.measure import Seconds, make_evaluator
+from benchmarks.speed.workloads import WORKLOADS, Setting, Workload, setting
 
 from gfo.core.errors import GfoError, unknown_name
 

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from speed_workloads import Setting
+from benchmarks.speed.workloads import Setting
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-from optimizers_methods import PAIRS, installed, method, pair
-from optimizers_problems import (
+from benchmarks.optimizers.methods import PAIRS, installed, method, pair
+from benchmarks.optimizers.problems import (
     DIMENSIONS,
     HOPELESS,
     INTEGER,
@@ -225,11 +225,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _options(sys.argv[1:] if arguments is None else arguments)
         if options.overhead:
-            from optimizers_overhead import write_overhead
+            from benchmarks.optimizers.overhead import write_overhead
 
             write_overhead(options.out, options.data, options.methods)
         else:
-            from optimizers_report import write_report
+            from benchmarks.optimizers.report import write_report
 
             write_report(options.out, list(run_all(options).values()), options.methods)
     except GfoError as error:

@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import leaderboard_runs as definition
+from benchmarks.leaderboard import runs as definition
 from leaderboard import EXPERIMENTS, RESULTS
-from report_figures import plot_curves, plot_memory, plot_scores
-from report_statistics import ACCURACY, KINDS, LOSS, Entries, Entry, Spread, beaten, ranks
+from benchmarks.leaderboard.figures import plot_curves, plot_memory, plot_scores
+from benchmarks.leaderboard.statistics import ACCURACY, KINDS, LOSS, Entries, Entry, Spread, beaten, ranks
 from speed import Parser
 
 from gfo.core.errors import GfoError
