@@ -11,12 +11,14 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from benchmarks.shared import UnusableError
 from benchmarks.speed.workloads import Setting
 
 if TYPE_CHECKING:
     import torch
-    from benchmarks.speed.rivals import Rival
 
+    from benchmarks.speed.rivals import Rival
     from gfo.core.domain import Array
     from gfo.core.protocols import Cost
     from gfo.evaluation.local import LocalEvaluator
@@ -28,7 +30,7 @@ WARMED_UP = ("gfo", "plain")  # on a CPU; the others do nothing for the first ti
 PRODUCTS = 10  # of which the fastest counts
 
 
-class DisagreementError(Exception):
+class DisagreementError(UnusableError):
     """A rival computes something else than gfo, so their times cannot be compared."""
 
 
