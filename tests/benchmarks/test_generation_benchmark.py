@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from benchmarks.speed import generation
+
 SMALL = ["--candidates", "3", "--rows", "4", "--text-length", "9", "--new-tokens", "5"]
-
-
-@pytest.fixture
-def generation(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("generation")
 
 
 @pytest.fixture
@@ -27,7 +20,7 @@ def model(tmp_path, tiny):
     return ["--model", str(folder)]
 
 
-def test_both_ways_write_the_same(generation, model, tmp_path, capsys):
+def test_both_ways_write_the_same(model, tmp_path, capsys):
     file = tmp_path / "found.json"
     names = ["--workload", "text-first", "--workload", "prompt-first"]
     assert generation.main([*SMALL, *model, *names, "--json", str(file)]) == 0
@@ -45,7 +38,7 @@ def test_both_ways_write_the_same(generation, model, tmp_path, capsys):
     assert "100.0% of the answers the same" in capsys.readouterr().out
 
 
-def test_other_answers_are_caught(generation, model, monkeypatch, capsys):
+def test_other_answers_are_caught(model, monkeypatch, capsys):
     right = generation.one_at_a_time
 
     def wrong(it, new_tokens):
@@ -67,6 +60,6 @@ def test_other_answers_are_caught(generation, model, monkeypatch, capsys):
         (["--device", "tpu"], "invalid choice"),
     ],
 )
-def test_bad_input(generation, options, message, capsys):
+def test_bad_input(options, message, capsys):
     assert generation.main(options) == 2
     assert message in capsys.readouterr().err

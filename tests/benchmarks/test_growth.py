@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
-from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from benchmarks.speed import growth, models, workloads
+from benchmarks.speed.data import DATA_SETS
+
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
 QUICK = ["--candidates", "1", "4", "--rows", "2", "6", "--text-length", "4", "40", "--repeats", "1"]
 
 
-@pytest.fixture(scope="module")
-def modules():
-    """A function of a benchmark module's name to the module; there is a shape "small"."""
+@pytest.fixture(autouse=True, scope="module")
+def _small():
+    """There is a shape "small"."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        models = importlib.import_module("speed_models")
         patch.setitem(models.SHAPES, "small", {**models.SMOLLM2, **SMALL, "vocab_size": 100})
-        yield importlib.import_module
+        yield
 
 
 @pytest.fixture(scope="module")
-def growth(modules):
-    return modules("growth")
-
-
-@pytest.fixture(scope="module")
-def out(growth, tmp_path_factory):
+def out(tmp_path_factory):
     """A folder with what the command writes, quickly, and prints."""
     folder, printed = tmp_path_factory.mktemp("growth"), io.StringIO()
     files = ["--json", str(folder / "growth.json"), "--png", str(folder / "growth.png")]
@@ -98,20 +91,19 @@ def test_ideal_is_the_best_points_rate(found):
         assert ideal == pytest.approx(last["tokens_needed"] / first["tokens_needed"])
 
 
-def test_growth_of_memory_is_seen(growth, modules, tiny, monkeypatch):
+def test_growth_of_memory_is_seen(tiny, monkeypatch):
     steps = iter(range(10**6))
-    workload = modules("speed_workloads").WORKLOADS["text-first"][0]
+    workload = workloads.WORKLOADS["text-first"][0]
     monkeypatch.setattr(growth, "_held_bytes", lambda model: (100 + next(steps)) * 2**20)
     assert growth.memory(tiny("llama"), workload, 20, seed=0)["growth_mib"] == 16
     monkeypatch.setattr(growth, "_held_bytes", lambda model: 100 * 2**20)
     assert growth.memory(tiny("llama"), workload, 20, seed=0)["growth_mib"] == 0
 
 
-def test_minibatches_differ_from_step_to_step(modules, tiny):
-    workloads, data = modules("speed_workloads"), modules("speed_data").DATA_SETS["sst2"]
+def test_minibatches_differ_from_step_to_step(tiny):
     it = workloads.setting(
         workloads.WORKLOADS["text-first"][0],
-        data,
+        DATA_SETS["sst2"],
         tiny("llama"),
         candidates=2,
         chunk_tokens=300,
@@ -139,7 +131,7 @@ def test_minibatches_differ_from_step_to_step(modules, tiny):
         (["--shape", "small", "--text-length", "9000", "--rows", "2"], "the model's context has 8192"),
     ],
 )
-def test_bad_option_is_one_line_and_exit_code_2(growth, capsys, arguments, message):
+def test_bad_option_is_one_line_and_exit_code_2(capsys, arguments, message):
     assert growth.main([*QUICK, *arguments]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: ")

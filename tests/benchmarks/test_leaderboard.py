@@ -14,7 +14,11 @@ import psutil
 import pytest
 from filelock import FileLock
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from benchmarks.leaderboard import __main__ as leaderboard
+from benchmarks.leaderboard import runs as definition
+from benchmarks.shared import STOPPED
+
+ROOT = Path(__file__).parents[2]
 EXPERIMENT = """
 splits = { one = 0, two = 1 }
 
@@ -48,19 +52,10 @@ name = "manual"
 
 
 @pytest.fixture
-def modules(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import leaderboard
-    import leaderboard_runs
-
-    leaderboard_runs._file.cache_clear()
-    return leaderboard, leaderboard_runs
-
-
-@pytest.fixture
 def place(tmp_path, tiny, monkeypatch):
     """A tiny model, data and an experiment in the working folder."""
     monkeypatch.chdir(tmp_path)
+    definition._file.cache_clear()
     model = tiny("llama")
     model.module.save_pretrained("model")
     model.tokenizer.save_pretrained("model")
@@ -79,37 +74,36 @@ def options(*more):
 
 
 def start(*more):
-    command = [sys.executable, str(BENCHMARKS / "leaderboard.py"), *options(*more)]
+    command = [sys.executable, "-m", "benchmarks.leaderboard", *options(*more)]
     return subprocess.Popen(
         command,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's "&" ignores it
     )
 
 
-def board(modules):
-    leaderboard, _ = modules
+def board():
     return leaderboard.Board(Path("data"), Path("out"), Path("work"))
 
 
-def runs(modules):
-    return {run.name: run for run in modules[1].read_runs(Path("experiments"))}
+def runs():
+    return {run.name: run for run in definition.read_runs(Path("experiments"))}
 
 
-def waiting(modules):
-    here = board(modules)
-    return {name: why for name, run in runs(modules).items() if (why := here.why_to_run(run))}
+def waiting():
+    here = board()
+    return {name: why for name, run in runs().items() if (why := here.why_to_run(run))}
 
 
-def do_all(modules):
-    here = board(modules)
-    for run in runs(modules).values():
+def do_all():
+    here = board()
+    for run in runs().values():
         assert here.do(run) == 0
 
 
-def test_the_command_runs_all_once(place, modules):
+def test_the_command_runs_all_once(place):
     child = start("--processes", "2", "--split", "one")
     _, errors = child.communicate(timeout=300)
     assert child.returncode == 0, errors
@@ -134,32 +128,31 @@ def test_the_command_runs_all_once(place, modules):
     assert {file: file.read_text() for file in files} == before
 
 
-def test_a_section_of_another_kind_stands_alone(modules):
-    _, definition = modules
+def test_a_section_of_another_kind_stands_alone():
     below = {"space": {"kind": "soft-prompt", "tokens": 4, "dim": 200}, "task": {"a": 1}}
     for kind, more in (("soft-prompt", {"tokens": 4}), ("bias", {})):
         over = definition._over(below, {"space": {"kind": kind, "dim": 5}, "task": {"b": 2}})
         assert over == {"space": {"kind": kind, "dim": 5, **more}, "task": {"a": 1, "b": 2}}
 
 
-def test_only_what_has_changed_is_run_again(place, modules):
-    do_all(modules)
-    assert waiting(modules) == {}
+def test_only_what_has_changed_is_run_again(place):
+    do_all()
+    assert waiting() == {}
     text = EXPERIMENT.replace('name = "gradient"', 'name = "gradient"\noptions = { lr = 0.2 }')
     Path("experiments/tiny.toml").write_text(text)
     config = "its config has changed"
-    assert waiting(modules) == {"tiny/gradient--one": config, "tiny/gradient--two": config}
+    assert waiting() == {"tiny/gradient--one": config, "tiny/gradient--two": config}
     Path("experiments/tiny.toml").write_text("# other words\n" + EXPERIMENT)
-    assert waiting(modules) == {}
+    assert waiting() == {}
     rows = Path("data/two/train.jsonl")
     rows.write_text(rows.read_text().replace("a", "q", 1))
-    modules[1]._file.cache_clear()
+    definition._file.cache_clear()
     data = "its data have changed: two/train.jsonl"
-    assert waiting(modules) == {f"tiny/{method}--two": data for method in ("cma", "gradient", "manual")}
+    assert waiting() == {f"tiny/{method}--two": data for method in ("cma", "gradient", "manual")}
 
 
-def test_code_that_makes_no_other_numbers_is_confirmed(place, modules):
-    here, cma = board(modules), runs(modules)["tiny/cma--one"]
+def test_code_that_makes_no_other_numbers_is_confirmed(place):
+    here, cma = board(), runs()["tiny/cma--one"]
     assert here.do(cma) == 0
     right = cma.read(Path("out"))
 
@@ -179,14 +172,13 @@ def test_code_that_makes_no_other_numbers_is_confirmed(place, modules):
         outcome["history"][0]["loss"][3] *= 1 + 2**-50
 
     age(last_bit)
-    assert here.do(cma, confirm=True) == modules[0].OTHER
+    assert here.do(cma, confirm=True) == leaderboard.OTHER
     assert here.why_to_run(cma) == "code has changed: gfo.optimizers.cma_es"
     assert here.do(cma) == 0  # run again
     assert [s["loss"] for s in cma.read(Path("out"))["history"]] == [s["loss"] for s in right["history"]]
 
 
-def test_comments_are_no_code(tmp_path, modules, monkeypatch):
-    _, definition = modules
+def test_comments_are_no_code(tmp_path, monkeypatch):
     monkeypatch.setattr(definition, "PACKAGE", tmp_path / "gfo")
     file = tmp_path / "gfo" / "x.py"
     file.parent.mkdir()
@@ -205,7 +197,7 @@ def test_comments_are_no_code(tmp_path, modules, monkeypatch):
     assert definition.code(["gfo.x"]) == {"gfo.x": ""}
 
 
-def test_a_killed_run_goes_on(place, modules):
+def test_a_killed_run_goes_on(place):
     Path("experiments/tiny.toml").write_text(EXPERIMENT.replace("2000", "40000"))
     child = start("--method", "cma", "--split", "one")
     deadline = time.monotonic() + 200
@@ -219,9 +211,9 @@ def test_a_killed_run_goes_on(place, modules):
     child.communicate()
     psutil.wait_procs([runner], timeout=10)
     then = begun[0].read_text().splitlines()[:5]
-    assert waiting(modules)["tiny/cma--one"] == "missing"
-    cma = runs(modules)["tiny/cma--one"]
-    assert board(modules).do(cma) == 0
+    assert waiting()["tiny/cma--one"] == "missing"
+    cma = runs()["tiny/cma--one"]
+    assert board().do(cma) == 0
     outcome = cma.read(Path("out"))
     assert outcome["history"][:5] == [
         json.loads(line) for line in then
@@ -230,7 +222,7 @@ def test_a_killed_run_goes_on(place, modules):
     assert not list(Path("work").glob("*/history.jsonl"))
 
 
-def test_ctrl_c_keeps_what_was_done(place, modules):
+def test_ctrl_c_keeps_what_was_done(place):
     Path("experiments/tiny.toml").write_text(EXPERIMENT.replace("2000", "40000"))
     child = start("--method", "cma", "--split", "one")
     deadline = time.monotonic() + 200
@@ -240,18 +232,18 @@ def test_ctrl_c_keeps_what_was_done(place, modules):
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)
     _, errors = child.communicate(timeout=120)
-    assert child.returncode == modules[0].INTERRUPTED
-    assert errors.endswith("stopped; the same command goes on\n")
+    assert child.returncode == STOPPED
+    assert errors.endswith("stopped; the same command goes on where this one ended\n")
     assert "Traceback" not in errors
     assert not Path("out/tiny/cma--one.json").exists()
     assert [p for p in Path("work").glob("*/history.jsonl") if p.read_text().count("\n") > 5]
 
 
-def test_a_run_is_done_by_one_process_at_a_time(place, modules):
-    here, manual = board(modules), runs(modules)["tiny/manual--one"]
+def test_a_run_is_done_by_one_process_at_a_time(place):
+    here, manual = board(), runs()["tiny/manual--one"]
     Path("work").mkdir()
     with FileLock("work/tiny--manual--one.lock"):
-        assert here.do(manual) == modules[0].BUSY
+        assert here.do(manual) == leaderboard.BUSY
     assert here.do(manual) == 0
 
 
@@ -264,27 +256,26 @@ def test_a_run_is_done_by_one_process_at_a_time(place, modules):
         (["--experiments", "data"], "--experiments data: it holds no .toml file"),
     ],
 )
-def test_bad_input(place, modules, arguments, words, capsys):
-    assert modules[0].main([*options(), *arguments]) == 2
+def test_bad_input(place, arguments, words, capsys):
+    assert leaderboard.main([*options(), *arguments]) == 2
     error = capsys.readouterr().err
     assert words in error
     assert error.count("error") == 1
 
 
-def test_experiments_that_are_none(place, modules, capsys):
+def test_experiments_that_are_none(place, capsys):
     Path("experiments/tiny.toml").write_text("[all]\n")
-    assert modules[0].main(options()) == 2
+    assert leaderboard.main(options()) == 2
     assert "tiny.toml: section [splits] is missing" in capsys.readouterr().err
     Path("experiments/tiny.toml").write_text(EXPERIMENT.replace("dim = 10", "dims = 10"))
-    assert modules[0].main(options()) == 2
+    assert leaderboard.main(options()) == 2
     assert "config: tiny/cma--one: unknown key in [space] 'dims'" in capsys.readouterr().err
 
 
-def test_the_experiments_can_be_run(modules):
+def test_the_experiments_can_be_run():
     from gfo.config import Config
 
-    leaderboard, definition = modules
-    found = definition.read_runs(leaderboard.EXPERIMENTS)
+    found = definition.read_runs(definition.EXPERIMENTS)
     assert len({run.name for run in found}) == len(found)
     for run in found:
         config = Config.model_validate(dict(run.config))

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.optimizers import __main__ as optimizers
+from benchmarks.optimizers import cells, problems
+from benchmarks.optimizers.methods import PAIRS, REFERENCES, Pair, installed
+from benchmarks.optimizers.problems import Finished, Recorder
+from benchmarks.optimizers.statistics import Runs, compare, ecdf, interval, quantiles, summary
 from gfo import testing
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def _path(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-
-@pytest.fixture
-def main():
-    import optimizers
-
-    return optimizers.main
+ROOT = Path(__file__).parents[2]
 
 
 def toward(f, *distances):
@@ -32,8 +27,6 @@ def toward(f, *distances):
 
 
 def test_evaluations_are_those_of_the_first_point_that_reaches_each_precision():
-    from optimizers_problems import Finished, Recorder
-
     f = testing.Sphere(4, seed=1)
     recorder = Recorder(f, 100, [0.3, 0.1, 0.01, 0.001])
     np.testing.assert_allclose(recorder(toward(f, 1.0, 0.6, 0.5)), f(toward(f, 1.0, 0.6, 0.5)))
@@ -49,8 +42,6 @@ def test_evaluations_are_those_of_the_first_point_that_reaches_each_precision():
 
 
 def test_what_is_found_behind_the_budget_does_not_count():
-    from optimizers_problems import Finished, Recorder
-
     f = testing.Sphere(3, seed=1)
     recorder = Recorder(f, 4, [0.3, 0.1])
     recorder(toward(f, 1.0, 1.0, 0.9))
@@ -60,8 +51,6 @@ def test_what_is_found_behind_the_budget_does_not_count():
 
 
 def test_precisions_are_of_the_loss_without_noise():
-    from optimizers_problems import Recorder
-
     f = testing.NoisySphere(3, seed=1, noise=1e6)
     recorder = Recorder(f, 100, [0.3])
     losses = recorder(np.repeat(toward(f, 0.9), 50, axis=0))
@@ -72,12 +61,10 @@ def test_precisions_are_of_the_loss_without_noise():
 
 
 def test_seconds_are_the_methods_own(monkeypatch):
-    import optimizers_problems
-
     clock = iter([0.0, 5.0, 8.0, 10.0, 11.0])  # begin; entered, left; entered, left
-    monkeypatch.setattr(optimizers_problems.time, "process_time", lambda: next(clock))
+    monkeypatch.setattr(problems.time, "process_time", lambda: next(clock))
     f = testing.Sphere(3, seed=1)
-    recorder = optimizers_problems.Recorder(f, 100, [0.3, 0.1])
+    recorder = Recorder(f, 100, [0.3, 0.1])
     recorder(toward(f, 0.9))
     recorder(toward(f, 0.5))
     assert recorder.seconds == [7.0, None]  # 5 before the first call, 2 between the calls
@@ -92,8 +79,6 @@ def line(method, function, d, hits, **changes):
 
 
 def test_ecdf_by_hand():
-    from optimizers_statistics import Runs, ecdf
-
     lines = [line("a", "sphere", 2, [(10, 20), (30, None)]), line("a", "rastrigin", 2, [(40, None)] * 3)]
     # sphere: 2 seeds x 6 precisions, reached at 10, 20, 30; rastrigin: 3 x 6, reached at 40 three times
     share = ecdf(Runs([*lines, line("a", "one-max", 2, [(1, 1)])]), "a", 2, np.array([9, 10, 25, 30, 50]))
@@ -102,8 +87,6 @@ def test_ecdf_by_hand():
 
 
 def test_quartiles_with_unsolved_runs():
-    from optimizers_statistics import quantiles
-
     inf = math.inf
     assert quantiles(np.array([5.0, inf, 3.0, 1.0, 4.0])) == (4.0, 3.0, 5.0)
     assert quantiles(np.array([5.0, inf, inf, 1.0, 4.0])) == (5.0, 4.0, inf)
@@ -111,9 +94,6 @@ def test_quartiles_with_unsolved_runs():
 
 
 def test_the_rule_by_hand():
-    from optimizers_methods import Pair
-    from optimizers_statistics import Runs, compare, summary
-
     p = Pair("a", ("b",), "", functions=("sphere", "ellipsoid", "rosenbrock", "rastrigin"))
     found = {
         "sphere": (24, 20),  # 1.2 times: within
@@ -136,8 +116,6 @@ def test_the_rule_by_hand():
 
 
 def test_the_interval_of_a_ratio_covers_it_and_shrinks():
-    from optimizers_statistics import interval
-
     rng = np.random.default_rng(1)
     few, many = (interval(*(rng.lognormal(0, 0.3, (2, n)) * [[3.0], [2.0]])) for n in (15, 1500))
     assert few[0] < 1.5 < few[1]
@@ -147,14 +125,12 @@ def test_the_interval_of_a_ratio_covers_it_and_shrinks():
 
 
 def test_hopeless_cells_end_early(monkeypatch):
-    import optimizers
-
     reached = [None, None, None, None, None, 1.0, 1.0, 1.0]
-    monkeypatch.setattr(optimizers, "_run", lambda cell, seed: {"hits": [seed], "seconds": reached[seed]})
-    cell = optimizers.Cell("snes", "sphere", 2, 8, False, 100)
-    assert optimizers.run_cell(cell)["hits"] == [[s] for s in range(5)]
+    monkeypatch.setattr(cells, "_run", lambda cell, seed: {"hits": [seed], "seconds": reached[seed]})
+    cell = cells.Cell("snes", "sphere", 2, 8, False, 100)
+    assert cells.run_cell(cell)["hits"] == [[s] for s in range(5)]
     reached[2] = 1.0
-    assert optimizers.run_cell(cell)["hits"] == [[s] for s in range(8)]
+    assert cells.run_cell(cell)["hits"] == [[s] for s in range(8)]
 
 
 SMALL = [
@@ -171,10 +147,8 @@ SMALL = [
 ]
 
 
-def test_an_interrupted_run_goes_on_where_it_ended(main, tmp_path, monkeypatch, capsys):
-    import optimizers
-
-    assert main([*SMALL, "--out", str(tmp_path)]) == 0
+def test_an_interrupted_run_goes_on_where_it_ended(tmp_path, monkeypatch, capsys):
+    assert optimizers.main([*SMALL, "--out", str(tmp_path)]) == 0
     raw = tmp_path / "runs.jsonl"
     whole, table = raw.read_text(), (tmp_path / "table.md").read_text()
     assert len(whole.splitlines()) == 3 + 2 * 2  # low budget; two functions, ours and scipy's
@@ -190,7 +164,7 @@ def test_an_interrupted_run_goes_on_where_it_ended(main, tmp_path, monkeypatch, 
     raw.write_text("".join(kept) + whole.splitlines()[4][:50])  # cut off while writing
     run_cell, again = optimizers.run_cell, []
     monkeypatch.setattr(optimizers, "run_cell", lambda cell: again.append(cell) or run_cell(cell))
-    assert main([*SMALL, "--out", str(tmp_path)]) == 0
+    assert optimizers.main([*SMALL, "--out", str(tmp_path)]) == 0
     assert [cell.method for cell in again] == ["sobol", "scipy:Sobol", "scipy:Sobol"]
 
     def without_seconds(text):
@@ -200,9 +174,17 @@ def test_an_interrupted_run_goes_on_where_it_ended(main, tmp_path, monkeypatch, 
     assert "7 cells, 3 of them to run" in capsys.readouterr().err
 
 
-def test_ctrl_c_keeps_what_is_done(main, tmp_path, monkeypatch, capsys):
-    import optimizers
+def test_cells_run_in_processes_of_their_own(tmp_path):
+    """The command as it is typed: its module has another name in the processes that it starts."""
+    command = [sys.executable, "-m", "benchmarks.optimizers", *SMALL, "--processes", "2"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == 3 + 2 * 2
 
+
+def test_ctrl_c_keeps_what_is_done(tmp_path, monkeypatch, capsys):
     run_cell, calls = optimizers.run_cell, []
 
     def stopped(cell):
@@ -212,20 +194,18 @@ def test_ctrl_c_keeps_what_is_done(main, tmp_path, monkeypatch, capsys):
         return run_cell(cell)
 
     monkeypatch.setattr(optimizers, "run_cell", stopped)
-    assert main([*SMALL, "--out", str(tmp_path)]) == 130
+    assert optimizers.main([*SMALL, "--out", str(tmp_path)]) == 130
     assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == 2
     assert "goes on where" in capsys.readouterr().err
 
 
 def test_every_reference_runs_and_gets_nearer():
-    from optimizers_methods import REFERENCES, installed
-    from optimizers_problems import Finished, Recorder, problem
-
     checked = 0
     for name, reference in REFERENCES.items():
         if not installed(name):
             continue
-        recorder = Recorder(problem("sphere", 2, 3, box=name.split(":")[0] != "pycma"), 300, [0.9999, 0.1])
+        sphere = problems.problem("sphere", 2, 3, box=name.split(":")[0] != "pycma")
+        recorder = Recorder(sphere, 300, [0.9999, 0.1])
         try:
             reference.run(recorder, 1)
         except Finished:
@@ -238,33 +218,28 @@ def test_every_reference_runs_and_gets_nearer():
 
 @pytest.mark.parametrize(("name", "reference"), [("cma", "pycma"), ("sep-cma", "pycma:diagonal")])
 def test_ours_and_pycma_by_itself_are_the_same_run(name, reference):
-    import optimizers
-
-    runs = [optimizers._run(optimizers.Cell(m, "ellipsoid", 3, 1, False, 400), 2) for m in (name, reference)]
+    runs = [cells._run(cells.Cell(m, "ellipsoid", 3, 1, False, 400), 2) for m in (name, reference)]
     assert runs[0]["hits"] == runs[1]["hits"]
     assert runs[0]["hits"][2] is not None
 
 
 def test_after_500_evaluations_at_d_200_every_method_is_below_random_search():
     """A short search for a soft prompt, from zero, in an unbounded domain of unit scale."""
-    import optimizers
-    from optimizers_methods import PAIRS
-
     for function in ("sphere", "ellipsoid", "logistic"):
-        cells = {
-            p.name: optimizers.Cell(p.name, function, 200, 2, False, 500, True)
+        chosen = {
+            p.name: cells.Cell(p.name, function, 200, 2, False, 500, True)
             for p in PAIRS
             if p.name != "sobol"  # draws at random, too
         }
-        reached = {name: np.array(optimizers.run_cell(cell)["loss"]) for name, cell in cells.items()}
+        reached = {name: np.array(cells.run_cell(cell)["loss"]) for name, cell in chosen.items()}
         for name, loss in reached.items():
             if name != "random":
                 assert (loss < 0.9 * reached["random"]).all(), (name, function)
                 assert (loss < 0.9).all(), (name, function)
 
 
-def test_overhead_is_written(main, tmp_path, capsys):
-    assert main(["--overhead", "--methods", "snes,ipop", "--out", str(tmp_path)]) == 0
+def test_overhead_is_written(tmp_path, capsys):
+    assert optimizers.main(["--overhead", "--methods", "snes,ipop", "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "overhead.json").read_text())
     assert (found["d"], found["candidates"]) == (1000, 64)
     assert min(found["ask_tell_cpu_seconds"][name] for name in ("snes", "ipop")) > 0
@@ -287,15 +262,15 @@ def test_overhead_is_written(main, tmp_path, capsys):
         (["--fast"], "unrecognized arguments: --fast"),
     ],
 )
-def test_bad_option_is_one_line_and_exit_code_2(main, capsys, tmp_path, monkeypatch, arguments, message):
+def test_bad_option_is_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
-    (error,) = capsys.readouterr().err.splitlines()
+    assert optimizers.main(arguments) == 2
+    *_, error = capsys.readouterr().err.splitlines()
     assert error.startswith("error: ")
     assert message in error
 
 
-def test_a_damaged_file_of_results_is_named(main, tmp_path, capsys):
+def test_a_damaged_file_of_results_is_named(tmp_path, capsys):
     (tmp_path / "runs.jsonl").write_text('{"method": "sobol"}\n{}\n')
-    assert main([*SMALL, "--out", str(tmp_path)]) == 2
+    assert optimizers.main([*SMALL, "--out", str(tmp_path)]) == 2
     assert "runs.jsonl, line 1 is no result" in capsys.readouterr().err

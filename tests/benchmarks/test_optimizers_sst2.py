@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import optimizers_sst2
-
-    return optimizers_sst2
+from benchmarks.quality import optimizers_sst2 as script
 
 
 def write(folder, optimizer, loss, accuracy=0.8):
@@ -33,7 +24,7 @@ def write(folder, optimizer, loss, accuracy=0.8):
     (folder / f"{optimizer}--seed0" / "result.json").write_text(json.dumps(result))
 
 
-def test_the_table_and_who_lost(script, tmp_path, capsys):
+def test_the_table_and_who_lost(tmp_path, capsys):
     write(tmp_path, "random", 0.5)
     write(tmp_path, "cma", 0.3, 0.9)
     write(tmp_path, "pso", 0.5)
@@ -46,7 +37,7 @@ def test_the_table_and_who_lost(script, tmp_path, capsys):
     assert text.strip() in capsys.readouterr().out
 
 
-def test_the_committed_table_is_that_of_the_committed_runs(script):
+def test_the_committed_table_is_that_of_the_committed_runs():
     assert (script.RESULTS / "table.md").read_text() == script.table(script.RESULTS)
 
 
@@ -58,7 +49,7 @@ def test_the_committed_table_is_that_of_the_committed_runs(script):
         (["--sed", "1"], "--sed"),
     ],
 )
-def test_bad_input(script, arguments, words, capsys):
+def test_bad_input(arguments, words, capsys):
     assert script.main(arguments) == 2
     error = capsys.readouterr().err
     assert words in error

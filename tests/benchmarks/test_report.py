@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-ROOT = Path(__file__).parents[2]
+from benchmarks.leaderboard import report, statistics
+from gfo.core.errors import GfoError
 
 ACCURACIES = {  # method -> task -> splits
     "cma": {"a": [0.9, 0.8, 0.85], "b": [0.7, 0.6, 0.65]},
     "random": {"a": [0.7, 0.8, 0.6], "b": [0.5, 0.4, 0.45]},
     "prompt-tuning": {"a": [0.8, 0.7, 0.9], "b": [0.6, 0.5, 0.55]},
 }
-
-
-@pytest.fixture
-def modules(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import report
-    import report_statistics
-
-    return report, report_statistics
 
 
 def outcome(method, accuracy, *, trained=True):
@@ -50,8 +41,7 @@ def outcome(method, accuracy, *, trained=True):
 
 
 @pytest.fixture
-def entries(modules):
-    _, statistics = modules
+def entries():
     return statistics.Entries(
         [
             statistics.Entry(task, method, f"s{i}", outcome(method, accuracy))
@@ -69,8 +59,8 @@ def test_means_and_deviations(entries):
     assert spread.n == 3
 
 
-def test_ranks_by_hand(entries, modules):
-    found = {rank.method: rank for rank in modules[1].ranks(entries)}
+def test_ranks_by_hand(entries):
+    found = {rank.method: rank for rank in statistics.ranks(entries)}
     # a: cma 1, 1.5, 2; random 3, 1.5, 3; prompt tuning 2, 3, 1. b: 1, 3, 2 three times
     assert found["cma"].rank == pytest.approx((1 + 1.5 + 2 + 3) / 6)
     assert found["random"].rank == pytest.approx((3 + 1.5 + 3 + 9) / 6)
@@ -83,27 +73,27 @@ def test_ranks_by_hand(entries, modules):
     assert found["random"].p == pytest.approx(stats.wilcoxon(difference[difference > 0]).pvalue, abs=1e-3)
 
 
-def test_p_of_six_wins_is_the_smallest_there_is(modules):
-    mean, low, high, p = modules[1]._behind(np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
+def test_p_of_six_wins_is_the_smallest_there_is():
+    mean, low, high, p = statistics._behind(np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
     assert p == pytest.approx(2 * 0.5**6)
     assert 0 < low < mean < high
-    assert modules[1]._behind(np.array([0.1, -0.2, 0.3, -0.4, 0.5, -0.6]))[3] > 0.5
+    assert statistics._behind(np.array([0.1, -0.2, 0.3, -0.4, 0.5, -0.6]))[3] > 0.5
 
 
-def test_methods_that_were_not_run_everywhere_have_no_rank(entries, modules):
+def test_methods_that_were_not_run_everywhere_have_no_rank(entries):
     some = [e for e in entries.all if (e.method, e.split) != ("random", "s2")]
-    found = modules[1].ranks(modules[1].Entries(some))
+    found = statistics.ranks(statistics.Entries(some))
     assert [rank.method for rank in found] == ["cma", "prompt-tuning"]
 
 
-def test_who_does_not_beat_random(entries, modules):
-    assert modules[1].beaten(entries, "random", "accuracy") == {"a": [], "b": []}
-    assert modules[1].beaten(entries, "cma", "accuracy") == {"a": ["random"], "b": ["random"]}
-    assert modules[1].beaten(entries, "cma", "loss") == {"a": ["random"], "b": ["random"]}
+def test_who_does_not_beat_random(entries):
+    assert statistics.beaten(entries, "random", "accuracy") == {"a": [], "b": []}
+    assert statistics.beaten(entries, "cma", "accuracy") == {"a": ["random"], "b": ["random"]}
+    assert statistics.beaten(entries, "cma", "loss") == {"a": ["random"], "b": ["random"]}
 
 
-def test_the_table(entries, modules):
-    text = modules[0].table(entries, modules[0].Progress(18, 19, 20, 1.5))
+def test_the_table(entries):
+    text = report.table(entries, report.Progress(18, 19, 20, 1.5))
     line = (
         "| `cma` | without gradients | 1,234 | 85.0 ± 5.0 % | 0.150 ± 0.050 | 0.333 ± 0.000 | 3 | 3 | 150 "
         "| 12 | 1,024 MiB |"
@@ -115,28 +105,25 @@ def test_the_table(entries, modules):
     assert "- a, test accuracy: not better than `random`: none." in text
 
 
-def test_curves_and_bars_are_drawn(entries, modules, tmp_path):
+def test_curves_and_bars_are_drawn(entries, tmp_path):
     from matplotlib.image import imread
 
-    report, _ = modules
     report.plot_scores(entries, str).write(tmp_path / "scores.png")
     report.plot_curves(entries, "a", "A").write(tmp_path / "curves.png")
     for name in ("scores", "curves"):
         assert imread(tmp_path / f"{name}.png")[..., :3].std() > 0.01
 
 
-def test_the_readme_keeps_what_stands_around(modules):
-    report, _ = modules
+def test_the_readme_keeps_what_stands_around():
     text = f"before\n{report.MARKS[0]}\nold\n{report.MARKS[1]}\nafter\n"
     new = report.with_table(text, "new")
     assert new == text.replace("old", "new")
     assert report.with_table(new, "new") == new
-    with pytest.raises(report.GfoError, match="there is no place for the table"):
+    with pytest.raises(GfoError, match="there is no place for the table"):
         report.with_table("nothing", "new")
 
 
-def test_the_short_table_says_what_is_missing(entries, modules):
-    report, _ = modules
+def test_the_short_table_says_what_is_missing(entries):
     lines = report.readme_table(entries, report.Progress(18, 18, 18, 1.0)).splitlines()
     assert lines[0] == "| method | | a | b | mean rank |"
     assert lines[2] == "| `cma` | without gradients | 85.0 ± 5.0 % | 65.0 ± 5.0 % | 1.2 |"
@@ -145,8 +132,7 @@ def test_the_short_table_says_what_is_missing(entries, modules):
     assert "So far 18 of 114 runs are done." in report.readme_table(entries, some)
 
 
-def test_shown_are_the_splits_on_which_all_methods_were_run(modules, tmp_path):
-    report, _ = modules
+def test_shown_are_the_splits_on_which_all_methods_were_run(tmp_path):
     (tmp_path / "a.toml").write_text(
         "splits = { one = 0, two = 1 }\n[all.task]\ntest = 't'\n[methods.cma]\n[methods.random]\n"
     )
@@ -164,16 +150,15 @@ def test_shown_are_the_splits_on_which_all_methods_were_run(modules, tmp_path):
     assert progress.cpu_hours == pytest.approx(4 * 12.4 / 3600)
 
 
-def test_what_is_committed_is_that_of_the_committed_runs(modules):
-    report, _ = modules
+def test_what_is_committed_is_that_of_the_committed_runs():
     entries, progress = report.read(report.EXPERIMENTS, report.RESULTS)
     assert (report.RESULTS / "table.md").read_text() == report.table(entries, progress)
     readme = report.README.read_text()
     assert report.with_table(readme, report.readme_table(entries, progress)) == readme
 
 
-def test_memory_of_the_committed_run(modules):
-    found = json.loads((modules[0].RESULTS / "memory.json").read_text())
+def test_memory_of_the_committed_run():
+    found = json.loads((report.RESULTS / "memory.json").read_text())
     by = {row["method"]: row for row in found["runs"]}
     plain = by[found["plain"]]["peak_mib"]
     for row in by.values():
@@ -190,8 +175,8 @@ def test_memory_of_the_committed_run(modules):
         (["--reed", "x"], "--reed"),
     ],
 )
-def test_bad_input(modules, arguments, words, capsys):
-    assert modules[0].main(arguments) == 2
+def test_bad_input(arguments, words, capsys):
+    assert report.main(arguments) == 2
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
+from benchmarks.quality import spaces as script
 from gfo.config import load_config
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import spaces
-
-    return spaces
 
 
 def write(folder, name, before, after, accuracy=0.8):
@@ -35,7 +25,7 @@ def write(folder, name, before, after, accuracy=0.8):
     (folder / f"{name}--seed0" / "result.json").write_text(json.dumps(result))
 
 
-def test_the_table_and_what_did_not_improve(script, tmp_path, capsys):
+def test_the_table_and_what_did_not_improve(tmp_path, capsys):
     write(tmp_path, "bias", 0.5, 0.5)
     write(tmp_path, "lora-fa", 0.5, 0.3, 0.9)
     assert script.main(["--out", str(tmp_path)]) == 0
@@ -47,13 +37,13 @@ def test_the_table_and_what_did_not_improve(script, tmp_path, capsys):
     assert text.strip() in capsys.readouterr().out
 
 
-def test_the_committed_table_is_that_of_the_committed_runs(script):
+def test_the_committed_table_is_that_of_the_committed_runs():
     text = script.table(script.RESULTS)
     assert (script.RESULTS / "table.md").read_text() == text
     assert all(f"| `{name}` |" in text for name in script.names())
 
 
-def test_the_configs_differ_in_their_spaces_alone(script):
+def test_the_configs_differ_in_their_spaces_alone():
     configs = {name: load_config(script.CONFIGS / f"{name}.toml").model_dump() for name in script.names()}
     for config in configs.values():
         config.pop("space")
@@ -71,7 +61,7 @@ def test_the_configs_differ_in_their_spaces_alone(script):
         (["--sed", "1"], "--sed"),
     ],
 )
-def test_bad_input(script, arguments, words, capsys):
+def test_bad_input(arguments, words, capsys):
     assert script.main(arguments) == 2
     error = capsys.readouterr().err
     assert words in error

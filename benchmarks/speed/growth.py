@@ -1,39 +1,26 @@
 """How the cost of a step grows with candidates, rows and text length, and whether memory grows with steps.
 
-    python benchmarks/growth.py --png growth.png --json growth.json
+    python -m benchmarks.speed.growth --png growth.png --json growth.json
 
-See README.md beside this file.
+See README.md of the benchmarks.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from speed import (
-    Parser,
-    add_model_options,
-    check_at_least_one,
-    check_model_options,
-    check_output,
-    hardware,
-    make_model,
-    say,
-    versions,
-)
-from speed_data import DATA_SETS
-from speed_measure import Seconds, make_evaluator
-from speed_workloads import WORKLOADS, Setting, Workload, setting
-
-from gfo.core.errors import GfoError, unknown_name
+from benchmarks import shared
+from benchmarks.shared import check_at_least_one, check_output, chosen, say
+from benchmarks.speed.data import DATA_SETS
+from benchmarks.speed.measure import Seconds, make_evaluator
+from benchmarks.speed.models import add_model_options, check_model_options, make_model
+from benchmarks.speed.workloads import WORKLOADS, Setting, Workload, setting
+from gfo.core.errors import GfoError
 
 if TYPE_CHECKING:
     from gfo.core.domain import Array
@@ -202,23 +189,21 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
 
 def show(found: Mapping[str, Any]) -> None:
     """Print the table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=found["title"])
-    for column in ("workload", "axis", "value", "tokens needed", "seconds", "of ideal", "once"):
-        table.add_column(column, justify="left" if column in ("workload", "axis") else "right")
-    for curve in found["sweeps"]:
-        for p in curve["points"]:
-            cells = [
-                f"{p['seconds']:.3f}",
-                f"{p['ideal_seconds'] / p['seconds']:.2f}",
-                f"{p['once_seconds']:.3f}",
-            ]
-            table.add_row(
-                curve["workload"], NAMES[curve["axis"]], str(p["value"]), str(p["tokens_needed"]), *cells
-            )
-    Console(width=None if sys.stdout.isatty() else 110).print(table)
+    columns = ("workload", "axis", "value", "tokens needed", "seconds", "of ideal", "once")
+    rows = [
+        (
+            curve["workload"],
+            NAMES[curve["axis"]],
+            str(p["value"]),
+            str(p["tokens_needed"]),
+            f"{p['seconds']:.3f}",
+            f"{p['ideal_seconds'] / p['seconds']:.2f}",
+            f"{p['once_seconds']:.3f}",
+        )
+        for curve in found["sweeps"]
+        for p in curve["points"]
+    ]
+    shared.show(found["title"], columns, rows, words=2)
     for each in found["memory"]:
         print(
             f"{each['workload']}: memory grew by {each['growth_mib']} MiB over {each['steps']} steps, "
@@ -228,7 +213,7 @@ def show(found: Mapping[str, Any]) -> None:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     """The checked options."""
-    parser = Parser(description=(__doc__ or "").partition("\n")[0])
+    parser = shared.Parser(__doc__)
     add = parser.add_argument
     add("--workload", action="append", help=f"{', '.join(CHOICES)}; may be repeated; default: both")
     for axis, values in AXES.items():
@@ -246,15 +231,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     add("--json", type=Path, help="write the results to this file")
     add_model_options(add)
     options = parser.parse_args(arguments)
-    options.workload = list(dict.fromkeys(options.workload or CHOICES))
-    for name in options.workload:
-        if name not in CHOICES:
-            raise unknown_name("--workload", name, CHOICES)
-    for axis in AXES:
-        wrong = [value for value in getattr(options, axis) if value < 1]
-        if wrong:
-            raise GfoError(f"--{axis.replace('_', '-')} {wrong[0]}: must be at least 1")
-    check_at_least_one(options, ["repeats", "layers"])
+    options.workload = chosen("--workload", options.workload, CHOICES)
+    check_at_least_one(options, [*AXES, "repeats", "layers"])
     if options.steps < FEWEST_STEPS:
         raise GfoError(f"--steps {options.steps}: must be at least {FEWEST_STEPS} to tell growth from noise")
     check_model_options(options)
@@ -287,31 +265,23 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "sweeps": sweeps,
         "memory": held,
         "seed": options.seed,
-        "versions": versions(),
-        "hardware": hardware(options.device),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **shared.source(),
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
-    try:
-        options = _options(sys.argv[1:] if arguments is None else arguments)
-        found = run(options)
-    except GfoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return shared.command(arguments, _options, _run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    found = run(options)
     show(found)
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        say(f"written to {options.json}")
+    shared.write_json(options.json, found)
     if options.png:
         plot(found, options.png)
         say(f"written to {options.png}")
-    return 0
 
 
 if __name__ == "__main__":
-    # A waiting thread sleeps: otherwise it burns CPU seconds, the more the busier the machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded
-    sys.exit(main())
+    shared.start(main)

@@ -1,17 +1,21 @@
-"""The models of `speed.py` and `growth.py`: loaded, or random weights of a shape, built on the device."""
+"""The models whose speed is measured: loaded, or random weights of a shape, built on the device."""
 
 from __future__ import annotations
 
+import argparse
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from speed_data import DATA_SETS
-
-from gfo.core.errors import GfoError
+from benchmarks.shared import check_at_least_one, say
+from benchmarks.speed.data import DATA_SETS
+from gfo.core.errors import GfoError, unknown_name
 
 if TYPE_CHECKING:
     from gfo.models.decoder import Decoder
 
+DEFAULT_MODEL = "smollm2-135m"
+DTYPES = ("float32", "bfloat16", "float16")
 # LlamaConfig's arguments: SmolLM2's three sizes (Ben Allal et al. 2025), and Llama 7B's (Touvron et al. 2023)
 SMOLLM2 = {"vocab_size": 49152, "max_position_embeddings": 8192, "tie_word_embeddings": True}
 SHAPES: dict[str, dict[str, Any]] = {
@@ -52,12 +56,49 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def check_device(device: str) -> None:
-    """Raise GfoError for cuda where torch sees no GPU."""
+def add_model_options(add: Callable[..., Any]) -> None:
+    """Options that name the model and the device."""
+    add("--model", help=f"name, folder or hub id (default {DEFAULT_MODEL})")
+    add("--shape", help=f"random weights of a shape instead of a model: {', '.join(SHAPES)}")
+    add("--device", default="cpu", choices=("cpu", "cuda"), help="default: %(default)s")
+    add("--dtype", default="float32", choices=DTYPES, help="of the weights (default %(default)s)")
+    add("--threads", type=int, help="of torch; default: its own choice")
+    add("--seed", type=int, default=0, help="of candidates and random tokens (default %(default)s)")
+
+
+def check_model_options(options: argparse.Namespace) -> None:
+    """Raise GfoError for options of `add_model_options` that are wrong or contradict each other."""
     import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
+    check_at_least_one(options, ["threads"])
+    if options.seed < 0:
+        raise GfoError(f"--seed {options.seed}: must be 0 or more")
+    if options.shape is not None and options.shape not in SHAPES:
+        raise unknown_name("--shape", options.shape, SHAPES)
+    if options.shape is not None and options.model is not None:
+        raise GfoError(f"--shape {options.shape}: --model {options.model} has a shape; give one of the two")
+    if options.device == "cuda" and not torch.cuda.is_available():
         raise GfoError("--device cuda: torch sees no GPU here; leave --device out to measure on the CPU")
+
+
+def make_model(options: argparse.Namespace) -> Decoder:
+    """The model that the options name."""
+    import torch
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.shape:
+        say(f"drawing random weights of the shape {options.shape}")
+        return random_decoder(
+            options.shape,
+            dtype=options.dtype,
+            device=options.device,
+            seed=options.seed,
+            layers=getattr(options, "layers", None),
+        )
+    name = options.model or DEFAULT_MODEL
+    say(f"loading {name}")
+    return load_decoder(name, dtype=options.dtype, device=options.device)
 
 
 def load_decoder(name: str, *, dtype: str, device: str) -> Decoder:

@@ -1,4 +1,4 @@
-"""What `speed.py` measures: workloads, and the setting that all rivals share."""
+"""What is measured: workloads, and the setting that all rivals share."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from speed_data import DataSet, RandomTokens, read_task
 
+from benchmarks.speed.data import DataSet, RandomTokens, read_task
 from gfo.core.protocols import Batch, BoundTask, SearchSpace, Task
 from gfo.core.seeding import stream
 from gfo.spaces.deep_prompt import DeepPrompt

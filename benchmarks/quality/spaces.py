@@ -1,23 +1,21 @@
 """Every space with its defaults on 16-shot SST-2, 300 evaluations each, and the table of what they reach.
 
-    python benchmarks/spaces.py --data DIR
+    python -m benchmarks.quality.spaces --data DIR
 
 Runs what is missing in results/spaces, each from one config of experiments/spaces, and writes table.md.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import runs
+from benchmarks import shared
+from benchmarks.quality import runs
 
-HERE = Path(__file__).parent
-CONFIGS = HERE / "experiments" / "spaces"
-RESULTS = HERE / "results" / "spaces"
+CONFIGS = shared.EXPERIMENTS / "spaces"
+RESULTS = shared.RESULTS / "spaces"
 
 
 def names() -> list[str]:
@@ -84,5 +82,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded
-    sys.exit(main())
+    shared.start(main)

@@ -1,4 +1,4 @@
-"""The rows of `speed.py` and `growth.py`: three data sets, and random tokens of their lengths."""
+"""The rows of the speed benchmarks: three data sets, and random tokens of their lengths."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class DataSet:
         except KeyError as field:
             raise GfoError(
                 f"--data {folder}: a row of {self.file} has no field {field}; take the file as "
-                "README.md beside this script describes it"
+                "README.md of the benchmarks describes it"
             ) from None
 
     def lengths(self, rows: int | None = None) -> list[int]:

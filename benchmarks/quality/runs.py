@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from speed import Parser
-
-from gfo.core.errors import GfoError, unknown_name
+from benchmarks import shared
+from gfo.core.errors import GfoError
+from gfo.run.files import write_whole
 
 Results = dict[str, dict[str, Any]]
 """Name of the run -> its result.json."""
@@ -53,29 +53,25 @@ def main(
         table: Markdown of the runs in a folder.
         results: the folder of the runs and the table.
     """
-    parser = Parser(description=doc.partition("\n")[0])
-    parser.add_argument("--data", type=Path, help="folder of the data sets; without it, the table alone")
-    parser.add_argument(
-        f"--{option}",
-        dest="chosen",
-        action="append",
-        help=f"{', '.join(names)}; may be repeated; default: all",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="root seed (default %(default)s)")
-    parser.add_argument("--out", type=Path, default=results, help="folder of the runs and the table")
-    try:
-        options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-        for name in options.chosen or ():
-            if name not in names:
-                raise unknown_name(f"--{option}", name, names)
-        for name in (options.chosen or names) if options.data else ():
+
+    def parse(arguments: Sequence[str]) -> argparse.Namespace:
+        parser = shared.Parser(doc)
+        parser.add_argument("--data", type=Path, help="folder of the data sets; without it, the table alone")
+        more = f"{', '.join(names)}; may be repeated; default: all"
+        parser.add_argument(f"--{option}", dest="chosen", action="append", help=more)
+        parser.add_argument("--seed", type=int, default=0, help="root seed (default %(default)s)")
+        parser.add_argument("--out", type=Path, default=results, help="folder of the runs and the table")
+        options = parser.parse_args(arguments)
+        options.chosen = shared.chosen(f"--{option}", options.chosen, names)
+        return options
+
+    def do(options: argparse.Namespace) -> None:
+        for name in options.chosen if options.data else ():
             out = options.out / f"{name}--seed{options.seed}"
             if not (out / "result.json").is_file():
                 run(name, options.seed, options.data, out)
         text = table(options.out)
-    except GfoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    (options.out / "table.md").write_text(text, encoding="utf-8")
-    print(text)
-    return 0
+        write_whole(options.out / "table.md", text)
+        print(text)
+
+    return shared.command(arguments, parse, do)

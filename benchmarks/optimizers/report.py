@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from optimizers_explanations import why
-from optimizers_methods import SIGMA0, Pair, pair
-from optimizers_problems import BOX, HOPELESS, INTEGER, LOW, LOW_BUDGET, MAIN, PRECISIONS, REAL
-from optimizers_statistics import (
+
+from benchmarks import shared
+from benchmarks.optimizers.explanations import why
+from benchmarks.optimizers.methods import SIGMA0, Pair, pair
+from benchmarks.optimizers.problems import BOX, HOPELESS, INTEGER, LOW, LOW_BUDGET, MAIN, PRECISIONS, REAL
+from benchmarks.optimizers.statistics import (
     RATIO,
     SHARE,
     Comparison,
@@ -28,8 +27,6 @@ from optimizers_statistics import (
     summary,
 )
 
-from gfo.run.environment import hardware, versions
-
 PACKAGES = ("cma", "nevergrad", "noisyopt", "pymoo", "pypop7", "scipy")
 
 
@@ -37,7 +34,7 @@ def write_report(out: Path, lines: Sequence[Line], methods: Sequence[str]) -> No
     """results.json, table.md and a plot for each dimension."""
     runs, pairs = Runs(lines), [pair(name) for name in methods]
     found = results(runs, pairs)
-    (out / "results.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    shared.write_json(out / "results.json", found)
     (out / "table.md").write_text("\n".join(table(runs, pairs, found)) + "\n", encoding="utf-8")
     for d in runs.dimensions():
         plot_ecdf(runs, pairs, d, out / f"ecdf-d{d}.png")
@@ -46,9 +43,7 @@ def write_report(out: Path, lines: Sequence[Line], methods: Sequence[str]) -> No
 def results(runs: Runs, pairs: Sequence[Pair]) -> dict[str, Any]:
     """The contents of results.json."""
     return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {**versions(), **{name: _version(name) for name in PACKAGES}},
-        "hardware": hardware(),
+        **shared.source(*PACKAGES),
         "protocol": {
             "precision": MAIN, "precisions": PRECISIONS, "box": BOX, "sigma0": SIGMA0, "hopeless": HOPELESS,
         },
@@ -61,13 +56,6 @@ def results(runs: Runs, pairs: Sequence[Pair]) -> dict[str, Any]:
         "low_budget": list(_low_budget(runs, pairs)),
         "medians": list(_medians(runs)),
     }  # fmt: skip
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _number(value: float) -> float | None:
@@ -144,7 +132,7 @@ def table(runs: Runs, pairs: Sequence[Pair], found: Mapping[str, Any]) -> Iterat
     """The lines of table.md."""
     yield "# Optimizers against reference implementations"
     yield ""
-    yield f"Written by `benchmarks/optimizers.py` on {found['date'][:10]}; protocol and columns:"
+    yield f"Written by `python -m benchmarks.optimizers` on {found['date'][:10]}; protocol and columns:"
     yield "[`benchmarks/README.md`](../../README.md). Precision 1e-2 unless another is named."
     yield ""
     yield from _rule_table(pairs, found)

@@ -1,17 +1,17 @@
 """Every method on every task and split at the same forward tokens: runs what is missing or no longer true.
 
-    python benchmarks/leaderboard.py --data DIR --processes 2
+    python -m benchmarks.leaderboard --data DIR --processes 2
 
-Reads experiments/leaderboard and writes one JSON file a run into results/leaderboard; report.py makes tables
-and figures of them. Each run is a process of its own. After Ctrl-C, a crash or a kill the same command goes
-on; any number of them may run at once. See README.md beside this file for the protocol.
+Reads experiments/leaderboard and writes one JSON file a run into results/leaderboard, of which
+`python -m benchmarks.leaderboard.report` makes tables and figures. Each run is a process of its own. After
+Ctrl-C, a crash or a kill the same command goes on; any number of them may run at once. See README.md of the
+benchmarks for the protocol.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -24,19 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import leaderboard_runs as definition
-from leaderboard_runs import Outcome, Run
-from speed import Parser, check_at_least_one
-
+from benchmarks import shared
+from benchmarks.leaderboard import runs as definition
+from benchmarks.leaderboard.runs import EXPERIMENTS, RESULTS, Outcome, Run
+from benchmarks.shared import STOPPED, say
 from gfo.config import Config, make_config
-from gfo.core.errors import GfoError, unknown_name
 from gfo.run.callbacks import Callback
 
-HERE = Path(__file__).parent
-EXPERIMENTS = HERE / "experiments" / "leaderboard"
-RESULTS = HERE / "results" / "leaderboard"
 WORK = Path("runs") / "leaderboard"
-INTERRUPTED, BUSY, OTHER = 130, 75, 76  # exit codes of a run in a process of its own
+BUSY, OTHER = 75, 76  # exit codes of a run in a process of its own
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ class Board:
         start, cpu = time.perf_counter(), time.process_time()
         result = config.run(folder, resume=config.baseline is None, progress=sys.stderr.isatty())
         if result.stopped == "interrupted":
-            return INTERRUPTED
+            return STOPPED
         summary = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         summary["process"] = {
             "seconds": round(time.perf_counter() - start, 1),
@@ -184,7 +180,7 @@ class Workers:
             say(f"{run.name}: another process is at it")
         elif code == OTHER:
             say(f"{run.name}: not confirmed; it has to be run again")
-        elif code != INTERRUPTED:
+        elif code != STOPPED:
             self.failed.append(run.name)
             say(f"{run.name}: it failed with exit code {code}")
 
@@ -198,26 +194,18 @@ def described(outcome: Outcome | None) -> str:
     return ", ".join(filter(None, [reached, f"dev loss {min(dev):.3f}" if dev else ""])) or "done"
 
 
-def say(text: str) -> None:
-    """A line of progress."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
-def chosen(runs: Sequence[Run], options: argparse.Namespace) -> list[Run]:
+def select(runs: Sequence[Run], options: argparse.Namespace) -> list[Run]:
     """The runs that the options ask for."""
     for name in ("task", "method", "split"):
         known = sorted({getattr(run, name) for run in runs})
-        wanted = getattr(options, name) or known
-        for value in wanted:
-            if value not in known:
-                raise unknown_name(f"--{name}", value, known)
+        wanted = shared.chosen(f"--{name}", getattr(options, name), known)
         runs = [run for run in runs if getattr(run, name) in wanted]
     return list(runs)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of the command line."""
-    parser = Parser(description=(__doc__ or "").partition("\n")[0])
+    parser = shared.Parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     for name in ("task", "method", "split"):
         parser.add_argument(f"--{name}", action="append", help="only these; may be repeated")
@@ -233,14 +221,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--here", help=argparse.SUPPRESS)  # do this run in this process
     options = parser.parse_args(arguments)
-    check_at_least_one(options, ["processes"])
+    shared.check_at_least_one(options, ["processes"])
     return options
 
 
 def lead(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Do what the options ask for; the exit code."""
     board = Board(options.data, options.out, options.work)
-    runs = chosen(definition.read_runs(options.experiments), options)
+    runs = select(definition.read_runs(options.experiments), options)
     if options.here:
         (run,) = (run for run in runs if run.name == options.here)
         return board.do(run, confirm=options.confirm)
@@ -259,17 +247,9 @@ def lead(options: argparse.Namespace, command: Sequence[str]) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        return lead(parse(arguments), [sys.executable, str(Path(__file__)), *arguments])
-    except GfoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return INTERRUPTED
+    command = shared.itself("benchmarks.leaderboard", *arguments)
+    return shared.command(arguments, parse, lambda options: lead(options, command), goes_on=True)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # last bits depend on it
-    sys.exit(main())
+    shared.start(main, threads=1)

@@ -1,23 +1,21 @@
 """Every optimizer with its defaults on one soft prompt of SST-2, and the table of what they reach.
 
-    python benchmarks/optimizers_sst2.py --data DIR
+    python -m benchmarks.quality.optimizers_sst2 --data DIR
 
 Runs what is missing in results/optimizers_sst2, from one config (see experiments/sst2), and writes table.md.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import runs
+from benchmarks import shared
+from benchmarks.quality import runs
 
-HERE = Path(__file__).parent
-CONFIG = HERE / "experiments" / "sst2" / "soft_prompt--optimizers.toml"
-RESULTS = HERE / "results" / "optimizers_sst2"
+CONFIG = shared.EXPERIMENTS / "sst2" / "soft_prompt--optimizers.toml"
+RESULTS = shared.RESULTS / "optimizers_sst2"
 METHODS = ("cma", "sep-cma", "ga", "pso", "sa", "openai-es", "snes", "spsa", "bo", "random")
 RIVAL = "random"  # which every other method must beat
 
@@ -76,5 +74,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded
-    sys.exit(main())
+    shared.start(main)

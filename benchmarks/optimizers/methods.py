@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-from optimizers_problems import BOX, DIMENSIONS, INTEGER, REAL, Recorder
 
+from benchmarks.optimizers.problems import BOX, DIMENSIONS, INTEGER, REAL, Recorder
 from gfo import optimizers
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import unknown_name

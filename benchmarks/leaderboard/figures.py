@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from report_statistics import ACCURACY, KINDS, LOSS, Entries, Entry, Spread, ranks
 
+from benchmarks.leaderboard.statistics import ACCURACY, KINDS, LOSS, Entries, Entry, Spread, ranks
 from gfo.report.figures import COLOURS, GREY, X_AXES, Figure, number_axis, tidy
 
 KIND_COLOURS = {

@@ -25,9 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import gfo
+from benchmarks import shared
 from gfo.core.errors import GfoError
 from gfo.run.files import write_whole
 
+EXPERIMENTS = shared.EXPERIMENTS / "leaderboard"
+RESULTS = shared.RESULTS / "leaderboard"
 PACKAGE = Path(gfo.__file__).parent
 NAMES = ("gfo", "gfo.baselines", "gfo.optimizers")  # packages that name what is in them, no more
 WITHOUT_NUMBERS = (  # with all that is in them

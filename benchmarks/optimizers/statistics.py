@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from optimizers_methods import Pair
-from optimizers_problems import MAIN, PRECISIONS, REAL
 
+from benchmarks.optimizers.methods import Pair
+from benchmarks.optimizers.problems import MAIN, PRECISIONS, REAL
 from gfo.core.domain import Array
 
 RATIO, SHARE = 1.2, 0.8  # at most 1.2 times the reference's evaluations on at least 80 % of what both solve

@@ -1,4 +1,4 @@
-"""The rivals of `speed.py`: the same losses of the same candidates on the same rows, other ways.
+"""gfo's rivals: the same losses of the same candidates on the same rows, other ways.
 
 serial: one candidate per forward pass over whole padded sequences with the full output head, as
 Black-Box Tuning (Sun et al. 2022) and MeZO (Malladi et al. 2023) do it: soft prompts among the input
@@ -18,10 +18,10 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from speed_workloads import Setting
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from benchmarks.speed.workloads import Setting
 from gfo.core.delta import Delta
 from gfo.core.domain import Array
 from gfo.evaluation.layouts import parts

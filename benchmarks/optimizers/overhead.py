@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +11,10 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from benchmarks import shared
 from gfo import optimizers
 from gfo.core.domain import Domain
 from gfo.core.errors import GfoError
-from gfo.run.environment import hardware, versions
 from gfo.testing import Sphere
 
 D, K = 1_000, 64
@@ -76,14 +73,13 @@ def write_overhead(out: Path, data: Path | None, methods: Sequence[str]) -> None
     for name in methods:
         found["ask_tell_cpu_seconds"][name] = float(f"{overhead(name):.3g}")
     if data:
-        print("one evaluation step of SmolLM2-135M", file=sys.stderr, flush=True)
+        shared.say("one evaluation step of SmolLM2-135M")
         found["evaluation_step"] = step = evaluation_step(data)
         share = {n: s / step["cpu_seconds"] for n, s in found["ask_tell_cpu_seconds"].items()}
         found["share_of_step"] = {n: float(f"{value:.2g}") for n, value in share.items()}
         found["below_limit"] = {n: value < LIMIT for n, value in share.items()}
-    found["versions"], found["hardware"] = versions(), hardware()
-    found["date"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    found |= shared.source()
     for name, spent in found["ask_tell_cpu_seconds"].items():
         share_text = f", {found['share_of_step'][name]:.2%} of an evaluation step" if data else ""
         print(f"{name:12s} {1e3 * spent:8.2f} ms{share_text}")
-    (out / "overhead.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    shared.write_json(out / "overhead.json", found)

@@ -1,9 +1,9 @@
 """Tables and figures of the leaderboard, and README's table.
 
-    python benchmarks/report.py
+    python -m benchmarks.leaderboard.report
 
-Reads results/leaderboard, as leaderboard.py has written it, and writes table.md and the figures beside it,
-and what stands between the leaderboard's marks in README.md.
+Reads results/leaderboard, as `python -m benchmarks.leaderboard` has written it, and writes table.md and the
+figures beside it, and what stands between the leaderboard's marks in README.md.
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import leaderboard_runs as definition
-from leaderboard import EXPERIMENTS, RESULTS
-from report_figures import plot_curves, plot_memory, plot_scores
-from report_statistics import ACCURACY, KINDS, LOSS, Entries, Entry, Spread, beaten, ranks
-from speed import Parser
-
+from benchmarks import shared
+from benchmarks.leaderboard import runs as definition
+from benchmarks.leaderboard.figures import plot_curves, plot_memory, plot_scores
+from benchmarks.leaderboard.runs import EXPERIMENTS, RESULTS
+from benchmarks.leaderboard.statistics import ACCURACY, KINDS, LOSS, Entries, Entry, Spread, beaten, ranks
 from gfo.core.errors import GfoError
 from gfo.run.files import write_whole
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 MARKS = ("<!-- leaderboard -->", "<!-- end of leaderboard -->")
 TITLES = {"sst2": "SST-2", "agnews": "AG News", "rte": "RTE", "boolq": "BoolQ"}
 RIVAL, RANDOM = "prompt-tuning", "random"
@@ -64,7 +62,9 @@ def read(experiments: Path, results: Path) -> tuple[Entries, Progress]:
     found = [(run, run.read(results)) for run in runs]
     done = [Entry(run.task, run.method, run.split, outcome) for run, outcome in found if outcome is not None]
     if not done:
-        raise GfoError(f"--results {results}: no run of the leaderboard is there; run leaderboard.py first")
+        raise GfoError(
+            f"--results {results}: no run of the leaderboard is there; run benchmarks.leaderboard first"
+        )
     lacking = {(run.task, run.split) for run, outcome in found if outcome is None}
     shown = [e for e in done if (e.task, e.split) not in lacking] or done
     cpu_seconds = sum(e.result["process"]["cpu_seconds"] for e in done)
@@ -84,7 +84,7 @@ def table(entries: Entries, progress: Progress) -> str:
         "",
         f"{first['model']}, {first['hardware']['processor']}, one thread a run; {progress}. "
         f"What is done took {progress.cpu_hours:.1f} CPU hours. "
-        "Written by benchmarks/report.py; the protocol is in "
+        "Written by `python -m benchmarks.leaderboard.report`; the protocol is in "
         "[benchmarks/README.md](../../README.md). Mean ± standard deviation over splits; in brackets the "
         "number of splits where it is not that of all.",
         "",
@@ -228,7 +228,7 @@ def _mean(values: Iterable[float]) -> str:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of the command line."""
-    parser = Parser(description=(__doc__ or "").partition("\n")[0])
+    parser = shared.Parser(__doc__)
     parser.add_argument("--experiments", type=Path, default=EXPERIMENTS, help="folder of what was to be run")
     parser.add_argument(
         "--results", type=Path, default=RESULTS, help="folder of the outcomes, tables and figures"
@@ -237,30 +237,30 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def write(options: argparse.Namespace) -> None:
+    """Write tables and figures, and print the long table."""
+    entries, progress = read(options.experiments, options.results)
+    try:
+        before = options.readme.read_text(encoding="utf-8")
+    except OSError as error:
+        raise GfoError(f"--readme {options.readme}: {error.strerror}; check the path") from None
+    readme = with_table(before, readme_table(entries, progress))
+    text = table(entries, progress)
+    plot_scores(entries, title).write(options.results / "scores.png")
+    for task in entries.tasks:
+        plot_curves(entries, task, title(task)).write(options.results / f"curves-{task}.png")
+    memory = options.results / "memory.json"
+    if memory.exists():
+        plot_memory(json.loads(memory.read_text(encoding="utf-8"))).write(options.results / "memory.png")
+    write_whole(options.results / "table.md", text)
+    write_whole(options.readme, readme)
+    print(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
-    try:
-        options = parse(sys.argv[1:] if arguments is None else arguments)
-        entries, progress = read(options.experiments, options.results)
-        readme = with_table(options.readme.read_text(encoding="utf-8"), readme_table(entries, progress))
-        text = table(entries, progress)
-        plot_scores(entries, title).write(options.results / "scores.png")
-        for task in entries.tasks:
-            plot_curves(entries, task, title(task)).write(options.results / f"curves-{task}.png")
-        memory = options.results / "memory.json"
-        if memory.exists():
-            plot_memory(json.loads(memory.read_text(encoding="utf-8"))).write(options.results / "memory.png")
-        write_whole(options.results / "table.md", text)
-        write_whole(options.readme, readme)
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}; check the path", file=sys.stderr)
-        return 2
-    except GfoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(text)
-    return 0
+    return shared.command(arguments, parse, write)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    shared.start(main)

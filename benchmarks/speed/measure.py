@@ -11,12 +11,14 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from speed_workloads import Setting
+
+from benchmarks.shared import UnusableError
+from benchmarks.speed.workloads import Setting
 
 if TYPE_CHECKING:
     import torch
-    from speed_rivals import Rival
 
+    from benchmarks.speed.rivals import Rival
     from gfo.core.domain import Array
     from gfo.core.protocols import Cost
     from gfo.evaluation.local import LocalEvaluator
@@ -28,7 +30,7 @@ WARMED_UP = ("gfo", "plain")  # on a CPU; the others do nothing for the first ti
 PRODUCTS = 10  # of which the fastest counts
 
 
-class DisagreementError(Exception):
+class DisagreementError(UnusableError):
     """A rival computes something else than gfo, so their times cannot be compared."""
 
 
@@ -121,7 +123,7 @@ def measure(
     Raises:
         DisagreementError: if a rival's float32 losses are not gfo's, or losses are not numbers.
     """
-    from speed_rivals import usual_rivals
+    from benchmarks.speed.rivals import usual_rivals
 
     evaluator = make_evaluator(it)
     rivals = rivals or usual_rivals(it, evaluator)
@@ -214,7 +216,7 @@ def difference_to_float32(it: Setting, losses: Array) -> float | None:
 
     None in float32, and where the float32 copy does not fit into memory.
     """
-    from speed_models import float32_copy
+    from benchmarks.speed.models import float32_copy
 
     copy = None if is_float32(it.model) else float32_copy(it.model)
     if copy is None:
@@ -232,7 +234,7 @@ def matrix_shares(model: Decoder, tokens: int, seconds: Seconds) -> dict[str, fl
         tokens: tokens that depend on a candidate; one that went through half of the layers is half a one.
         seconds: of all rivals.
     """
-    from speed_models import layer_parameters
+    from benchmarks.speed.models import layer_parameters
 
     rate = matrix_rate(model.device, model.dtype)
     done = 2 * layer_parameters(model) * tokens / seconds.median("gfo")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from leaderboard_runs import Outcome
 from scipy import stats
 
+from benchmarks.leaderboard.runs import Outcome
 from gfo.core.domain import Array
 
 RESAMPLES = 9_999

@@ -1,40 +1,27 @@
 """Speed of generated answers: gfo against transformers' `generate`, one candidate at a time, interleaved.
 
-    python benchmarks/generation.py --threads 1 --json FILE
+    python -m benchmarks.speed.generation --threads 1 --json FILE
 
-See README.md beside this file.
+See README.md of the benchmarks.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
-from speed import (
-    FEWEST_ROUNDS,
-    Parser,
-    add_model_options,
-    check_at_least_one,
-    check_model_options,
-    check_output,
-    hardware,
-    make_model,
-    say,
-    versions,
-)
-from speed_data import DATA_SETS
-from speed_measure import DisagreementError, Seconds, is_float32
-from speed_workloads import WORKLOADS, Setting, setting
 
-from gfo.core.errors import GfoError, unknown_name
+from benchmarks import shared
+from benchmarks.shared import FEWEST_ROUNDS, chosen, say
+from benchmarks.speed.data import DATA_SETS
+from benchmarks.speed.measure import DisagreementError, Seconds, is_float32
+from benchmarks.speed.models import add_model_options, check_model_options, make_model
+from benchmarks.speed.workloads import WORKLOADS, Setting, setting
 from gfo.core.metric import LOSS
 from gfo.core.protocols import Cost, Decoding, Tokenizer, Tokens
 
@@ -147,7 +134,7 @@ def _entry(
     it: Setting, new_tokens: int, seconds: Seconds, same: float, costs: list[Cost], answers: Answers
 ) -> dict[str, Any]:
     """One entry of `workloads` in the JSON."""
-    from speed_measure import described
+    from benchmarks.speed.measure import described
 
     return {
         **described(it),
@@ -166,7 +153,7 @@ def _entry(
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     """The checked options."""
-    parser = Parser(description=(__doc__ or "").partition("\n")[0])
+    parser = shared.Parser(__doc__)
     add = parser.add_argument
     add("--workload", action="append", help=f"{', '.join(CHOICES)}; may be repeated; default: {CHOICES[0]}")
     add("--candidates", type=int, default=10, help="K (default %(default)s)")
@@ -178,17 +165,13 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     add("--json", type=Path, help="write the results to this file")
     add_model_options(add)
     options = parser.parse_args(arguments)
-    options.workload = list(dict.fromkeys(options.workload or CHOICES[:1]))
-    for name in options.workload:
-        if name not in CHOICES:
-            raise unknown_name("--workload", name, CHOICES)
-    check_at_least_one(
+    options.workload = chosen("--workload", options.workload or CHOICES[:1], CHOICES)
+    shared.check_at_least_one(
         options, ["candidates", "rows", "text_length", "new_tokens", "repeats", "chunk_tokens"]
     )
     check_model_options(options)
-    if options.json and options.repeats < FEWEST_ROUNDS:
-        raise GfoError(f"--repeats {options.repeats}: --json needs medians of at least {FEWEST_ROUNDS}")
-    check_output("--json", options.json)
+    shared.check_rounds(options)
+    shared.check_output("--json", options.json)
     return options
 
 
@@ -210,19 +193,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             seed=options.seed,
         )
         entries.append(measure(it, options.new_tokens, options.repeats))
-    return {
-        "workloads": entries,
-        "seed": options.seed,
-        "versions": versions(),
-        "hardware": hardware(options.device),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+    return {"workloads": entries, "seed": options.seed, **shared.source()}
 
 
 def show(entry: dict[str, Any]) -> str:
     """An entry in a line."""
-    from statistics import median
-
     gfo, serial = (median(entry[f"{entry['clock']}_seconds"][name]) for name in ("gfo", "serial"))
     return (
         f"{entry['workload']}, {entry['candidates']} x {entry['rows']}, {entry['tokens_per_row']:.0f} + "
@@ -233,20 +208,15 @@ def show(entry: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
-    try:
-        options = _options(sys.argv[1:] if arguments is None else arguments)
-        found = run(options)
-    except (GfoError, DisagreementError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, GfoError) else 1
+    return shared.command(arguments, _options, _run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    found = run(options)
     for entry in found["workloads"]:
         print(show(entry))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        say(f"written to {options.json}")
-    return 0
+    shared.write_json(options.json, found)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as speed.py, before torch is loaded
-    sys.exit(main())
+    shared.start(main)

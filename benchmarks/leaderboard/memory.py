@@ -1,26 +1,22 @@
 """Peak memory of tuning with and without gradients against plain inference, each in a process of its own.
 
-    python benchmarks/memory.py --data DIR
+    python -m benchmarks.leaderboard.memory --data DIR
 
-All see the same rows, 16-shot SST-2 at once. Writes results/leaderboard/memory.json, which report.py draws.
+All see the same rows, 16-shot SST-2 at once. Writes results/leaderboard/memory.json, which the report draws.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from leaderboard import RESULTS
-from speed import Parser
-
+from benchmarks import shared
+from benchmarks.leaderboard.runs import RESULTS
 from gfo.core.domain import Array, Domain
-from gfo.core.errors import GfoError
-from gfo.run.files import write_whole
 
 PLAIN = "plain inference"
 SOFT, LORA_SUBSPACE = "soft prompt, cma", "LoRA subspace, cma"
@@ -98,7 +94,7 @@ def _plain(model: Any, task: Any) -> dict[str, Any]:
 
 
 def kind(method: str) -> str:
-    """As in report_statistics.KINDS."""
+    """As in `benchmarks.leaderboard.statistics.KINDS`."""
     if method == PLAIN:
         return "untrained"
     return {"mezo-lora": "mezo"}.get(BASELINES[method], "gradients") if method in BASELINES else "gfo"
@@ -106,22 +102,13 @@ def kind(method: str) -> str:
 
 def run_all(data: Path) -> dict[str, Any]:
     """All methods, plain inference first: what its pass takes is what gfo's may take."""
-    from gfo.run.environment import hardware, versions
-
     rows: list[dict[str, Any]] = []
     pass_bytes = 0
     for method in (PLAIN, SOFT, LORA_SUBSPACE, DEFAULT, *BASELINES):
-        command = [
-            sys.executable,
-            __file__,
-            "--data",
-            str(data),
-            "--here",
-            method,
-            "--bytes",
-            str(pass_bytes),
-        ]
-        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        command = shared.itself(
+            "benchmarks.leaderboard.memory", "--data", str(data), "--here", method, "--bytes", str(pass_bytes)
+        )
+        found = json.loads(_printed(method, command))
         memory = found["memory"]
         if method == PLAIN:
             pass_bytes = memory["peak_bytes"] - memory["start_bytes"]
@@ -136,34 +123,40 @@ def run_all(data: Path) -> dict[str, Any]:
                 "to_plain": round(peak / rows[0]["peak_mib"] / MIB, 3) if rows else 1.0,
             }
         )
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    return {"plain": PLAIN, "runs": rows, "versions": versions(), "hardware": hardware()}
+        shared.say(json.dumps(rows[-1]))
+    return {"plain": PLAIN, "runs": rows, **shared.source()}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; the exit code."""
-    parser = Parser(description=(__doc__ or "").partition("\n")[0])
+def _printed(method: str, command: Sequence[str]) -> str:
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise shared.UnusableError(f"{method}: its process ended with exit code {done.returncode}")
+    return done.stdout
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = shared.Parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--json", type=Path, default=RESULTS / "memory.json", help="where it is written")
     parser.add_argument("--here", help="measure this method in this process, and print it")
     parser.add_argument("--bytes", type=int, default=0, help="what a forward pass may take, with --here")
-    try:
-        options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-        if options.here:
-            found = measure(options.here, options.data, options.bytes or None)
-            kept = {key: found[key] for key in ("memory", "beside_bytes") if key in found}
-            print(json.dumps(kept))
-        else:
-            write_whole(options.json, json.dumps(run_all(options.data), indent=1) + "\n")
-    except GfoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except subprocess.CalledProcessError as error:
-        return int(error.returncode)
-    return 0
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure one method in this process, or all, each in its own."""
+    if options.here:
+        found = measure(options.here, options.data, options.bytes or None)
+        print(json.dumps({key: found[key] for key in ("memory", "beside_bytes") if key in found}))
+    else:
+        shared.write_json(options.json, run_all(options.data))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; the exit code."""
+    return shared.command(arguments, parse, run)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    sys.exit(main())
+    shared.start(main, threads=1)

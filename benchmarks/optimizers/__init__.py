@@ -1,0 +1,1 @@
+"""gfo's optimizers against reference implementations, on functions."""

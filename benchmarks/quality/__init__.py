@@ -1,0 +1,1 @@
+"""What whole runs reach: every space, every optimizer, on SST-2."""
