@@ -17,7 +17,7 @@ from gfo.core.seeding import stream
 from gfo.spaces.parts.measure import HasModules, clipped_spread, module_outputs
 from gfo.spaces.parts.options import Layers, at_least_one, dimension, positive
 from gfo.spaces.parts.projection import make_projection
-from gfo.spaces.parts.targets import DOWN, find_targets
+from gfo.spaces.parts.targets import find_targets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +64,7 @@ class Adapter:
 
         at_least_one("rank", rank)
         positive("alpha", alpha)
-        self.names = find_targets(model, targets, layers, defaults=DOWN)
+        self.names = find_targets(model, targets, layers, role="down")
         outputs = module_outputs(model, self.names, seed)
         self._A, scale = {}, []
         for name in self.names:

@@ -64,7 +64,7 @@ class LoRAFA:
         return parameters.view(len(parameters), self._shape[0], self._rank)
 
 
-class Adapter:
+class Started:
     """B0 of an adapter and what is added to it; its A [r, in] frozen.
 
     Args:
@@ -229,7 +229,7 @@ class LoRASubspace:
                     f"from_peft = {folder}: A of '{name}' is 0, so that B changes nothing; train it"
                 )
         space = cls.__new__(cls)
-        forms = {name: Adapter(model.weight(name).float(), A, B) for name, (A, B) in lora.items()}
+        forms = {name: Started(model.weight(name).float(), A, B) for name, (A, B) in lora.items()}
         space._finish(model, forms, "lora-fa", dim, positive("alpha", alpha), projection, seed)
         first = min(model.linears[name].layer for name in lora)
         space.starts_from = Delta(

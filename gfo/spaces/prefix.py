@@ -14,7 +14,7 @@ from gfo.core.errors import GfoError
 from gfo.core.seeding import stream
 from gfo.spaces.parts.options import Layers, at_least_one, dimension, positive, select_layers
 from gfo.spaces.parts.projection import make_projection
-from gfo.spaces.parts.words import HasContextLength, measured_words, words_of
+from gfo.spaces.parts.words import HasContextLength, initial_words, measured_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +76,7 @@ class Prefix:
         self.tokens = at_least_one("tokens", tokens)
         chosen = select_layers(layers, model.layers)
         self.layers, self.first_layer = tuple(chosen), chosen[0]
-        self.init_tokens = words_of(model, init, tokens, seed)
+        self.init_tokens = initial_words(model, init, tokens, seed)
         first = torch.tensor([self.init_tokens], device=model.device)
         start, words = (_keys_values(model, ids, chosen) for ids in (first, measured_words(model, seed)))
         self.start = [pair.float() for pair in start]  # of each layer (2, H_kv, P', D_h)

@@ -12,7 +12,7 @@ from gfo.core.seeding import stream
 from gfo.spaces.parts.measure import HasModules, clipped_spread, module_outputs
 from gfo.spaces.parts.options import Layers, dimension, positive, select_layers
 from gfo.spaces.parts.projection import make_projection
-from gfo.spaces.parts.targets import FEED_FORWARD, KEYS_VALUES, QUERIES, UP, find_targets
+from gfo.spaces.parts.targets import find_targets
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +107,7 @@ class Scaling(_Outputs):
                 )
             size, layer = _norms(model, layers)
         else:
-            names = _targets(model, targets, layers, KEYS_VALUES, FEED_FORWARD)
+            names = _targets(model, targets, layers, "keys and values", "feed-forward")
             size = {name: model.linears[name].out_features for name in names}
             layer = {name: model.linears[name].layer for name in names}
         scale = {name: torch.full((n,), alpha) for name, n in size.items()}
@@ -159,7 +159,7 @@ class BiasSpace(_Outputs):
         import torch
 
         positive("alpha", alpha)
-        names = _targets(model, targets, layers, QUERIES, UP)
+        names = _targets(model, targets, layers, "queries", "up")
         outputs = module_outputs(model, names, seed)
         scale = {
             name: torch.full((model.linears[name].out_features,), alpha * clipped_spread(outputs[name]))
@@ -177,12 +177,12 @@ def _targets(
     model: HasModules,
     targets: str | Sequence[str] | None,
     layers: Layers,
-    *defaults: Sequence[Sequence[str]],
+    *roles: str,
 ) -> list[str]:
-    """The modules asked for, or what each list of usual names has."""
+    """The modules asked for, or those of each role."""
     if targets is not None:
         return find_targets(model, targets, layers)
-    found = {name for groups in defaults for name in find_targets(model, None, layers, defaults=groups)}
+    found = {name for role in roles for name in find_targets(model, None, layers, role=role)}
     return [name for name in model.linears if name in found]
 
 

@@ -29,7 +29,8 @@ from gfo import (
     freeze,
 )
 from gfo.core.domain import Domain
-from gfo.report.export import PROMPT, export, prompt_text
+from gfo.report.export import export, prompt_text
+from gfo.report.export.candidate import PROMPT
 from gfo.report.words import words_near
 
 DIM = 9
