@@ -104,19 +104,16 @@ class Delta:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Delta:
         """The Delta with `change` applied to each tensor, in their order; it must keep the axes."""
-        return self._each(lambda slot: slot.map(change))
+        return Delta(*(slot.map(change) for slot in self.slots), first_layer=self.first_layer)
 
     def to(self, device: Any, dtype: Any) -> Delta:
         """The Delta on a device and in a dtype; shared tensors stay shared."""
-        return self._each(lambda slot: slot.to(device, dtype))
+        return Delta(*(slot.to(device, dtype) for slot in self.slots), first_layer=self.first_layer)
 
     def select(self, part: slice) -> Delta:
         """Some of the candidates, as views; shared tensors stay shared."""
-        return self._each(lambda slot: slot.select(part))
+        return Delta(*(slot.select(part) for slot in self.slots), first_layer=self.first_layer)
 
     def take(self, candidates: Tensor) -> Delta:
         """Some of the candidates, by their numbers; shared tensors stay shared."""
-        return self._each(lambda slot: slot.take(candidates))
-
-    def _each(self, change: Callable[[Slot], Slot]) -> Delta:
-        return Delta(*map(change, self.slots), first_layer=self.first_layer)
+        return Delta(*(slot.take(candidates) for slot in self.slots), first_layer=self.first_layer)

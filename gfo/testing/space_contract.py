@@ -113,10 +113,11 @@ def check_start(space: SearchSpace, model: FrozenModel) -> None:
         declared = [tensor.expand(K, *tensor.shape[1:]) for tensor in start.tensors()]
         _require(_equal(list(delta.tensors()), declared), "decode(0) must be what `starts_from` declares")
         return
-    for slot in (slot for slot in delta.slots if slot.at_rest is not None):
-        for effect in slot.effects():
-            unchanged = bool((effect == slot.at_rest).all())
-            _require(unchanged, f"decode(0) must change nothing: every {slot.name} must be {slot.at_rest:g}")
+    for slot in delta.slots:
+        rest = slot.at_rest
+        if rest is not None:
+            unchanged = all(bool((effect == rest).all()) for effect in slot.effects())
+            _require(unchanged, f"decode(0) must change nothing: every {slot.name} must be {rest:g}")
 
 
 def check_repeatable(space: SearchSpace, model: FrozenModel) -> None:
