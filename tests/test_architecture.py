@@ -31,7 +31,7 @@ MOST_LINES_OF_A_FUNCTION = 60
 LONG, MOST_LONG = 40, 10  # lines of a function, and how many in gfo may have more
 MOST_COMPLEX, MOST_COMPLEX_ON_AVERAGE = 20, 3.1
 FAMILIES = re.compile(  # of models: their names, and those of their modules
-    r"llama|\bgpt|(\b|al|de|distil|ro)bert(a|\b)|\bt5\b|\bopt\b|gemma|qwen|mi[sx]tral|bloom\b|mamba|conv1d|[qkv]_(proj|lin)\b|qkv|"
+    r"llama|\bgpt|roberta|(\b|al|de|distil)bert\b|\bt5\b|\bopt\b|gemma|qwen|mi[sx]tral|bloom\b|mamba|conv1d|[qkv]_(proj|lin)\b|qkv|"
     r"query_key_value|(up|down)_proj|selfattention|encdecattention|c_(attn|proj|fc)\b|\bfc[12]\b|\blin[12]\b|"
     r"dense_4?h_to|\bmlp\b|relative_attention_bias",
     re.IGNORECASE,
