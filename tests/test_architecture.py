@@ -1,9 +1,12 @@
-"""Imports go one way, heavy libraries load late, files and functions stay small: by the syntax trees."""
+"""Imports go one way and in no circle, heavy libraries load late, files and functions stay small and simple,
+and only gfo.models knows families of models: by the syntax trees."""
 
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -25,6 +28,15 @@ HEAVY = {"torch", "transformers", "matplotlib", "ray", "cma", "nevergrad"}
 LIGHT = {"gfo.core", "gfo.optimizers", "gfo.cli", "gfo.config", "gfo"}  # without HEAVY when imported
 MOST_LINES = {"gfo": 400, "benchmarks": 400, "tests": 600}
 MOST_LINES_OF_A_FUNCTION = 60
+LONG, MOST_LONG = 40, 10  # lines of a function, and how many in gfo may have more
+MOST_COMPLEX, MOST_COMPLEX_ON_AVERAGE = 20, 3.1
+FAMILIES = re.compile(  # of models: their names, and those of their modules
+    r"llama|\bgpt|roberta|(\b|al|de|distil)bert\b|\bt5\b|\bopt\b|gemma|qwen|mi[sx]tral|bloom\b|mamba|conv1d|[qkv]_(proj|lin)\b|qkv|"
+    r"query_key_value|(up|down)_proj|selfattention|encdecattention|c_(attn|proj|fc)\b|\bfc[12]\b|\blin[12]\b|"
+    r"dense_4?h_to|\bmlp\b|relative_attention_bias",
+    re.IGNORECASE,
+)
+MAKES_A_MODEL = "gfo.testing.tiny"  # of some family
 
 
 def files(root, folder):
@@ -111,13 +123,103 @@ def size_violations(root):
     return found
 
 
+def circles(root):
+    """Groups of modules that import each other, by any import statement, wherever it stands."""
+    paths = {module_name(root, path): path for path in files(root, "gfo")}
+    edges = {}
+    for module, path in paths.items():
+        names = set()
+        for node in imports(ast.parse(path.read_text(encoding="utf-8")), at_import_time=False):
+            found = imported(node, module, path.name == "__init__.py")
+            first, *more = found
+            inner = [name for name in more if name in paths]  # from package import module
+            names |= {*inner, *(() if inner and len(inner) == len(more) else (first,))}
+        edges[module] = (names & set(paths)) - {module, "gfo"}  # gfo is the table of public names
+    reach = {module: reached(edges, module) for module in edges}
+    found = {frozenset(other for other in reach[m] if m in reach[other]) | {m} for m in reach}
+    return sorted(sorted(group) for group in found if len(group) > 1)
+
+
+def reached(edges, module):
+    """Modules that can be reached along one edge or more."""
+    found, todo = set(), [module]
+    while todo:
+        new = edges[todo.pop()] - found
+        found |= new
+        todo += new
+    return found
+
+
+def functions(root, folder):
+    """(where, function) of each function, also those inside others."""
+    for path in files(root, folder):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{path.relative_to(root)}:{node.lineno} {node.name}", node
+
+
+def complexity(function):
+    """Cyclomatic complexity as radon counts it, with that of functions inside.
+
+    1, and 1 more for each if, elif, conditional expression, loop, except, assert, case, `for` and `if` of a
+    comprehension, and each `and` and `or`.
+    """
+    branches = ast.If | ast.IfExp | ast.For | ast.AsyncFor | ast.While | ast.ExceptHandler | ast.Assert
+    found = 1
+    for node in ast.walk(function):
+        if isinstance(node, branches | ast.match_case):
+            found += 1
+        elif isinstance(node, ast.comprehension):
+            found += 1 + len(node.ifs)
+        elif isinstance(node, ast.BoolOp):
+            found += len(node.values) - 1
+    return found
+
+
+def family_names(root):
+    """Strings of code, and names, that a family of models has, outside of gfo.models."""
+    found = []
+    for path in files(root, "gfo"):
+        module = module_name(root, path)
+        if package(module) == "gfo.models" or module == MAKES_A_MODEL:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+        for node in ast.walk(tree):
+            text = ""
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in texts:
+                text = node.value
+            elif isinstance(node, ast.alias):
+                text = node.name
+            if FAMILIES.search(text):
+                found.append(f"{path.relative_to(root)}:{node.lineno} {text}")
+    return found
+
+
 def test_imports_go_one_way():
     assert import_violations(ROOT) == []
     assert len(files(ROOT, "gfo")) > 30
 
 
+def test_no_module_imports_itself_by_others():
+    assert circles(ROOT) == []
+
+
 def test_files_and_functions_are_small():
     assert size_violations(ROOT) == []
+    lines = {where: node.end_lineno - node.lineno + 1 for where, node in functions(ROOT, "gfo")}
+    long = {where: n for where, n in lines.items() if n > LONG}
+    assert len(long) <= MOST_LONG, long
+
+
+def test_functions_are_simple():
+    found = {where: complexity(node) for where, node in functions(ROOT, "gfo")}
+    assert {where: n for where, n in found.items() if n > MOST_COMPLEX} == {}
+    assert 1 < mean(found.values()) <= MOST_COMPLEX_ON_AVERAGE
+
+
+def test_only_models_know_families():
+    assert family_names(ROOT) == []
 
 
 def write(root, modules):
@@ -179,4 +281,66 @@ def test_the_size_checker_sees(tmp_path):
         "gfo/b.py has 400 lines, under 400 are allowed",
         "benchmarks/c.py:1 f has 60 lines",
         "tests/e.py has 600 lines, under 600 are allowed",
+    ]
+
+
+def test_the_circle_checker_sees(tmp_path):
+    modules = {
+        "gfo/__init__": "from gfo.run import loop",
+        "gfo/run/__init__": "",
+        "gfo/run/a": "def f():\n    from gfo.run.b import g",
+        "gfo/run/b": "from gfo.run import c",
+        "gfo/run/c": "if TYPE_CHECKING:\n    from . import a\nimport gfo",
+        "gfo/run/d": "from gfo.run.a import f\nfrom gfo.run.e.f import g",
+        "gfo/run/e/__init__": "from gfo.run.e.f import g\nfrom gfo.run.e.h import g",
+        "gfo/run/e/f": "from gfo.run.e import h",
+        "gfo/run/e/h": "x = 1",
+    }
+    write(tmp_path, modules)
+    assert circles(tmp_path) == [["gfo.run.a", "gfo.run.b", "gfo.run.c"]]
+    write(tmp_path, {"gfo/run/e/h": "from gfo.run.e import g"})
+    assert circles(tmp_path)[1] == ["gfo.run.e", "gfo.run.e.f", "gfo.run.e.h"]
+
+
+def test_complexity_is_counted():
+    text = """
+def f(a, b):
+    assert a
+    if a and b or not a:
+        return [x for x in a if x if b]
+    elif b:
+        while a:
+            a = 1 if b else 2
+    try:
+        for x in b:
+            pass
+    except ValueError:
+        match a:
+            case 1:
+                pass
+            case _:
+                pass
+    def g(c):
+        return c or b
+"""
+    # 1; assert; if, and, or; for, if, if; elif; while; if; for; except; case, case; or
+    assert complexity(ast.parse(text).body[0]) == 16
+    assert complexity(ast.parse("def f(a):\n    with a:\n        return a").body[0]) == 1
+
+
+def test_the_family_checker_sees(tmp_path):
+    write(
+        tmp_path,
+        {
+            "gfo/models/a": "x = 'q_proj'",
+            "gfo/spaces/a": '"""Llama."""\nclass A:\n    """GPT-2."""\nx = "the opted option, Robert"',
+            "gfo/spaces/b": "def f():\n    return f'*.{x}.v_proj'",
+            "gfo/report/c": "from transformers.pytorch_utils import Conv1D\nx = ['t5', 'distilbert']",
+        },
+    )
+    assert family_names(tmp_path) == [
+        "gfo/report/c.py:1 Conv1D",
+        "gfo/report/c.py:2 t5",
+        "gfo/report/c.py:2 distilbert",
+        "gfo/spaces/b.py:2 .v_proj",
     ]

@@ -18,6 +18,7 @@ from gfo.core.delta import Delta
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Cost, Evaluator, SearchSpace
+from gfo.core.slots import Prefixes, Prompts
 from gfo.evaluation.local import LocalEvaluator
 
 
@@ -118,7 +119,7 @@ def prompt_tuning(setting: Setting, recipe: Recipe = PROMPT) -> AdamW:
         GfoError: for a space that is no soft prompt.
     """
     start = start_of(setting.start_space)
-    if start.prompt is None or start.layer_prompt or start.everywhere:
+    if [type(slot) for slot in start.slots] != [Prompts]:
         raise GfoError(
             "baseline 'prompt-tuning' trains a soft prompt alone; give it a gfo.SoftPrompt as space"
         )
@@ -135,7 +136,7 @@ def prefix_tuning(setting: Setting, recipe: Recipe = PREFIX) -> AdamW:
         GfoError: for a space that is no prefix.
     """
     start = start_of(setting.start_space)
-    if not start.prefix or start.modules or start.prompt_tokens:
+    if [type(slot) for slot in start.slots] != [Prefixes]:
         raise GfoError("baseline 'prefix-tuning' trains a prefix alone; give it a gfo.Prefix as space")
     return _train(setting, Free(start), recipe)
 

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from gfo.baselines.base import Setting, joined, joined_losses
 from gfo.baselines.mezo import MeZO
@@ -27,6 +26,7 @@ from gfo.core.errors import GfoError
 from gfo.core.protocols import Cost, Evaluation, Evaluator, Scores
 from gfo.core.seeding import stream_seed
 from gfo.evaluation.local import LocalEvaluator
+from gfo.models.families import is_transposed
 from gfo.models.frozen import FrozenModel
 from gfo.models.loading import freeze
 from gfo.spaces.parts.targets import find_targets
@@ -158,7 +158,7 @@ class Lora(Weights):
         module = _sharing(setting.model.module)
         if dropout is not None:
             set_dropout(module, dropout)
-        fused = isinstance(setting.model.module.get_submodule(names[0]), Conv1D)
+        fused = is_transposed(setting.model.module.get_submodule(names[0]))
         with _peft() as peft, seeded(stream_seed(setting.seed, "lora"), setting.model.device):
             config = peft.LoraConfig(
                 r=rank,

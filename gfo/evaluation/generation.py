@@ -323,7 +323,7 @@ def _of_modules(delta: Delta, device: torch.device) -> Change | None:
     """What of the changes reaches generated tokens: the modules'."""
     if not delta.modules:
         return None
-    modules = replace(delta, prompt=None, layer_prompt={}, prefix={}, first_layer=0)
+    modules = Delta(*(slot for slot in delta.slots if slot.modules))
     return Change(modules, torch.full((1, 1), -1, device=device))
 
 

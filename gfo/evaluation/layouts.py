@@ -18,7 +18,7 @@ from gfo.evaluation.endings import wanted_of
 from gfo.evaluation.packing import SPARE, groups_of_texts, lay_out, rows_of_branches
 from gfo.evaluation.plan import Plan, Row, tiles
 from gfo.evaluation.rows import Forks, TokenRows
-from gfo.models.apply import Change
+from gfo.models.apply import Change, context_of
 from gfo.models.branches import Context, Forced, Rows
 
 if TYPE_CHECKING:
@@ -296,8 +296,9 @@ class ByCandidate:
 
     def _start_of(self, delta: Delta) -> Context | None:
         """What the candidates' rows continue: their prefix, or what they share."""
-        if delta.prefix:
-            return Context.of_prefix(dict(delta.prefix), self._model.layers)
+        own = context_of(delta, self._model.layers)
+        if own is not None:
+            return own
         return self._context.expand(delta.candidates) if self._context else None
 
     def _common(self, todo: Plan, meter: Meter) -> Context | None:

@@ -2,22 +2,128 @@
 
 The weights are never written. A changed linear module still makes one product for all candidates;
 what belongs to a candidate is batched beside it.
+
+Each slot is applied by one function here, at one of five places; at a place the functions act in the order
+in which they stand here. With K candidates of N tokens each they take and give:
+
+| place        | function                                                                             |
+|--------------|--------------------------------------------------------------------------------------|
+| "embeddings" | words [..., T, D], place int [..., T] (see `Change`), the slot's tensors -> [..., T, D] |
+| "context"    | {layer: tensors}, number of layers -> the context that the K candidates start from     |
+| "layer"      | what enters the layer, [rows, T, D], place int [rows, T], tensors -> [rows, T, D]     |
+| "input"      | the module's input x [K, N, in], tensors -> [K, N, in]                               |
+| "output"     | its output y [K, N, out], x() -> [K, N, in], tensors -> [K, N, out]                  |
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from gfo.core.delta import MODULE_SLOTS, Delta, is_shared
+from gfo.core.delta import Delta
 from gfo.core.errors import GfoError
+from gfo.core.slots import (
+    Adapters,
+    Biases,
+    LayerPrompts,
+    LowRank,
+    Prefixes,
+    Prompts,
+    Scales,
+    Slot,
+    is_shared,
+)
+from gfo.models.branches import Context, KeysValues
 from gfo.models.structure import hidden_of, hooked, with_hidden
+
+Place = Literal["embeddings", "context", "layer", "input", "output"]
+F = TypeVar("F", bound=Callable[..., Any])
+Input = Callable[[], Tensor]
+"""A module's input [K, N, in], laid out by candidate when it is asked for."""
+
+_APPLIED: dict[Place, dict[type[Slot], Callable[..., Any]]] = {
+    place: {} for place in ("embeddings", "context", "layer", "input", "output")
+}
+
+
+def applies(slot: type[Slot], at: Place) -> Callable[[F], F]:
+    """Decorator: the function applies a slot there; see this module."""
+
+    def register(function: F) -> F:
+        _APPLIED[at][slot] = function
+        return function
+
+    return register
+
+
+def check_applied(delta: Delta) -> None:
+    """Raise GfoError for a slot that no function applies."""
+    known = {kind for functions in _APPLIED.values() for kind in functions}
+    for slot in delta.slots:
+        if type(slot) not in known:
+            raise GfoError(
+                f"Delta: nothing applies the slot '{slot.name}'; write a function for it, with "
+                "@gfo.models.apply.applies"
+            )
+
+
+@applies(Prompts, "embeddings")
+def put_prompt(words: Tensor, place: Tensor, prompt: Tensor) -> Tensor:
+    """The soft prompts in their places."""
+    soft = prompt.flatten(0, 1)[place.clamp(min=0)]
+    return torch.where((place >= 0)[..., None], soft, words)
+
+
+@applies(Prefixes, "context")
+def start_from_prefix(prefix: Mapping[int, KeysValues], layers: int) -> Context:
+    """The prefixes' keys and values, K rows."""
+    return Context.of_prefix(dict(prefix), layers)
+
+
+@applies(LayerPrompts, "layer")
+def add_prompt(hidden: Tensor, place: Tensor, prompt: Tensor) -> Tensor:
+    """The prompts added in their places."""
+    added = prompt.flatten(0, 1)[place.clamp(min=0)]
+    return torch.where((place >= 0)[..., None], hidden + added, hidden)
+
+
+@applies(LowRank, "output")
+def add_low_rank(y: Tensor, x: Input, A: Tensor, B: Tensor) -> Tensor:
+    """y + (x A^T) B^T with A [K, r, in], B [K, out, r]."""
+    inner = times(x(), A)  # (K, N, r)
+    if is_shared(B):
+        return torch.addmm(y.flatten(0, 1), inner.flatten(0, 1), B[0].T).view(y.shape)
+    return torch.baddbmm(y, inner, B.mT)
+
+
+@applies(Scales, "output")
+def multiply(y: Tensor, x: Input, scale: Tensor) -> Tensor:
+    """y scale with scale [K, out]."""
+    return y * scale[:, None]
+
+
+@applies(Biases, "output")
+def add(y: Tensor, x: Input, bias: Tensor) -> Tensor:
+    """y + bias with bias [K, out]."""
+    return y + bias[:, None]
+
+
+@applies(Adapters, "output")
+def add_bottleneck(y: Tensor, x: Input, A: Tensor, B: Tensor) -> Tensor:
+    """y + gelu(y A^T) B^T with A [K, r, out], B [K, out, r]."""
+    return y + torch.nn.functional.gelu(times(y, A)) @ B.mT
+
+
+def times(x: Tensor, A: Tensor) -> Tensor:
+    """x [K, N, in] A^T with A [K, r, in]: [K, N, r], one product for all K if they share A."""
+    return x @ A[0].T if is_shared(A) else torch.bmm(x, A.mT)
 
 
 @dataclass(frozen=True)
@@ -36,21 +142,25 @@ class Change:
     cycles: int | None = None
 
     def put_prompts(self, words: Tensor) -> Tensor:
-        """The soft prompts in their places among input embeddings [rows, T, D]."""
-        if self.delta.prompt is None:
-            return words
-        soft = self.delta.prompt.flatten(0, 1)[self.place.clamp(min=0)]
-        return torch.where((self.place >= 0)[..., None], soft, words)
+        """Input embeddings [rows, T, D] -> what enters the model: with the soft prompts in their places."""
+        for function, slot in _found("embeddings", self.delta):
+            words = function(words, self.place, slot.value)
+        return words
+
+
+def context_of(delta: Delta, layers: int) -> Context | None:
+    """What the K candidates start from, K rows, in a model of so many layers; None for nothing."""
+    return next((function(slot.value, layers) for function, slot in _found("context", delta)), None)
 
 
 @contextmanager
 def applied(change: Change | None, module: nn.Module, layers: Sequence[nn.Module]) -> Iterator[None]:
-    """Within, the module computes the changed outputs; `prompt` and `prefix` are the caller's to place.
+    """Within, layers and modules compute what is changed; embeddings and contexts are the caller's to place.
 
     Args:
         change: the candidates, or None to change nothing.
         module: the whole model; the names of the Delta's modules are its.
-        layers: the layers that the Delta's `layer_prompt` counts.
+        layers: the layers that the Delta's slots count.
 
     Raises:
         GfoError: if a module's rows are not the pass's.
@@ -59,54 +169,84 @@ def applied(change: Change | None, module: nn.Module, layers: Sequence[nn.Module
         yield
         return
     handles = []
-    for layer, prompt in change.delta.layer_prompt.items():
-        hook = _add_prompt(prompt.flatten(0, 1), change.place)
-        handles.append(layers[layer].register_forward_pre_hook(hook, with_kwargs=True))
+    for function, slot in _found("layer", change.delta):
+        for layer, value in slot.at.items():
+            hook = _change_layer(function, change.place, value)
+            handles.append(layers[layer].register_forward_pre_hook(hook, with_kwargs=True))
     for name in sorted(change.delta.modules):
-        hook = _change_output(change, name)
-        handles.append(module.get_submodule(name).register_forward_hook(hook))
+        part = module.get_submodule(name)
+        inputs, outputs = _steps("input", change.delta, name), _steps("output", change.delta, name)
+        if inputs:
+            handles.append(part.register_forward_pre_hook(_change_input(change, name, inputs)))
+        if outputs:
+            handles.append(part.register_forward_hook(_change_output(change, name, outputs)))
     with hooked(*handles):
         yield
 
 
-def _add_prompt(prompt: Tensor, place: Tensor) -> Any:
-    """A hook that adds soft-prompt tokens [K * P, D] to a layer's input in their places [rows, T]."""
-    there = (place >= 0)[..., None]
+Steps = list[tuple[Callable[..., Tensor], tuple[Tensor, ...]]]
+"""Functions in their order, with a slot's tensors for one module."""
+
+
+def _found(place: Place, delta: Delta) -> list[tuple[Callable[..., Any], Slot]]:
+    """The functions at a place that have something to do, in their order, with their slots."""
+    pairs = ((function, delta.get(kind)) for kind, function in _APPLIED[place].items())
+    return [(function, slot) for function, slot in pairs if slot is not None]
+
+
+def _steps(place: Place, delta: Delta, name: str) -> Steps:
+    """What is done to a module."""
+    found = ((function, slot.at[name]) for function, slot in _found(place, delta) if name in slot.at)
+    return [(function, value if isinstance(value, tuple) else (value,)) for function, value in found]
+
+
+def _change_layer(function: Callable[..., Tensor], place: Tensor, value: Tensor) -> Any:
+    """A hook that changes what enters a layer."""
 
     def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
-        hidden = hidden_of(args, kwargs)
-        added = prompt[place.clamp(min=0)]
-        return with_hidden(torch.where(there, hidden + added, hidden), args, kwargs)
+        return with_hidden(function(hidden_of(args, kwargs), place, value), args, kwargs)
 
     return hook
 
 
-def _change_output(change: Change, name: str) -> Any:
+def _change_input(change: Change, name: str, steps: Steps) -> Any:
+    """A hook that gives a module each candidate's input."""
+    K, again = change.delta.candidates, change.cycles or 1
+
+    def hook(module: nn.Module, args: Any) -> Any:
+        _check_rows(change, name, args[0])
+        x = _by_candidate(args[0], K, again)
+        for function, tensors in steps:
+            x = function(x, *tensors)
+        return _as_it_lay(x, args[0], K, again), *args[1:]
+
+    return hook
+
+
+def _change_output(change: Change, name: str, steps: Steps) -> Any:
     """A hook that gives each candidate's part of the tokens the output that `Delta` says."""
     K, again = change.delta.candidates, change.cycles or 1
-    lora, scale, bias, adapter = (getattr(change.delta, slot).get(name) for slot in MODULE_SLOTS)
 
     def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        x = args[0]
-        shared_out = x.shape[0] if change.cycles is None else math.prod(x.shape[:-1])
-        if shared_out % (K * again) or output.ndim != x.ndim:
-            raise GfoError(
-                f"module '{name}' gets {tuple(x.shape)} for {K} candidates; take modules whose first axis is "
-                "the rows of the batch"
-            )
+        _check_rows(change, name, args[0], output)
+        x = functools.partial(_by_candidate, args[0], K, again)
         y = _by_candidate(output, K, again)
-        if lora is not None:
-            y = add_low_rank(y, _by_candidate(x, K, again), *lora)
-        if scale is not None:
-            y = y * scale[:, None]
-        if bias is not None:
-            y = y + bias[:, None]
-        if adapter is not None:
-            A, B = adapter
-            y = y + torch.nn.functional.gelu(times(y, A)) @ B.mT
-        return y.view(K, again, -1, y.shape[-1]).transpose(0, 1).reshape(output.shape)
+        for function, tensors in steps:
+            y = function(y, x, *tensors)
+        return _as_it_lay(y, output, K, again)
 
     return hook
+
+
+def _check_rows(change: Change, name: str, x: Tensor, output: Tensor | None = None) -> None:
+    """Raise GfoError for a module that does not get all candidates' tokens."""
+    K, again = change.delta.candidates, change.cycles or 1
+    shared_out = x.shape[0] if change.cycles is None else math.prod(x.shape[:-1])
+    if shared_out % (K * again) or (output is not None and output.ndim != x.ndim):
+        raise GfoError(
+            f"module '{name}' gets {tuple(x.shape)} for {K} candidates; take modules whose first axis is "
+            "the rows of the batch"
+        )
 
 
 def _by_candidate(x: Tensor, K: int, again: int) -> Tensor:
@@ -114,14 +254,6 @@ def _by_candidate(x: Tensor, K: int, again: int) -> Tensor:
     return x.reshape(again, K, -1, x.shape[-1]).transpose(0, 1).reshape(K, -1, x.shape[-1])
 
 
-def add_low_rank(y: Tensor, x: Tensor, A: Tensor, B: Tensor) -> Tensor:
-    """y [K, N, out] + (x [K, N, in] A^T) B^T with A [K, r, in], B [K, out, r]: [K, N, out]."""
-    inner = times(x, A)  # (K, N, r)
-    if is_shared(B):
-        return torch.addmm(y.flatten(0, 1), inner.flatten(0, 1), B[0].T).view(y.shape)
-    return torch.baddbmm(y, inner, B.mT)
-
-
-def times(x: Tensor, A: Tensor) -> Tensor:
-    """x [K, N, in] A^T with A [K, r, in]: [K, N, r], one product for all K if they share A."""
-    return x @ A[0].T if is_shared(A) else torch.bmm(x, A.mT)
+def _as_it_lay(x: Tensor, before: Tensor, K: int, again: int) -> Tensor:
+    """Tokens by candidate [K, N, D] in the order and shape in which they came."""
+    return x.reshape(K, again, -1, x.shape[-1]).transpose(0, 1).reshape(before.shape)

@@ -19,7 +19,7 @@ from gfo.models.branches import Context, Rows
 from gfo.models.families import attention_windows, why_unsupported
 from gfo.models.frozen import FrozenModel
 from gfo.models.last_layer import read_tokens_only
-from gfo.models.structure import find_stacks
+from gfo.models.structure import find_stacks, hooked
 
 
 class Decoder(FrozenModel):
@@ -149,18 +149,21 @@ class Decoder(FrozenModel):
     @torch.no_grad()
     def unseen(self, delta: Delta) -> bool:
         """See `FrozenModel.unseen`; keys and values are compared, with other outputs of the modules."""
-        last = self.layers - 1
-        if delta.prefix or not delta.modules or any(self.layer_of(name) != last for name in delta.modules):
+        last, names = self.layers - 1, sorted(delta.modules)
+        if not names or any(self.layer_of(name) != last for name in names):
+            return False
+        if any(slot.everywhere and not slot.modules for slot in delta.slots):
             return False
         entry, length = self.embed(self._probe()[1])[None], torch.tensor([12], device=self.device)
         noise = torch.Generator().manual_seed(0)
-        moved = {
-            name: torch.randn(1, delta.width(name), generator=noise).to(self.device, self.dtype)
-            for name in sorted(delta.modules)
-        }
-        other = Change(Delta(bias=moved), torch.full((1, 1), -1, device=self.device))
-        found = [self.context(entry, length, change=change)[0].layers[last] for change in (None, other)]
-        return all(map(torch.equal, *(pair or () for pair in found)))
+
+        def move(module: Any, args: Any, output: Tensor) -> Tensor:
+            return output + torch.randn(output.shape, generator=noise).to(output)
+
+        plain = self.context(entry, length)[0].layers[last]
+        with hooked(*(self.module.get_submodule(name).register_forward_hook(move) for name in names)):
+            moved = self.context(entry, length)[0].layers[last]
+        return all(map(torch.equal, plain or (), moved or ()))
 
     @torch.no_grad()
     def check_branches(self) -> None:

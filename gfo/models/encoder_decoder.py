@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import DynamicLayer
 
-from gfo.core.delta import Delta
 from gfo.core.errors import GfoError
 from gfo.models.apply import Change, applied
 from gfo.models.branches import Context, Rows
@@ -111,15 +110,10 @@ class EncoderDecoder(FrozenModel):
         """The number of the encoder's layers, and of the decoder's first."""
         return self.stacks[0].size
 
-    def check(self, delta: Delta) -> None:
-        """Raise GfoError for a Delta that does not fit."""
-        super().check(delta)
-        late = [layer for layer in delta.layer_prompt if layer >= self.encoder_layers]
-        if late:
-            raise GfoError(
-                f"Delta: layer_prompt in layer {late[0]}, but the soft prompt is in the encoder; give layers "
-                f"0 to {self.encoder_layers - 1}"
-            )
+    @property
+    def prompt_layers(self) -> int:
+        """The encoder's layers, where the soft prompt is."""
+        return self.encoder_layers
 
     def branches(
         self,

@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
 # Factors and caps that a family applies to its logits behind the output embedding; the value is
 # the config's attribute. logits = cap * tanh(logits * scale / cap).
 LOGIT_SCALE = {
@@ -41,6 +44,56 @@ LOGIT_SOFTCAP = {
 CROSS_ATTENTION = re.compile(
     r"\.EncDecAttention\.[kv]$|\.encoder_attn\.[kv]_proj$|\.cross_attn\.[kv]_proj$|\.crossattention\.self\.(key|value)$"
 )
+
+# Usual names of linear modules by what they do: groups of patterns (the ends of names, or whole names with
+# wildcards), of which the first that a model has is taken.
+_FUSED = (("qkv_proj",), ("query_key_value",), ("c_attn",), ("Wqkv",))
+_T5 = ("SelfAttention", "EncDecAttention")
+_DOWN = (
+    ("down_proj",),
+    ("fc2",),
+    ("mlp.c_proj",),
+    ("dense_4h_to_h",),
+    ("*layer.[0-9].output.dense", "*layer.[0-9][0-9].output.dense"),
+    ("lin2",),
+    ("wo",),
+)
+USUAL_TARGETS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "queries and values": (
+        ("q_proj", "v_proj"),
+        ("query", "value"),
+        ("q_lin", "v_lin"),
+        tuple(f"{part}.{name}" for part in _T5 for name in "qv"),
+        *_FUSED,
+    ),
+    "keys and values": (
+        ("k_proj", "v_proj"),
+        ("key", "value"),
+        ("k_lin", "v_lin"),
+        tuple(f"{part}.{name}" for part in _T5 for name in "kv"),
+        *_FUSED,
+    ),
+    "queries": (("q_proj",), ("query",), ("q_lin",), tuple(f"{part}.q" for part in _T5), *_FUSED),
+    # the feed-forward network's last matrix
+    "down": _DOWN,
+    # the matrix whose outputs are the inner activations where they are gated, or the last one
+    "feed-forward": (("up_proj",), ("wi_1",), *_DOWN),
+    # the first matrix
+    "up": (
+        ("up_proj",),
+        ("gate_up_proj",),
+        ("fc1",),
+        ("mlp.c_fc",),
+        ("dense_h_to_4h",),
+        ("intermediate.dense",),
+        ("lin1",),
+        ("wi_1",),
+        ("wi",),
+    ),
+}
+
+# A layer's feed-forward network, as nearly all families call it.
+FEED_FORWARD = "mlp"
 
 # Positions that begin behind the padding token's number, so that a table holds as many less.
 POSITIONS_BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer"})
@@ -99,3 +152,39 @@ def attention_windows(config: Any) -> tuple[int | None, bool]:
     if kinds == {"full_attention"}:
         window = None
     return window, len(kinds) == 2
+
+
+def feed_forward_of(layer: nn.Module) -> nn.Module | None:
+    """A layer's feed-forward network, or None where it has none of the usual name."""
+    network = getattr(layer, FEED_FORWARD, None)
+    return network if isinstance(network, nn.Module) else None
+
+
+def is_transposed(part: nn.Module) -> bool:
+    """Whether a linear module's weight is [in, out], as GPT-2's Conv1D has it."""
+    return isinstance(part, Conv1D)
+
+
+def linear_sizes(part: nn.Module) -> tuple[int, int] | None:
+    """(in, out) of a linear module, whichever way its weight lies, or None for another."""
+    if isinstance(part, nn.Linear):
+        return part.in_features, part.out_features
+    return (int(part.weight.shape[0]), int(part.nf)) if isinstance(part, Conv1D) else None
+
+
+def weight_of(part: nn.Module) -> Tensor:
+    """The weight of a linear module as [out, in], a view."""
+    weight: Tensor = part.weight  # type: ignore[assignment]
+    return weight.T if is_transposed(part) else weight
+
+
+def holds_position_bias(part: nn.Module) -> bool:
+    """Whether it is the attention of a first layer, whose position bias all layers behind it use (T5)."""
+    return bool(getattr(part, "has_relative_attention_bias", False))
+
+
+def give_position_bias(part: nn.Module, first: nn.Module) -> None:
+    """Make an attention hold the position bias of the first layer's."""
+    twin: Any = part
+    twin.has_relative_attention_bias = True
+    twin.relative_attention_bias = first.relative_attention_bias

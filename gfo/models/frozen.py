@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from gfo.core.delta import Delta
 from gfo.core.errors import GfoError, unknown_name
-from gfo.models.apply import Change, applied
+from gfo.models.apply import Change, applied, check_applied
 from gfo.models.branches import Context, Rows
-from gfo.models.families import context_length, logit_transform
-from gfo.models.structure import LinearInfo, Stack, find_linears, hidden_of, hooked, weight_of
+from gfo.models.families import USUAL_TARGETS, context_length, logit_transform, weight_of
+from gfo.models.structure import LinearInfo, Stack, find_linears, hidden_of, hooked
 
 TOKENS_READ = 2048  # in one pass of `read`
 LOGITS_AT_ONCE = 2**22  # float32 numbers; more leave a CPU's cache, and fill a GPU no better
@@ -143,12 +143,28 @@ class FrozenModel(ABC):
 
     @functools.cached_property
     def linears(self) -> dict[str, LinearInfo]:
-        """Name -> sizes and layer of the linear modules (and Conv1D) in the layers."""
+        """Name -> sizes and layer of the linear modules in the layers."""
         return find_linears(self.module, self.layer_of)
 
     def weight(self, name: str) -> Tensor:
         """The weight [out, in] of a linear module."""
-        return weight_of(self.module, name)
+        return weight_of(self.module.get_submodule(name))
+
+    def usual_targets(self, role: str) -> tuple[tuple[str, ...], ...]:
+        """Groups of patterns of the names that linear modules of a role have in families.
+
+        Args:
+            role: "queries and values", "keys and values", "queries", or of the feed-forward network "up",
+                "down", or "feed-forward" (its inner activations as an output, or "down").
+        """
+        if role not in USUAL_TARGETS:
+            raise unknown_name("role of modules", role, USUAL_TARGETS)
+        return USUAL_TARGETS[role]
+
+    @property
+    def prompt_layers(self) -> int:
+        """The layers, from the first, that the soft prompt passes through."""
+        return self.layers
 
     def layer_of(self, name: str) -> int | None:
         """The layer a module is in, or None for one outside of the layers."""
@@ -160,17 +176,11 @@ class FrozenModel(ABC):
         return None
 
     def check(self, delta: Delta) -> None:
-        """Raise GfoError for a Delta of modules or layers that the model lacks, or too high a first layer."""
-        if delta.prefix and not self.causal:
-            raise GfoError(f"Delta: a prefix, but '{self.name}' is no decoder; give it a soft prompt instead")
-        names = dict(self.module.named_modules())
-        for name in sorted(delta.modules):
-            if name not in names:
-                raise GfoError(f"Delta: {unknown_name('module', name, names)}")
-        for layer in (*delta.layer_prompt, *delta.prefix):
-            if not 0 <= layer < self.layers:
-                raise GfoError(f"Delta: layer {layer} must be 0 to {self.layers - 1}, the model's layers")
-        touched = [*delta.layer_prompt, *delta.prefix, *(self.layer_of(name) or 0 for name in delta.modules)]
+        """Raise GfoError for a Delta that does not fit the model, or too high a first layer."""
+        check_applied(delta)
+        for slot in delta.slots:
+            slot.check(self)
+        touched = [layer for slot in delta.slots for layer in slot.touched(self)]
         if delta.first_layer > min(touched, default=0):
             raise GfoError(
                 f"Delta: first_layer = {delta.first_layer}, but layer {min(touched, default=0)} changes; "

@@ -12,9 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from gfo.models.branches import Rows
+from gfo.models.families import feed_forward_of
 from gfo.models.structure import hooked
-
-FEED_FORWARD = "mlp"  # what nearly all families call it; where there is none, all tokens go through
 
 
 @contextmanager
@@ -26,9 +25,9 @@ def read_tokens_only(layer: nn.Module, rows: Rows, C: int) -> Iterator[None]:
         rows: how branches lie in R rows of T tokens.
         C: number of contexts.
     """
-    network = getattr(layer, FEED_FORWARD, None)
+    network = feed_forward_of(layer)  # where there is none, all tokens go through
     R, T = rows.branch.shape
-    if not isinstance(network, nn.Module) or rows.read.shape[1] == R * T:
+    if network is None or rows.read.shape[1] == R * T:
         yield
         return
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from gfo.core.errors import GfoError
+from gfo.models.families import give_position_bias, holds_position_bias, linear_sizes
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,9 @@ class Stack:
         return self._parts[start, stop]
 
     def _with_position_bias(self, start: int, stop: int) -> list[nn.Module]:
-        """Layers start to stop - 1; the first has the relative position bias that T5's first hands on."""
+        """Layers start to stop - 1; the first has the position bias that the model's first may hand on."""
         layers = list(self.layers[start:stop])
-        names = [
-            n for n, m in self.layers[0].named_modules() if getattr(m, "has_relative_attention_bias", False)
-        ]
+        names = [name for name, part in self.layers[0].named_modules() if holds_position_bias(part)]
         for name in names if start else ():
             layers[0] = _replaced(layers[0], name, _with_bias_of(self.layers[0].get_submodule(name)))
         return layers
@@ -134,23 +132,14 @@ def find_stacks(body: nn.Module, size: int | None = None) -> list[Stack]:
 
 
 def find_linears(module: nn.Module, layer_of: Callable[[str], int | None]) -> dict[str, LinearInfo]:
-    """Name -> sizes and layer of the linear and Conv1D modules inside layers."""
+    """Name -> sizes and layer of the linear modules inside layers."""
     linears = {}
     for name, part in module.named_modules():
         layer = layer_of(name)
-        if layer is None:
-            continue
-        if isinstance(part, nn.Linear):
-            linears[name] = LinearInfo(part.in_features, part.out_features, layer)
-        elif isinstance(part, Conv1D):
-            linears[name] = LinearInfo(part.weight.shape[0], part.nf, layer)
+        sizes = None if layer is None else linear_sizes(part)
+        if layer is not None and sizes is not None:
+            linears[name] = LinearInfo(*sizes, layer)
     return linears
-
-
-def weight_of(module: nn.Module, name: str) -> Tensor:
-    """The weight of a linear module as [out, in]."""
-    part: Any = module.get_submodule(name)
-    return part.weight.T if isinstance(part, Conv1D) else part.weight  # type: ignore[no-any-return]
 
 
 def without(module: nn.Module, path: str) -> nn.Module:
@@ -169,12 +158,11 @@ def _replaced(module: nn.Module, path: str, change: Callable[[nn.Module], nn.Mod
     return top
 
 
-def _with_bias_of(first: Any) -> Callable[[nn.Module], nn.Module]:
+def _with_bias_of(first: nn.Module) -> Callable[[nn.Module], nn.Module]:
     def change(attention: nn.Module) -> nn.Module:
-        twin: Any = _shallow(attention)
-        twin.has_relative_attention_bias = True
-        twin.relative_attention_bias = first.relative_attention_bias
-        return twin  # type: ignore[no-any-return]
+        twin = _shallow(attention)
+        give_position_bias(twin, first)
+        return twin
 
     return change
 

@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gfo.core.delta import Delta
-from gfo.core.domain import Domain
 from gfo.core.seeding import stream
 from gfo.spaces.parts.measure import HasModules, clipped_spread, module_outputs
-from gfo.spaces.parts.options import Layers, at_least_one, dimension, positive
-from gfo.spaces.parts.projection import make_projection
-from gfo.spaces.parts.targets import DOWN, find_targets
+from gfo.spaces.parts.options import Layers, at_least_one, positive
+from gfo.spaces.parts.projection import Projected
+from gfo.spaces.parts.targets import find_targets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,9 +63,9 @@ class Adapter:
 
         at_least_one("rank", rank)
         positive("alpha", alpha)
-        self.names = find_targets(model, targets, layers, defaults=DOWN)
+        self.names = find_targets(model, targets, layers, role="down")
         outputs = module_outputs(model, self.names, seed)
-        self._A, scale = {}, []
+        self._A, scale = {}, {}
         for name in self.names:
             y = outputs[name].float()
             A = torch.from_numpy(stream(seed, f"base of {name}").standard_normal((rank, y.shape[-1])))
@@ -74,28 +73,18 @@ class Adapter:
             self._A[name] = A.float().to(y.device) / inner.std()
             units = torch.nn.functional.gelu(inner / inner.std())
             size = clipped_spread(y) / float(units.square().sum(-1).mean().sqrt())
-            scale.append(torch.full((y.shape[-1] * rank,), alpha * size))
-        self._rank, self._sizes = rank, [len(part) for part in scale]
+            scale[name] = torch.full((y.shape[-1] * rank,), alpha * size)
+        self._rank = rank
         what = f"the matrices B of {len(scale)} adapters of {rank} units"
-        self.dim = dimension(dim, sum(self._sizes), what, "lower dim, raise rank or take more modules")
-        self.domain = Domain.unbounded(dim)
+        remedy = "lower dim, raise rank or take more modules"
+        self._project = Projected(scale, dim, projection, seed, model.device, what=what, remedy=remedy)
+        self.dim, self.domain = dim, self._project.domain
         self.first_layer = min(model.linears[name].layer for name in self.names)
-        self._project = make_projection(
-            projection,
-            stream(seed, "projection"),
-            sum(self._sizes),
-            dim,
-            scale=torch.cat(scale),
-            device=model.device,
-        )
 
     def decode(self, z: Tensor) -> Delta:
         """z [K, d] -> K candidates' adapters, float32; differentiable; decode(0) adds 0."""
-        import torch
-
-        parts = zip(self.names, torch.split(self._project(z), self._sizes, dim=1), strict=True)
         adapter = {
             name: (self._A[name].expand(len(z), -1, -1), part.view(len(z), -1, self._rank))
-            for name, part in parts
+            for name, part in self._project(z).items()
         }
         return Delta(adapter=adapter, first_layer=self.first_layer)

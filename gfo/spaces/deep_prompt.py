@@ -67,8 +67,7 @@ class DeepPrompt:
     ) -> None:
         self.tokens = at_least_one("tokens", tokens)
         self.p0, self.init_tokens = start_of(model, init, tokens, seed)  # (P, D)
-        # an encoder-decoder has the prompt in its encoder alone
-        chosen = select_layers(layers, getattr(model, "encoder_layers", model.layers))
+        chosen = select_layers(layers, model.prompt_layers)
         hidden = self._hidden_states(model, scale_text, seed)
         self._width = hidden[chosen[0]].shape[-1]  # D, but for models that project their embeddings
         self._check_dim(dim, tokens * self._width, len(chosen))

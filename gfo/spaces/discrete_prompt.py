@@ -12,7 +12,7 @@ from gfo.core.domain import Domain
 from gfo.core.errors import GfoError
 from gfo.core.seeding import stream
 from gfo.spaces.parts.options import at_least_one
-from gfo.spaces.parts.words import Embeds, words_of
+from gfo.spaces.parts.words import Embeds, initial_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +84,7 @@ class DiscretePrompt:
             drawn = stream(seed, "initial words").choice(self.candidates, tokens)
             self.init_tokens: tuple[int, ...] = tuple(drawn.tolist())
         else:
-            self.init_tokens = words_of(model, init, tokens, seed)
+            self.init_tokens = initial_words(model, init, tokens, seed)
         self.domain = Domain.box(0, len(self.candidates), tokens, integer=True)
         self.dim = tokens
         ids = torch.tensor([[first, *self.candidates] for first in self.init_tokens], device=model.device)

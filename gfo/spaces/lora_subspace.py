@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from gfo.core.delta import Delta
-from gfo.core.domain import Domain
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.seeding import stream
-from gfo.spaces.parts.options import Layers, at_least_one, dimension, positive
+from gfo.spaces.parts.options import Layers, at_least_one, positive
 from gfo.spaces.parts.peft_files import read_lora
-from gfo.spaces.parts.projection import make_projection
+from gfo.spaces.parts.projection import Projected
 from gfo.spaces.parts.targets import HasLinears, find_targets
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class LoRAFA:
         return parameters.view(len(parameters), self._shape[0], self._rank)
 
 
-class Adapter:
+class Started:
     """B0 of an adapter and what is added to it; its A [r, in] frozen.
 
     Args:
@@ -229,7 +228,7 @@ class LoRASubspace:
                     f"from_peft = {folder}: A of '{name}' is 0, so that B changes nothing; train it"
                 )
         space = cls.__new__(cls)
-        forms = {name: Adapter(model.weight(name).float(), A, B) for name, (A, B) in lora.items()}
+        forms = {name: Started(model.weight(name).float(), A, B) for name, (A, B) in lora.items()}
         space._finish(model, forms, "lora-fa", dim, positive("alpha", alpha), projection, seed)
         first = min(model.linears[name].layer for name in lora)
         space.starts_from = Delta(
@@ -248,35 +247,22 @@ class LoRASubspace:
         seed: int,
     ) -> None:
         """What the kinds have in common: one projection into the parameters of all modules."""
-        import torch
-
         self.names, self.kind = list(forms), kind
         self.starts_from: Delta | None = None
-        self._forms = list(forms.values())
-        self._sizes = [form.size for form in self._forms]
-        rank = max(len(form.A) for form in self._forms)
-        self.dim = dimension(
-            dim,
-            sum(self._sizes),
-            f"the parameters of {len(forms)} modules at rank {rank}",
-            "lower dim, raise rank or take more targets",
-        )
-        self.domain = Domain.unbounded(self.dim)
+        self._forms = forms
+        rank = max(len(form.A) for form in forms.values())
+        what = f"the parameters of {len(forms)} modules at rank {rank}"
+        remedy = "lower dim, raise rank or take more targets"
+        scale = {name: alpha * form.scale for name, form in forms.items()}
+        self._project = Projected(scale, dim, projection, seed, model.device, what=what, remedy=remedy)
+        self.dim, self.domain = dim, self._project.domain
         self.first_layer = min(model.linears[name].layer for name in self.names)
-        scale = alpha * torch.cat([form.scale for form in self._forms])
-        rng = stream(seed, "projection")
-        self._project = make_projection(
-            projection, rng, sum(self._sizes), self.dim, scale=scale, device=model.device
-        )
 
     def decode(self, z: Tensor) -> Delta:
         """z [K, d] -> low-rank changes, float32; differentiable; decode(0) is no change, or `starts_from`."""
-        import torch
-
-        parts = torch.split(self._project(z), self._sizes, dim=1)
         lora = {
-            name: (form.A.expand(len(z), -1, -1), form.up(part))
-            for name, form, part in zip(self.names, self._forms, parts, strict=True)
+            name: (self._forms[name].A.expand(len(z), -1, -1), self._forms[name].up(part))
+            for name, part in self._project(z).items()
         }
         return Delta(lora=lora, first_layer=self.first_layer)
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gfo.core.delta import Delta
-from gfo.core.domain import Domain
 from gfo.core.errors import GfoError
-from gfo.core.seeding import stream
-from gfo.spaces.parts.options import Layers, at_least_one, dimension, positive, select_layers
-from gfo.spaces.parts.projection import make_projection
-from gfo.spaces.parts.words import HasContextLength, measured_words, words_of
+from gfo.spaces.parts.options import Layers, at_least_one, positive, select_layers
+from gfo.spaces.parts.projection import Projected
+from gfo.spaces.parts.words import HasContextLength, initial_words, measured_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,34 +74,24 @@ class Prefix:
         self.tokens = at_least_one("tokens", tokens)
         chosen = select_layers(layers, model.layers)
         self.layers, self.first_layer = tuple(chosen), chosen[0]
-        self.init_tokens = words_of(model, init, tokens, seed)
+        self.init_tokens = initial_words(model, init, tokens, seed)
         first = torch.tensor([self.init_tokens], device=model.device)
         start, words = (_keys_values(model, ids, chosen) for ids in (first, measured_words(model, seed)))
         self.start = [pair.float() for pair in start]  # of each layer (2, H_kv, P', D_h)
-        scale = [
-            pair[:, :, 1:].float().std(dim=2, keepdim=True).expand_as(own).flatten()
-            for pair, own in zip(words, self.start, strict=True)  # the first word's are unlike all others
-        ]
-        self._sizes = [len(part) for part in scale]
+        positive("alpha", alpha)
+        scale = {
+            layer: alpha * pair[:, :, 1:].float().std(dim=2, keepdim=True).expand_as(own).flatten()
+            for layer, pair, own in zip(chosen, words, self.start, strict=True)  # the first is unlike
+        }
         what = f"the keys and values of {tokens} tokens in {len(chosen)} layers"
-        self.dim = dimension(dim, sum(self._sizes), what, "lower dim or raise tokens")
-        self.domain = Domain.unbounded(dim)
-        self._project = make_projection(
-            projection,
-            stream(seed, "projection"),
-            sum(self._sizes),
-            dim,
-            scale=positive("alpha", alpha) * torch.cat(scale),
-            device=model.device,
-        )
+        remedy = "lower dim or raise tokens"
+        self._project = Projected(scale, dim, projection, seed, model.device, what=what, remedy=remedy)
+        self.dim, self.domain = dim, self._project.domain
 
     def decode(self, z: Tensor) -> Delta:
         """z [K, d] -> K prefixes, float32; differentiable; decode(0) is that of the words exactly."""
-        import torch
-
         prefix = {}
-        parts = torch.split(self._project(z), self._sizes, dim=1)
-        for layer, start, part in zip(self.layers, self.start, parts, strict=True):
+        for start, (layer, part) in zip(self.start, self._project(z).items(), strict=True):
             key, value = (start + part.view(len(z), *start.shape)).unbind(1)  # (K, H_kv, P', D_h)
             prefix[layer] = key, value
         return Delta(prefix=prefix, first_layer=self.first_layer)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +11,10 @@ from gfo.core.delta import Delta
 from gfo.core.domain import Domain
 from gfo.core.errors import GfoError
 from gfo.core.protocols import SearchSpace
+from gfo.core.slots import Slot
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-SLOTS = [field.name for field in fields(Delta) if field.name not in ("prompt", "first_layer")]
 
 
 class ProductSpace:
@@ -51,12 +49,11 @@ class ProductSpace:
 
         parts = zip(self.spaces, torch.split(z, self._sizes, dim=1), strict=True)
         deltas = [space.decode(part) for space, part in parts]
-        slots: dict[str, Any] = {
-            slot: {name: value for delta in deltas for name, value in getattr(delta, slot).items()}
-            for slot in SLOTS
-        }
-        prompt = next((delta.prompt for delta in deltas if delta.prompt is not None), None)
-        return Delta(prompt=prompt, first_layer=min(delta.first_layer for delta in deltas), **slots)
+        places: dict[type[Slot], dict[Any, Any]] = {}
+        for slot in (slot for delta in deltas for slot in delta.slots):
+            places.setdefault(type(slot), {}).update(slot.at)
+        slots = (kind(at) for kind, at in places.items())
+        return Delta(*slots, first_layer=min(delta.first_layer for delta in deltas))
 
 
 def joined(domains: Sequence[Domain]) -> Domain:
@@ -75,21 +72,13 @@ def blocks_of(space: SearchSpace) -> tuple[int, ...]:
 
 def _check(deltas: list[Delta]) -> None:
     """Raise GfoError for Deltas that cannot be merged."""
-    if sum(delta.prompt is not None for delta in deltas) > 1:
-        raise GfoError(
-            "ProductSpace: two spaces have a soft prompt; keep one (DeepPrompt moves its own at layer 0)"
-        )
-    for slot in SLOTS:
-        seen: set[Any] = set()
-        for delta in deltas:
-            names: Mapping[Any, Any] = getattr(delta, slot)
-            twice = sorted(seen & set(names))
-            if twice:
-                raise GfoError(
-                    f"ProductSpace: two spaces change the {slot} of {twice[0]!r}; give them different "
-                    "targets or layers"
-                )
-            seen |= set(names)
+    seen: dict[type[Slot], set[Any]] = {}
+    for slot in (slot for delta in deltas for slot in delta.slots):
+        places = seen.setdefault(type(slot), set())
+        twice = sorted(places & set(slot.at))
+        if twice:
+            raise GfoError(f"ProductSpace: two spaces change the {slot.name} of {twice[0]!r}; {slot.remedy}")
+        places |= set(slot.at)
     for what in ("prompt_tokens", "prefix_tokens"):
         lengths = sorted({getattr(delta, what) for delta in deltas} - {0})
         if len(lengths) > 1:

@@ -6,58 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gfo.core.delta import Delta
-from gfo.core.domain import Domain
 from gfo.core.errors import GfoError, unknown_name
-from gfo.core.seeding import stream
 from gfo.spaces.parts.measure import HasModules, clipped_spread, module_outputs
-from gfo.spaces.parts.options import Layers, dimension, positive, select_layers
-from gfo.spaces.parts.projection import make_projection
-from gfo.spaces.parts.targets import FEED_FORWARD, KEYS_VALUES, QUERIES, UP, find_targets
+from gfo.spaces.parts.options import Layers, positive, select_layers
+from gfo.spaces.parts.projection import Projected
+from gfo.spaces.parts.targets import find_targets
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 
-class _Outputs:
-    """A number for each output of some modules, linear in z.
-
-    Args:
-        layer: name -> the layer it is in.
-        scale: name -> what the module's numbers change by for z ~ N(0, 1), [out].
-        dim, projection, seed, device: of the random projection.
-    """
-
-    def __init__(
-        self,
-        layer: Mapping[str, int],
-        scale: Mapping[str, Tensor],
-        dim: int,
-        projection: str,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        import torch
-
-        self.names = tuple(scale)
-        self.first_layer = min(layer[name] for name in scale)
-        self._sizes = [len(part) for part in scale.values()]
-        what = f"the outputs of {len(scale)} modules"
-        self.dim = dimension(dim, sum(self._sizes), what, "lower dim or take more modules")
-        self.domain = Domain.unbounded(dim)
-        rng, rows = stream(seed, "projection"), sum(self._sizes)
-        self._project = make_projection(
-            projection, rng, rows, dim, scale=torch.cat(list(scale.values())), device=device
-        )
-
-    def _parts(self, z: Tensor) -> dict[str, Tensor]:
-        """z [K, d] -> name -> [K, out]."""
-        import torch
-
-        return dict(zip(self.names, torch.split(self._project(z), self._sizes, dim=1), strict=True))
-
-
-class Scaling(_Outputs):
+class Scaling:
     """Factors on modules' outputs: scale = 1 + alpha * A z, searched in d dimensions.
 
     Args:
@@ -107,19 +67,21 @@ class Scaling(_Outputs):
                 )
             size, layer = _norms(model, layers)
         else:
-            names = _targets(model, targets, layers, KEYS_VALUES, FEED_FORWARD)
+            names = _targets(model, targets, layers, "keys and values", "feed-forward")
             size = {name: model.linears[name].out_features for name in names}
             layer = {name: model.linears[name].layer for name in names}
         scale = {name: torch.full((n,), alpha) for name, n in size.items()}
-        super().__init__(layer, scale, dim, projection, seed, model.device)
+        self._project = _of_outputs(scale, dim, projection, seed, model.device)
+        self.dim, self.domain, self.names = dim, self._project.domain, tuple(scale)
+        self.first_layer = min(layer.values())
 
     def decode(self, z: Tensor) -> Delta:
         """z [K, d] -> factors float32 [K, out]; differentiable; decode(0) is 1 exactly."""
-        parts = self._parts(z).items()
+        parts = self._project(z).items()
         return Delta(scale={name: 1 + part for name, part in parts}, first_layer=self.first_layer)
 
 
-class BiasSpace(_Outputs):
+class BiasSpace:
     """Additions to modules' outputs: bias = alpha * s * A z, searched in d dimensions.
 
     BitFit (Ben Zaken, Ravfogel and Goldberg 2022, arXiv:2106.10199), also for modules that have no bias
@@ -159,30 +121,39 @@ class BiasSpace(_Outputs):
         import torch
 
         positive("alpha", alpha)
-        names = _targets(model, targets, layers, QUERIES, UP)
+        names = _targets(model, targets, layers, "queries", "up")
         outputs = module_outputs(model, names, seed)
         scale = {
             name: torch.full((model.linears[name].out_features,), alpha * clipped_spread(outputs[name]))
             for name in names
         }
-        layer = {name: model.linears[name].layer for name in names}
-        super().__init__(layer, scale, dim, projection, seed, model.device)
+        self._project = _of_outputs(scale, dim, projection, seed, model.device)
+        self.dim, self.domain, self.names = dim, self._project.domain, tuple(scale)
+        self.first_layer = min(model.linears[name].layer for name in names)
 
     def decode(self, z: Tensor) -> Delta:
         """z [K, d] -> additions float32 [K, out]; differentiable; decode(0) adds 0."""
-        return Delta(bias=self._parts(z), first_layer=self.first_layer)
+        return Delta(bias=self._project(z), first_layer=self.first_layer)
+
+
+def _of_outputs(
+    scale: Mapping[str, Tensor], dim: int, projection: str, seed: int, device: torch.device
+) -> Projected:
+    """A number for each output of some modules, linear in z."""
+    what, remedy = f"the outputs of {len(scale)} modules", "lower dim or take more modules"
+    return Projected(scale, dim, projection, seed, device, what=what, remedy=remedy)
 
 
 def _targets(
     model: HasModules,
     targets: str | Sequence[str] | None,
     layers: Layers,
-    *defaults: Sequence[Sequence[str]],
+    *roles: str,
 ) -> list[str]:
-    """The modules asked for, or what each list of usual names has."""
+    """The modules asked for, or those of each role."""
     if targets is not None:
         return find_targets(model, targets, layers)
-    found = {name for groups in defaults for name in find_targets(model, None, layers, defaults=groups)}
+    found = {name for role in roles for name in find_targets(model, None, layers, role=role)}
     return [name for name in model.linears if name in found]
 
 

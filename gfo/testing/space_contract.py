@@ -89,7 +89,7 @@ def check_shapes(space: SearchSpace, model: FrozenModel) -> None:
         _require(torch.equal(z, before), "decode must not change z")
         _require(delta.candidates == k, f"decode of {k} points gives {delta.candidates} candidates")
         model.check(delta)
-        for tensor in delta._tensors():
+        for tensor in delta.tensors():
             _require(tensor.dtype == torch.float32, f"decode must give float32, gives {tensor.dtype}")
             _require(bool(tensor.isfinite().all()), "decode must give finite numbers")
             _require(tensor.device == model.device, f"decode gives tensors on {tensor.device}")
@@ -110,15 +110,14 @@ def check_start(space: SearchSpace, model: FrozenModel) -> None:
         _require(torch.equal(tensor, tensor[:1].expand_as(tensor)), "decode(0) must be the same for all K")
     start = getattr(space, "starts_from", None)
     if start is not None:
-        declared = [tensor.expand(K, *tensor.shape[1:]) for tensor in start._tensors()]
-        _require(_equal(list(delta._tensors()), declared), "decode(0) must be what `starts_from` declares")
+        declared = [tensor.expand(K, *tensor.shape[1:]) for tensor in start.tensors()]
+        _require(_equal(list(delta.tensors()), declared), "decode(0) must be what `starts_from` declares")
         return
-    for product in (B @ A for A, B in (*delta.lora.values(), *delta.adapter.values())):
-        _require(not bool(product.any()), "decode(0) must leave matrices as they are, and adapters at 0")
-    for scale in delta.scale.values():
-        _require(bool((scale == 1).all()), "decode(0) must scale by 1")
-    for added in (*delta.bias.values(), *delta.layer_prompt.values()):
-        _require(not bool(added.any()), "decode(0) must add 0")
+    for slot in delta.slots:
+        rest = slot.at_rest
+        if rest is not None:
+            unchanged = all(bool((effect == rest).all()) for effect in slot.effects())
+            _require(unchanged, f"decode(0) must change nothing: every {slot.name} must be {rest:g}")
 
 
 def check_repeatable(space: SearchSpace, model: FrozenModel) -> None:
@@ -233,12 +232,8 @@ def _logits(space: SearchSpace, model: FrozenModel, z: Array) -> Tensor:
 
 
 def _effects(delta: Delta) -> list[Tensor]:
-    """What candidates change, each [K, ...]: low-rank changes as products, adapters' B, all else as it is."""
-    found = [] if delta.prompt is None else [delta.prompt]
-    found += [*delta.layer_prompt.values(), *delta.scale.values(), *delta.bias.values()]
-    found += [part for pair in delta.prefix.values() for part in pair]
-    found += [B for _, B in delta.adapter.values()]
-    return found + [B @ A for A, B in delta.lora.values()]
+    """What candidates change, each [K, ...]: see `gfo.core.slots.Slot.effects`."""
+    return [effect for slot in delta.slots for effect in slot.effects()]
 
 
 def _points(space: SearchSpace, k: int) -> Tensor:

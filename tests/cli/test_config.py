@@ -176,7 +176,7 @@ def test_every_kind_of_space_is_built(tiny, tmp_path, kind):
     space, other, wanted = config.space.build(model, 5), config.space.build(model, 6), expected(model, 5)
     assert type(space) is type(wanted)
     z = torch.ones(2, space.domain.d)
-    tensors, others, right = (list(s.decode(z)._tensors()) for s in (space, other, wanted))
+    tensors, others, right = (list(s.decode(z).tensors()) for s in (space, other, wanted))
     assert all(torch.equal(a, b) for a, b in zip(tensors, right, strict=True))
     if kind not in ("product", "discrete-prompt"):  # whose parts, or genes here, do not draw
         assert not all(torch.equal(a, b) for a, b in zip(tensors, others, strict=True))
@@ -203,7 +203,7 @@ def test_spaces_that_start_from_adapters(tiny, tmp_path, kind, alpha):
     found = config.space.build(model, 5).decode(torch.ones(1, 7))
     wanted = maker.from_peft(tmp_path / "adapter", model, **options, seed=5).decode(torch.ones(1, 7))
     other = maker.from_peft(tmp_path / "adapter", model, 7, alpha=1.5, seed=5).decode(torch.ones(1, 7))
-    tensors, right, wrong = (list(delta._tensors()) for delta in (found, wanted, other))
+    tensors, right, wrong = (list(delta.tensors()) for delta in (found, wanted, other))
     assert all(torch.equal(a, b) for a, b in zip(tensors, right, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(tensors, wrong, strict=True))
     (tmp_path / "again.json").write_text(config.model_dump_json(exclude_none=True))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -58,7 +56,7 @@ class EvenLoRA:
             name: ((z.float() @ self._A[name].T).view(len(z), 2, -1), B)
             for name, (_, B) in delta.lora.items()
         }
-        return dataclasses.replace(delta, lora=lora)
+        return Delta(lora=lora, first_layer=delta.first_layer)
 
 
 def prompts(change):
@@ -78,7 +76,7 @@ def drawing(prompt, z):
 
 
 def too_high(space, z):
-    return dataclasses.replace(space.decode(z), first_layer=2)
+    return Delta(*space.decode(z).slots, first_layer=2)
 
 
 BROKEN = {
@@ -89,11 +87,11 @@ BROKEN = {
     "first layer too high": (lambda m: Broken(LoRASubspace(m, 6), too_high), "first_layer = 2"),
     "not the start": (
         lambda m: Broken(Scaling(m, 6), lambda space, z: space.decode(z + 0.1)),
-        r"decode\(0\) must scale by 1",
+        "every scale must be 1",
     ),
     "LoRA not from 0": (
         lambda m: Broken(LoRASubspace(m, 6), lambda space, z: space.decode(z + 0.1)),
-        "leave matrices as they are",
+        "every lora must be 0",
     ),
     "not the start declared": (
         lambda m: Started(m, lambda space, z: space.decode(z + 0.1)),

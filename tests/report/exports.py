@@ -10,7 +10,8 @@ import torch
 import transformers
 
 from gfo import Classification, LocalEvaluator
-from gfo.report.export import PROMPT, export
+from gfo.report.export import export
+from gfo.report.export.candidate import PROMPT
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # peft's own, at import

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
@@ -18,7 +17,6 @@ from gfo import (
     BiasSpace,
     Budget,
     DeepPrompt,
-    Delta,
     DiscretePrompt,
     GfoError,
     LoRASubspace,
@@ -29,7 +27,8 @@ from gfo import (
     freeze,
 )
 from gfo.core.domain import Domain
-from gfo.report.export import PROMPT, export, prompt_text
+from gfo.report.export import export, prompt_text
+from gfo.report.export.candidate import PROMPT
 from gfo.report.words import words_near
 
 DIM = 9
@@ -95,26 +94,6 @@ def test_deep_prompt_behind_a_norm(tiny, tmp_path):
     space = DeepPrompt(model, 4, DIM, layers=[0])
     with pytest.raises(GfoError, match=r"deep prompt.*where embeddings enter it as they are"):
         exported(evaluator_of(model, space, MIDDLE), two_points(space), "merged", tmp_path / "out")
-
-
-def test_a_slot_that_is_not_known(tiny, tmp_path):
-    """One that a later Delta has is not passed over."""
-
-    @dataclasses.dataclass(frozen=True)
-    class More(Delta):
-        gate: dict = dataclasses.field(default_factory=dict)
-
-    class Space:
-        domain = Domain.unbounded(DIM)
-        inner = LoRASubspace(tiny("llama"), DIM)
-
-        def decode(self, z):
-            return More(lora=self.inner.decode(z).lora, gate={"x": z})
-
-    evaluator = evaluator_of(tiny("llama"), Space(), PLAIN)
-    for form in ("peft", "merged"):
-        with pytest.raises(GfoError, match="gate"):
-            exported(evaluator, np.ones((1, DIM)), form, tmp_path / form)
 
 
 def test_folders(tiny, tmp_path):

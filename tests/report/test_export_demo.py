@@ -11,7 +11,8 @@ import transformers
 
 from gfo import GfoError, LocalEvaluator, LoRASubspace, SoftPrompt, load_model
 from gfo.config import DEMO, load_config
-from gfo.report.export import PROMPT, export
+from gfo.report.export import export
+from gfo.report.export.candidate import PROMPT
 
 TEST_ROWS = 30
 MANUAL = "Review: {text}\\nSentiment:"

@@ -24,7 +24,7 @@ from exports import (
 
 import gfo
 from gfo import BiasSpace, DeepPrompt, DiscretePrompt, LoRASubspace, ProductSpace, Scaling, SoftPrompt
-from gfo.report.export import PROMPT
+from gfo.report.export.candidate import PROMPT
 
 DIM = 9
 OTHERS = ["gemma", "gemma2", "opt", "bert", "bart", "gpt_neox", "granite", "phi", "cohere2"]

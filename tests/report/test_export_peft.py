@@ -23,7 +23,7 @@ from exports import (
 from safetensors import safe_open
 
 from gfo import DiscretePrompt, LoRASubspace, Prefix, ProductSpace, Scaling, SoftPrompt
-from gfo.report.export import PROMPT
+from gfo.report.export.candidate import PROMPT
 
 DIM = 9
 DECODERS = ["llama", "gpt2", "qwen2"]

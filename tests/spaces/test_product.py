@@ -54,7 +54,7 @@ def test_all_at_once(model, parts):
     ends = np.cumsum([0, 5, 6, 7, 4, 3])
     for part, start, end in zip(parts, ends[:-1], ends[1:], strict=True):
         own = part.decode(torch.from_numpy(z[:, start:end]))
-        tensors, merged = list(own._tensors()), list(delta._tensors())
+        tensors, merged = list(own.tensors()), list(delta.tensors())
         assert all(any(torch.equal(t, m) for m in merged) for t in tensors)
     found = logits(model, space, z)
     assert float((found - logits(model, space, z, reuse=False)).abs().max()) < 2e-5
@@ -109,7 +109,10 @@ def test_blocks(model, parts):
     ("make_spaces", "words"),
     [
         (lambda m: [SoftPrompt(m, 2, 5)], "1 spaces given; give two or more"),
-        (lambda m: [SoftPrompt(m, 2, 5), DeepPrompt(m, 2, 5)], "two spaces have a soft prompt"),
+        (
+            lambda m: [SoftPrompt(m, 2, 5), DeepPrompt(m, 2, 5)],
+            "two spaces change the prompt of",
+        ),
         (
             lambda m: [LoRASubspace(m, 5), LoRASubspace(m, 5, targets="v_proj", layers=[2])],
             r"two spaces change the lora of 'model\.layers\.2\.self_attn\.v_proj'",

@@ -20,6 +20,9 @@ class HasHiddenStates(HasContextLength, Protocol):
 
     layers: int
 
+    @property
+    def prompt_layers(self) -> int: ...
+
     def hidden_states(self, ids: Tensor) -> list[Tensor]: ...
 
 

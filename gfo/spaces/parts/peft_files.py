@@ -82,6 +82,13 @@ def read_lora(folder: str | Path, model: HasLinears) -> dict[str, tuple[Tensor, 
             modules that the model lacks, or other shapes.
     """
     config, tensors = _read(folder)
+    _check_lora(folder, config)
+    found = _changed_modules(folder, config, tensors, model)
+    return {name: _of_one_module(folder, config, tensors, model, name) for name in found}
+
+
+def _check_lora(folder: str | Path, config: Mapping[str, Any]) -> None:
+    """Raise GfoError for a config of something else than plain LoRA."""
     if config.get("peft_type") != "LORA":
         raise _other_kind(folder, str(config.get("peft_type")), "LoRA")
     for name in ("r", "lora_alpha"):
@@ -95,6 +102,12 @@ def read_lora(folder: str | Path, model: HasLinears) -> dict[str, tuple[Tensor, 
         raise GfoError(
             f"from_peft = {folder}: it has {strange[0]}, which plain LoRA has not; merge it into the model"
         )
+
+
+def _changed_modules(
+    folder: str | Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], model: HasLinears
+) -> list[str]:
+    """The modules that the adapter changes, in the model's order; GfoError for missing or extra keys."""
     found = sorted({key.rsplit(".lora_", 1)[0].removeprefix(BASE) for key in tensors if ".lora_" in key})
     unknown = [name for name in found if name not in model.linears]
     if unknown:
@@ -105,21 +118,28 @@ def read_lora(folder: str | Path, model: HasLinears) -> dict[str, tuple[Tensor, 
     _check_keys(folder, tensors, [f"{BASE}{name}.lora_{x}.weight" for name in wanted for x in "AB"])
     if not wanted:
         raise GfoError(f"from_peft = {folder}: it changes no module; give another")
-    lora = {}
-    for name in (name for name in model.linears if name in found):
-        A, B = (tensors[f"{BASE}{name}.lora_{x}.weight"].float() for x in "AB")
-        info, r = model.linears[name], _of_module(config, "rank_pattern", name, config["r"])
-        expected = (r, info.in_features), (info.out_features, r)
-        if (tuple(A.shape), tuple(B.shape)) != expected:
-            raise GfoError(
-                f"from_peft = {folder}: A and B of '{name}' are {tuple(A.shape)} and {tuple(B.shape)}, the "
-                f"model wants {expected[0]} and {expected[1]}; {OWN_MODEL}"
-            )
-        alpha = _of_module(config, "alpha_pattern", name, config["lora_alpha"])
-        scaling = alpha / math.sqrt(r) if config.get("use_rslora") else alpha / r
-        device = model.device
-        lora[name] = A.to(device), scaling * B.to(device)
-    return lora
+    return [name for name in model.linears if name in found]
+
+
+def _of_one_module(
+    folder: str | Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    model: HasLinears,
+    name: str,
+) -> tuple[Tensor, Tensor]:
+    """A [r, in] and B [out, r] of a module, its scaling in B; float32, where the model is."""
+    A, B = (tensors[f"{BASE}{name}.lora_{x}.weight"].float() for x in "AB")
+    info, r = model.linears[name], _of_module(config, "rank_pattern", name, config["r"])
+    expected = (r, info.in_features), (info.out_features, r)
+    if (tuple(A.shape), tuple(B.shape)) != expected:
+        raise GfoError(
+            f"from_peft = {folder}: A and B of '{name}' are {tuple(A.shape)} and {tuple(B.shape)}, the "
+            f"model wants {expected[0]} and {expected[1]}; {OWN_MODEL}"
+        )
+    alpha = _of_module(config, "alpha_pattern", name, config["lora_alpha"])
+    scaling = alpha / math.sqrt(r) if config.get("use_rslora") else alpha / r
+    return A.to(model.device), scaling * B.to(model.device)
 
 
 def _targets(folder: str | Path, config: Mapping[str, Any], model: HasLinears) -> list[str]:

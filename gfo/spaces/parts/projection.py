@@ -5,13 +5,15 @@ Dense ones are matrices; "sparse" and "fastfood" are applied without one, for la
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from gfo.core.domain import Array
+from gfo.core.domain import Array, Domain
 from gfo.core.errors import unknown_name
+from gfo.core.seeding import stream
+from gfo.spaces.parts.options import dimension
 
 if TYPE_CHECKING:
     import torch
@@ -197,3 +199,50 @@ def make_projection(
         A = torch.from_numpy(PROJECTIONS[kind](rng, rows, d)).to(device)
         return Dense(A * (scale[:, None] if isinstance(scale, torch.Tensor) else scale))
     return (Sparse if kind == "sparse" else Fastfood)(rng, rows, d, scale, device)
+
+
+class Projected:
+    """Numbers at several places of a model, linear in z by one random projection into all of them.
+
+    Args:
+        scale: place -> what its numbers change by for z ~ N(0, I), [n].
+        dim: d.
+        projection: see `make_projection`.
+        seed: of the projection.
+        device: of the numbers.
+        what, remedy: what the numbers are, and how there can be fewer dimensions than these, for the error.
+
+    Attributes:
+        dim: as given.
+        domain: of z.
+
+    Raises:
+        GfoError: for an unknown projection, or more dimensions than numbers.
+    """
+
+    def __init__(
+        self,
+        scale: Mapping[Any, Tensor],
+        dim: int,
+        projection: str,
+        seed: int,
+        device: torch.device,
+        *,
+        what: str,
+        remedy: str,
+    ) -> None:
+        import torch
+
+        self._sizes = {place: len(part) for place, part in scale.items()}
+        rows = sum(self._sizes.values())
+        self.dim = dimension(dim, rows, what, remedy)
+        self.domain = Domain.unbounded(dim)
+        rng, scales = stream(seed, "projection"), torch.cat(list(scale.values()))
+        self._project = make_projection(projection, rng, rows, dim, scale=scales, device=device)
+
+    def __call__(self, z: Tensor) -> dict[Any, Tensor]:
+        """z [K, d] -> place -> float32 [K, n]; differentiable."""
+        import torch
+
+        parts = torch.split(self._project(z), list(self._sizes.values()), dim=1)
+        return dict(zip(self._sizes, parts, strict=True))

@@ -13,49 +13,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-# Usual names: groups of patterns, of which the first that the model has is taken.
-_FUSED = (("qkv_proj",), ("query_key_value",), ("c_attn",), ("Wqkv",))
-_T5 = ("SelfAttention", "EncDecAttention")
-QUERIES_VALUES = (
-    ("q_proj", "v_proj"),
-    ("query", "value"),
-    ("q_lin", "v_lin"),
-    tuple(f"{part}.{name}" for part in _T5 for name in "qv"),
-    *_FUSED,
-)
-KEYS_VALUES = (
-    ("k_proj", "v_proj"),
-    ("key", "value"),
-    ("k_lin", "v_lin"),
-    tuple(f"{part}.{name}" for part in _T5 for name in "kv"),
-    *_FUSED,
-)
-QUERIES = (("q_proj",), ("query",), ("q_lin",), tuple(f"{part}.q" for part in _T5), *_FUSED)
-# the last matrix of the feed-forward network
-DOWN = (
-    ("down_proj",),
-    ("fc2",),
-    ("mlp.c_proj",),
-    ("dense_4h_to_h",),
-    ("*layer.[0-9].output.dense", "*layer.[0-9][0-9].output.dense"),
-    ("lin2",),
-    ("wo",),
-)
-# the matrix whose outputs are the inner activations where they are gated, or the last one
-FEED_FORWARD = (("up_proj",), ("wi_1",), *DOWN)
-# the first matrix
-UP = (
-    ("up_proj",),
-    ("gate_up_proj",),
-    ("fc1",),
-    ("mlp.c_fc",),
-    ("dense_h_to_4h",),
-    ("intermediate.dense",),
-    ("lin1",),
-    ("wi_1",),
-    ("wi",),
-)
-
 
 class Linear(Protocol):
     """The sizes of a linear module and the layer it is in."""
@@ -79,30 +36,33 @@ class HasLinears(Protocol):
     def linears(self) -> Mapping[str, Linear]: ...
     def weight(self, name: str) -> Tensor: ...
 
+    def usual_targets(self, role: str) -> Sequence[Sequence[str]]: ...
+
 
 def find_targets(
     model: HasLinears,
     targets: str | Sequence[str] | None,
     layers: Layers = None,
     *,
-    defaults: Sequence[Sequence[str]] = QUERIES_VALUES,
+    role: str = "queries and values",
 ) -> list[str]:
     """Names of the linear modules that match, in the model's order.
 
     Args:
         model: the model.
         targets: one pattern or several: the end of a name ("q_proj", "mlp.c_proj"), or the whole name with
-            wildcards ("*.mlp.*"); None for the first of `defaults` that the model has.
+            wildcards ("*.mlp.*"); None for the usual names of a role.
         layers: which layers to look in.
-        defaults: groups of patterns.
+        role: what the modules do: see `FrozenModel.usual_targets`. Of its groups of names the first is taken
+            that the model has.
 
     Raises:
-        GfoError: if a pattern, or no default, matches anything in these layers; says what there is.
+        GfoError: if a pattern, or no usual name, matches anything in these layers; says what there is.
     """
     chosen = set(select_layers(layers, model.layers))
     names = [name for name, info in model.linears.items() if info.layer in chosen]
     if targets is None:
-        found = (_matching(names, group) for group in defaults)
+        found = (_matching(names, group) for group in model.usual_targets(role))
         default = next((group for group in found if group), None)
         if default is None:
             raise GfoError(f"space: targets: the model has none of the usual names; {_known(names)}")

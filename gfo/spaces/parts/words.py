@@ -41,7 +41,7 @@ def random_words(model: Embeds, tokens: int, seed: int, *, name: str = "initial 
     return tuple(stream(seed, name).choice(ordinary, tokens).tolist())
 
 
-def words_of(model: Embeds, init: str | None, tokens: int, seed: int) -> tuple[int, ...]:
+def initial_words(model: Embeds, init: str | None, tokens: int, seed: int) -> tuple[int, ...]:
     """Ids of a text, repeated or cut to `tokens`, or of random words for None.
 
     Raises:
@@ -66,7 +66,7 @@ def start_of(
     import torch
 
     if init is None or isinstance(init, str):
-        ids = words_of(model, init, tokens, seed)
+        ids = initial_words(model, init, tokens, seed)
         return model.embed(torch.tensor(ids, device=model.device)).float(), ids
     given = torch.as_tensor(init, dtype=torch.float32, device=model.device)
     wanted = (tokens, model.hidden_size)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gfo.report.export import Candidate
+    from gfo.report.export.candidate import Candidate
 
 ROWS = 100  # of each split, on which tokenizations are compared
 

@@ -6,19 +6,78 @@ The frozen model is not touched: a copy shares all tensors but those that change
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from gfo.core.delta import Delta
+from gfo.core.slots import Biases, LayerPrompts, LowRank, Prefixes, Prompts, Scales, Slot
+from gfo.models.families import linear_sizes, weight_of
 from gfo.models.loading import no_progress_bars
-from gfo.report.export import MERGES, Candidate, Exported, cannot, deep_prompt, write_prompt
-from gfo.report.soft_tokens import SoftTokens
+from gfo.report.export.candidate import Candidate, Exported, cannot, deep_prompt, write_prompt
+from gfo.report.export.soft_tokens import SoftTokens
 
 GAIN_OFFSETS = (0.0, 1.0)  # a norm multiplies by its weight, or (Gemma) by 1 + its weight
+
+
+@dataclass
+class Linear:
+    """A linear module that takes changes up, in float32.
+
+    Attributes:
+        weight: W [out, in].
+        bias: b [out], or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+Merge = Callable[..., None]
+_MERGES: dict[type[Slot], Merge] = {}
+
+
+def merges(slot: type[Slot]) -> Callable[[Merge], Merge]:
+    """Decorator: the function writes a slot into a linear module, from its tensors of one candidate.
+
+    Slots are written in the order of the functions, which is that of `gfo.models.apply`.
+    """
+
+    def register(function: Merge) -> Merge:
+        _MERGES[slot] = function
+        return function
+
+    return register
+
+
+@merges(LowRank)
+def _add_product(to: Linear, A: Tensor, B: Tensor) -> None:
+    to.weight = to.weight + B @ A
+
+
+@merges(Scales)
+def _multiply(to: Linear, scale: Tensor) -> None:
+    to.weight = to.weight * scale[:, None]
+    to.bias = None if to.bias is None else to.bias * scale
+
+
+@merges(Biases)
+def _add(to: Linear, added: Tensor) -> None:
+    assert to.bias is not None  # see `_check_biases`
+    to.bias = to.bias + added
+
+
+def can_merge(delta: Delta) -> bool:
+    """Whether weights of a model, and new tokens, can hold all of the changes."""
+    return all(_is_merged(slot) for slot in delta.slots)
+
+
+def _is_merged(slot: Slot) -> bool:
+    return type(slot) in _MERGES or isinstance(slot, Prompts)
 
 
 def write_merged(candidate: Candidate, folder: Path) -> Exported:
@@ -31,13 +90,7 @@ def write_merged(candidate: Candidate, folder: Path) -> Exported:
         GfoError: for a change that no weight of the model holds.
     """
     model, delta = candidate.model, candidate.delta
-    other = [slot for slot in candidate.slots if slot not in MERGES]
-    if other:
-        if "layer_prompt" in other:
-            raise deep_prompt("the weights of a model")
-        remedy = "export peft" if candidate.slots == ["prefix"] else "search LoRASubspace or Scaling"
-        raise cannot(f"no weight of a model holds the {other[0]}", remedy)
-    _check_biases(candidate)
+    _check(candidate)
     soft = None if delta.prompt is None else SoftTokens.of(candidate)
     own = {id(p) for name in delta.modules for p in model.module.get_submodule(name).parameters()}
     if soft is not None:
@@ -69,6 +122,18 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [t for t in (*module.parameters(), *module.buffers()) if t.ndim]
 
 
+def _check(candidate: Candidate) -> None:
+    """Raise GfoError for a change that has no place in the weights."""
+    other = [type(slot) for slot in candidate.delta.slots if not _is_merged(slot)]
+    if LayerPrompts in other:
+        raise deep_prompt("the weights of a model")
+    if other:
+        alone = [type(slot) for slot in candidate.delta.slots] == [Prefixes]
+        remedy = "export peft" if alone else "search LoRASubspace or Scaling"
+        raise cannot(f"no weight of a model holds the {other[0].name}", remedy)
+    _check_biases(candidate)
+
+
 def _check_biases(candidate: Candidate) -> None:
     """Raise GfoError for an addition to a module without a bias."""
     module = candidate.model.module
@@ -84,25 +149,23 @@ def _check_biases(candidate: Candidate) -> None:
 
 
 def _merge(part: Any, name: str, delta: Delta) -> None:
-    """Write scale * (W + B A) and scale * b + bias into a module of the copy."""
-    scale = delta.scale[name][0].to(part.weight.device) if name in delta.scale else None
-    if not isinstance(part, nn.Linear | Conv1D):
-        if scale is None or name in delta.lora or name in delta.bias:
+    """Write a candidate's changes into a module of the copy, rounding once."""
+    found = ((merge, delta.get(kind)) for kind, merge in _MERGES.items())
+    todo = [(merge, slot) for merge, slot in found if slot is not None and name in slot.at]
+    if linear_sizes(part) is None:
+        if [type(slot) for _, slot in todo] != [Scales]:
             raise cannot(f"'{name}' is no linear module", "LoRASubspace and Scaling can be exported")
-        _scale_norm(part, name, scale)
+        _scale_norm(part, name, delta.scale[name][0].to(part.weight.device))
         return
-    weight = part.weight.T if isinstance(part, Conv1D) else part.weight
-    new = weight.float()
-    if name in delta.lora:
-        A, B = (tensor[0].to(new) for tensor in delta.lora[name])
-        new = new + B @ A
-    if scale is not None:
-        new = new * scale[:, None]
-        if part.bias is not None:
-            part.bias.copy_(part.bias.float() * scale)
-    weight.copy_(new)  # a view, where it is transposed
-    if name in delta.bias:
-        part.bias.copy_(part.bias.float() + delta.bias[name][0].to(new.device))
+    weight = weight_of(part)
+    linear = Linear(weight.float(), None if part.bias is None else part.bias.float())
+    for merge, slot in todo:
+        value = slot.at[name]
+        tensors = value if isinstance(value, tuple) else (value,)
+        merge(linear, *(tensor[0].to(weight.device) for tensor in tensors))
+    weight.copy_(linear.weight)  # a view, where it is transposed
+    if linear.bias is not None:
+        part.bias.copy_(linear.bias)
 
 
 def _scale_norm(part: Any, name: str, scale: Tensor) -> None:
@@ -118,7 +181,7 @@ def _scale_norm(part: Any, name: str, scale: Tensor) -> None:
         if float(error) <= 8 * torch.finfo(dtype).eps:
             return
     raise cannot(
-        f"the gain of '{name}' is no plain weight", "LoRASubspace and Scaling with kind = 'ia3' can be"
+        f"the gain of '{name}' is no plain weight", "LoRASubspace and Scaling of linear modules can be"
     )
 
 

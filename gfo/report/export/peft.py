@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
-from gfo.report.export import MERGES, Candidate, Exported, cannot, deep_prompt, write_prompt
-from gfo.report.soft_tokens import SoftTokens
+from gfo.core.slots import LayerPrompts, LowRank, Prefixes, Prompts, Scales, Slot
+from gfo.models.families import is_transposed
+from gfo.report.export.candidate import Candidate, Exported, cannot, deep_prompt, write_prompt
+from gfo.report.export.merged import can_merge
+from gfo.report.export.soft_tokens import SoftTokens
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -21,6 +23,19 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "base_model.model."
 SEQ_TO_SEQ = "AutoModelForSeq2SeqLM"
+
+Writer = Callable[[Candidate, Path], Exported]
+_WRITERS: dict[type[Slot], Writer] = {}
+
+
+def writes(slot: type[Slot]) -> Callable[[Writer], Writer]:
+    """Decorator: the function writes a candidate whose only change is such a slot as an adapter."""
+
+    def register(function: Writer) -> Writer:
+        _WRITERS[slot] = function
+        return function
+
+    return register
 
 
 def write_adapter(candidate: Candidate, folder: Path) -> Exported:
@@ -32,13 +47,13 @@ def write_adapter(candidate: Candidate, folder: Path) -> Exported:
     Raises:
         GfoError: for a candidate that is not one of these.
     """
-    writers = {"prompt": _prompt, "prefix": _prefix, "lora": _lora, "scale": _ia3}
-    slots = candidate.slots
-    if len(slots) != 1 or slots[0] not in writers:
-        raise _no_adapter(slots)
-    return writers[slots[0]](candidate, folder)
+    kinds = [type(slot) for slot in candidate.delta.slots]
+    if len(kinds) != 1 or kinds[0] not in _WRITERS:
+        raise _no_adapter(candidate)
+    return _WRITERS[kinds[0]](candidate, folder)
 
 
+@writes(Prompts)
 def _prompt(candidate: Candidate, folder: Path) -> Exported:
     """Prompt tuning (Lester et al. 2021) puts the prompt in front of everything, the start token too.
 
@@ -78,6 +93,7 @@ def _tokens(candidate: Candidate, folder: Path) -> Exported:
     return written
 
 
+@writes(Prefixes)
 def _prefix(candidate: Candidate, folder: Path) -> Exported:
     """Prefix tuning (Li and Liang 2021): of each token k0, v0, k1, v1, ... of all layers."""
     prefix, L = candidate.delta.prefix, candidate.model.layers
@@ -103,6 +119,7 @@ def _prefix(candidate: Candidate, folder: Path) -> Exported:
     return _write(candidate, folder, config, {"prompt_embeddings": torch.cat(flat, dim=1)})
 
 
+@writes(LowRank)
 def _lora(candidate: Candidate, folder: Path) -> Exported:
     """Plain LoRA with alpha = r; smaller ranks are filled up with zeros, which every loader understands."""
     lora = candidate.delta.lora
@@ -122,6 +139,7 @@ def _lora(candidate: Candidate, folder: Path) -> Exported:
     return _write(candidate, folder, config, tensors)
 
 
+@writes(Scales)
 def _ia3(candidate: Candidate, folder: Path) -> Exported:
     """IA3 (Liu et al. 2022) with factors on outputs alone: PEFT's feed-forward modules scale their inputs."""
     scale = candidate.delta.scale
@@ -138,20 +156,21 @@ def _ia3(candidate: Candidate, folder: Path) -> Exported:
     return _write(candidate, folder, config, tensors)
 
 
-def _no_adapter(slots: list[str]) -> Exception:
-    """Why these slots are no PEFT adapter, and what can be done."""
-    if "layer_prompt" in slots:
+def _no_adapter(candidate: Candidate) -> Exception:
+    """Why these changes are no PEFT adapter, and what can be done."""
+    slots = candidate.slots
+    if candidate.delta.get(LayerPrompts) is not None:
         return deep_prompt("an adapter of PEFT")
     usual = "search a SoftPrompt, Prefix (of all layers), LoRASubspace or Scaling to export peft"
-    remedy = f"export merged, or {usual}" if set(slots) <= MERGES else usual
+    remedy = f"export merged, or {usual}" if can_merge(candidate.delta) else usual
     if len(slots) > 1:
         return cannot(f"an adapter of PEFT holds one kind of change, this has {' and '.join(slots)}", remedy)
     return cannot(f"PEFT has no adapter for {slots[0]}", remedy)
 
 
 def _conv(candidate: Candidate, names: Mapping[str, Any]) -> bool:
-    """Whether the modules are Conv1D, whose weights are [in, out]."""
-    return all(isinstance(candidate.model.module.get_submodule(name), Conv1D) for name in names)
+    """Whether the modules' weights are [in, out]."""
+    return all(is_transposed(candidate.model.module.get_submodule(name)) for name in names)
 
 
 def _common(candidate: Candidate, *, prompt: bool = False) -> dict[str, Any]:

@@ -1,30 +1,26 @@
-"""Results that leave gfo: PEFT adapters, whole model folders, prompts as text.
-
-What is written is the one candidate's Delta, so any space can be exported whose changes have a place there.
-"""
+"""One candidate on its way out of gfo: its changes, the words for what a format cannot hold, its template."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from gfo.core.delta import Delta
 from gfo.core.domain import Array
-from gfo.core.errors import GfoError, unknown_name
+from gfo.core.errors import GfoError
+from gfo.core.slots import LayerPrompts, Prompts
 from gfo.evaluation.local import LocalEvaluator
-from gfo.report.words import words_near
 
 if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
 
-FORMATS = ("peft", "merged", "prompt-text")
-PROMPT, PROMPT_TEXT = "gfo_prompt.json", "prompt.txt"
-MERGES = frozenset({"prompt", "lora", "scale", "bias"})  # slots that become weights of a model folder
+PROMPT = "gfo_prompt.json"
 
 
 @dataclass(frozen=True)
@@ -69,77 +65,31 @@ class Candidate:
         heads = {"mask": "AutoModelForMaskedLM", "sentence": "AutoModel"}
         return heads.get(self.model.reads, "AutoModelForSeq2SeqLM")
 
+    @classmethod
+    def of(cls, evaluator: Any, z: Array) -> Candidate:
+        """What z [d] stands for, a deep prompt at the first layer's entrance folded into the soft prompt.
+
+        Raises:
+            GfoError: for an evaluator without a model.
+        """
+        evaluator = local(evaluator)
+        model = evaluator.model
+        with torch.no_grad():
+            delta = evaluator.space.decode(
+                torch.from_numpy(np.asarray(z, dtype=np.float64)[None]).to(model.device)
+            )
+        delta = delta.map(lambda tensor: tensor.detach().float().cpu().contiguous())
+        return cls(model, evaluator.task, _folded(delta, model))
+
     @property
     def slots(self) -> list[str]:
-        """The Delta's slots that hold changes."""
-        return filled(self.delta)
+        """Names of the kinds of changes that the Delta has."""
+        return [slot.name for slot in self.delta.slots]
 
     @property
     def in_front(self) -> bool:
         """Whether nothing, not even a start token, stands in front of the soft prompt in any row."""
         return not any(any(self.task.all_rows(split).before) for split in self.task.splits)
-
-
-def export(evaluator: Any, z: Array, form: str, folder: str | Path) -> Exported:
-    """Write what z stands for into a new or empty folder, for programs other than gfo.
-
-    Args:
-        evaluator: the `LocalEvaluator` of the run: model, task and space.
-        z: the point [d].
-        form: "peft", an adapter for `PeftModel.from_pretrained`; "merged", a folder of the whole model
-            for `from_pretrained` of transformers; "prompt-text", the prompt's words in prompt.txt.
-        folder: where to write.
-
-    Raises:
-        GfoError: for a change that the format has no place for (says what can be exported and how), an
-            unknown format, or a folder that is not empty or cannot be written.
-    """
-    from gfo.report.export_merged import write_merged
-    from gfo.report.export_peft import write_adapter
-
-    writers: dict[str, Callable[[Candidate, Path], Exported]] = {
-        "peft": write_adapter,
-        "merged": write_merged,
-    }
-    if form not in FORMATS:
-        raise unknown_name("format", form, FORMATS)
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise GfoError(f"out = {folder}: it is not empty; name another folder, or delete it")
-    try:
-        if form == "prompt-text":
-            text = prompt_text(evaluator, z)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / PROMPT_TEXT).write_text(text + "\n", encoding="utf-8")
-            return Exported(folder, ())
-        return writers[form](_candidate(evaluator, z), folder)
-    except OSError as error:
-        raise GfoError(
-            f"out = {folder}: cannot write there ({error.strerror}); name another folder"
-        ) from None
-
-
-def prompt_text(evaluator: Any, z: Array) -> str:
-    """The prompt that z [d] stands for: a discrete prompt's text, or a soft prompt's nearest words.
-
-    Raises:
-        GfoError: if the space has no prompt.
-    """
-    evaluator = _local(evaluator)
-    for space, part in _parts(evaluator.space, z):
-        if hasattr(space, "text"):
-            return str(space.text(part))
-    prompt = _candidate(evaluator, z).delta.prompt
-    if prompt is None:
-        raise GfoError("export: the space has no prompt, and so no text; export peft or merged")
-    return str(words_near(evaluator.model, prompt[0], 1))
-
-
-def filled(delta: Delta) -> list[str]:
-    """Names of a Delta's slots that hold changes."""
-    names = [field.name for field in fields(delta) if field.name != "first_layer"]
-    values = {name: getattr(delta, name) for name in names}
-    return [name for name, value in values.items() if value is not None and len(value)]
 
 
 def cannot(what: str, remedy: str) -> GfoError:
@@ -169,7 +119,8 @@ def write_prompt(candidate: Candidate, folder: Path, soft: Sequence[str], note: 
     (folder / PROMPT).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _local(evaluator: Any) -> LocalEvaluator:
+def local(evaluator: Any) -> LocalEvaluator:
+    """The evaluator, if it has a model here; else GfoError."""
     if not isinstance(evaluator, LocalEvaluator):
         raise GfoError(
             f"export: the run's evaluator is a {type(evaluator).__name__} without a model; export runs of "
@@ -178,32 +129,17 @@ def _local(evaluator: Any) -> LocalEvaluator:
     return evaluator
 
 
-def _candidate(evaluator: Any, z: Array) -> Candidate:
-    """The candidate z [d], a deep prompt at the first layer's entrance folded into the soft prompt."""
-    import torch
-
-    evaluator = _local(evaluator)
-    model = evaluator.model
-    with torch.no_grad():
-        delta = evaluator.space.decode(
-            torch.from_numpy(np.asarray(z, dtype=np.float64)[None]).to(model.device)
-        )
-    delta = delta.map(lambda tensor: tensor.detach().float().cpu().contiguous())
-    return Candidate(model, evaluator.task, _folded(delta, model))
-
-
 def _folded(delta: Delta, model: FrozenModel) -> Delta:
     """The Delta with what a deep prompt adds at layer 0 in its prompt, and layers that add 0 left out."""
     added = {layer: prompt for layer, prompt in delta.layer_prompt.items() if bool(prompt.any())}
     if delta.prompt is None or set(added) - {0} or (added and not _enters_as_embedded(model)):
         return delta
-    return replace(delta, prompt=delta.prompt + added.get(0, 0), layer_prompt={}, first_layer=0)
+    other = (slot for slot in delta.slots if not isinstance(slot, Prompts | LayerPrompts))
+    return Delta(*other, prompt=delta.prompt + added.get(0, 0))
 
 
 def _enters_as_embedded(model: FrozenModel) -> bool:
     """Whether what is added to the input embeddings is added to what enters layer 0, no more and no less."""
-    import torch
-
     ids = torch.tensor([model.encode("a b c")], device=model.device)
     plain = model.hidden_states(ids)[0]
     added = torch.linspace(-1, 1, model.hidden_size, device=model.device, dtype=model.dtype)
@@ -220,12 +156,3 @@ def _enters_as_embedded(model: FrozenModel) -> bool:
         for hook in hooks:
             hook.remove()
     return bool(torch.allclose(change, added.expand_as(change), rtol=1e-3, atol=1e-3))
-
-
-def _parts(space: Any, z: Array) -> list[tuple[Any, Array]]:
-    """The spaces of a product with their parts of z, or the space itself."""
-    spaces = getattr(space, "spaces", None)
-    if spaces is None:
-        return [(space, z)]
-    cuts = np.cumsum([part.domain.d for part in spaces])[:-1]
-    return list(zip(spaces, np.split(z, cuts), strict=True))
