@@ -1,9 +1,9 @@
-"""Tables and figures of the leaderboard, and README's table.
+"""Tables and figures of the leaderboard, and the table of docs/leaderboard.md.
 
     python benchmarks/report.py
 
 Reads results/leaderboard, as leaderboard.py has written it, and writes table.md and the figures beside it,
-and what stands between the leaderboard's marks in README.md.
+and what stands between the leaderboard's marks in docs/leaderboard.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from speed import Parser
 from gfo.core.errors import GfoError
 from gfo.run.files import write_whole
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "leaderboard.md"
 MARKS = ("<!-- leaderboard -->", "<!-- end of leaderboard -->")
 TITLES = {"sst2": "SST-2", "agnews": "AG News", "rte": "RTE", "boolq": "BoolQ"}
 RIVAL, RANDOM = "prompt-tuning", "random"
@@ -173,7 +173,7 @@ def findings(entries: Entries) -> Iterator[str]:
             yield f"- {title(task)}, test {metric}: not better than `{RANDOM}`: {', '.join(shown) or 'none'}."
 
 
-def readme_table(entries: Entries, progress: Progress) -> str:
+def page_table(entries: Entries, progress: Progress) -> str:
     """The short table: accuracy on each task, best mean rank first."""
     found = ranks(entries)
     lines = [
@@ -191,18 +191,16 @@ def readme_table(entries: Entries, progress: Progress) -> str:
     return "\n".join(lines)
 
 
-def with_table(readme: str, text: str) -> str:
-    """A README with the text between the marks.
+def with_table(page: str, text: str) -> str:
+    """A page with the text between the marks.
 
     Raises:
         GfoError: if it has no marks.
     """
-    before, mark, rest = readme.partition(MARKS[0])
+    before, mark, rest = page.partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     if not mark or not end:
-        raise GfoError(
-            f"--readme: there is no place for the table; write {MARKS[0]} and {MARKS[1]} around it"
-        )
+        raise GfoError(f"--page: there is no place for the table; write {MARKS[0]} and {MARKS[1]} around it")
     return f"{before}{mark}\n{text}\n{end}{after}"
 
 
@@ -233,7 +231,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--results", type=Path, default=RESULTS, help="folder of the outcomes, tables and figures"
     )
-    parser.add_argument("--readme", type=Path, default=README, help="where the short table is written")
+    parser.add_argument("--page", type=Path, default=PAGE, help="where the short table is written")
     return parser.parse_args(arguments)
 
 
@@ -242,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parse(sys.argv[1:] if arguments is None else arguments)
         entries, progress = read(options.experiments, options.results)
-        readme = with_table(options.readme.read_text(encoding="utf-8"), readme_table(entries, progress))
+        page = with_table(options.page.read_text(encoding="utf-8"), page_table(entries, progress))
         text = table(entries, progress)
         plot_scores(entries, title).write(options.results / "scores.png")
         for task in entries.tasks:
@@ -251,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if memory.exists():
             plot_memory(json.loads(memory.read_text(encoding="utf-8"))).write(options.results / "memory.png")
         write_whole(options.results / "table.md", text)
-        write_whole(options.readme, readme)
+        write_whole(options.page, page)
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}; check the path", file=sys.stderr)
         return 2

@@ -113,3 +113,12 @@ def test_every_kind_of_name_has_a_table():
 
 def test_the_readme_is_short():
     assert len(pages.README.read_text().splitlines()) <= 160
+
+
+def test_benchmarks_that_pages_name_are_there():
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    named = {name for text in texts for name in re.findall(r"python -m (benchmarks[\w.]*\w)", text)}
+    assert named
+    for name in named:
+        path = ROOT.joinpath(*name.split("."))
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), name

@@ -1,4 +1,4 @@
-"""The leaderboard's report: statistics against hand counts, tables, README's part."""
+"""The leaderboard's report: statistics against hand counts, tables, the page's part."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_curves_and_bars_are_drawn(entries, modules, tmp_path):
         assert imread(tmp_path / f"{name}.png")[..., :3].std() > 0.01
 
 
-def test_the_readme_keeps_what_stands_around(modules):
+def test_the_page_keeps_what_stands_around(modules):
     report, _ = modules
     text = f"before\n{report.MARKS[0]}\nold\n{report.MARKS[1]}\nafter\n"
     new = report.with_table(text, "new")
@@ -137,12 +137,12 @@ def test_the_readme_keeps_what_stands_around(modules):
 
 def test_the_short_table_says_what_is_missing(entries, modules):
     report, _ = modules
-    lines = report.readme_table(entries, report.Progress(18, 18, 18, 1.0)).splitlines()
+    lines = report.page_table(entries, report.Progress(18, 18, 18, 1.0)).splitlines()
     assert lines[0] == "| method | | a | b | mean rank |"
     assert lines[2] == "| `cma` | without gradients | 85.0 ± 5.0 % | 65.0 ± 5.0 % | 1.2 |"
     assert len(lines) == 5
     some = report.Progress(18, 18, 114, 1.0)
-    assert "So far 18 of 114 runs are done." in report.readme_table(entries, some)
+    assert "So far 18 of 114 runs are done." in report.page_table(entries, some)
 
 
 def test_shown_are_the_splits_on_which_all_methods_were_run(modules, tmp_path):
@@ -168,8 +168,8 @@ def test_what_is_committed_is_that_of_the_committed_runs(modules):
     report, _ = modules
     entries, progress = report.read(report.EXPERIMENTS, report.RESULTS)
     assert (report.RESULTS / "table.md").read_text() == report.table(entries, progress)
-    readme = report.README.read_text()
-    assert report.with_table(readme, report.readme_table(entries, progress)) == readme
+    page = report.PAGE.read_text()
+    assert report.with_table(page, report.page_table(entries, progress)) == page
 
 
 def test_memory_of_the_committed_run(modules):
@@ -186,7 +186,7 @@ def test_memory_of_the_committed_run(modules):
     [
         (["--results", "nowhere"], "--results nowhere: no run of the leaderboard is there"),
         (["--experiments", "nowhere"], "--experiments nowhere: it holds no .toml file"),
-        (["--readme", "nowhere.md"], "nowhere.md: No such file"),
+        (["--page", "nowhere.md"], "nowhere.md: No such file"),
         (["--reed", "x"], "--reed"),
     ],
 )
