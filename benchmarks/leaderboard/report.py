@@ -1,9 +1,9 @@
-"""Tables and figures of the leaderboard, and README's table.
+"""Tables and figures of the leaderboard, and the table of docs/leaderboard.md.
 
     python -m benchmarks.leaderboard.report
 
 Reads results/leaderboard, as `python -m benchmarks.leaderboard` has written it, and writes table.md and the
-figures beside it, and what stands between the leaderboard's marks in README.md.
+figures beside it, and what stands between the leaderboard's marks in docs/leaderboard.md.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.leaderboard.statistics import ACCURACY, KINDS, LOSS, Entries, En
 from gfo.core.errors import GfoError
 from gfo.run.files import write_whole
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "leaderboard.md"
 MARKS = ("<!-- leaderboard -->", "<!-- end of leaderboard -->")
 TITLES = {"sst2": "SST-2", "agnews": "AG News", "rte": "RTE", "boolq": "BoolQ"}
 RIVAL, RANDOM = "prompt-tuning", "random"
@@ -85,7 +85,7 @@ def table(entries: Entries, progress: Progress) -> str:
         f"{first['model']}, {first['hardware']['processor']}, one thread a run; {progress}. "
         f"What is done took {progress.cpu_hours:.1f} CPU hours. "
         "Written by `python -m benchmarks.leaderboard.report`; the protocol is in "
-        "[benchmarks/README.md](../../README.md). Mean ± standard deviation over splits; in brackets the "
+        "[benchmarks/PAGE.md](../../PAGE.md). Mean ± standard deviation over splits; in brackets the "
         "number of splits where it is not that of all.",
         "",
     ]
@@ -173,7 +173,7 @@ def findings(entries: Entries) -> Iterator[str]:
             yield f"- {title(task)}, test {metric}: not better than `{RANDOM}`: {', '.join(shown) or 'none'}."
 
 
-def readme_table(entries: Entries, progress: Progress) -> str:
+def page_table(entries: Entries, progress: Progress) -> str:
     """The short table: accuracy on each task, best mean rank first."""
     found = ranks(entries)
     lines = [
@@ -192,7 +192,7 @@ def readme_table(entries: Entries, progress: Progress) -> str:
 
 
 def with_table(readme: str, text: str) -> str:
-    """A README with the text between the marks.
+    """A PAGE with the text between the marks.
 
     Raises:
         GfoError: if it has no marks.
@@ -201,7 +201,7 @@ def with_table(readme: str, text: str) -> str:
     _, end, after = rest.partition(MARKS[1])
     if not mark or not end:
         raise GfoError(
-            f"--readme: there is no place for the table; write {MARKS[0]} and {MARKS[1]} around it"
+            f"--page: there is no place for the table; write {MARKS[0]} and {MARKS[1]} around it"
         )
     return f"{before}{mark}\n{text}\n{end}{after}"
 
@@ -233,7 +233,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--results", type=Path, default=RESULTS, help="folder of the outcomes, tables and figures"
     )
-    parser.add_argument("--readme", type=Path, default=README, help="where the short table is written")
+    parser.add_argument("--page", type=Path, default=PAGE, help="where the short table is written")
     return parser.parse_args(arguments)
 
 
@@ -241,10 +241,10 @@ def write(options: argparse.Namespace) -> None:
     """Write tables and figures, and print the long table."""
     entries, progress = read(options.experiments, options.results)
     try:
-        before = options.readme.read_text(encoding="utf-8")
+        before = options.page.read_text(encoding="utf-8")
     except OSError as error:
-        raise GfoError(f"--readme {options.readme}: {error.strerror}; check the path") from None
-    readme = with_table(before, readme_table(entries, progress))
+        raise GfoError(f"--page {options.page}: {error.strerror}; check the path") from None
+    page = with_table(before, page_table(entries, progress))
     text = table(entries, progress)
     plot_scores(entries, title).write(options.results / "scores.png")
     for task in entries.tasks:
@@ -253,7 +253,7 @@ def write(options: argparse.Namespace) -> None:
     if memory.exists():
         plot_memory(json.loads(memory.read_text(encoding="utf-8"))).write(options.results / "memory.png")
     write_whole(options.results / "table.md", text)
-    write_whole(options.readme, readme)
+    write_whole(options.page, page)
     print(text)
 
 

@@ -114,7 +114,7 @@ def test_curves_and_bars_are_drawn(entries, tmp_path):
         assert imread(tmp_path / f"{name}.png")[..., :3].std() > 0.01
 
 
-def test_the_readme_keeps_what_stands_around():
+def test_the_page_keeps_what_stands_around():
     text = f"before\n{report.MARKS[0]}\nold\n{report.MARKS[1]}\nafter\n"
     new = report.with_table(text, "new")
     assert new == text.replace("old", "new")
@@ -124,12 +124,12 @@ def test_the_readme_keeps_what_stands_around():
 
 
 def test_the_short_table_says_what_is_missing(entries):
-    lines = report.readme_table(entries, report.Progress(18, 18, 18, 1.0)).splitlines()
+    lines = report.page_table(entries, report.Progress(18, 18, 18, 1.0)).splitlines()
     assert lines[0] == "| method | | a | b | mean rank |"
     assert lines[2] == "| `cma` | without gradients | 85.0 ± 5.0 % | 65.0 ± 5.0 % | 1.2 |"
     assert len(lines) == 5
     some = report.Progress(18, 18, 114, 1.0)
-    assert "So far 18 of 114 runs are done." in report.readme_table(entries, some)
+    assert "So far 18 of 114 runs are done." in report.page_table(entries, some)
 
 
 def test_shown_are_the_splits_on_which_all_methods_were_run(tmp_path):
@@ -153,8 +153,8 @@ def test_shown_are_the_splits_on_which_all_methods_were_run(tmp_path):
 def test_what_is_committed_is_that_of_the_committed_runs():
     entries, progress = report.read(report.EXPERIMENTS, report.RESULTS)
     assert (report.RESULTS / "table.md").read_text() == report.table(entries, progress)
-    readme = report.README.read_text()
-    assert report.with_table(readme, report.readme_table(entries, progress)) == readme
+    page = report.PAGE.read_text()
+    assert report.with_table(page, report.page_table(entries, progress)) == page
 
 
 def test_memory_of_the_committed_run():
@@ -171,7 +171,7 @@ def test_memory_of_the_committed_run():
     [
         (["--results", "nowhere"], "--results nowhere: no run of the leaderboard is there"),
         (["--experiments", "nowhere"], "--experiments nowhere: it holds no .toml file"),
-        (["--readme", "nowhere.md"], "nowhere.md: No such file"),
+        (["--page", "nowhere.md"], "nowhere.md: No such file"),
         (["--reed", "x"], "--reed"),
     ],
 )

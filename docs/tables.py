@@ -1,0 +1,187 @@
+"""Tables of what has a name, in the README and in docs, from the registry.
+
+    python docs/tables.py --write
+
+writes what stands between `<!-- table: KIND -->` and `<!-- end of table -->` in every page; without `--write`
+it names the pages whose tables differ, and the exit code is 1. The sources are those that docstrings cite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from gfo.core.registry import Entry, entries
+
+ROOT = Path(__file__).resolve().parents[1]
+PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end of table -->)", re.S)
+LEADERBOARD = ROOT / "docs" / "leaderboard.md"
+SHORT = ("full", "lora", "cma-biases", "prompt-tuning", "openai-es", "cma", "manual", "random")
+
+_NAME = r"(?:Ben )?[A-Z\u00c0-\u00de][\w'-]+"
+_AUTHORS = rf"{_NAME}(?:(?:, and|,| and) {_NAME})*(?: et al\.)?"
+_YEAR = r"\(?((?:19|20)\d\d)\)?"
+# "Spall (1992), doi:...", "Hu et al. 2021, LoRA, arXiv:...", "Sun and Qian: Title, ICML 2022 (arXiv:...)"
+_CITATION = re.compile(
+    rf"({_AUTHORS})(?:,? {_YEAR}|: [^();]*?, \w+ {_YEAR})(?:[^;()]{{0,160}}?\(?(doi:10\.\S+|arXiv:[\d.]+))?"
+)
+
+
+def pages() -> list[Path]:
+    """The README and all pages of docs."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def sources(thing: Any) -> list[str]:
+    """The papers that the docstring of a module cites, or else of its class, as Markdown."""
+    for documented in (import_module(thing.__module__), thing):
+        found: dict[str, str] = {}
+        text = " ".join((inspect.getdoc(documented) or "").split())
+        for authors, year, year_behind_title, address in _CITATION.findall(text):
+            found.setdefault(f"{_short(authors)} {year or year_behind_title}", _link(address))
+        if found:
+            return [f"[{name}]({link})" if link else name for name, link in found.items()]
+    return []
+
+
+def _short(authors: str) -> str:
+    names = re.split(r", and |, | and ", authors)
+    return f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
+
+
+def _link(address: str) -> str:
+    kind, _, number = address.rstrip(".,;:").partition(":")
+    if number.endswith(")") and number.count("(") < number.count(")"):
+        number = number.rstrip(").,;")
+    return {"doi": f"https://doi.org/{number}", "arXiv": f"https://arxiv.org/abs/{number}"}.get(kind, "")
+
+
+def _entries(kind: str) -> dict[str, Entry]:  # TODO registry
+    from gfo import baselines, config, optimizers
+    from gfo.models.download import BUILT_IN
+    from gfo.tasks.parts.text_metrics import TEXT_METRICS
+    import gfo
+
+    def made(lines, load):
+        return {n: Entry(kind, n, "", l, load(n)) for n, l in sorted(lines.items())}
+
+    if kind == "optimizer":
+        d = {n: l for n, l in optimizers.describe().items() if n in optimizers.names()}
+        return made(d, lambda n: optimizers._load(optimizers._METHODS[n][0]))
+    if kind == "space":
+        return made(
+            config.SPACES,
+            lambda n: getattr(gfo, getattr(config.spaces.SECTIONS[n], "public", "ProductSpace")),
+        )
+    if kind == "task":
+        return made(
+            config.TASKS, lambda n: getattr(gfo, getattr(config.tasks.SECTIONS[n], "public", "Weighted"))
+        )
+    if kind == "baseline":
+        return made(baselines.describe(), baselines._factory)
+    if kind == "metric":
+        return made(TEXT_METRICS, str)
+    return made({n: m.description for n, m in BUILT_IN.items()}, str)
+
+
+def _table(head: str, rows: Iterator[str]) -> str:
+    return "\n".join([f"| {head} |", "|" + "---|" * (head.count("|") + 1), *rows])
+
+
+def optimizers() -> str:
+    """Name, line and sources of all optimizers."""
+    found = _entries("optimizer").values()
+    return _table(
+        "name | what it is | source",
+        (f"| `{e.name}` | {e.describe()} | {'; '.join(sources(e.load()))} |" for e in found),
+    )
+
+
+def spaces() -> str:
+    """Name in configs, class, line and sources of all spaces."""
+    found = _entries("space").values()
+    return _table(
+        "name | class | what it is | source",
+        (f"| `{e.name}` | `{_class(e)}` | {e.describe()} | {'; '.join(sources(e.load()))} |" for e in found),
+    )
+
+
+def spaces_short() -> str:
+    """Class and line of all spaces."""
+    found = _entries("space").values()
+    return _table("space | what it changes", (f"| `{_class(e)}` | {e.describe()} |" for e in found))
+
+
+def tasks() -> str:
+    """Name in configs, class and line of all tasks."""
+    found = _entries("task").values()
+    return _table(
+        "name | class | what it is", (f"| `{e.name}` | `{_class(e)}` | {e.describe()} |" for e in found)
+    )
+
+
+def plain(kind: str) -> Callable[[], str]:
+    """Name and line of all things of a kind."""
+
+    def table() -> str:
+        found = _entries(kind).values()
+        return _table("name | what it is", (f"| `{e.name}` | {e.describe()} |" for e in found))
+
+    return table
+
+
+def leaderboard() -> str:
+    """The rows of the methods SHORT, of the leaderboard's page."""
+    text = LEADERBOARD.read_text(encoding="utf-8")
+    rows = {row.split("`")[1]: row for row in re.findall(r"^\| `.*$", text, re.M)}
+    head = re.findall(r"^\| method \|.*\n\|[-|]+$", text, re.M)[0]
+    return "\n".join([head, *(rows[name] for name in SHORT)])
+
+
+def _class(entry: Entry) -> str:
+    return f"gfo.{entry.load().__name__}"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "optimizers": optimizers,
+    "spaces": spaces,
+    "spaces-short": spaces_short,
+    "tasks": tasks,
+    "metrics": plain("metric"),
+    "baselines": plain("baseline"),
+    "models": plain("model"),
+    "leaderboard": leaderboard,
+}
+
+
+def with_tables(text: str) -> str:
+    """A page with its tables as they are to be."""
+    return PLACE.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[4]}", text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--write", action="store_true", help="write the tables")
+    write = parser.parse_args(arguments).write
+    changed = 0
+    for page in pages():
+        old = page.read_text(encoding="utf-8")
+        new = with_tables(old)
+        if new != old:
+            changed += 1
+            what = "written" if write else "differs; run python docs/tables.py --write"
+            print(f"{page.relative_to(ROOT)}: {what}")
+            if write:
+                page.write_text(new, encoding="utf-8")
+    return int(changed > 0 and not write)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
