@@ -34,14 +34,8 @@ from gfo.optimizers.acquisition import (
     thompson,
     ucb,
 )
-from gfo.optimizers.base import (
-    BaseOptimizer,
-    number,
-    one_of,
-    population_option,
-    start_option,
-    whole,
-)
+from gfo.optimizers.base import BaseOptimizer
+from gfo.optimizers.options import number, one_of, whole
 from gfo.optimizers.surrogates import (
     GaussianProcess,
     RandomForest,
@@ -74,7 +68,8 @@ class BayesianOptimization(BaseOptimizer):
         trust_region: TuRBO-1's; by default above d = 20.
         initial: points of the design, rounded up to whole batches; by default 2 d as in TuRBO, but at most 12
             (budgets here are a few d, not its 50 d).
-        radius: of the box where a bound is missing, in unit-scale z.
+        scale: a typical change of a coordinate; 1 by default.
+        radius: of the box where a bound is missing, in z; three times `scale` by default.
         x0: the first point [d], and the middle of the box; zero, moved into the domain, by default.
         max_points: points that the model is fitted on: the better half by loss, and the latest.
     """
@@ -97,13 +92,14 @@ class BayesianOptimization(BaseOptimizer):
         beta: float = 4.0,
         trust_region: bool | None = None,
         initial: int | None = None,
-        radius: float = 3.0,
+        scale: float | Sequence[float] | None = None,
+        radius: float | None = None,
         x0: Sequence[float] | Array | None = None,
         max_points: int = 500,
     ) -> None:
         super().__init__(domain, seed)
         d = domain.d
-        self.population = population_option(self.name, domain, population, least=1)
+        self._take(population=population, least=1, scale=scale, x0=x0)
         self.surrogate = one_of(self.name, "surrogate", surrogate, ("gp", "random-forest"))
         self.kernel = one_of(self.name, "kernel", kernel, ("matern", "se"))
         self.ard = d <= 20 if ard is None else bool(ard)
@@ -115,9 +111,9 @@ class BayesianOptimization(BaseOptimizer):
         self.beta = number(self.name, "beta", beta, least=0)
         n = min(2 * d, 12) if initial is None else whole(self.name, "initial", initial)
         self.initial = -(-n // self.population) * self.population
-        self.radius = number(self.name, "radius", radius, above=0)
+        given = None if radius is None else number(self.name, "radius", radius, above=0)
+        self.radius = 3 * self.scale if given is None else np.full(d, given)
         self.max_points = whole(self.name, "max_points", max_points, least=10)
-        self.x0 = start_option(self.name, domain, x0)
         if gp:
             check_botorch(self.name)
         self._boxed = np.isfinite(domain.low) & np.isfinite(domain.high)
