@@ -184,6 +184,7 @@ class BaseOptimizer(ABC):
             )
         z, loss = matched(self.name, self._asked, z, loss, self.domain)
         loss[~np.isfinite(loss)] = np.nan
+        z, loss = self._split(z, loss)
         if np.isnan(loss).all():
             self._failed_steps += 1
             self._skip(z)
@@ -194,6 +195,10 @@ class BaseOptimizer(ABC):
             if self._flat_steps >= flat_stretch(len(z)):
                 self._widen()
         self._asked = None
+
+    def _split(self, z: Array, loss: Array) -> tuple[Array, Array]:
+        """What is for the method itself, of z [K, d] and loss [K] told."""
+        return z, loss
 
     def _book(self, z: Array, loss: Array) -> None:
         """Keep the incumbent, and count steps in which all candidates scored alike."""

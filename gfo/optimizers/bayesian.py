@@ -10,7 +10,8 @@ arXiv:1910.06403.
     ask       the K points that maximise the acquisition function in the box, or in the trust region
 
 The box is the unit cube of all computations: the domain, and x0 +- radius where a bound is missing. A
-failed candidate counts as the worst loss. The state holds the points and losses, not the model: it is a
+failed candidate counts as the worst loss. Where batches differ, each batch has the best point so far as one more, and
+its losses are moved by what that point's has moved. The state holds the points and losses, not the model: it is a
 function of these, of the options and of the seed, and is fitted again (on the same machine with the same
 number of threads, to the same bits).
 """
@@ -76,7 +77,18 @@ class BayesianOptimization(BaseOptimizer):
 
     name = "bo"
     saves_state = True
-    _state = ("seed", "_z", "_loss", "_design", "_modelled", "_trust", "_past_z", "_past_loss")
+    _state = (
+        "seed",
+        "_anchor",
+        "_anchor_loss",
+        "_z",
+        "_loss",
+        "_design",
+        "_modelled",
+        "_trust",
+        "_past_z",
+        "_past_loss",
+    )
 
     def __init__(
         self,
@@ -121,6 +133,8 @@ class BayesianOptimization(BaseOptimizer):
         self._high = np.where(self._boxed, domain.high, np.minimum(domain.high, self.x0 + self.radius))
         self.region = TrustRegion()
         self._z, self._loss = np.empty((0, d)), np.empty(0)  # [n, d], [n]: nan where a candidate failed
+        self._anchor = np.empty((0, d))  # the point [1, d] asked once more, or none
+        self._anchor_loss = np.nan
         self._design = np.empty((0, d))
         self._modelled = False
         self._past_z, self._past_loss = np.empty((0, d)), np.empty(0)  # the best of regions that collapsed
@@ -136,6 +150,20 @@ class BayesianOptimization(BaseOptimizer):
         self.region = TrustRegion(**state)
 
     def _ask(self) -> Array:
+        z = self._batch()
+        self._anchor = np.empty((0, self.domain.d))
+        if self.noisy and np.isfinite(self._loss).any():
+            i = int(np.nanargmin(self._loss))
+            self._anchor, self._anchor_loss = self._z[i : i + 1].copy(), float(self._loss[i])
+        return np.concatenate([self._anchor, z])
+
+    def _split(self, z: Array, loss: Array) -> tuple[Array, Array]:
+        n = len(self._anchor)
+        if n and np.isfinite(loss[0]):
+            loss = loss - (loss[0] - self._anchor_loss)
+        return z[n:], loss[n:]
+
+    def _batch(self) -> Array:
         if not len(self._loss) and not len(self._design):
             self._design = self._new_design()
         self._modelled = not len(self._design)

@@ -15,7 +15,7 @@ evaluated twice, as long as one is left near: an offspring that was evaluated be
 The recommendation is the incumbent. Where batches differ or losses are noisy (the loop says so, or
 `reevaluate=True` does, or the elites, asked once more when the steps have become small, score otherwise),
 each generation asks for its parents again, the best of the generation before, and offspring are compared
-with them within the step: a lucky loss does not stay. The recommendation is then the best of the last step.
+with them within the step: a lucky loss does not stay (and the champion guards against drift, champion.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ import numpy as np
 
 from gfo.core.domain import Array, Domain
 from gfo.optimizers import genetic_operators as op
-from gfo.optimizers.base import WIDEST, BaseOptimizer, first_population
+from gfo.optimizers.base import WIDEST, first_population
+from gfo.optimizers.champion import Championed
 from gfo.optimizers.options import number, one_of, option_error, whole
 
 SELECTIONS = ("tournament", "roulette", "rank", "truncation")
@@ -39,7 +40,7 @@ TRIES = 8
 """Mutations more of an offspring that was evaluated before."""
 
 
-class GeneticAlgorithm(BaseOptimizer):
+class GeneticAlgorithm(Championed):
     """Genetic algorithm with a choice of operators.
 
     Args:
@@ -258,9 +259,13 @@ class GeneticAlgorithm(BaseOptimizer):
             better, alike = loss < parents_loss, loss == parents_loss
             self.sigma *= math.exp(float((better + TARGET * alike).mean()) - TARGET)
             if self.noisy:
-                self.sigma = max(self.sigma, SMALLEST * self.sigma0)
+                self.sigma = min(max(self.sigma, SMALLEST * self.sigma0), self.sigma0)
         elif self.strength == "scheduled":
             self.sigma = self.sigma0 * self.decay**self.generation
+
+    def _go_back(self, z: Array) -> None:
+        self.parents, self.parents_loss = z[None].copy(), np.zeros(1)
+        self.sigma /= 2
 
     def _widen(self) -> None:
         if self.strength == "adaptive":

@@ -14,8 +14,8 @@ ones on a ring and itself), r1 and r2 uniform in [0, 1] for each coordinate. The
 incumbent.
 
 Where batches differ there are half as many particles, and each step asks for the best point of each particle
-once more, beside the particle, so that losses are compared within the step and a lucky one does not stay. The
-recommendation is then the best point of the last step.
+once more, beside the particle, so that losses are compared within the step and a lucky one does not stay (and
+the champion guards against drift, champion.py).
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ import numpy as np
 
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
-from gfo.optimizers.base import BaseOptimizer, first_population
+from gfo.optimizers.base import first_population
+from gfo.optimizers.champion import Championed
 from gfo.optimizers.options import number, one_of, whole
 
 
-class ParticleSwarm(BaseOptimizer):
+class ParticleSwarm(Championed):
     """Particle swarm, all particles moved at once.
 
     Args:
@@ -151,6 +152,9 @@ class ParticleSwarm(BaseOptimizer):
     def _skip(self, z: Array) -> None:
         self.x = z[self._again :]
         self._move()
+
+    def _go_back(self, z: Array) -> None:
+        self.p[np.argmax(self.p_loss)] = z
 
     def _widen(self) -> None:
         """New velocities, as at the start: particles that score alike would only draw together."""

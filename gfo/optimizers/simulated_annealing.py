@@ -19,8 +19,8 @@ refused. The recommendation is the incumbent.
 
 Where batches differ or losses are noisy (the loop says so, or the chains, asked once more when the steps have
 become small, score otherwise) there are half as many chains, and each step asks for the chains and their
-proposals, which are compared within the step: a lucky loss does not stay. The recommendation is then the
-best point of the last step.
+proposals, which are compared within the step: a lucky loss does not stay (and the champion guards against
+drift, champion.py).
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from gfo.core.domain import Array, Domain
-from gfo.optimizers.base import WIDEST, BaseOptimizer
+from gfo.optimizers.base import WIDEST
 from gfo.optimizers.genetic_operators import change_one, mutate_integer
+from gfo.optimizers.champion import Championed
 from gfo.optimizers.options import number, one_of, whole
 
 SMALL, SMALLEST = 1e-2, 1e-3
@@ -41,7 +42,7 @@ SMALLEST_T = 1e-300
 """A lower temperature counts as 0: its inverse is no number, or soon none."""
 
 
-class SimulatedAnnealing(BaseOptimizer):
+class SimulatedAnnealing(Championed):
     """K annealed Metropolis chains, one proposal each a step.
 
     Args:
@@ -180,7 +181,7 @@ class SimulatedAnnealing(BaseOptimizer):
         self.loss = np.where(accepted, loss, self.loss)
         self.s = min(self.s * math.exp(accepted.mean() - self.target), WIDEST * self._s0)
         if self.noisy:
-            self.s = max(self.s, SMALLEST * self._s0)
+            self.s = min(max(self.s, SMALLEST * self._s0), self._s0)
         self._cool(bool(accepted.any()))
 
     def _begin(self, loss: Array) -> None:
@@ -220,6 +221,10 @@ class SimulatedAnnealing(BaseOptimizer):
         chosen = np.searchsorted(edges, (np.arange(n) + self.rng.random()) / n)
         chosen = np.minimum(chosen, n - 1)
         self.x, self.loss = self.x[chosen], self.loss[chosen]
+
+    def _go_back(self, z: Array) -> None:
+        self.x = np.repeat(z[None], len(self.x), axis=0)
+        self.s /= 2
 
     def should_stop(self) -> str | None:
         if self.s < 1e-12 * self._s0 and not self.domain.integer.all():

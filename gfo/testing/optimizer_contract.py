@@ -14,6 +14,7 @@ from gfo.core.errors import GfoError, GfoWarning
 from gfo.core.protocols import Optimizer
 from gfo.testing.functions import Ellipsoid
 from gfo.testing.global_generators import seeded, states
+from gfo.testing.optimizer_trials import TRIALS, check_flat_losses, check_shuffled_rows
 
 Factory = Callable[[Domain, int], Optimizer]
 
@@ -369,6 +370,9 @@ OPTIMIZER_CHECKS: dict[str, Callable[[Factory], None]] = {
         check_failed_candidates,
         check_ranks,
         check_errors,
+        check_flat_losses,
+        check_shuffled_rows,
+        *TRIALS.values(),
     )
 }
 """name -> check(factory); convergence comes on top, with a budget and a target."""
