@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,20 +23,32 @@ class Domain:
         high: upper bounds, float64 [d], inclusive; +inf where there is none.
         integer: bool [d]; True where the gene takes whole numbers only. A binary gene is an
             integer gene with bounds 0 and 1.
+        categorical: bool [d]; True where the numbers of an integer gene are names, without order or
+            distance; none by default. A categorical gene is an integer gene.
+        names: a name for each dimension, or None.
 
     Raises:
-        GfoError: for unequal lengths, reversed or nan bounds, or an integer gene without finite
-            whole-numbered bounds.
+        GfoError: for unequal lengths, reversed or nan bounds, an integer or categorical gene without finite
+            whole-numbered bounds, or names that are not d different ones.
     """
 
     low: Array
     high: Array
     integer: Array
+    categorical: Array = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         low = np.array(self.low, dtype=np.float64)
         high = np.array(self.high, dtype=np.float64)
         integer = np.array(self.integer, dtype=bool)
+        categorical = np.array(self.categorical, dtype=bool)
+        if categorical.size == 0:
+            categorical = np.zeros(low.shape, dtype=bool)
+        if categorical.shape != low.shape:
+            raise GfoError(
+                f"Domain: categorical {categorical.shape} must be of the length of low {low.shape}"
+            )
         if low.ndim != 1 or low.size == 0 or low.shape != high.shape or low.shape != integer.shape:
             raise GfoError(
                 f"Domain: low {low.shape}, high {high.shape} and integer {integer.shape} must be "
@@ -48,15 +61,20 @@ class Domain:
                 f"Domain: low[{i}] = {low[i]} is not below high[{i}] = {high[i]}; swap the bounds, "
                 "and leave out dimensions that cannot vary"
             )
+        integer = integer | categorical
         with np.errstate(invalid="ignore"):
             whole = np.isfinite(low) & np.isfinite(high) & (low == np.rint(low)) & (high == np.rint(high))
         bad = np.flatnonzero(integer & ~whole)
         if bad.size:
             i = int(bad[0])
+            kind = "categorical" if categorical[i] else "integer"
             raise GfoError(
-                f"Domain: integer gene {i} has bounds [{low[i]}, {high[i]}]; give finite whole numbers"
+                f"Domain: {kind} gene {i} has bounds [{low[i]}, {high[i]}]; give finite whole numbers"
             )
-        for name, value in (("low", low), ("high", high), ("integer", integer)):
+        if self.names is not None:
+            object.__setattr__(self, "names", _checked_names(self.names, low.size))
+        arrays = {"low": low, "high": high, "integer": integer, "categorical": categorical}
+        for name, value in arrays.items():
             value.setflags(write=False)
             object.__setattr__(self, name, value)
 
@@ -66,21 +84,45 @@ class Domain:
         return cls.box(-np.inf, np.inf, d)
 
     @classmethod
-    def box(cls, low: ArrayLike, high: ArrayLike, d: int | None = None, integer: ArrayLike = False) -> Domain:
-        """A box; scalars are repeated to length `d` (needed only if all three are scalars)."""
+    def box(
+        cls,
+        low: ArrayLike,
+        high: ArrayLike,
+        d: int | None = None,
+        integer: ArrayLike = False,
+        *,
+        categorical: ArrayLike = False,
+        names: Sequence[str] | None = None,
+    ) -> Domain:
+        """A box; scalars are repeated to length `d` (needed only if all of them are scalars)."""
         if d is not None and d < 1:
             raise GfoError(f"Domain: d = {d} must be at least 1")
-        given = [np.asarray(x) for x in (low, high, integer)]
+        given = {"low": low, "high": high, "integer": integer, "categorical": categorical}
+        arrays = {name: np.asarray(value) for name, value in given.items()}
         try:
-            shape = (d,) if d is not None else np.broadcast_shapes(*(x.shape for x in given))
-            parts = [np.broadcast_to(x, shape) for x in given]
+            shape = (d,) if d is not None else np.broadcast_shapes(*(x.shape for x in arrays.values()))
+            parts = [np.broadcast_to(x, shape) for x in arrays.values()]
         except ValueError:
-            low_shape, high_shape, integer_shape = (x.shape for x in given)
+            shapes = ", ".join(f"{name} {x.shape}" for name, x in arrays.items())
             raise GfoError(
-                f"Domain: low {low_shape}, high {high_shape}, integer {integer_shape} and d = {d} do not fit "
-                "together; give scalars or arrays of one length"
+                f"Domain: {shapes} and d = {d} do not fit together; give scalars or arrays of one length"
             ) from None
-        return cls(*parts)
+        lows, highs, integers, categoricals = parts
+        return cls(lows, highs, integers, categoricals, None if names is None else tuple(names))
+
+    @classmethod
+    def joined(cls, domains: Sequence[Domain]) -> Domain:
+        """Domains one behind the other; with names if all have some, and no two the same."""
+        columns = [(x.low, x.high, x.integer, x.categorical) for x in domains]
+        names = tuple(name for domain in domains for name in domain.names or ())
+        distinct = len(set(names)) == sum(domain.d for domain in domains)
+        low, high, integer, categorical = (np.concatenate(column) for column in zip(*columns, strict=True))
+        return cls(low, high, integer, categorical, names if distinct else None)
+
+    def part(self, which: slice) -> Domain:
+        """The dimensions of a slice, as a domain."""
+        names = None if self.names is None else self.names[which]
+        return Domain(self.low[which], self.high[which], self.integer[which], self.categorical[which], names)
 
     @property
     def d(self) -> int:
@@ -101,3 +143,14 @@ class Domain:
         """bool [...]: which points of z [..., d] lie inside the bounds, integer genes whole."""
         inside = (z >= self.low) & (z <= self.high) & (~self.integer | (z == np.rint(z)))
         return np.asarray(inside.all(axis=-1))
+
+
+def _checked_names(names: Sequence[str], d: int) -> tuple[str, ...]:
+    """names as a tuple, if they are d different texts."""
+    checked = tuple(names)
+    if isinstance(names, str) or len(checked) != d or not all(isinstance(name, str) for name in checked):
+        raise GfoError(f"Domain: names = {names!r} must be {d} texts, one for each dimension")
+    if len(set(checked)) < d:
+        twice = next(name for name in checked if checked.count(name) > 1)
+        raise GfoError(f"Domain: names has {twice!r} twice; give each dimension its own")
+    return checked

@@ -1,4 +1,4 @@
-"""What every optimizer of gfo shares: the books of ask and tell, and the checks of options.
+"""What every optimizer of gfo shares: the books of ask and tell, and the options that all of them have.
 
 A method adds its constructor, `_ask`, `_tell` and, where it has one, the mean of its distribution;
 it names in `_state` the attributes that make up its state.
@@ -6,34 +6,61 @@ it names in `_state` the attributes that make up its state.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
-from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import ndtri
 
 from gfo.core.domain import Array, Domain
-from gfo.core.errors import GfoError
+from gfo.core.errors import GfoError, GfoWarning
+from gfo.optimizers.matching import matched
+from gfo.optimizers.options import (
+    even_population,
+    number,
+    population_option,
+    scale_option,
+    start_option,
+    start_point,
+    whole,
+    within,
+)
 
 MAX_FAILED_STEPS = 20
+FLAT_STEPS, FLAT_POINTS = 5, 40
+"""Steps in a row, and points in them, that scored alike before a method searches more widely."""
+WIDER, WIDEST = 1.25, 10.0
+"""A flat step's factor on a method's steps, and the most that such steps make of the first one."""
+NEAR = 1e-7
+"""Points nearer to each other than this share of a typical change may well have equal losses."""
 
 
 class BaseOptimizer(ABC):
     """Ask and tell with the checks done.
 
     - `ask` twice without `tell` gives the same points again.
-    - `tell` takes every point that was asked, in order; a moved row (rounded, repaired) is used
-      where it was moved to. A loss that is nan or infinite is a failed candidate.
+    - `tell` takes every point that was asked; in another order they are put back into order by what they
+      are. A moved row (rounded, repaired) stays in its place and is used where it was moved to. A loss
+      that is nan or infinite is a failed candidate.
     - A step in which every candidate failed changes nothing but the random generator: the next
       `ask` draws new points from the same distribution.
+    - Equal losses are no sign of convergence: after `flat_stretch` steps of them a method widens its search,
+      and says so once.
+    - Losses of different batches are not compared: where the objective is `noisy`, a method asks for what it
+      remembers once more, beside the new points, and compares within the step.
 
     Attributes:
         domain: the box searched.
         rng: the method's own random generator.
-        best_z: the incumbent [d], the best point ever told; before that, the start.
+        population: points a step, where the method has a fixed number.
+        scale: a typical change of each coordinate [d].
+        x0: the start [d].
+        evaluations: how many the run may take, None where it is not known.
+        best_z: the incumbent [d], the best point ever told, or of the newest step where the objective is
+            noisy; before that, the start.
         best_loss: its loss, inf before the first.
     """
 
@@ -41,10 +68,13 @@ class BaseOptimizer(ABC):
     rank_based: bool = False
     """True if only the order of the losses matters, never their size."""
     integers: ClassVar[bool] = False
-    """True if the method can take integer genes."""
+    """True if the method can take integer and categorical genes."""
     saves_state: ClassVar[bool] = False
     """True if asking takes long and loading a state does not: a resumed run then loads one that was saved."""
     _state: ClassVar[tuple[str, ...]] = ()
+    _books: ClassVar[tuple[str, ...]] = (
+        "best_z", "best_loss", "_asked", "_failed_steps", "_flat_steps", "_last_loss", "_noise_seen",
+    )  # fmt: skip
 
     def __init__(self, domain: Domain, seed: int) -> None:
         if not isinstance(domain, Domain):
@@ -57,10 +87,50 @@ class BaseOptimizer(ABC):
         self.domain = domain
         self.seed = whole(self.name, "seed", seed, least=0)
         self.rng = np.random.default_rng(self.seed)
+        self.population = 0
+        self.scale = scale_option(self.name, domain, None)
+        self.x0 = start_point(domain)
+        self.evaluations: int | None = None
+        self.batches_differ = False
         self.best_z = start_point(domain)
         self.best_loss = np.inf
         self._asked: Array | None = None
         self._failed_steps = 0
+        self._flat_steps = 0
+        self._last_loss = np.inf
+        self._noise_seen = False
+        self._said = False
+
+    def _take(
+        self,
+        *,
+        population: int | None = None,
+        default: int | None = None,
+        least: int = 2,
+        even: bool = False,
+        scale: float | Sequence[float] | Array | None = None,
+        x0: Sequence[float] | Array | None = None,
+    ) -> None:
+        """Check and keep the options that all methods share; `default` replaces the usual population."""
+        size = default if population is None else population
+        if even:
+            self.population = even_population(self.name, self.domain, size)
+        else:
+            self.population = population_option(self.name, self.domain, size, least=least)
+        self.scale = scale_option(self.name, self.domain, scale)
+        self.x0 = start_option(self.name, self.domain, x0)
+
+    def _size(self, option: str, value: float | None, share: float) -> Array:
+        """A step's size for each coordinate [d]: given in z, or this share of `scale`.
+
+        At most a quarter of the width of a box.
+        """
+        size = share * self.scale if value is None else number(self.name, option, value, above=0)
+        return within(self.domain, size)
+
+    def _wider(self, step: Array, first: Array) -> Array:
+        """step [d] made wider after a flat stretch, up to `WIDEST` times the first one [d]."""
+        return np.maximum(step, np.minimum(WIDER * step, within(self.domain, WIDEST * first)))
 
     @abstractmethod
     def _ask(self) -> Array:
@@ -69,6 +139,29 @@ class BaseOptimizer(ABC):
     @abstractmethod
     def _tell(self, z: Array, loss: Array) -> None:
         """Learn from z [K, d] and loss [K], nan where a candidate failed, at least one finite."""
+
+    def plan(self, evaluations: int | None = None, *, batches_differ: bool = False) -> None:
+        """What the loop knows of the run, called before the first `ask`.
+
+        Args:
+            evaluations: how many the run may take; None where it is not known.
+            batches_differ: whether losses of different steps are of different batches, or noisy.
+        """
+        if evaluations is not None:
+            evaluations = whole(self.name, "plan's evaluations", evaluations)
+        self.evaluations = evaluations
+        self.batches_differ = bool(batches_differ)
+
+    def _another(self, then: Array, now: Array) -> bool:
+        """Whether points asked again score otherwise, [n] and [n], by more than rounding."""
+        known = np.isfinite(then) & np.isfinite(now)
+        rounding = 1e-5 * np.abs(then[known]).max(initial=0.0)
+        return bool((np.abs(now[known] - then[known]) > rounding).any())
+
+    @property
+    def noisy(self) -> bool:
+        """Whether losses of different steps may not be compared: planned so, or found out."""
+        return self.batches_differ or self._noise_seen
 
     def ask(self) -> Array:
         """The next points to evaluate, [K, d], inside the domain."""
@@ -89,22 +182,58 @@ class BaseOptimizer(ABC):
                 f"optimizer '{self.name}': tell got z {z.shape} and loss {loss.shape} where ask gave "
                 f"{self._asked.shape}; tell all K points with one loss each, nan for a failed candidate"
             )
-        lost = ~np.isfinite(z).all(axis=1)
-        z[lost] = self._asked[lost]
-        loss[lost | ~np.isfinite(loss)] = np.nan
+        z, loss = matched(self.name, self._asked, z, loss, self.domain)
+        loss[~np.isfinite(loss)] = np.nan
+        z, loss = self._split(z, loss)
         if np.isnan(loss).all():
             self._failed_steps += 1
             self._skip(z)
         else:
             self._failed_steps = 0
-            i = int(np.nanargmin(loss))
-            if loss[i] < self.best_loss:
-                self.best_z, self.best_loss = z[i].copy(), float(loss[i])
+            self._book(z, loss)
             self._tell(z, loss)
+            if self._flat_steps >= flat_stretch(len(z)):
+                self._widen()
         self._asked = None
+
+    def _split(self, z: Array, loss: Array) -> tuple[Array, Array]:
+        """What is for the method itself, of z [K, d] and loss [K] told."""
+        return z, loss
+
+    def _book(self, z: Array, loss: Array) -> None:
+        """Keep the incumbent, and count steps in which all candidates scored alike."""
+        i = int(np.nanargmin(loss))
+        if loss[i] < self.best_loss or self.noisy:
+            self.best_z, self.best_loss = z[i].copy(), float(loss[i])
+        known = loss[np.isfinite(loss)]
+        if len(known) > 1:
+            apart = bool((np.ptp(z, axis=0) > NEAR * self.scale).any())
+            flat = apart and bool(known.min() == known.max())
+        elif len(loss) == 1:
+            flat = bool(known[0] == self._last_loss)
+        else:
+            return  # one loss beside failed ones says nothing
+        self._flat_steps = self._flat_steps + 1 if flat else 0
+        self._last_loss = float(known[-1])
+        if self._flat_steps == flat_stretch(len(loss)):
+            self._say_flat(len(loss))
+
+    def _say_flat(self, K: int) -> None:
+        if not self._said:
+            self._said = True
+            which = f"{K} of {K} candidates" if K > 1 else "the last candidates all"
+            warnings.warn(
+                f"optimizer '{self.name}': {which} scored alike, {self._flat_steps} steps in a row; a "
+                "finer metric such as accuracy+ce, more rows or a larger alpha would help",
+                GfoWarning,
+                stacklevel=4,
+            )
 
     def _skip(self, z: Array) -> None:  # noqa: B027 (most methods have nothing to note)
         """Told when all of z [K, d] failed."""
+
+    def _widen(self) -> None:  # noqa: B027 (methods without a step have nothing to widen)
+        """Told after `_tell` in each step of a flat stretch from its `flat_stretch`-th on."""
 
     def recommend(self) -> Array:
         """The incumbent [d], unless the method has a distribution whose mean is better."""
@@ -119,13 +248,13 @@ class BaseOptimizer(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, as plain Python values and numpy arrays."""
         state: dict[str, Any] = {"optimizer": self.name, "rng": deepcopy(self.rng.bit_generator.state)}
-        for key in ("best_z", "best_loss", "_asked", "_failed_steps", *self._state):
+        for key in (*self._books, *self._state):
             state[key.lstrip("_")] = deepcopy(getattr(self, key))
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on exactly where `state_dict` was called; the options must be the same."""
-        keys = ("best_z", "best_loss", "_asked", "_failed_steps", *self._state)
+        keys = (*self._books, *self._state)
         self._check_state(state, keys)
         self.rng.bit_generator.state = deepcopy(state["rng"])
         for key in keys:
@@ -144,21 +273,21 @@ class BaseOptimizer(ABC):
             )
 
 
-def start_point(domain: Domain) -> Array:
-    """Zero, where every search space decodes to its starting point, moved into the domain: [d]."""
-    return domain.clip(np.zeros(domain.d))
+def flat_stretch(K: int) -> int:
+    """How many steps in a row, of K candidates that scored alike, are a flat stretch."""
+    return max(FLAT_STEPS, -(-FLAT_POINTS // K))
 
 
-def scatter(domain: Domain, u: Array) -> Array:
+def scatter(domain: Domain, u: Array, scale: Array | float = 1.0) -> Array:
     """Points of the unit cube u [..., d] spread over the domain, [..., d].
 
-    Uniform between two bounds (over the whole numbers for integer genes), standard normal where
-    there is none, and the half of it on the open side where there is one.
+    Uniform between two bounds (over the whole numbers for integer genes), normal with the standard
+    deviation `scale` where there is none, and the half of it on the open side where there is one.
     """
     low, high = domain.low, domain.high
     below, above = np.isfinite(low), np.isfinite(high)
     half = below ^ above
-    gauss = ndtri(np.clip(np.where(half, (1 + u) / 2, u), 2.0**-53, 1 - 2.0**-53))
+    gauss = scale * ndtri(np.clip(np.where(half, (1 + u) / 2, u), 2.0**-53, 1 - 2.0**-53))
     box = below & above
     finite_low, finite_high = np.where(below, low, 0.0), np.where(above, high, 0.0)
     width = np.where(box, finite_high - finite_low + domain.integer, 0.0)
@@ -168,90 +297,24 @@ def scatter(domain: Domain, u: Array) -> Array:
     return domain.clip(np.where(box, uniform, np.where(half, one_sided, gauss)))
 
 
-def first_population(domain: Domain, rng: np.random.Generator, K: int, sigma0: float, x0: Array) -> Array:
-    """x0 and K - 1 points about it, [K, d]: uniform where the domain is a box, else N(x0, sigma0^2)."""
+def first_population(
+    domain: Domain, rng: np.random.Generator, K: int, sigma0: Array, x0: Array, *, boxes: bool = True
+) -> Array:
+    """x0 and K - 1 points about it, [K, d]: N(x0, sigma0^2), uniform where genes are integer or, by `boxes`,
+    where the domain is a box.
+    """
     uniform = scatter(domain, rng.random((K, domain.d)))
     normal = domain.clip(x0 + sigma0 * rng.standard_normal((K, domain.d)))
-    z = np.where(np.isfinite(domain.low) & np.isfinite(domain.high), uniform, normal)
+    boxed = np.isfinite(domain.low) & np.isfinite(domain.high)
+    z = np.where(boxed & (boxes | domain.integer), uniform, normal)
     z[0] = x0
     return z
-
-
-def scale(domain: Domain, sigma: float) -> Array:
-    """A step of `sigma` in unit-scale z for each dimension [d], at most a quarter of the box's width."""
-    return np.minimum(sigma, (domain.high - domain.low) / 4)
 
 
 def worst_for_failed(loss: Array) -> Array:
     """loss [K] with nan replaced by a finite value worse than every finite one, [K]."""
     best, worst = np.nanmin(loss), np.nanmax(loss)
-    return np.where(np.isnan(loss), worst + max(worst - best, abs(worst) * 1e-6, 1e-12), loss)
-
-
-def default_population(d: int) -> int:
-    """4 + floor(3 ln d), the default of CMA-ES (Hansen 2016, arXiv:1604.00772, eq. 48) and SNES."""
-    return 4 + int(3 * np.log(d))
-
-
-def population_option(method: str, domain: Domain, value: int | None, *, least: int = 2) -> int:
-    """The population given, or the default one."""
-    return default_population(domain.d) if value is None else whole(method, "population", value, least=least)
-
-
-def even_population(method: str, domain: Domain, value: int | None) -> int:
-    """The population given, or the default one made even, for methods that draw pairs."""
-    population = population_option(method, domain, value)
-    if value is not None and population % 2:
-        raise option_error(method, "population", value, "even: points come in pairs")
-    return population + population % 2
-
-
-def start_option(method: str, domain: Domain, x0: Sequence[float] | Array | None) -> Array:
-    """x0 as an array [d], or zero moved into the domain."""
-    if x0 is None:
-        return start_point(domain)
-    point = np.array(x0, dtype=np.float64)
-    if point.shape != (domain.d,) or not domain.contains(point):
-        raise option_error(method, "x0", x0, f"{domain.d} numbers inside the domain")
-    return point
-
-
-def option_error(method: str, option: str, value: object, wanted: str) -> GfoError:
-    """The error for an option's value that cannot be used."""
-    return GfoError(f"optimizer '{method}': {option} = {value!r} must be {wanted}")
-
-
-def whole(method: str, option: str, value: Any, *, least: int = 1) -> int:
-    """value as an int, if it is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise option_error(method, option, value, f"a whole number of at least {least}")
-    return int(value)
-
-
-def number(
-    method: str,
-    option: str,
-    value: Any,
-    *,
-    above: float = -np.inf,
-    least: float = -np.inf,
-    below: float = np.inf,
-    most: float = np.inf,
-) -> float:
-    """value as a float, if it is a finite number > above, >= least, < below and <= most."""
-    real = isinstance(value, Real) and not isinstance(value, bool) and bool(np.isfinite(float(value)))
-    if not (real and value > above and value >= least and value < below and value <= most):
-        limits = [
-            f"{word} {limit:g}"
-            for word, limit in (("above", above), ("at least", least), ("below", below), ("at most", most))
-            if np.isfinite(limit)
-        ]
-        raise option_error(method, option, value, " ".join(["a finite number", " and ".join(limits)]).strip())
-    return float(value)
-
-
-def one_of(method: str, option: str, value: Any, choices: Collection[str]) -> str:
-    """value, if it is one of the choices."""
-    if value not in choices:
-        raise option_error(method, option, value, f"one of {', '.join(sorted(choices))}")
-    return str(value)
+    largest = np.finfo(np.float64).max
+    with np.errstate(over="ignore"):
+        filled = worst + max(worst - best, abs(worst) * 1e-6, 1e-12)
+    return np.where(np.isnan(loss), min(filled, largest), loss)

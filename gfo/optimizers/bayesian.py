@@ -10,7 +10,8 @@ arXiv:1910.06403.
     ask       the K points that maximise the acquisition function in the box, or in the trust region
 
 The box is the unit cube of all computations: the domain, and x0 +- radius where a bound is missing. A
-failed candidate counts as the worst loss. The state holds the points and losses, not the model: it is a
+failed candidate counts as the worst loss. Where batches differ, each batch has the best point so far as one more, and
+its losses are moved by what that point's has moved. The state holds the points and losses, not the model: it is a
 function of these, of the options and of the seed, and is fitted again (on the same machine with the same
 number of threads, to the same bits).
 """
@@ -34,14 +35,8 @@ from gfo.optimizers.acquisition import (
     thompson,
     ucb,
 )
-from gfo.optimizers.base import (
-    BaseOptimizer,
-    number,
-    one_of,
-    population_option,
-    start_option,
-    whole,
-)
+from gfo.optimizers.base import BaseOptimizer
+from gfo.optimizers.options import number, one_of, whole
 from gfo.optimizers.surrogates import (
     GaussianProcess,
     RandomForest,
@@ -74,14 +69,26 @@ class BayesianOptimization(BaseOptimizer):
         trust_region: TuRBO-1's; by default above d = 20.
         initial: points of the design, rounded up to whole batches; by default 2 d as in TuRBO, but at most 12
             (budgets here are a few d, not its 50 d).
-        radius: of the box where a bound is missing, in unit-scale z.
+        scale: a typical change of a coordinate; 1 by default.
+        radius: of the box where a bound is missing, in z; three times `scale` by default.
         x0: the first point [d], and the middle of the box; zero, moved into the domain, by default.
         max_points: points that the model is fitted on: the better half by loss, and the latest.
     """
 
     name = "bo"
     saves_state = True
-    _state = ("seed", "_z", "_loss", "_design", "_modelled", "_trust", "_past_z", "_past_loss")
+    _state = (
+        "seed",
+        "_anchor",
+        "_anchor_loss",
+        "_z",
+        "_loss",
+        "_design",
+        "_modelled",
+        "_trust",
+        "_past_z",
+        "_past_loss",
+    )
 
     def __init__(
         self,
@@ -97,13 +104,14 @@ class BayesianOptimization(BaseOptimizer):
         beta: float = 4.0,
         trust_region: bool | None = None,
         initial: int | None = None,
-        radius: float = 3.0,
+        scale: float | Sequence[float] | None = None,
+        radius: float | None = None,
         x0: Sequence[float] | Array | None = None,
         max_points: int = 500,
     ) -> None:
         super().__init__(domain, seed)
         d = domain.d
-        self.population = population_option(self.name, domain, population, least=1)
+        self._take(population=population, least=1, scale=scale, x0=x0)
         self.surrogate = one_of(self.name, "surrogate", surrogate, ("gp", "random-forest"))
         self.kernel = one_of(self.name, "kernel", kernel, ("matern", "se"))
         self.ard = d <= 20 if ard is None else bool(ard)
@@ -115,9 +123,9 @@ class BayesianOptimization(BaseOptimizer):
         self.beta = number(self.name, "beta", beta, least=0)
         n = min(2 * d, 12) if initial is None else whole(self.name, "initial", initial)
         self.initial = -(-n // self.population) * self.population
-        self.radius = number(self.name, "radius", radius, above=0)
+        given = None if radius is None else number(self.name, "radius", radius, above=0)
+        self.radius = 3 * self.scale if given is None else np.full(d, given)
         self.max_points = whole(self.name, "max_points", max_points, least=10)
-        self.x0 = start_option(self.name, domain, x0)
         if gp:
             check_botorch(self.name)
         self._boxed = np.isfinite(domain.low) & np.isfinite(domain.high)
@@ -125,6 +133,8 @@ class BayesianOptimization(BaseOptimizer):
         self._high = np.where(self._boxed, domain.high, np.minimum(domain.high, self.x0 + self.radius))
         self.region = TrustRegion()
         self._z, self._loss = np.empty((0, d)), np.empty(0)  # [n, d], [n]: nan where a candidate failed
+        self._anchor = np.empty((0, d))  # the point [1, d] asked once more, or none
+        self._anchor_loss = np.nan
         self._design = np.empty((0, d))
         self._modelled = False
         self._past_z, self._past_loss = np.empty((0, d)), np.empty(0)  # the best of regions that collapsed
@@ -140,6 +150,20 @@ class BayesianOptimization(BaseOptimizer):
         self.region = TrustRegion(**state)
 
     def _ask(self) -> Array:
+        z = self._batch()
+        self._anchor = np.empty((0, self.domain.d))
+        if self.noisy and np.isfinite(self._loss).any():
+            i = int(np.nanargmin(self._loss))
+            self._anchor, self._anchor_loss = self._z[i : i + 1].copy(), float(self._loss[i])
+        return np.concatenate([self._anchor, z])
+
+    def _split(self, z: Array, loss: Array) -> tuple[Array, Array]:
+        n = len(self._anchor)
+        if n and np.isfinite(loss[0]):
+            loss = loss - (loss[0] - self._anchor_loss)
+        return z[n:], loss[n:]
+
+    def _batch(self) -> Array:
         if not len(self._loss) and not len(self._design):
             self._design = self._new_design()
         self._modelled = not len(self._design)

@@ -15,7 +15,9 @@ import numpy as np
 
 from gfo.core.domain import Array, Domain
 from gfo.optimizers import make_with
-from gfo.optimizers.base import BaseOptimizer, one_of, option_error, start_point, whole
+from gfo.optimizers.base import BaseOptimizer
+from gfo.optimizers.inner import inner_options, plan, quiet
+from gfo.optimizers.options import one_of, option_error, start_point, whole
 
 HAND_ON = ("recommendation", "incumbent")
 
@@ -33,6 +35,7 @@ class Blockwise(BaseOptimizer):
         steps: ask-tell steps in a block before the next one's turn.
         hand_on: what the other blocks are evaluated beside, and what is recommended in the end: each block's
             "recommendation", or its "incumbent", the best point it was ever told, as BBTv2 has it.
+        scale: a typical change of a coordinate, handed on; 1 by default, within a box a fifth of its width.
         options: the optimizer's options.
     """
 
@@ -49,9 +52,11 @@ class Blockwise(BaseOptimizer):
         blocks: int | Sequence[int] | None = None,
         steps: int = 1,
         hand_on: str = "recommendation",
+        scale: float | Sequence[float] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(domain, seed)
+        self._take(scale=scale)
         self.steps = whole(self.name, "steps", steps)
         self.hand_on = one_of(self.name, "hand_on", hand_on, HAND_ON)
         sizes = self._sizes(min(4, max(1, domain.d // 2)) if blocks is None else blocks)
@@ -60,17 +65,25 @@ class Blockwise(BaseOptimizer):
         self._inner = [
             make_with(
                 optimizer,
-                Domain(domain.low[b], domain.high[b], domain.integer[b]),
+                domain.part(b),
                 int(self.rng.integers(2**31)),
-                options or {},
+                inner_options(optimizer, options, None if scale is None else self.scale[b]),
             )
             for b in self.blocks
         ]
+        for inner in self._inner:
+            quiet(inner)
         self.rank_based = all(getattr(inner, "rank_based", False) for inner in self._inner)
         self._block = 0
         self._step = 0
         self._incumbent = start_point(domain)
         self._incumbent_loss = np.full(len(self.blocks), np.inf)
+
+    def plan(self, evaluations: int | None = None, *, batches_differ: bool = False) -> None:
+        super().plan(evaluations, batches_differ=batches_differ)
+        share = None if evaluations is None else max(1, evaluations // len(self.blocks))
+        for inner in self._inner:
+            plan(inner, share, batches_differ=batches_differ)
 
     def _sizes(self, blocks: int | Sequence[int]) -> list[int]:
         d = self.domain.d
@@ -94,7 +107,7 @@ class Blockwise(BaseOptimizer):
         part = z[:, self.blocks[self._block]]
         self._inner[self._block].tell(part, loss)
         i = int(np.nanargmin(loss))
-        if loss[i] < self._incumbent_loss[self._block]:
+        if loss[i] < self._incumbent_loss[self._block] or self.noisy:
             self._incumbent_loss[self._block] = loss[i]
             self._incumbent[self.blocks[self._block]] = part[i]
         self._step += 1

@@ -11,7 +11,9 @@ doi:10.5281/zenodo.2559634.
     C by the rank-one and rank-mu updates                         eq. 47
 
 Only the order of the losses counts. A failed candidate gets a loss worse than the worst of its
-step; where a whole step fails, the distribution stays and new points are drawn from it. The
+step; where a whole step fails, the distribution stays and new points are drawn from it. So it does where
+all candidates score alike, and after some such steps it grows wider. pycma's criteria on losses that no
+longer differ are off; a run ends by itself only where numbers can do no more. The
 recommendation is the mean m, which for stochastic losses is better than the best point seen.
 
 The state holds what pycma was told, not pycma's objects: loading it asks and tells it all again.
@@ -28,17 +30,13 @@ import numpy as np
 
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
-from gfo.optimizers.base import (
-    BaseOptimizer,
-    number,
-    population_option,
-    scale,
-    start_option,
-    start_point,
-    worst_for_failed,
-)
+from gfo.optimizers.base import WIDER, WIDEST, BaseOptimizer, worst_for_failed
+from gfo.optimizers.options import start_point, within
 
-# pycma's termination criteria, in words
+MOST_D = 20_000
+"""A covariance matrix of more coordinates takes over 3 GB, and its eigenvectors hours."""
+
+# pycma's termination criteria that stay on, in words
 _REASONS = {
     "conditioncov": "the covariance matrix is ill-conditioned",
     "ftarget": "the target loss is reached",
@@ -47,19 +45,17 @@ _REASONS = {
     "noeffectaxis": "a step along an axis of the distribution no longer changes the mean",
     "noeffectcoord": "a step along a coordinate no longer changes the mean",
     "tolconditioncov": "the covariance matrix is ill-conditioned",
-    "tolfacupx": "the step size grew beyond reason; start with a larger sigma0",
-    "tolflatfitness": "all candidates have the same loss",
-    "tolfun": "the losses no longer differ",
-    "tolfunhist": "the best losses of the last generations no longer differ",
-    "tolfunrel": "the losses no longer differ, compared with the gain so far",
-    "tolstagnation": "the median loss no longer improves",
     "tolupsigma": "the step size grew while the distribution did not",
     "tolx": "the steps became too small to matter",
     "tolxstagnation": "the mean no longer moves",
 }
+_NEVER = {
+    "maxiter": math.inf, "tolfacupx": math.inf, "tolflatfitness": math.inf, "tolfun": 0, "tolfunhist": 0,
+    "tolfunrel": 0, "tolstagnation": 0,
+}  # fmt: skip
 _OURS = {
-    "BoundaryHandler", "CMA_diagonal", "CMA_stds", "bounds", "popsize", "randn", "seed", "signals_filename",
-    "verb_disp", "verb_log", "verbose",
+    "BoundaryHandler", "CMA_diagonal", "CMA_sampler", "CMA_stds", "bounds", "popsize", "randn", "seed",
+    "signals_filename", "verb_disp", "verb_log", "verbose",
 }  # fmt: skip
 
 
@@ -67,10 +63,13 @@ class CMAES(BaseOptimizer):
     """CMA-ES with the full covariance matrix: O(d^2) memory, invariant to rotations.
 
     Args:
-        domain: the box searched; bounds are kept by pycma's smooth transformation of the border.
+        domain: the box searched. Points beyond it are evaluated where the box is nearest; the distribution
+            learns from where they were, and its mean stays within one step of the box. (pycma's own smooth
+            transformation of the border slows runs whose optimum lies on it.)
         seed: of the method's own random generator.
         population: lambda, points a generation; 4 + floor(3 ln d) by default (tutorial, eq. 48).
-        sigma0: the first step size, in unit-scale z; within a box at most a quarter of its width.
+        scale: a typical change of a coordinate; 1 by default, within a box a fifth of its width.
+        sigma0: the first step size in z; half of `scale` by default; at most a quarter of a box's width.
         x0: the first mean [d]; zero, moved into the domain, by default.
         options: further pycma options by their pycma names, `{"tolfun": 1e-6, "CMA_active": False}`.
     """
@@ -78,6 +77,7 @@ class CMAES(BaseOptimizer):
     name = "cma"
     rank_based = True
     diagonal: ClassVar[bool] = False
+    most_d: ClassVar[int | None] = MOST_D
 
     def __init__(
         self,
@@ -85,22 +85,27 @@ class CMAES(BaseOptimizer):
         seed: int,
         *,
         population: int | None = None,
-        sigma0: float = 0.5,
+        scale: float | Sequence[float] | None = None,
+        sigma0: float | None = None,
         x0: Sequence[float] | Array | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(domain, seed)
-        if domain.d < 2:
-            raise GfoError(f"optimizer '{self.name}' needs d of at least 2 (got 1); use 'random' or 'ga'")
-        self.population = population_option(self.name, domain, population)
-        self.sigma0 = number(self.name, "sigma0", sigma0, above=0)
-        self.x0 = start_option(self.name, domain, x0)
+        if self.most_d is not None and domain.d > self.most_d:
+            raise GfoError(
+                f"optimizer '{self.name}': d = {domain.d} is above {self.most_d}, too many for its "
+                "covariance matrix; use 'sep-cma'"
+            )
+        self._take(population=population, scale=scale, x0=x0)
+        self.sigma0 = self._size("sigma0", sigma0, 0.5)
         self.options = dict(options or {})
         self._es = self._start()
         self._losses: list[Array] = []
         self._moved: dict[int, Array] = {}
+        self._points = np.empty((0, 0))
 
     def _start(self) -> Any:
+        """pycma's object; in one dimension, which pycma does not support, beside one that does nothing."""
         cma = _pycma()
         allowed = set(cma.CMAOptions.defaults()) - _OURS
         for option, value in self.options.items():
@@ -110,7 +115,28 @@ class CMAES(BaseOptimizer):
                 raise GfoError(
                     f"optimizer '{self.name}': options['{option}'] = {value!r} {why}; known are {known}"
                 )
+        hidden = max(0, 2 - self.domain.d)
+        sigma = np.pad(self.sigma0, (0, hidden), mode="edge")
+        options = self._options(cma, sigma)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings(
+                    "error", message=".*is not a safe string"
+                )  # a text that is no option value
+                x0 = np.pad(self.x0, (0, hidden))
+                return cma.CMAEvolutionStrategy(x0, float(sigma.max()), {**options, **self.options})
+        except (ValueError, TypeError, AssertionError, UserWarning) as error:
+            raise GfoError(
+                f"optimizer '{self.name}': pycma refuses options {self.options}: {error}"
+            ) from error
+
+    def _options(self, cma: Any, sigma: Array) -> dict[str, Any]:
+        """pycma's options, given the first step sizes [d]."""
+        unit = min(1.0, 2 * float(sigma.max()))
         options: dict[str, Any] = {
+            **_NEVER,
+            "tolx": 1e-11 * unit,
+            "tolxstagnation": [1e-9 * unit, 20, 0.1],
             "popsize": self.population,
             "CMA_diagonal": self.diagonal,
             "seed": math.nan,  # with any other seed pycma seeds numpy's global generator
@@ -120,29 +146,33 @@ class CMAES(BaseOptimizer):
             "verb_disp": 0,
             "verb_log": 0,
         }
-        if self.domain.bounded:
-            options["bounds"] = [list(self.domain.low), list(self.domain.high)]
-            options["CMA_stds"] = scale(self.domain, self.sigma0) / self.sigma0
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings(
-                    "error", message=".*is not a safe string"
-                )  # a text that is no option value
-                return cma.CMAEvolutionStrategy(self.x0, self.sigma0, {**options, **self.options})
-        except (ValueError, TypeError, AssertionError, UserWarning) as error:
-            raise GfoError(
-                f"optimizer '{self.name}': pycma refuses options {self.options}: {error}"
-            ) from error
+        if np.ptp(sigma) > 0:
+            options["CMA_stds"] = sigma / sigma.max()
+        return options
 
     def _ask(self) -> Array:
-        return self.domain.clip(np.array(self._es.ask()))
+        self._points = np.array(self._es.ask())
+        return self.domain.clip(self._points[:, : self.domain.d])
 
     def _tell(self, z: Array, loss: Array) -> None:
         self._record(z, loss)
-        self._es.tell(list(z), list(worst_for_failed(loss)))
+        if self._flat_steps:
+            return
+        d, points = self.domain.d, self._points
+        moved = (z != self.domain.clip(points[:, :d])).any(axis=1)
+        points[moved, :d] = z[moved]
+        self._es.tell(list(points), list(worst_for_failed(loss)))
+        if self.domain.bounded:
+            step = self._es.stds[:d]
+            self._es.mean[:d] = np.clip(self._es.mean[:d], self.domain.low - step, self.domain.high + step)
 
     def _skip(self, z: Array) -> None:
         self._record(z, np.full(len(z), np.nan))
+
+    def _widen(self) -> None:
+        """A larger step size, up to `WIDEST` times the first one."""
+        if (self._es.stds[: self.domain.d] * WIDER <= within(self.domain, WIDEST * self.sigma0)).all():
+            self._es.sigma *= WIDER
 
     def _record(self, z: Array, loss: Array) -> None:
         if self._asked is not None and not np.array_equal(z, self._asked):
@@ -151,7 +181,8 @@ class CMAES(BaseOptimizer):
 
     def recommend(self) -> Array:
         """The mean of the distribution, [d]."""
-        return self.domain.clip(np.asarray(self._es.result.xfavorite, dtype=np.float64))
+        mean = np.asarray(self._es.result.xfavorite, dtype=np.float64)
+        return self.domain.clip(mean[: self.domain.d])
 
     def should_stop(self) -> str | None:
         if reason := super().should_stop():
@@ -178,11 +209,13 @@ class CMAES(BaseOptimizer):
                 )
         self.seed = int(state["seed"])
         self._es = self._start()
-        self._losses, self._moved, self._asked, self._failed_steps = [], {}, None, 0
+        self._losses, self._moved, self._asked = [], {}, None
+        self._failed_steps, self._flat_steps, self._last_loss, self._said = 0, 0, np.inf, True
         self.best_z, self.best_loss = start_point(self.domain), np.inf
         for step, loss in enumerate(state["losses"]):
             z = self.ask()
             self.tell(state["moved"].get(str(step), z), loss)
+        self._said = False
         if state["asked"]:
             self.ask()
 
@@ -192,6 +225,29 @@ class SepCMAES(CMAES):
 
     name = "sep-cma"
     diagonal = True
+    most_d = None
+
+
+class VkDCMAES(CMAES):
+    """CMA-ES with a diagonal matrix and a few directions, as many as it finds of use: O(k d) memory.
+
+    C = D (I + V V^T) D with V of k columns. Akimoto and Hansen (2016), Projection-based restricted
+    covariance matrix adaptation for high dimension, doi:10.1145/2908812.2908863; Online model selection
+    for restricted covariance matrix adaptation, doi:10.1007/978-3-319-45823-6_1. The step size is
+    adapted by the sampler's two-point scheme.
+    """
+
+    name = "vkd-cma"
+    most_d = None
+
+    def _options(self, cma: Any, sigma: Array) -> dict[str, Any]:
+        if self.domain.d == 1:
+            return super()._options(cma, sigma)
+        from cma.restricted_gaussian_sampler import GaussVkDSampler
+
+        options = super()._options(cma, sigma)
+        options["CMA_sampler_options"] = {"randn": options["randn"]}  # by default numpy's global one
+        return dict(GaussVkDSampler.extend_cma_options(options))
 
 
 def _pycma() -> Any:

@@ -9,8 +9,13 @@ doi:10.1023/B:NACO.0000023416.59689.4e.
     offspring  crossover of two selected parents with chance p_c, else a copy of the first; then mutation
     ln sigma <- ln sigma + (share better than their first parent - 1/5)           adaptive strength
 
-The recommendation is the incumbent. For stochastic losses `reevaluate=True` asks for the elites
-again in each generation, so that a lucky loss does not stay, and the recommendation is the first elite.
+Offspring that score as their first parent count as neither. In a domain of whole numbers no point is
+evaluated twice, as long as one is left near: an offspring that was evaluated before is mutated again.
+
+The recommendation is the incumbent. Where batches differ or losses are noisy (the loop says so, or
+`reevaluate=True` does, or the elites, asked once more when the steps have become small, score otherwise),
+each generation asks for its parents again, the best of the generation before, and offspring are compared
+with them within the step: a lucky loss does not stay (and the champion guards against drift, champion.py).
 """
 
 from __future__ import annotations
@@ -22,31 +27,29 @@ import numpy as np
 
 from gfo.core.domain import Array, Domain
 from gfo.optimizers import genetic_operators as op
-from gfo.optimizers.base import (
-    BaseOptimizer,
-    first_population,
-    number,
-    one_of,
-    option_error,
-    population_option,
-    scale,
-    start_option,
-    whole,
-)
+from gfo.optimizers.base import WIDEST, first_population
+from gfo.optimizers.champion import Championed
+from gfo.optimizers.options import number, one_of, option_error, whole
 
 SELECTIONS = ("tournament", "roulette", "rank", "truncation")
 CROSSOVERS = ("one-point", "multi-point", "uniform", "blend", "sbx")
+SMALL, SMALLEST = 1e-2, 1e-3
+"""Shares of the first strength at which losses are checked for noise, and at which it stays with noise."""
+TARGET = 1 / 5
+TRIES = 8
+"""Mutations more of an offspring that was evaluated before."""
 
 
-class GeneticAlgorithm(BaseOptimizer):
+class GeneticAlgorithm(Championed):
     """Genetic algorithm with a choice of operators.
 
     Args:
-        domain: the box searched; integer and binary genes are allowed.
+        domain: the box searched; integer, binary and categorical genes are allowed.
         seed: of the method's own random generator.
         population: K; 4 + floor(3 ln d) by default.
         elites: points that stay, up to K.
-        reevaluate: whether the elites are evaluated anew in each generation, as part of K.
+        reevaluate: whether parents are evaluated anew in each generation, as part of K; done anyway where
+            batches differ.
         selection: "tournament", "roulette", "rank" or "truncation".
         tournament_size: parents drawn for a tournament.
         truncation_share: share of the parents that truncation leaves.
@@ -56,7 +59,9 @@ class GeneticAlgorithm(BaseOptimizer):
         points: places of a multi-point crossover.
         alpha: of the blend (Eshelman and Schaffer: 0.5).
         eta: of the simulated binary crossover (Deb and Agrawal: 2 to 20).
-        sigma0: spread of the first population and first strength of the mutation of real genes.
+        scale: a typical change of a coordinate; 1 by default, within a box a fifth of its width.
+        sigma0: first strength of the mutation of real genes, and spread of the first population, in z; by
+            default half of `scale`, and the first population uniform within a box.
         strength: "adaptive", "scheduled" (sigma0 decay^generation) or "constant".
         decay: of the scheduled strength.
         p_m: chance that a real gene mutates.
@@ -66,7 +71,10 @@ class GeneticAlgorithm(BaseOptimizer):
 
     name = "ga"
     integers = True
-    _state = ("parents", "parents_loss", "first_parent_loss", "sigma", "generation")
+    _state = (
+        "parents", "parents_loss", "first_parent_loss", "sigma", "generation", "_first", "_again", "_checked",
+        "_seen",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -84,7 +92,8 @@ class GeneticAlgorithm(BaseOptimizer):
         points: int = 2,
         alpha: float = 0.5,
         eta: float = 15.0,
-        sigma0: float = 0.5,
+        scale: float | Sequence[float] | None = None,
+        sigma0: float | None = None,
         strength: str = "adaptive",
         decay: float = 0.99,
         p_m: float = 1.0,
@@ -92,7 +101,7 @@ class GeneticAlgorithm(BaseOptimizer):
         x0: Sequence[float] | Array | None = None,
     ) -> None:
         super().__init__(domain, seed)
-        self.population = population_option(self.name, domain, population)
+        self._take(population=population, scale=scale, x0=x0)
         self.elites = whole(self.name, "elites", elites, least=0)
         self.reevaluate = bool(reevaluate)
         if self.elites > self.population - self.reevaluate:
@@ -109,43 +118,81 @@ class GeneticAlgorithm(BaseOptimizer):
         self.points = 1 if self.crossover == "one-point" else whole(self.name, "points", points)
         self.alpha = number(self.name, "alpha", alpha, least=0)
         self.eta = number(self.name, "eta", eta, least=0)
-        self.sigma0 = self.sigma = number(self.name, "sigma0", sigma0, above=0)
+        steps = self._size("sigma0", sigma0, 0.5)
+        self.sigma0 = self.sigma = float(steps.max())
+        self._width = np.where(domain.integer, 0.0, steps / self.sigma0)
+        self._uniform = sigma0 is None
         self.strength = one_of(self.name, "strength", strength, ("adaptive", "scheduled", "constant"))
         self.decay = number(self.name, "decay", decay, above=0, most=1)
         self.p_m = number(self.name, "p_m", p_m, least=0, most=1)
         self.p_reset = number(
             self.name, "p_reset", 1 / domain.d if p_reset is None else p_reset, least=0, most=1
         )
-        self._x0 = start_option(self.name, domain, x0)
-        self._width = scale(domain, 1.0)
         self.parents = np.empty((0, domain.d))
         self.parents_loss = np.empty(0)
         self.first_parent_loss = np.empty(0)
         self.generation = 0
+        self._first = np.empty(0, dtype=np.int64)  # the first parents, as rows of what is asked again
+        self._again = 0  # how many rows of the step are parents asked again
+        self._checked = False
+        self._seen = np.empty(0, dtype=np.uint64)  # hashes of the points of whole numbers told so far
+
+    @property
+    def noisy(self) -> bool:
+        return self.reevaluate or super().noisy
 
     def _ask(self) -> Array:
+        self._again = 0
         if not len(self.parents):
-            return first_population(self.domain, self.rng, self.population, self.sigma0, self._x0)
-        kept = self._elites() if self.reevaluate else np.empty(0, dtype=int)
-        n = self.population - len(kept)
-        first, second = self._select(2 * n).reshape(2, n)
+            return first_population(
+                self.domain, self.rng, self.population, self._steps(), self.x0, boxes=self._uniform
+            )
+        if self.noisy:
+            return self._beside(self._best(self._survivors()))
+        if self._doubtful() and self.elites and len(elites := self._best(self.elites)):
+            return self._beside(elites)
+        first, second = self._select(self.parents_loss, 2 * self.population).reshape(2, self.population)
         self.first_parent_loss = self.parents_loss[first]
-        children = self._cross(self.parents[first], self.parents[second])
-        return np.concatenate([self.parents[kept], self._mutate(children)])
+        return self._offspring(self.parents[first], self.parents[second])
 
-    def _elites(self) -> Array:
-        """Indices of the best `elites` parents that did not fail."""
-        best = np.argsort(self.parents_loss, kind="stable")[: self.elites]
-        return np.asarray(best[np.isfinite(self.parents_loss[best])])
+    def _beside(self, kept: Array) -> Array:
+        """The parents of these indices again, and offspring of them: [K, d]."""
+        self._again, n = len(kept), self.population - len(kept)
+        parents = self.parents[kept]
+        self._first, second = self._select(self.parents_loss[kept], 2 * n).reshape(2, n)
+        return np.concatenate([parents, self._offspring(parents[self._first], parents[second])])
 
-    def _select(self, n: int) -> Array:
+    def _survivors(self) -> int:
+        """How many parents are asked again, of K points a step."""
+        most = max(self.elites, round(self.truncation_share * self.population), 1)
+        return min(most, self.population - 1)
+
+    def _doubtful(self) -> bool:
+        """Whether steps are so small for the first time that it is worth knowing if losses are noisy."""
+        small = self.sigma < SMALL * self.sigma0 and self.strength == "adaptive"
+        return small and not self._checked and not self.domain.integer.all()
+
+    def _best(self, n: int) -> Array:
+        """Indices of the best n parents, those that failed left out if there are others."""
+        best = np.argsort(self.parents_loss, kind="stable")[:n]
+        known = best[np.isfinite(self.parents_loss[best])]
+        return np.asarray(known if len(known) else best[:1])
+
+    def _steps(self) -> Array:
+        return self.sigma * self._width
+
+    def _select(self, loss: Array, n: int) -> Array:
+        """n parents by their losses: indices [n]."""
         if self.selection == "tournament":
-            return op.tournament(self.rng, self.parents_loss, n, size=self.tournament_size)
+            return op.tournament(self.rng, loss, n, size=self.tournament_size)
         if self.selection == "roulette":
-            return op.roulette(self.rng, self.parents_loss, n)
+            return op.roulette(self.rng, loss, n)
         if self.selection == "rank":
-            return op.linear_rank(self.rng, self.parents_loss, n)
-        return op.truncation(self.rng, self.parents_loss, n, share=self.truncation_share)
+            return op.linear_rank(self.rng, loss, n)
+        share = (
+            1.0 if self._again and self.noisy else self.truncation_share
+        )  # survivors are truncated already
+        return op.truncation(self.rng, loss, n, share=share)
 
     def _cross(self, a: Array, b: Array) -> Array:
         """Children of a and b, [n, d]."""
@@ -160,40 +207,72 @@ class GeneticAlgorithm(BaseOptimizer):
             child = np.where(real, op.simulated_binary(self.rng, a, b, eta=self.eta), child)
         return np.where(self.rng.random((len(a), 1)) < self.p_c, child, a)
 
+    def _offspring(self, a: Array, b: Array) -> Array:
+        """Children of a and b [n, d], new ones where the domain is one of whole numbers: [n, d]."""
+        z = self._mutate(self._cross(a, b))
+        if not self.domain.integer.all():
+            return z
+        for _ in range(TRIES):
+            known = op.repeats(z, self._seen)
+            if not known.any():
+                break
+            z[known] = op.change_one(self.rng, z[known], domain=self.domain)
+        return z
+
     def _mutate(self, z: Array) -> Array:
         if not self.domain.integer.all():
-            step = np.where(self.domain.integer, 0.0, self.sigma * self._width)
-            z = op.mutate_real(self.rng, z, step=step, rate=self.p_m)
+            z = op.mutate_real(self.rng, z, step=self._steps(), rate=self.p_m)
         if self.domain.integer.any():
             z = op.mutate_integer(self.rng, z, domain=self.domain, rate=self.p_reset)
         return self.domain.clip(z)
 
     def _tell(self, z: Array, loss: Array) -> None:
         loss = np.where(np.isnan(loss), np.inf, loss)
-        if len(self.parents):
-            children = loss[len(loss) - len(self.first_parent_loss) :]
-            self._adapt(float((children < self.first_parent_loss).mean()))
-        if self.reevaluate or not len(self.parents):
+        if self.domain.integer.all():
+            self._seen = np.union1d(self._seen, op.hashes(z))
+        if not len(self.parents):
+            self.parents, self.parents_loss = z, loss
+            return
+        n = self._again
+        if n and not self.noisy:
+            self._check(loss[:n])
+        parents_loss = loss[:n][self._first] if n else self.first_parent_loss
+        self._adapt(loss[n:], parents_loss)
+        if self.noisy:
             self.parents, self.parents_loss = z, loss
         else:
-            kept = self._elites()
+            kept = self._best(self.elites) if self.elites else np.empty(0, dtype=np.int64)
+            z, loss = z[n:], loss[n:]
             self.parents = np.concatenate([self.parents[kept], z])
             self.parents_loss = np.concatenate([self.parents_loss[kept], loss])
 
-    def _adapt(self, share_better: float) -> None:
+    def _check(self, loss: Array) -> None:
+        """Compare the losses [n] of elites asked again with those they had."""
+        self._checked = True
+        if self._another(self.parents_loss[self._best(self.elites)], loss):
+            self._noise_seen, self.sigma = True, self.sigma0
+
+    def _adapt(self, loss: Array, parents_loss: Array) -> None:
+        """Count the generation and learn from losses of offspring and of their first parents, [n]."""
         self.generation += 1
         if self.strength == "adaptive":
-            self.sigma *= math.exp(share_better - 0.2)
+            better, alike = loss < parents_loss, loss == parents_loss
+            self.sigma *= math.exp(float((better + TARGET * alike).mean()) - TARGET)
+            if self.noisy:
+                self.sigma = min(max(self.sigma, SMALLEST * self.sigma0), self.sigma0)
         elif self.strength == "scheduled":
             self.sigma = self.sigma0 * self.decay**self.generation
 
-    def recommend(self) -> Array:
-        """The incumbent; with re-evaluation, the best of the points told last: [d]."""
-        if self.reevaluate and len(self.parents):
-            return np.array(self.parents[np.argmin(self.parents_loss)])
-        return super().recommend()
+    def _go_back(self, z: Array) -> None:
+        self.parents, self.parents_loss = z[None].copy(), np.zeros(1)
+        self.sigma /= 2
+
+    def _widen(self) -> None:
+        if self.strength == "adaptive":
+            wide = self._wider(self._steps(), self.sigma0 * self._width)
+            self.sigma = min(float(wide.max()), WIDEST * self.sigma0)
 
     def should_stop(self) -> str | None:
-        if self.sigma < 1e-12 and not self.domain.integer.all():
-            return "the strength of the mutation fell below 1e-12"
+        if self.sigma < 1e-12 * self.sigma0 and not self.domain.integer.all():
+            return "the strength of the mutation fell below 1e-12 of the first one"
         return super().should_stop()

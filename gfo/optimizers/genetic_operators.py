@@ -10,6 +10,8 @@ N parents with loss [N] (inf for a failed one), n draws, d genes.
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 import numpy as np
 from scipy.stats import rankdata
 
@@ -89,3 +91,27 @@ def mutate_integer(rng: Rng, z: Array, *, domain: Domain, rate: float) -> Array:
     z = z.copy()
     z[:, genes] = np.where(rng.random(old.shape) < rate, other, old)
     return z
+
+
+def change_one(rng: Rng, z: Array, *, domain: Domain) -> Array:
+    """One random integer gene of each of z [n, d] set anew: [n, d]."""
+    genes = np.flatnonzero(domain.integer)
+    gene = rng.choice(genes, len(z))
+    other = mutate_integer(rng, z, domain=domain, rate=1.0)
+    z, rows = z.copy(), np.arange(len(z))
+    z[rows, gene] = other[rows, gene]
+    return z
+
+
+def hashes(z: Array) -> Array:
+    """A number of 64 bits for each point of z [n, d], equal for equal points: uint64 [n]."""
+    digests = (blake2b(row.tobytes(), digest_size=8).digest() for row in z + 0.0)  # -0.0 is 0.0
+    return np.frombuffer(b"".join(digests), dtype=np.uint64)
+
+
+def repeats(z: Array, seen: Array) -> Array:
+    """bool [n]: which points of z [n, d] were seen, by their hashes, or stand in z before."""
+    own = hashes(z)
+    again = np.ones(len(z), dtype=bool)
+    again[np.unique(own, return_index=True)[1]] = False
+    return np.asarray(again | np.isin(own, seen))

@@ -6,10 +6,11 @@ them are asked before any is told, which it calls K workers.
 
 Some of its methods draw from the global generators of numpy and Python: while nevergrad works, these
 are this optimizer's own, and the caller's are put back afterwards. The state holds what nevergrad was told,
-not its objects: loading it asks and tells it all again. Integer genes are rounded numbers to nevergrad, in a
-domain of integers by its own integer casting. A failed candidate gets a loss worse than the
-worst of its step. The recommendation is nevergrad's, by method its mean or its best point. Its
-methods do not say when they have converged, and some (CMA) wander off again afterwards.
+not its objects: loading it asks and tells it all again. Integer and categorical genes are nevergrad's own
+choices (nevergrad_genes.py). A failed candidate gets a loss worse than the worst of its step. What nevergrad
+raises is a `GfoError` that names the method and the reason. The recommendation is nevergrad's, by method its
+mean or its best point. Its methods do not say when they have converged, and some (CMA) wander off again
+afterwards.
 """
 
 from __future__ import annotations
@@ -25,30 +26,25 @@ import numpy as np
 
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
-from gfo.optimizers.base import (
-    BaseOptimizer,
-    default_population,
-    number,
-    scale,
-    start_option,
-    start_point,
-    whole,
-    worst_for_failed,
-)
+from gfo.optimizers.base import BaseOptimizer, worst_for_failed
+from gfo.optimizers.nevergrad_genes import grouped, parameter, point
+from gfo.optimizers.options import start_point, whole
 
 
 class Nevergrad(BaseOptimizer):
-    """A method of nevergrad's registry on an array of real numbers.
+    """A method of nevergrad's registry.
 
     Args:
-        domain: the box searched. nevergrad knows of the bounds only if no dimension lacks one;
-            otherwise its points are clipped. Integer genes are allowed.
+        domain: the box searched. nevergrad knows of bounds where a dimension has two; of others its points
+            are clipped. Integer and categorical genes are allowed.
         seed: of nevergrad's generator, and of what stands for the global ones.
         population: K, its workers; 4 + floor(3 ln d) by default, 1 for methods that cannot take more.
-        sigma0: the standard deviation of nevergrad's mutations, in unit-scale z; of integer genes a sixth of
-            their range, as nevergrad takes it for arrays with bounds.
+        scale: a typical change of a coordinate; 1 by default, within a box a fifth of its width.
+        sigma0: the standard deviation of nevergrad's mutations of real genes in z; by default half of
+            `scale`.
         x0: where it starts [d]; zero, moved into the domain, by default.
-        budget: evaluations planned, which some methods need and most use to choose their settings.
+        budget: evaluations planned, which some methods need and most use to choose their settings; the
+            plan's by default.
     """
 
     method: ClassVar[str]
@@ -60,7 +56,8 @@ class Nevergrad(BaseOptimizer):
         seed: int,
         *,
         population: int | None = None,
-        sigma0: float = 0.5,
+        scale: float | Sequence[float] | None = None,
+        sigma0: float | None = None,
         x0: Sequence[float] | Array | None = None,
         budget: int | None = None,
     ) -> None:
@@ -73,58 +70,64 @@ class Nevergrad(BaseOptimizer):
                 f"unknown optimizer '{self.name}': {hint}nevergrad.optimizers.registry has all names"
             )
         serial = bool(registry[self.method].no_parallelization)
-        if population is None:
-            population = 1 if serial else default_population(domain.d)
-        self.population = whole(self.name, "population", population)
+        self._take(population=population, default=1 if serial else None, least=1, scale=scale, x0=x0)
         if serial and self.population > 1:
             raise GfoError(f"optimizer '{self.name}': population = {population} must be 1")
-        self.sigma0 = number(self.name, "sigma0", sigma0, above=0)
-        self.x0 = start_option(self.name, domain, x0)
+        self.sigma0 = self._size("sigma0", sigma0, 0.5)
         self.budget = None if budget is None else whole(self.name, "budget", budget)
+        self._budget_given = budget is not None
+        self._groups = grouped(domain)
         self._begin()
 
+    def plan(self, evaluations: int | None = None, *, batches_differ: bool = False) -> None:
+        super().plan(evaluations, batches_differ=batches_differ)
+        if not self._budget_given and self._optimizer is None:
+            self.budget = self.evaluations
+
     def _begin(self) -> None:
-        """A new nevergrad optimizer that was told nothing."""
+        """Nothing told yet; nevergrad's optimizer is made at the first ask, as the plan comes before."""
         self._losses: list[Array] = []
         self._candidates: list[Any] = []
         self._global = (np.random.RandomState(self.seed).get_state(), random.Random(self.seed).getstate())
-        with self._working() as ng:
-            array = ng.p.Array(init=self.x0)
-            array.set_mutation(sigma=self._sigma() if self.domain.bounded else self.sigma0)
-            if np.isfinite(self.domain.high - self.domain.low).all():
-                array.set_bounds(self.domain.low, self.domain.high)
-            if self.domain.integer.all():
-                array.set_integer_casting()
-            array.random_state = np.random.RandomState(self.seed)
-            method = ng.optimizers.registry[self.method]
-            try:
-                self._optimizer = method(array, budget=self.budget, num_workers=self.population)
-            except (ValueError, TypeError, AssertionError) as error:
-                raise GfoError(f"optimizer '{self.name}': nevergrad refuses its options: {error}") from error
+        self._optimizer: Any = None
 
-    def _sigma(self) -> Array:
-        """Standard deviations of the mutations, [d]."""
-        real = scale(self.domain, self.sigma0)
-        return np.where(self.domain.integer, (self.domain.high - self.domain.low) / 6, real)
+    def _made(self) -> Any:
+        """nevergrad's optimizer; called while working."""
+        if self._optimizer is None:
+            ng = _nevergrad()
+            parts = [parameter(ng, self.domain, genes, self.sigma0, self.x0) for genes in self._groups]
+            space = parts[0] if len(parts) == 1 else ng.p.Tuple(*parts)
+            space.random_state = np.random.RandomState(self.seed)
+            method = ng.optimizers.registry[self.method]
+            self._optimizer = method(space, budget=self.budget, num_workers=self.population)
+        return self._optimizer
 
     @contextlib.contextmanager
-    def _working(self) -> Iterator[Any]:
-        """nevergrad, with this optimizer's own stand-in for the global generators, and quiet."""
-        ng = _nevergrad()
+    def _working(self) -> Iterator[None]:
+        """This optimizer's own stand-in for the global generators; quiet, and with errors of one line."""
+        _nevergrad()
         callers = _global_generators()
         _set_global_generators(self._global)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ng.errors.NevergradWarning)
-                yield ng
+                warnings.simplefilter("ignore")
+                yield
+        except Exception as error:
+            words = (str(error).splitlines() or [""])[0]
+            hint = "" if self.budget else "; it may want a budget: give the run evaluations, or budget = 1000"
+            raise GfoError(
+                f"optimizer '{self.name}': nevergrad raises {type(error).__name__}"
+                f"{': ' + words if words else ''}{hint}"
+            ) from error
         finally:
             self._global = _global_generators()
             _set_global_generators(callers)
 
     def _ask(self) -> Array:
         with self._working():
-            self._candidates = [self._optimizer.ask() for _ in range(self.population)]
-        z = np.array([candidate.value for candidate in self._candidates])
+            optimizer = self._made()
+            self._candidates = [optimizer.ask() for _ in range(self.population)]
+            z = np.array([point(self._groups, c.value, self.domain.d) for c in self._candidates])
         return self.domain.clip(np.where(np.isfinite(z), z, self.x0))
 
     def _tell(self, z: Array, loss: Array) -> None:
@@ -137,16 +140,21 @@ class Nevergrad(BaseOptimizer):
         self._losses.append(np.full(len(z), np.nan))
 
     def recommend(self) -> Array:
-        """What nevergrad recommends, [d]; before the first loss, the start."""
+        """What nevergrad recommends, [d]; before the first loss, the start; the incumbent if it fails to."""
         if not np.isfinite(self.best_loss):
             return self.best_z.copy()
         kept = self._optimizer.parametrization.random_state.get_state()
         kept_global = self._global
-        with self._working():
-            value = np.array(self._optimizer.provide_recommendation().value, dtype=np.float64)
-        self._optimizer.parametrization.random_state.set_state(kept)
-        self._global = kept_global
-        return self.domain.clip(np.where(np.isfinite(value), value, self.best_z))
+        try:
+            with self._working():
+                value = self._optimizer.provide_recommendation().value
+                z = point(self._groups, value, self.domain.d)
+        except GfoError:
+            return self.best_z.copy()
+        finally:
+            self._optimizer.parametrization.random_state.set_state(kept)
+            self._global = kept_global
+        return self.domain.clip(np.where(np.isfinite(z), z, self.best_z))
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -154,6 +162,7 @@ class Nevergrad(BaseOptimizer):
             "seed": self.seed,
             "d": self.domain.d,
             "population": self.population,
+            "budget": self.budget,
             "losses": [loss.copy() for loss in self._losses],
             "best_z": self.best_z.copy(),
             "best_loss": self.best_loss,
@@ -168,12 +177,15 @@ class Nevergrad(BaseOptimizer):
                 f"{state['population']}"
             )
         self.seed = int(state["seed"])
-        self._asked, self._failed_steps = None, 0
+        self.budget = state.get("budget", self.budget)
+        self._asked = None
+        self._failed_steps, self._flat_steps, self._last_loss, self._said = 0, 0, np.inf, True
         self.best_z, self.best_loss = start_point(self.domain), np.inf
         self._begin()
         for loss in state["losses"]:
             self.tell(self.ask(), loss)
         self.best_z, self.best_loss = np.array(state["best_z"]), float(state["best_loss"])
+        self._said = False
         if state["asked"]:
             self.ask()
 

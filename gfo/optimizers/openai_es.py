@@ -22,10 +22,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from gfo.core.domain import Array, Domain
-from gfo.optimizers.base import BaseOptimizer, even_population, number, one_of, scale, start_option
+from gfo.optimizers.base import BaseOptimizer
 from gfo.optimizers.fitness_shaping import centred_ranks, z_scores
+from gfo.optimizers.options import number, one_of
 
 SHAPINGS = {"ranks": centred_ranks, "z-scores": z_scores}
+
+RETURN = 0.98
+"""What a step leaves of a perturbation that a flat stretch made wider."""
 
 
 class OpenAIES(BaseOptimizer):
@@ -35,10 +39,12 @@ class OpenAIES(BaseOptimizer):
         domain: the box searched; samples are clipped into it.
         seed: of the method's own random generator.
         population: K, even.
-        sigma: the standard deviation of the perturbations, in unit-scale z; fixed. A narrow one, such as 0.1,
+        scale: a typical change of a coordinate; 1 by default, within a box a fifth of its width.
+        sigma: the standard deviation of the perturbations in z; 0.35 `scale` by default. A narrow one, 0.1,
             gets nearer to a sharp optimum; on a soft prompt's rugged loss it went less deep, and held less on
             other rows (benchmarks/README.md, "Leaderboard").
-        alpha: Adam's step, about the largest change of a coordinate in one of the first steps.
+        alpha: Adam's step, about the largest change of a coordinate in one of the first steps; 0.4 `scale` by
+            default.
         T: steps after which alpha_t begins to fall; a large number keeps it constant.
         beta1: of Adam's first moment. 0.5, as Radford et al. (2016), arXiv:1511.06434, have it where
             gradients change quickly: with the 0.9 of Adam's paper a run of some tens of steps overshoots.
@@ -49,7 +55,7 @@ class OpenAIES(BaseOptimizer):
     """
 
     name = "openai-es"
-    _state = ("theta", "m", "v", "t")
+    _state = ("theta", "m", "v", "t", "sigma")
 
     def __init__(
         self,
@@ -57,8 +63,9 @@ class OpenAIES(BaseOptimizer):
         seed: int,
         *,
         population: int | None = None,
-        sigma: float = 0.35,
-        alpha: float = 0.4,
+        scale: float | Sequence[float] | None = None,
+        sigma: float | None = None,
+        alpha: float | None = None,
         T: float = 2.0,
         beta1: float = 0.5,
         beta2: float = 0.999,
@@ -68,9 +75,9 @@ class OpenAIES(BaseOptimizer):
         x0: Sequence[float] | Array | None = None,
     ) -> None:
         super().__init__(domain, seed)
-        self.population = even_population(self.name, domain, population)
-        self.sigma = scale(domain, number(self.name, "sigma", sigma, above=0))
-        self.alpha = number(self.name, "alpha", alpha, above=0)
+        self._take(population=population, even=True, scale=scale, x0=x0)
+        self._sigma0 = self.sigma = self._size("sigma", sigma, 0.35)
+        self.alpha = self._size("alpha", alpha, 0.4)
         self.T = number(self.name, "T", T, above=0)
         self.beta1 = number(self.name, "beta1", beta1, least=0, below=1)
         self.beta2 = number(self.name, "beta2", beta2, least=0, below=1)
@@ -78,7 +85,7 @@ class OpenAIES(BaseOptimizer):
         self.shaping = one_of(self.name, "shaping", shaping, SHAPINGS)
         self.rank_based = self.shaping == "ranks"
         self.l2coeff = number(self.name, "l2coeff", l2coeff, least=0)
-        self.theta = start_option(self.name, domain, x0)
+        self.theta = self.x0.copy()
         self.m, self.v = np.zeros(domain.d), np.zeros(domain.d)
         self.t = 0
 
@@ -95,6 +102,8 @@ class OpenAIES(BaseOptimizer):
 
     def _tell(self, z: Array, loss: Array) -> None:
         g = self.gradient(z, loss)
+        if not self._flat_steps:  # the way back from a wider search
+            self.sigma = np.maximum(self._sigma0, RETURN * self.sigma)
         alpha = self.alpha / np.sqrt(1 + self.t / self.T)
         self.t += 1
         self.m = self.beta1 * self.m + (1 - self.beta1) * g
@@ -102,6 +111,9 @@ class OpenAIES(BaseOptimizer):
         m = self.m / (1 - self.beta1**self.t)
         v = self.v / (1 - self.beta2**self.t)
         self.theta = self.domain.clip(self.theta + alpha * m / (np.sqrt(v) + self.epsilon))
+
+    def _widen(self) -> None:
+        self.sigma = self._wider(self.sigma, self._sigma0)
 
     def recommend(self) -> Array:
         """theta, the mean of the distribution, [d]."""

@@ -4,13 +4,14 @@ Bergstra and Bengio (2012), Random search for hyper-parameter optimization, JMLR
 Sobol' (1967), doi:10.1016/0041-5553(67)90144-9; scrambled as Owen (1998), doi:10.1006/jcom.1998.0487.
 
 A coordinate is standard normal where it has no bounds (z is unit scale) and uniform between two
-bounds, over the whole numbers for integer genes. The recommendation is the incumbent.
+bounds, over the whole numbers for integer genes. The recommendation is the incumbent; where batches
+differ, the best of a step is evaluated again in the next one, and the better one of that step stays.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from scipy.stats import qmc
 
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
-from gfo.optimizers.base import BaseOptimizer, scatter, whole
+from gfo.optimizers.base import BaseOptimizer, scatter
 
 
 class RandomSearch(BaseOptimizer):
@@ -28,40 +29,61 @@ class RandomSearch(BaseOptimizer):
         domain: the box searched; integer genes are allowed.
         seed: of the method's own random generator.
         population: K, points a step.
+        scale: the standard deviation of a coordinate without bounds; 1 by default.
     """
 
     name = "random"
     rank_based = True
     integers = True
 
-    def __init__(self, domain: Domain, seed: int, *, population: int = 16) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        seed: int,
+        *,
+        population: int = 16,
+        scale: float | Sequence[float] | None = None,
+    ) -> None:
         super().__init__(domain, seed)
-        self.population = whole(self.name, "population", population)
+        self._take(population=population, least=1, scale=scale)
 
     def _ask(self) -> Array:
-        return scatter(self.domain, self.rng.random((self.population, self.domain.d)))
+        return self._beside_the_best(
+            scatter(self.domain, self.rng.random((self.population, self.domain.d)), self.scale)
+        )
+
+    def _beside_the_best(self, z: Array) -> Array:
+        """z [K, d]; where losses of steps may not be compared, the last step's best takes the first place."""
+        if self.noisy and np.isfinite(self.best_loss) and len(z) > 1:
+            z[0] = self.best_z
+        return z
 
     def _tell(self, z: Array, loss: Array) -> None:
         """Nothing to learn: the books keep the incumbent."""
 
 
-class SobolSearch(BaseOptimizer):
+class SobolSearch(RandomSearch):
     """Draws that fill the space evenly: a scrambled Sobol' sequence of [0, 1)^d, spread by quantiles.
 
     Args:
         domain: the box searched; integer genes are allowed; d at most 21,201.
         seed: of the scrambling.
         population: K, points a step; the sequence is most even in powers of two.
+        scale: the standard deviation of a coordinate without bounds; 1 by default.
     """
 
     name = "sobol"
-    rank_based = True
-    integers = True
     _state = ("seed", "_drawn")
 
-    def __init__(self, domain: Domain, seed: int, *, population: int = 16) -> None:
-        super().__init__(domain, seed)
-        self.population = whole(self.name, "population", population)
+    def __init__(
+        self,
+        domain: Domain,
+        seed: int,
+        *,
+        population: int = 16,
+        scale: float | Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(domain, seed, population=population, scale=scale)
         if domain.d > qmc.Sobol.MAXDIM:
             raise GfoError(f"optimizer 'sobol': d = {domain.d} is above {qmc.Sobol.MAXDIM}; use 'random'")
         self._sequence = self._start()
@@ -75,10 +97,8 @@ class SobolSearch(BaseOptimizer):
             warnings.filterwarnings("ignore", message="The balance properties of Sobol' points")
             u = self._sequence.random(self.population)
         self._drawn += self.population
-        return scatter(self.domain, u + 2.0**-31)  # the middle of cells of width 2^-30: never 0
-
-    def _tell(self, z: Array, loss: Array) -> None:
-        """Nothing to learn: the books keep the incumbent."""
+        u += 2.0**-31  # the middle of cells of width 2^-30: never 0
+        return self._beside_the_best(scatter(self.domain, u, self.scale))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)

@@ -2,22 +2,24 @@
 
 IPOP: Auger and Hansen (2005), A restart CMA evolution strategy with increasing population size,
 doi:10.1109/CEC.2005.1554902. BIPOP: Hansen (2009), Benchmarking a BI-population CMA-ES on the BBOB-2009
-function testbed, doi:10.1145/1570256.1570333.
+function testbed, doi:10.1145/1570256.1570333; its accounts as pycma keeps them.
 
     IPOP    run i has the population factor^i lambda
-    BIPOP   such large runs, and in turn with them, whichever spent fewer evaluations, small ones:
+    BIPOP   such large runs, and in turn with them, as long as they spent fewer evaluations, small ones:
             lambda_s = lambda (lambda_l / (2 lambda))^(u^2),  sigma_s = sigma0 10^(-2 u'),  u, u' ~ U[0, 1]
+            A small run ends after half the evaluations of all large ones; the first run counts as small.
 
 A run ends when its optimizer wants to stop, or when the best losses of the last
 10 + ceil(30 d / lambda) steps differ by at most `tolfun` (equalfunvalhist of Auger and Hansen). The
-next one starts at a random point of the domain, N(0, I) where it has no bounds. The recommendation
-is that of the run with the lowest loss.
+next one starts at a random point of the domain, N(0, scale^2) where it has no bounds. The recommendation
+is that of the run with the lowest loss; where batches differ, the best run's recommendation so far is
+evaluated in each step beside that of the present run, and the one with the lower losses on average is it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,12 @@ from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Optimizer
 from gfo.optimizers import make_with, options_of
-from gfo.optimizers.base import BaseOptimizer, number, scatter, whole
+from gfo.optimizers.base import BaseOptimizer, scatter
+from gfo.optimizers.inner import inner_options, plan, quiet
+from gfo.optimizers.options import number, whole
+
+DUELS = 20
+"""Steps of the present run whose comparisons with the best run so far count."""
 
 
 class IPOP(BaseOptimizer):
@@ -36,15 +43,19 @@ class IPOP(BaseOptimizer):
         domain: the box searched.
         seed: of the choice of starts and of every run's own seed.
         optimizer: name of the method restarted; it must have the options population and x0.
+        scale: a typical change of a coordinate, handed on; 1 by default, within a box a fifth of its width.
         options: its options in the first run; later runs change population, x0 and sigma0.
         factor: growth of the population (Auger and Hansen: 2).
-        restarts: the most restarts with a larger population (Hansen 2009: 9).
+        restarts: how often the population grows (Hansen 2009: 9); later restarts keep the largest.
         tolfun: spread of the best losses at which a run has come to its end.
     """
 
     name = "ipop"
     integers = True  # as far as the method restarted takes them
-    _state = ("run", "_recent", "_run_best", "_kept_z", "_kept_loss", "_grown", "_spent", "_reason")
+    _state = (
+        "run", "_recent", "_run_best", "_kept_z", "_kept_loss", "_grown", "_spent", "_run_spent", "_reason",
+        "_duels", "_rivals",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -52,14 +63,16 @@ class IPOP(BaseOptimizer):
         seed: int,
         *,
         optimizer: str = "cma",
+        scale: float | Sequence[float] | None = None,
         options: Mapping[str, Any] | None = None,
         factor: float = 2.0,
         restarts: int = 9,
         tolfun: float = 1e-12,
     ) -> None:
         super().__init__(domain, seed)
+        self._take(scale=scale)
         self.optimizer = optimizer
-        self.options = dict(options or {})
+        self.options = inner_options(optimizer, options, None if scale is None else self.scale)
         known = options_of(optimizer)
         self._known = set(known if known is not None else ("population", "x0", "sigma0"))
         if not {"population", "x0"} <= self._known:
@@ -72,63 +85,88 @@ class IPOP(BaseOptimizer):
         self.run: dict[str, Any] = {"seed": int(self.rng.integers(2**31)), "small": False}
         self._inner = self._build()
         self._population = int(getattr(self._inner, "population", 0)) or len(self._build().ask())
-        self._sigma0 = float(self.options.get("sigma0", getattr(self._inner, "sigma0", 0.5)))
+        sigma0 = self.options.get("sigma0", getattr(self._inner, "sigma0", 0.5))
+        self._sigma0 = float(np.max(sigma0))
         self._grown = 0
         self._spent = [0, 0]  # evaluations in runs with a large and with a small population
+        self._run_spent = 0
         self._recent: list[float] = []
         self._run_best = np.inf
         self._kept_z, self._kept_loss = self._inner.recommend(), np.inf
         self._reason = ""
+        self._duels: list[float] = []  # losses of the best run's recommendation minus the present run's
+        self._rivals = 0  # rows of the step that are such recommendations: 0 or 2
 
     def _build(self) -> Optimizer:
         run = {key: value for key, value in self.run.items() if key not in ("seed", "small")}
-        return make_with(self.optimizer, self.domain, self.run["seed"], {**self.options, **run})
+        inner = make_with(self.optimizer, self.domain, self.run["seed"], {**self.options, **run})
+        quiet(inner)
+        plan(inner, None, batches_differ=self.batches_differ)
+        return inner
+
+    def plan(self, evaluations: int | None = None, *, batches_differ: bool = False) -> None:
+        super().plan(evaluations, batches_differ=batches_differ)
+        plan(self._inner, None, batches_differ=batches_differ)
 
     def _ask(self) -> Array:
-        if self._reason and self._grown < self.restarts:
+        if self._reason:
             self._restart()
-        return self._inner.ask()
+        z = self._inner.ask()
+        self._rivals = 2 if self.noisy and np.isfinite(self._kept_loss) else 0
+        if self._rivals:
+            z = np.concatenate([self._kept_z[None], self._inner.recommend()[None], z])
+        return z
 
     def _tell(self, z: Array, loss: Array) -> None:
+        if self._rivals and np.isfinite(loss[:2]).all():
+            self._duels = [*self._duels, float(loss[0] - loss[1])][-DUELS:]
+        z, loss = z[self._rivals :], loss[self._rivals :]
         self._inner.tell(z, loss)
-        self._spent[self.run["small"]] += len(z)
-        best = float(np.nanmin(loss))
+        self._run_spent += len(z)
+        self._spent[self.run["small"] or not self._grown] += len(z)
+        best = float(np.nanmin(loss)) if np.isfinite(loss).any() else np.inf
         self._run_best = min(self._run_best, best)
         window = 10 + math.ceil(30 * self.domain.d / len(z))
         self._recent = [*self._recent, best][-window:]
         self._reason = self._inner.should_stop() or ""
-        if not self._reason and len(self._recent) == window and np.ptp(self._recent) <= self.tolfun:
+        spread = max(self._recent) - min(self._recent) if np.isfinite(self._recent).all() else np.inf
+        if not self._reason and len(self._recent) == window and spread <= self.tolfun:
             self._reason = f"the best losses of the last {window} steps no longer differ"
+        if self.run["small"] and self._run_spent >= self._spent[0] / 2:
+            self._reason = "a small run takes at most half the evaluations of the large ones"
 
     def _skip(self, z: Array) -> None:
+        z = z[self._rivals :]
         self._inner.tell(z, np.full(len(z), np.nan))
 
     def _restart(self) -> None:
-        if self._run_best < self._kept_loss:
+        if self._ahead():
             self._kept_z, self._kept_loss = np.array(self._inner.recommend()), self._run_best
         self.run = {"seed": int(self.rng.integers(2**31)), **self._next_run()}
-        self.run["x0"] = scatter(self.domain, self.rng.random(self.domain.d))
+        self.run["x0"] = scatter(self.domain, self.rng.random(self.domain.d), self.scale)
         self._inner = self._build()
-        self._recent, self._run_best, self._reason = [], np.inf, ""
+        self._recent, self._run_best, self._reason, self._run_spent = [], np.inf, "", 0
+        self._duels = []
+
+    def _ahead(self) -> bool:
+        """Whether the present run is better than the best one before it."""
+        if self.noisy and np.isfinite(self._kept_loss):
+            return bool(self._duels) and float(np.mean(self._duels)) > 0
+        return self._run_best < self._kept_loss
 
     def _next_run(self) -> dict[str, Any]:
         """What the next run changes in the options."""
-        self._grown += 1
+        self._grown = min(self._grown + 1, self.restarts)
         return {"small": False, "population": self._large()}
 
     def _large(self) -> int:
         return _even(self._population * self.factor**self._grown)
 
     def recommend(self) -> Array:
-        """The recommendation of the run with the lowest loss, [d]."""
-        if self._kept_loss < self._run_best:
-            return np.array(self._kept_z)
-        return self._inner.recommend()
-
-    def should_stop(self) -> str | None:
-        if self._reason and self._grown >= self.restarts:
-            return f"all {self.restarts} restarts are used; the last run ended because {self._reason}"
-        return super().should_stop()
+        """The recommendation of the best run, [d]."""
+        if self._ahead() or not np.isfinite(self._kept_loss):
+            return self._inner.recommend()
+        return np.array(self._kept_z)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "inner": self._inner.state_dict()}
@@ -145,7 +183,7 @@ class BIPOP(IPOP):
     name = "bipop"
 
     def _next_run(self) -> dict[str, Any]:
-        if self._grown == 0 or self._spent[0] <= self._spent[1]:
+        if self._spent[1] >= self._spent[0]:
             return super()._next_run()
         u = self.rng.random(2)
         share = (self._large() / (2 * self._population)) ** (u[0] ** 2)

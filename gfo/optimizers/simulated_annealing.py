@@ -14,8 +14,13 @@ scheme, Andrieu and Thoms (2008), doi:10.1007/s11222-008-9110-y, with one step s
 
 T0 comes from the spread of the first losses: in a quadratic bowl a chain at temperature T has
 the mean excess loss d T / 2 (equipartition), so T0 = 2 std(f) / d keeps it at the spread observed.
-A failed proposal is refused. The recommendation is the incumbent. For stochastic losses a lucky value
-keeps a chain in place: prefer a method with a mean.
+As long as all losses are equal there is no T0, and every proposal is accepted. A failed proposal is
+refused. The recommendation is the incumbent.
+
+Where batches differ or losses are noisy (the loop says so, or the chains, asked once more when the steps have
+become small, score otherwise) there are half as many chains, and each step asks for the chains and their
+proposals, which are compared within the step: a lucky loss does not stay (and the champion guards against
+drift, champion.py).
 """
 
 from __future__ import annotations
@@ -26,32 +31,34 @@ from collections.abc import Sequence
 import numpy as np
 
 from gfo.core.domain import Array, Domain
-from gfo.optimizers.base import (
-    BaseOptimizer,
-    number,
-    one_of,
-    population_option,
-    scale,
-    start_option,
-    whole,
-)
-from gfo.optimizers.genetic_operators import mutate_integer
+from gfo.optimizers.base import WIDEST
+from gfo.optimizers.genetic_operators import change_one, mutate_integer
+from gfo.optimizers.champion import Championed
+from gfo.optimizers.options import number, one_of, whole
+
+SMALL, SMALLEST = 1e-2, 1e-3
+"""Shares of the first step size at which losses are checked for noise, and at which it stays with noise."""
+SMALLEST_T = 1e-300
+"""A lower temperature counts as 0: its inverse is no number, or soon none."""
 
 
-class SimulatedAnnealing(BaseOptimizer):
+class SimulatedAnnealing(Championed):
     """K annealed Metropolis chains, one proposal each a step.
 
     Args:
-        domain: the box searched; proposals are clipped into it. Integer and binary genes are allowed.
+        domain: the box searched; proposals are clipped into it. Integer, binary and categorical
+            genes are allowed.
         seed: of the method's own random generator.
-        population: K, chains.
-        sigma0: the first step size, in unit-scale z; all chains start one step from x0, also within a
-            box: points drawn all over it would set T0 by the box, and cooling down from there is lost.
+        population: K, chains; half of it where losses are noisy.
+        scale: a typical change of a coordinate; 1 by default, within a box a fifth of its width.
+        sigma0: the first step size in z, half of `scale` by default; all chains start one step from x0, also
+            within a box: points drawn all over it would set T0 by the box, and the cooling is lost.
         x0: the start of the first chain [d]; zero, moved into the domain, by default.
         T0: the first temperature, in units of the loss; from the first losses by default.
         cooling: "geometric", "linear" or "logarithmic".
         r: factor of geometric cooling (Kirkpatrick et al.: 0.9).
-        n: steps of linear cooling, after which the chains only descend.
+        n: steps of linear cooling, after which the chains only descend; those of the plan by default, 200
+            without one.
         target: acceptance rate (0.234: Roberts, Gelman and Gilks 1997, doi:10.1214/aoap/1034625254).
         p_reset: chance that a proposal sets an integer gene anew, to any other value of its range; at least
             one gene of a genome of integers is; 1 / d by default.
@@ -62,7 +69,7 @@ class SimulatedAnnealing(BaseOptimizer):
 
     name = "sa"
     integers = True
-    _state = ("x", "loss", "s", "T0", "k", "idle", "record")
+    _state = ("x", "loss", "s", "T0", "k", "idle", "record", "n", "_again", "_checked")
 
     def __init__(
         self,
@@ -70,37 +77,45 @@ class SimulatedAnnealing(BaseOptimizer):
         seed: int,
         *,
         population: int | None = None,
-        sigma0: float = 0.5,
+        scale: float | Sequence[float] | None = None,
+        sigma0: float | None = None,
         x0: Sequence[float] | Array | None = None,
         T0: float | None = None,
         cooling: str = "geometric",
         r: float = 0.9,
-        n: int = 200,
+        n: int | None = None,
         target: float = 0.234,
         p_reset: float | None = None,
         resample: bool = True,
         patience: int | None = None,
     ) -> None:
         super().__init__(domain, seed)
-        self.population = population_option(self.name, domain, population, least=1)
-        self.s = number(self.name, "sigma0", sigma0, above=0)
+        self._take(population=population, least=1, scale=scale, x0=x0)
+        steps = self._size("sigma0", sigma0, 0.5)
+        self.s = self._s0 = float(steps.max())
+        self._width = np.where(domain.integer, 0.0, steps / self._s0)
         self.T0 = None if T0 is None else number(self.name, "T0", T0, above=0)
         self.cooling = one_of(self.name, "cooling", cooling, ("geometric", "linear", "logarithmic"))
         self.r = number(self.name, "r", r, above=0, most=1)
-        self.n = whole(self.name, "n", n)
+        self.n = 200 if n is None else whole(self.name, "n", n)
+        self._n_given = n is not None
         self.target = number(self.name, "target", target, above=0, below=1)
         p_reset = 1 / domain.d if p_reset is None else p_reset
         self.p_reset = number(self.name, "p_reset", p_reset, above=0, most=1)
         self.resample = bool(resample)
         self.patience = None if patience is None else whole(self.name, "patience", patience)
-        self._restart_size = self.s
-        self._width = np.where(domain.integer, 0.0, scale(domain, 1.0))
-        start = start_option(self.name, domain, x0)
-        self.x = self._about(start)
+        self.x = self._about(self.x0)
         self.loss = np.full(self.population, np.inf)
         self.k = 0
         self.idle = 0
         self.record = np.inf
+        self._again = 0  # how many rows of the step are chains asked again
+        self._checked = False
+
+    def plan(self, evaluations: int | None = None, *, batches_differ: bool = False) -> None:
+        super().plan(evaluations, batches_differ=batches_differ)
+        if evaluations is not None and not self._n_given and not self.k:
+            self.n = max(1, evaluations // max(self.population, 2))
 
     def temperature(self, k: int) -> float:
         """T_k, in units of the loss; 0 where linear cooling has ended."""
@@ -124,62 +139,94 @@ class SimulatedAnnealing(BaseOptimizer):
             return z
         z = mutate_integer(self.rng, z, domain=self.domain, rate=self.p_reset)
         if self.domain.integer.all():  # a proposal that stays would be accepted for nothing
-            stays = np.flatnonzero((z == x).all(axis=1))
-            gene = self.rng.integers(0, self.domain.d, len(stays))
-            other = mutate_integer(self.rng, z[stays], domain=self.domain, rate=1.0)
-            z[stays, gene] = other[np.arange(len(stays)), gene]
+            stays = (z == x).all(axis=1)
+            z[stays] = change_one(self.rng, z[stays], domain=self.domain)
         return z
 
     def _ask(self) -> Array:
+        self._again = 0
+        if self.noisy and len(self.x) > (chains := max(1, self.population // 2)):
+            best = np.sort(np.argsort(self.loss, kind="stable")[:chains])
+            self.x, self.loss = self.x[best], self.loss[best]
         if np.isinf(self.loss).all():  # nothing evaluated yet, or all failed
             if self._failed_steps:
-                self.x = self._about(self.best_z)
+                self.x = self._about(self.best_z)[: len(self.x)]
             return self.x
-        return self._proposals(self.x)
+        z = self._proposals(self.x)
+        if self.noisy or self._doubtful():
+            self._again = len(self.x)
+            z = np.concatenate([self.x, z])
+        return z
+
+    def _doubtful(self) -> bool:
+        """Whether steps are so small for the first time that it is worth knowing if losses are noisy."""
+        return self.s < SMALL * self._s0 and not self._checked and not self.domain.integer.all()
 
     def _tell(self, z: Array, loss: Array) -> None:
         loss = np.where(np.isnan(loss), np.inf, loss)
         if np.isinf(self.loss).all():
             self.x, self.loss = z, loss
-            if self.T0 is None:
-                self.T0 = 2 * float(loss[np.isfinite(loss)].std()) / self.domain.d
+            self._begin(loss)
             self.record = self.best_loss
             return
+        if n := self._again:
+            if not self.noisy:
+                self._checked = True
+                self._noise_seen = self._another(self.loss, loss[:n])
+                self.s = self._s0 if self._noise_seen else self.s
+            self.x, self.loss, z, loss = z[:n], loss[:n], z[n:], loss[n:]
+        self._begin(np.concatenate([self.loss, loss]))
         accepted = self._metropolis(loss, self.temperature(self.k))
         self.x = np.where(accepted[:, None], z, self.x)
         self.loss = np.where(accepted, loss, self.loss)
-        self.s *= math.exp(accepted.mean() - self.target)
-        self._cool()
+        self.s = min(self.s * math.exp(accepted.mean() - self.target), WIDEST * self._s0)
+        if self.noisy:
+            self.s = min(max(self.s, SMALLEST * self._s0), self._s0)
+        self._cool(bool(accepted.any()))
+
+    def _begin(self, loss: Array) -> None:
+        """Fix T0 by losses [n], if they are the first that differ."""
+        spread = float(loss[np.isfinite(loss)].std())
+        if self.T0 is None and spread > 0:
+            self.T0 = 2 * spread / self.domain.d
 
     def _metropolis(self, loss: Array, T: float) -> Array:
         """bool [K]: which proposals with losses [K] are accepted at temperature T."""
-        u = self.rng.random(self.population)
+        u = self.rng.random(len(loss))
         known = np.isfinite(self.loss)
         rise = np.where(known, loss - np.where(known, self.loss, 0.0), -np.inf)
-        uphill = np.exp(-np.maximum(rise, 0.0) / T) if T > 0 else np.zeros(self.population)
+        uphill = np.exp(-np.maximum(rise, 0.0) / T) if T > SMALLEST_T else np.zeros(len(loss))
         return np.isfinite(loss) & ((rise <= 0) | (u < uphill))
 
-    def _cool(self) -> None:
+    def _cool(self, moved: bool) -> None:
+        if self.T0 is None:
+            return
         T, self.k = self.temperature(self.k), self.k + 1
         new = self.temperature(self.k)
-        self.idle = 0 if self.best_loss < self.record else self.idle + 1
+        progress = moved if self.noisy else self.best_loss < self.record
+        self.idle = 0 if progress else self.idle + 1
         self.record = self.best_loss
         if self.patience is not None and self.idle >= self.patience:
-            self.x = np.repeat(self.best_z[None], self.population, axis=0)
-            self.loss = np.full(self.population, self.best_loss)
-            self.s, self.k, self.idle = self._restart_size, 0, 0
-        elif self.resample and new > 0:
+            self.x = np.repeat(self.best_z[None], len(self.x), axis=0)
+            self.loss = np.full(len(self.x), self.best_loss)
+            self.s, self.k, self.idle = self._s0, 0, 0
+        elif self.resample and new > SMALLEST_T:
             self._resample(1 / new - 1 / T)
 
     def _resample(self, rise: float) -> None:
         """Draw K chains with weights exp(-rise f), systematically (one random number)."""
         weight = np.exp(-rise * (self.loss - self.loss.min()))
         edges = np.cumsum(weight / weight.sum())
-        chosen = np.searchsorted(edges, (np.arange(self.population) + self.rng.random()) / self.population)
-        chosen = np.minimum(chosen, self.population - 1)
+        n = len(self.loss)
+        chosen = np.searchsorted(edges, (np.arange(n) + self.rng.random()) / n)
+        chosen = np.minimum(chosen, n - 1)
         self.x, self.loss = self.x[chosen], self.loss[chosen]
 
+    def _go_back(self, z: Array) -> None:
+        self.x = np.repeat(z[None], len(self.x), axis=0)
+        self.s /= 2
+
     def should_stop(self) -> str | None:
-        if self.s < 1e-12 and not self.domain.integer.all():
-            return "the step size fell below 1e-12"
+        if self.s < 1e-12 * self._s0 and not self.domain.integer.all():
+            return "the step size fell below 1e-12 of the first one"
         return super().should_stop()

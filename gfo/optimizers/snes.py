@@ -22,10 +22,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from gfo.core.domain import Array, Domain
-from gfo.optimizers.base import BaseOptimizer, number, population_option, scale, start_option
+from gfo.optimizers.base import BaseOptimizer
 from gfo.optimizers.fitness_shaping import nes_utilities
+from gfo.optimizers.options import number
 
 SMALLEST_STEP = 1e-12
+HIGH_D = 100
 
 
 class SNES(BaseOptimizer):
@@ -35,9 +37,11 @@ class SNES(BaseOptimizer):
         domain: the box searched; samples are clipped into it.
         seed: of the method's own random generator.
         population: lambda; 4 + floor(3 ln d) by default (table 1).
-        sigma0: the first step size of every coordinate, in unit-scale z.
+        scale: a typical change of a coordinate; 1 by default, within a box a fifth of its width.
+        sigma0: the first step size of every coordinate in z; half of `scale` by default.
         x0: the first mean [d]; zero, moved into the domain, by default.
-        eta_mu: learning rate of the mean (table 1).
+        eta_mu: learning rate of the mean; 1 by default as in table 1, and from d = 100 on 0.3: the step
+            sizes learn so slowly there that full steps of the mean wander.
         eta_sigma: learning rate of the step sizes; (3 + ln d) / (5 sqrt d) by default (table 1).
     """
 
@@ -51,17 +55,19 @@ class SNES(BaseOptimizer):
         seed: int,
         *,
         population: int | None = None,
-        sigma0: float = 0.5,
+        scale: float | Sequence[float] | None = None,
+        sigma0: float | None = None,
         x0: Sequence[float] | Array | None = None,
-        eta_mu: float = 1.0,
+        eta_mu: float | None = None,
         eta_sigma: float | None = None,
     ) -> None:
         super().__init__(domain, seed)
         d = domain.d
-        self.population = population_option(self.name, domain, population)
-        self.mu = start_option(self.name, domain, x0)
-        self.sigma = scale(domain, number(self.name, "sigma0", sigma0, above=0))
-        self.eta_mu = number(self.name, "eta_mu", eta_mu, above=0)
+        self._take(population=population, scale=scale, x0=x0)
+        self.mu = self.x0.copy()
+        self.sigma0 = self.sigma = self._size("sigma0", sigma0, 0.5)
+        usual = 1.0 if d < HIGH_D else 0.3
+        self.eta_mu = number(self.name, "eta_mu", usual if eta_mu is None else eta_mu, above=0)
         default = (3 + math.log(d)) / (5 * math.sqrt(d))
         self.eta_sigma = number(self.name, "eta_sigma", default if eta_sigma is None else eta_sigma, above=0)
 
@@ -76,6 +82,9 @@ class SNES(BaseOptimizer):
         grad_sigma = u @ (s**2 - 1)  # (3)
         self.mu = self.domain.clip(self.mu + self.eta_mu * self.sigma * grad_mu)  # (4)
         self.sigma = self.sigma * np.exp(self.eta_sigma / 2 * grad_sigma)  # (5)
+
+    def _widen(self) -> None:
+        self.sigma = self._wider(self.sigma, self.sigma0)
 
     def recommend(self) -> Array:
         """The mean of the distribution, [d]."""

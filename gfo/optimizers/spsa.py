@@ -25,7 +25,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from gfo.core.domain import Array, Domain
-from gfo.optimizers.base import BaseOptimizer, even_population, number, one_of, scale, start_option
+from gfo.optimizers.base import BaseOptimizer
+from gfo.optimizers.options import even_population, number, one_of
+
+HIGH_D = 100
+RETURN = 0.98
+"""What a step leaves of a perturbation that a flat stretch made wider."""
 
 
 class SPSA(BaseOptimizer):
@@ -36,10 +41,12 @@ class SPSA(BaseOptimizer):
         seed: of the method's own random generator.
         population: K = 2 n, twice the number of directions a step; by default that of the other methods, made
             even, and at most 2 ceil(d / 4): on few dimensions more directions gain less than they cost.
-        step: the first step's change of a coordinate in root mean square, in unit-scale z; fixes `a`, and
-            no step is longer.
+        scale: a typical change of a coordinate; 1 by default, within a box a fifth of its width.
+        step: the first step's change of a coordinate in root mean square, in z; fixes `a`, and no step is
+            longer. 0.3 `scale` by default, and 0.1 from d = 100 on, where estimates are mostly noise.
         a: the gain, where it is to be given instead; the recursion is then Spall's to the letter.
-        c: half the distance of the two points along a coordinate, in unit-scale z.
+        c: half the distance of the two points along a coordinate, in z; 0.1 `scale` by default, and 0.35
+            from d = 100 on.
         A: stability constant, in steps (about a tenth of the steps expected; Spall 1998), here of 200.
         alpha: decay of a_k (Spall 1998: 0.602; 0 for a fixed step).
         gamma: decay of c_k (Spall 1998: 0.101; 0 for a fixed width).
@@ -48,7 +55,7 @@ class SPSA(BaseOptimizer):
     """
 
     name = "spsa"
-    _state = ("theta", "k", "a")
+    _state = ("theta", "k", "a", "c")
 
     def __init__(
         self,
@@ -56,9 +63,10 @@ class SPSA(BaseOptimizer):
         seed: int,
         *,
         population: int | None = None,
-        step: float = 0.3,
+        scale: float | Sequence[float] | None = None,
+        step: float | None = None,
         a: float | None = None,
-        c: float = 0.1,
+        c: float | None = None,
         A: float = 20.0,
         alpha: float = 0.602,
         gamma: float = 0.101,
@@ -67,16 +75,18 @@ class SPSA(BaseOptimizer):
     ) -> None:
         super().__init__(domain, seed)
         default = min(even_population(self.name, domain, None), 2 * math.ceil(domain.d / 4))
-        self.population = even_population(self.name, domain, default if population is None else population)
-        self.step = number(self.name, "step", step, above=0)
+        self._take(population=population, default=default, even=True, scale=scale, x0=x0)
+        high = domain.d >= HIGH_D
+        self.step = self._size("step", step, 0.1 if high else 0.3)
         self.a = None if a is None else number(self.name, "a", a, above=0)
-        self._longest = self.step if a is None else np.inf
-        self.c = scale(domain, number(self.name, "c", c, above=0))
+        self._longest = float(self.step.max()) if a is None else np.inf
+        self._unit = self.step / self._longest if a is None else np.ones(domain.d)
+        self._c0 = self.c = self._size("c", c, 0.35 if high else 0.1)
         self.A = number(self.name, "A", A, least=0)
         self.alpha = number(self.name, "alpha", alpha, least=0)
         self.gamma = number(self.name, "gamma", gamma, least=0)
         self.directions = one_of(self.name, "directions", directions, ("rademacher", "gaussian"))
-        self.theta = start_option(self.name, domain, x0)
+        self.theta = self.x0.copy()
         self.k = 0
 
     def _ask(self) -> Array:
@@ -104,15 +114,20 @@ class SPSA(BaseOptimizer):
         return np.asarray((difference * width / (2 * c) ** 2).mean(axis=0))
 
     def _tell(self, z: Array, loss: Array) -> None:
-        g = self.gradient(z, loss)
+        g = self.gradient(z, loss) * self._unit  # with z / unit as the coordinates
         size = float(np.sqrt(np.mean(g**2)))
+        if not self._flat_steps:  # the way back from a wider search
+            self.c = np.maximum(self._c0, RETURN * self.c)
         if self.a is None and size > 0:
-            self.a = self.step * (self.A + 1 + self.k) ** self.alpha / size
+            self.a = self._longest * (self.A + 1 + self.k) ** self.alpha / size
         a = (self.a or 0.0) / (self.A + self.k + 1) ** self.alpha
         if a * size > self._longest:
             a = self._longest / size
-        self.theta = self.domain.clip(self.theta - a * g)
+        self.theta = self.domain.clip(self.theta - a * self._unit * g)
         self.k += 1
+
+    def _widen(self) -> None:
+        self.c = self._wider(self.c, self._c0)
 
     def recommend(self) -> Array:
         """theta, [d]."""

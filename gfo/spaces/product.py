@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gfo.core.delta import Delta
 from gfo.core.domain import Domain
 from gfo.core.errors import GfoError
@@ -58,8 +56,7 @@ class ProductSpace:
 
 def joined(domains: Sequence[Domain]) -> Domain:
     """Domains one behind the other."""
-    parts = [(domain.low, domain.high, domain.integer) for domain in domains]
-    return Domain(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return Domain.joined(domains)
 
 
 def blocks_of(space: SearchSpace) -> tuple[int, ...]:

@@ -50,7 +50,8 @@ class _Rotated(BenchmarkFunction):
         domain = Domain.unbounded(d) if domain is None else domain
         optimum = rng.standard_normal(d)
         if domain.bounded:  # well inside
-            optimum = np.clip(optimum, domain.low + 0.1, domain.high - 0.1)
+            margin = np.minimum(0.1, (domain.high - domain.low) / 4)
+            optimum = np.clip(optimum, domain.low + margin, domain.high - margin)
         super().__init__(domain, optimum)
         q, r = np.linalg.qr(rng.standard_normal((d, d)))
         self.rotation = q * np.sign(np.diag(r))  # Haar measure: Mezzadri (2007), arXiv:math-ph/0609050
@@ -64,6 +65,14 @@ class Sphere(_Rotated):
 
     def _loss(self, z: Array) -> Array:
         return np.asarray(((z - self.optimum) ** 2).sum(axis=1))
+
+
+class Bowl(Sphere):
+    """The sphere in a box of a given width about 0."""
+
+    def __init__(self, d: int, *, width: float, seed: int = 0) -> None:
+        super().__init__(d, seed=seed, domain=Domain.box(-width / 2, width / 2, d))
+        self.optimum = np.random.default_rng([seed, d]).uniform(-0.4 * width, 0.4 * width, d)
 
 
 class Ellipsoid(_Rotated):
@@ -131,6 +140,19 @@ class IntegerSphere(BenchmarkFunction):
 
     def _loss(self, z: Array) -> Array:
         return np.asarray(((z - self.optimum) ** 2).sum(axis=1))
+
+
+class Words(BenchmarkFunction):
+    """The weight of the genes that differ from a random optimum: categories without an order."""
+
+    def __init__(self, d: int, *, values: int = 30, seed: int = 0) -> None:
+        rng = np.random.default_rng([seed, d])
+        optimum = rng.integers(1, values, d).astype(np.float64)
+        super().__init__(Domain.box(0, values - 1, d, categorical=True), optimum)
+        self.weights = rng.uniform(1, 2, d)
+
+    def _loss(self, z: Array) -> Array:
+        return np.asarray((z != self.optimum) @ self.weights)
 
 
 class MixedSphere(BenchmarkFunction):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from gfo.core.domain import Array, Domain
-from gfo.core.errors import GfoError
+from gfo.core.errors import GfoError, GfoWarning
 from gfo.core.protocols import Optimizer
 from gfo.testing.functions import Ellipsoid
 from gfo.testing.global_generators import seeded, states
+from gfo.testing.optimizer_trials import TRIALS, check_flat_losses, check_shuffled_rows
 
 Factory = Callable[[Domain, int], Optimizer]
 
@@ -268,7 +270,9 @@ def check_failed_candidates(factory: Factory) -> None:
         "all equal": np.ones_like,
     }
     for name, change in cases.items():
-        trace = _run(factory(domain, 1), change=change)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", GfoWarning)  # that all losses are equal
+            trace = _run(factory(domain, 1), change=change)
         _require(all(np.isfinite(x).all() for x in trace), f"points are not finite after losses with {name}")
     optimizer = factory(domain, 1)
     for bad in (np.nan, np.inf):
@@ -366,6 +370,9 @@ OPTIMIZER_CHECKS: dict[str, Callable[[Factory], None]] = {
         check_failed_candidates,
         check_ranks,
         check_errors,
+        check_flat_losses,
+        check_shuffled_rows,
+        *TRIALS.values(),
     )
 }
 """name -> check(factory); convergence comes on top, with a budget and a target."""

@@ -12,8 +12,9 @@ from scipy.stats import kstest, qmc
 from gfo.core.domain import Domain
 from gfo.optimizers import genetic_operators as op
 from gfo.optimizers import make
-from gfo.optimizers.base import scale, scatter, worst_for_failed
+from gfo.optimizers.base import scatter, worst_for_failed
 from gfo.optimizers.fitness_shaping import centred_ranks, nes_utilities, z_scores
+from gfo.optimizers.options import within
 from gfo.testing import IntegerSphere, MixedSphere, OneMax
 
 NAN = math.nan
@@ -48,7 +49,7 @@ def test_random_and_sobol_draw_what_they_say():
 
 def test_steps_in_a_box_are_at_most_a_quarter_of_it():
     np.testing.assert_allclose(
-        scale(Domain.box([-1.0, -9.0, -np.inf], [1.0, 9.0, 0.0]), 0.7), [0.5, 0.7, 0.7]
+        within(Domain.box([-1.0, -9.0, -np.inf], [1.0, 9.0, 0.0]), 0.7), [0.5, 0.7, 0.7]
     )
 
 

@@ -27,7 +27,7 @@ def test_every_name_is_described_and_made():
     [
         ("cmaes", {}, "unknown optimizer 'cmaes': did you mean 'cma'"),
         ("nevergrad:OnePlusOn", {}, "did you mean 'nevergrad:OnePlusOne'"),
-        ("cma", {"popsize": 8}, "no option 'popsize' (given 8); its options are population, sigma0"),
+        ("cma", {"popsize": 8}, "no option 'popsize' (given 8); its options are population, scale, sigma0"),
         ("cma", {"population": -1}, "population = -1 must be a whole number of at least 2"),
         ("snes", {"population": 2.5}, "population = 2.5 must be a whole number"),
         ("ga", {"population": 0}, "population = 0"),

@@ -321,9 +321,10 @@ def test_ga_evaluates_elites_again():
     z = optimizer.ask()
     optimizer.tell(z, np.array([-9.0, 1.0, 2.0, 3.0, 4.0, 5.0]))  # a lucky first
     again = optimizer.ask()
-    np.testing.assert_array_equal(again[:2], z[:2])
-    optimizer.tell(again, np.array([6.0, 1.0, 2.0, 3.0, 4.0, 5.0]))
-    np.testing.assert_array_equal(optimizer.recommend(), again[1])
+    np.testing.assert_array_equal(again[:2], [optimizer.x0, z[0]])  # the champion and its challenger
+    np.testing.assert_array_equal(again[2:4], z[:2])
+    optimizer.tell(again, np.array([0.0, 0.0, 6.0, 1.0, 2.0, 3.0, 4.0, 5.0]))
+    np.testing.assert_array_equal(optimizer.best_z, again[3])
 
 
 def test_wrong_shapes_teach_the_fix():

@@ -31,7 +31,7 @@ def test_ipop_doubles_the_population():
     sizes = run(optimizer, bowl, 150)
     assert list(dict.fromkeys(sizes)) == [6, 12, 24, 48]
     assert sizes == sorted(sizes)
-    assert "all 3 restarts are used" in optimizer.should_stop()
+    assert optimizer.should_stop() is None  # later restarts keep the largest population
     np.testing.assert_allclose(optimizer.recommend(), 1.5, atol=0.05)
 
 

@@ -1,0 +1,40 @@
+"""Which point of `ask` a row of `tell` is: workers that answer as they finish tell rows in another order."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gfo.core.domain import Array, Domain
+from gfo.core.errors import GfoError
+
+
+def matched(method: str, asked: Array, z: Array, loss: Array, domain: Domain) -> tuple[Array, Array]:
+    """z [K, d] and loss [K] in the order of asked [K, d].
+
+    Rows in another order are put back into order. A row that was moved (rounded, repaired) stays in its
+    place, and one that is not finite is taken for the one asked there.
+
+    Raises:
+        GfoError: if rows are in another order and others of them were moved, so that no one can say
+            which is which.
+    """
+    lost = ~np.isfinite(z).all(axis=1)
+    z[lost] = asked[lost]
+    loss[lost] = np.nan
+    elsewhere = np.flatnonzero((z != asked).any(axis=1))
+    if not len(elsewhere):
+        return z, loss
+    rows = [row.tobytes() for row in z[elsewhere] + 0.0]  # -0.0 is 0.0
+    wanted = [row.tobytes() for row in asked[elsewhere] + 0.0]
+    if sorted(rows) == sorted(wanted):
+        order = np.empty(len(elsewhere), dtype=np.intp)
+        places = range(len(elsewhere))
+        order[sorted(places, key=wanted.__getitem__)] = sorted(places, key=rows.__getitem__)
+        z[elsewhere], loss[elsewhere] = z[elsewhere][order], loss[elsewhere][order]
+    elif not domain.integer.all() and set(rows) & set(wanted):
+        row = elsewhere[[row in set(wanted) for row in rows]][0]
+        raise GfoError(
+            f"optimizer '{method}': tell got in row {row} a point that was asked in another one, and "
+            "others that were not asked; tell the points in the order of ask, or all of them unmoved"
+        )
+    return z, loss

@@ -1,0 +1,110 @@
+"""The checks of options, and what the options that all methods share mean."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from gfo.core.domain import Array, Domain
+from gfo.core.errors import GfoError
+
+SHARE_OF_A_BOX = 5
+"""A typical change is the width of a box divided by this."""
+
+
+def default_population(d: int) -> int:
+    """4 + floor(3 ln d), the default of CMA-ES (Hansen 2016, arXiv:1604.00772, eq. 48) and SNES."""
+    return 4 + int(3 * np.log(d))
+
+
+def population_option(method: str, domain: Domain, value: int | None, *, least: int = 2) -> int:
+    """The population given, or the default one."""
+    return default_population(domain.d) if value is None else whole(method, "population", value, least=least)
+
+
+def even_population(method: str, domain: Domain, value: int | None) -> int:
+    """The population given, or the default one made even, for methods that draw pairs."""
+    population = population_option(method, domain, value)
+    if value is not None and population % 2:
+        raise option_error(method, "population", value, "even: points come in pairs")
+    return population + population % 2
+
+
+def start_point(domain: Domain) -> Array:
+    """Zero, where every search space decodes to its starting point, moved into the domain: [d]."""
+    return domain.clip(np.zeros(domain.d))
+
+
+def start_option(method: str, domain: Domain, x0: Sequence[float] | Array | None) -> Array:
+    """x0 as an array [d], or zero moved into the domain."""
+    if x0 is None:
+        return start_point(domain)
+    point = np.array(x0, dtype=np.float64)
+    if point.shape != (domain.d,) or not domain.contains(point):
+        raise option_error(method, "x0", x0, f"{domain.d} numbers inside the domain")
+    return point
+
+
+def scale_option(method: str, domain: Domain, value: float | Sequence[float] | Array | None) -> Array:
+    """A typical change of each coordinate of z [d]: given, or 1, or a fifth of the width within a box.
+
+    A given one is one number for all coordinates, or one for each.
+    """
+    if value is None:
+        width = domain.high - domain.low
+        return np.where(np.isfinite(width), width / SHARE_OF_A_BOX, 1.0)
+    if isinstance(value, Real):
+        return np.full(domain.d, number(method, "scale", value, above=0))
+    given = np.array(value, dtype=np.float64)
+    if given.shape != (domain.d,) or not (np.isfinite(given) & (given > 0)).all():
+        raise option_error(method, "scale", value, f"a finite number above 0, or {domain.d} of them")
+    return given
+
+
+def within(domain: Domain, size: Array | float) -> Array:
+    """A step's size for each coordinate [d], at most a quarter of the width of a box."""
+    return np.minimum(size, (domain.high - domain.low) / 4)
+
+
+def option_error(method: str, option: str, value: object, wanted: str) -> GfoError:
+    """The error for an option's value that cannot be used."""
+    return GfoError(f"optimizer '{method}': {option} = {value!r} must be {wanted}")
+
+
+def whole(method: str, option: str, value: Any, *, least: int = 1) -> int:
+    """value as an int, if it is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise option_error(method, option, value, f"a whole number of at least {least}")
+    return int(value)
+
+
+def number(
+    method: str,
+    option: str,
+    value: Any,
+    *,
+    above: float = -np.inf,
+    least: float = -np.inf,
+    below: float = np.inf,
+    most: float = np.inf,
+) -> float:
+    """value as a float, if it is a finite number > above, >= least, < below and <= most."""
+    real = isinstance(value, Real) and not isinstance(value, bool) and bool(np.isfinite(float(value)))
+    if not (real and value > above and value >= least and value < below and value <= most):
+        limits = [
+            f"{word} {limit:g}"
+            for word, limit in (("above", above), ("at least", least), ("below", below), ("at most", most))
+            if np.isfinite(limit)
+        ]
+        raise option_error(method, option, value, " ".join(["a finite number", " and ".join(limits)]).strip())
+    return float(value)
+
+
+def one_of(method: str, option: str, value: Any, choices: Collection[str]) -> str:
+    """value, if it is one of the choices."""
+    if value not in choices:
+        raise option_error(method, option, value, f"one of {', '.join(sorted(choices))}")
+    return str(value)
