@@ -191,13 +191,13 @@ def page_table(entries: Entries, progress: Progress) -> str:
     return "\n".join(lines)
 
 
-def with_table(readme: str, text: str) -> str:
-    """A PAGE with the text between the marks.
+def with_table(page: str, text: str) -> str:
+    """A page with the text between the marks.
 
     Raises:
         GfoError: if it has no marks.
     """
-    before, mark, rest = readme.partition(MARKS[0])
+    before, mark, rest = page.partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     if not mark or not end:
         raise GfoError(

@@ -1,4 +1,4 @@
-"""The leaderboard's report: statistics against hand counts, tables, README's part."""
+"""The leaderboard's report: statistics against hand counts, tables, the docs' page."""
 
 from __future__ import annotations
 
