@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gfo import cli, optimizers
+from gfo.core import registry
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,7 +41,7 @@ def folder(tmp_path, monkeypatch, tiny):
 
 def test_python_blocks_run_one_after_the_other(folder, capsys, monkeypatch):
     """As they stand, but for the model (a tiny one in a folder) and fewer, smaller steps."""
-    monkeypatch.setattr(optimizers, "_PLUGINS", {})
+    monkeypatch.setattr(registry, "_REGISTERED", {})
     names = {}
     for block in blocks("python"):
         code = block.replace('"smollm2-135m"', '"./smollm2-135m", device="cpu"')

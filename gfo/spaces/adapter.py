@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from gfo.core.delta import Delta
 from gfo.core.domain import Domain
+from gfo.core.recording import recorded
 from gfo.core.seeding import stream
 from gfo.spaces.parts.measure import HasModules, clipped_spread, module_outputs
 from gfo.spaces.parts.options import Layers, at_least_one, dimension, positive
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@recorded
 class Adapter:
     """Bottlenecks of r units behind linear modules, searched in d dimensions.
 

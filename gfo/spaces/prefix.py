@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gfo.core.delta import Delta
 from gfo.core.domain import Domain
 from gfo.core.errors import GfoError
+from gfo.core.recording import recorded
 from gfo.core.seeding import stream
 from gfo.spaces.parts.options import Layers, at_least_one, dimension, positive, select_layers
 from gfo.spaces.parts.projection import make_projection
@@ -30,6 +31,7 @@ class HasContexts(HasContextLength, Protocol):
     def context(self, entry: Tensor, length: Tensor) -> tuple[Any, Tensor]: ...
 
 
+@recorded
 class Prefix:
     """Keys and values of P' words, searched in d dimensions.
 

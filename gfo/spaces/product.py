@@ -12,6 +12,7 @@ from gfo.core.delta import Delta
 from gfo.core.domain import Domain
 from gfo.core.errors import GfoError
 from gfo.core.protocols import SearchSpace
+from gfo.core.recording import recorded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 SLOTS = [field.name for field in fields(Delta) if field.name not in ("prompt", "first_layer")]
 
 
+@recorded
 class ProductSpace:
     """Spaces side by side: z is cut into theirs, and their changes act together.
 
