@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from gfo.core.registry import Entry, entries
+from gfo.core.registry import Entry
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end of table -->)", re.S)
@@ -63,10 +63,10 @@ def _link(address: str) -> str:
 
 
 def _entries(kind: str) -> dict[str, Entry]:  # TODO registry
+    import gfo
     from gfo import baselines, config, optimizers
     from gfo.models.download import BUILT_IN
     from gfo.tasks.parts.text_metrics import TEXT_METRICS
-    import gfo
 
     def made(lines, load):
         return {n: Entry(kind, n, "", l, load(n)) for n, l in sorted(lines.items())}

@@ -10,6 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gfo.core.names import BUILT_IN
+
 if TYPE_CHECKING:
     from gfo import baselines as baselines
     from gfo import optimizers as optimizers
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from gfo.core.domain import Domain as Domain
     from gfo.core.errors import GfoError as GfoError
     from gfo.core.errors import GfoWarning as GfoWarning
+    from gfo.core.recording import recorded as recorded
+    from gfo.core.registry import register as register
     from gfo.evaluation.local import LocalEvaluator as LocalEvaluator
     from gfo.models.decoder import Decoder as Decoder
     from gfo.models.encoder import Encoder as Encoder
@@ -55,44 +59,35 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# public name -> the module that has it
+# public name -> the module that has it: spaces and tasks by the table of names
 _PUBLIC = {
-    "Adapter": "gfo.spaces.adapter",
-    "BiasSpace": "gfo.spaces.scaling",
+    place.partition(":")[2]: f"gfo.{place.partition(':')[0]}"
+    for kind in ("space", "task")
+    for place, _ in BUILT_IN[kind].values()
+} | {
     "Budget": "gfo.run.budget",
     "CSVLog": "gfo.run.callbacks",
     "Callback": "gfo.run.callbacks",
-    "Classification": "gfo.tasks.classification",
     "Constraint": "gfo.tasks.weighted",
     "Decoder": "gfo.models.decoder",
-    "DeepPrompt": "gfo.spaces.deep_prompt",
     "Delta": "gfo.core.delta",
-    "DiscretePrompt": "gfo.spaces.discrete_prompt",
-    "Distillation": "gfo.tasks.distillation",
     "Domain": "gfo.core.domain",
     "EarlyStopping": "gfo.run.callbacks",
     "Encoder": "gfo.models.encoder",
     "EncoderDecoder": "gfo.models.encoder_decoder",
-    "Generation": "gfo.tasks.generation",
     "GfoError": "gfo.core.errors",
     "GfoWarning": "gfo.core.errors",
-    "LanguageModeling": "gfo.tasks.language_modeling",
-    "LoRASubspace": "gfo.spaces.lora_subspace",
     "LocalEvaluator": "gfo.evaluation.local",
-    "MultipleChoice": "gfo.tasks.multiple_choice",
-    "Prefix": "gfo.spaces.prefix",
-    "ProductSpace": "gfo.spaces.product",
     "Result": "gfo.run.result",
-    "Scaling": "gfo.spaces.scaling",
     "Selection": "gfo.run.selection",
-    "SoftPrompt": "gfo.spaces.soft_prompt",
     "StopOnTarget": "gfo.run.callbacks",
     "TensorBoard": "gfo.run.callbacks",
-    "Weighted": "gfo.tasks.weighted",
     "compare": "gfo.run.compare",
     "freeze": "gfo.models.loading",
     "load_model": "gfo.models.loading",
     "minimize": "gfo.run.loop",
+    "recorded": "gfo.core.recording",
+    "register": "gfo.core.registry",
     "tune": "gfo.run.tune",
 }
 _MODULES = {

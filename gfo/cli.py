@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,10 @@ import typer
 from gfo.core.errors import GfoError, GfoWarning
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from gfo.config import Config
+    from gfo.config.listing import Option
 
 app = typer.Typer(
     help="Tune frozen language models without gradients.",
@@ -173,32 +176,33 @@ def export(
 
 
 @app.command("list")
-def list_names() -> None:
-    """Names that configs take: optimizers, baselines, spaces, tasks, losses, metrics, built-in models."""
+def list_names(
+    name: Annotated[
+        str | None, typer.Argument(help="One of the names, to see its options.", show_default=False)
+    ] = None,
+) -> None:
+    """Names that configs take, gfo's and those of other packages; or all that is known of one."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    from gfo import baselines, optimizers
-    from gfo.config import SPACES, TASKS
-    from gfo.models.download import BUILT_IN
-    from gfo.tasks.parts.losses import LOSSES
-    from gfo.tasks.parts.text_metrics import TEXT_METRICS
+    from gfo.config import listing
 
-    sections: dict[str, Mapping[str, str]] = {
-        "optimizers": optimizers.describe(),
-        "baselines": baselines.describe(),
-        "spaces": SPACES,
-        "tasks": TASKS,
-        "losses": {name: (loss.__doc__ or "").splitlines()[0] for name, loss in LOSSES.items()},
-        "metrics of generated text": TEXT_METRICS,
-        "models": {name: model.description for name, model in BUILT_IN.items()},
-    }
+    console = Console()
+    if name is not None:
+        for found in listing.named(name):
+            console.print(f"[bold]{found.entry.kind} {escape(found.entry.name)}[/bold]", highlight=False)
+            console.print(escape(found.text), highlight=False)
+            console.print(_options_table(found.options))
+            if found.source:
+                console.print(f"source: {escape(found.source)}", highlight=False)
+        return
     table = Table(box=None, pad_edge=False, show_header=False)
-    for title, names in sections.items():
+    for title, entries in listing.names().items():
         table.add_row(f"[bold]{title}[/bold]", "")
-        for name, line in names.items():
-            table.add_row(f"  {name}", line.split("; [")[0])
-    Console().print(table)
+        for each, entry in entries.items():
+            table.add_row(f"  {escape(each)}", escape(entry.describe()))
+    console.print(table)
 
 
 @app.command()
@@ -212,6 +216,22 @@ def download(
     folder = ensure_downloaded(name, force=force, say=_say)
     verify(folder)
     typer.echo(f"{name}: {folder}")
+
+
+def _options_table(options: Sequence[Option]) -> Table | str:
+    """Options with types, defaults and what they are."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not options:
+        return ""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("option", "type", "default", ""):
+        table.add_column(title, no_wrap=title == "option", overflow="fold")
+    for option in options:
+        default = option.default or "(required)"
+        table.add_row(*map(escape, (f"  {option.name}", option.type, default, option.line)))
+    return table
 
 
 def _run(config: Config, out: Path | None, name: str, *, go_on: bool = False) -> None:

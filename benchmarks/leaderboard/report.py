@@ -200,9 +200,7 @@ def with_table(page: str, text: str) -> str:
     before, mark, rest = page.partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     if not mark or not end:
-        raise GfoError(
-            f"--page: there is no place for the table; write {MARKS[0]} and {MARKS[1]} around it"
-        )
+        raise GfoError(f"--page: there is no place for the table; write {MARKS[0]} and {MARKS[1]} around it")
     return f"{before}{mark}\n{text}\n{end}{after}"
 
 

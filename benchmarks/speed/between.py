@@ -19,6 +19,7 @@ from statistics import median
 from typing import Any, Self
 
 import numpy as np
+from gfo.tasks.datasets import load
 
 import gfo
 from benchmarks import shared
@@ -28,7 +29,6 @@ from benchmarks.speed.measure import largest_difference
 from benchmarks.speed.models import DEFAULT_MODEL
 from benchmarks.speed.workloads import DIM, LORA_RANK, WORKLOADS
 from gfo.core.errors import GfoError
-from gfo.tasks.datasets import load
 
 CHILD = Path(__file__).with_name("step.py")
 SIDES = ("before", "after")

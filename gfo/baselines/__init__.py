@@ -10,12 +10,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from gfo.core.errors import GfoError, unknown_name
+from gfo.core.errors import GfoError
 from gfo.core.protocols import SearchSpace, Task
+from gfo.core.recording import description, plain
+from gfo.core.registry import entries, find
 
 if TYPE_CHECKING:
     from gfo.baselines.base import Fixed, Searching
@@ -26,29 +27,15 @@ if TYPE_CHECKING:
     from gfo.run.result import Result
     from gfo.run.selection import Selection
 
-# name -> (module:function, whether it needs a space, one line)
-_BASELINES: dict[str, tuple[str, bool, str]] = {
-    "full": ("weights:full", False, "all weights of a copy of the model, AdamW"),
-    "gradient": ("searched:gradient", True, "AdamW in the same space, through its decode"),
-    "in-context": ("prompts:in_context", False, "k labelled rows in front of each row; nothing is trained"),
-    "linear-head": ("linear_head:linear_head", False, "logistic regression on the last hidden state"),
-    "lora": ("weights:lora", False, "LoRA by PEFT, AdamW"),
-    "manual": ("prompts:manual", False, "the template with a text in the {soft} place; nothing is trained"),
-    "mezo": ("weights:mezo", False, "MeZO on all weights of a copy: two forward passes a step"),
-    "mezo-lora": ("weights:mezo_lora", False, "MeZO on LoRA's weights"),
-    "prefix-tuning": ("searched:prefix_tuning", True, "all numbers of a Prefix, AdamW"),
-    "prompt-tuning": ("searched:prompt_tuning", True, "all numbers of a SoftPrompt, AdamW"),
-}
-
 
 def names() -> list[str]:
     """The names that `run` knows."""
-    return sorted(_BASELINES)
+    return list(entries("baseline"))
 
 
 def describe() -> dict[str, str]:
     """name -> one line on the baseline."""
-    return {name: line for name, (_, _, line) in sorted(_BASELINES.items())}
+    return {name: entry.describe() for name, entry in entries("baseline").items()}
 
 
 def needs_space(name: str) -> bool:
@@ -57,7 +44,7 @@ def needs_space(name: str) -> bool:
     Raises:
         GfoError: for an unknown name.
     """
-    return _entry(name)[1]
+    return bool(getattr(_factory(name), "needs_space", False))
 
 
 def check(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,7 +129,8 @@ def run(
 
     options = dict(options or {})
     method = make(name, model, task, space, seed=seed, memory=memory, **options)
-    facts = {"seed": seed, "model": model.name, "baseline": name, "options": options, **method.facts}
+    facts = {"seed": seed, "model": model.name, "baseline": name, "options": plain(options), **method.facts}
+    facts |= {"task": description(task), **({} if space is None else {"space": description(space)})}
     facts |= record or {}
     if isinstance(method, Fixed):
         return method.result(out, facts)
@@ -162,14 +150,5 @@ def run(
     return result
 
 
-def _entry(name: str) -> tuple[str, bool, str]:
-    if name not in _BASELINES:
-        raise unknown_name("baseline", name, names())
-    return _BASELINES[name]
-
-
 def _factory(name: str) -> Callable[..., Fixed | Searching]:
-    module, _, attribute = _entry(name)[0].partition(":")
-    return cast(
-        "Callable[..., Fixed | Searching]", getattr(import_module(f"gfo.baselines.{module}"), attribute)
-    )
+    return cast("Callable[..., Fixed | Searching]", find("baseline", name).load())

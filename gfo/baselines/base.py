@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ from gfo.run.result import Result
 
 if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,12 @@ class Setting:
         if self.space is None:
             raise GfoError("baseline: it needs a space; give the one to compare with, such as gfo.SoftPrompt")
         return self.space
+
+
+def in_space(factory: F) -> F:
+    """Decorator of a factory: the baseline trains in a space, or starts from it."""
+    factory.needs_space = True  # type: ignore[attr-defined]
+    return factory
 
 
 def positive(name: str, value: float) -> float:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gfo.baselines.base import Setting
+from gfo.baselines.base import Setting, in_space
 from gfo.baselines.training import AdamW, Recipe
 from gfo.core.delta import Delta
 from gfo.core.domain import Array, Domain
@@ -100,6 +100,7 @@ PROMPT = Recipe(lr=0.3)
 PREFIX = Recipe(lr=0.01)
 
 
+@in_space
 def gradient(setting: Setting, recipe: Recipe = SPACE) -> AdamW:
     """AdamW on z, which is unit scale in every space, so that one lr serves all.
 
@@ -109,6 +110,7 @@ def gradient(setting: Setting, recipe: Recipe = SPACE) -> AdamW:
     return _train(setting, setting.start_space, recipe)
 
 
+@in_space
 def prompt_tuning(setting: Setting, recipe: Recipe = PROMPT) -> AdamW:
     """AdamW on the embeddings of a soft prompt, from its space's start. Weight decay draws to the start.
 
@@ -126,6 +128,7 @@ def prompt_tuning(setting: Setting, recipe: Recipe = PROMPT) -> AdamW:
     return _train(setting, Free(start), recipe)
 
 
+@in_space
 def prefix_tuning(setting: Setting, recipe: Recipe = PREFIX) -> AdamW:
     """AdamW on the keys and values of a prefix, from its space's start. Weight decay draws to the start.
 

@@ -6,14 +6,12 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field, Tag, ValidationError
+from pydantic import Field, ValidationError
 
-from gfo.config.sections import Section
-from gfo.config.spaces import SPACES as SPACES
-from gfo.config.spaces import SoftPromptConfig, SpaceConfig
-from gfo.config.tasks import TASKS as TASKS
+from gfo.config.sections import SAID, UNKNOWN_KEY, Section
+from gfo.config.spaces import SpaceConfig
 from gfo.config.tasks import TaskConfig
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.seeding import stream_seed
@@ -99,7 +97,7 @@ class Config(Section):
     dev_every: int = 5
     model: ModelConfig = Field(default_factory=ModelConfig)
     task: TaskConfig
-    space: SpaceConfig = Field(default_factory=SoftPromptConfig)
+    space: SpaceConfig = Field(default_factory=dict, validate_default=True)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     baseline: BaselineConfig | None = None
     budget: BudgetConfig
@@ -134,8 +132,10 @@ class Config(Section):
             if resume:
                 raise GfoError(f"baseline '{self.baseline.name}': its runs cannot be resumed; start it anew")
         else:
-            domain = self.space.domain()
-            optimizers.make_with(self.optimizer.name, domain, 0, self.optimizer.options)
+            name, options = self.optimizer.name, self.optimizer.options
+            optimizers.check(name, options)
+            if (domain := self.space.domain()) is not None:
+                optimizers.make_with(name, domain, 0, options)
         budget, selection = Budget(**self.budget.model_dump()), Selection(**self.selection.model_dump())
         stops = self.stop.callbacks()
         task = self.task.build(stream_seed(self.seed, "task"))
@@ -257,7 +257,7 @@ def make_config(values: dict[str, Any], name: str | Path) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise _one_line(error, name) from None
+        raise _one_line(error, name, values) from None
 
 
 def _set(values: dict[str, Any], override: str) -> None:
@@ -277,56 +277,33 @@ def _set(values: dict[str, Any], override: str) -> None:
     values[parts[-1]] = value
 
 
-def _one_line(error: ValidationError, path: str | Path) -> GfoError:
+def _one_line(error: ValidationError, path: str | Path, values: Any) -> GfoError:
     """pydantic's first error in one line, with the nearest name for a wrong one."""
     first = error.errors()[0]
-    keys, section, kinds = _place([str(part) for part in first["loc"]])
-    where, problem, value = ".".join(keys), first["type"], first["input"]
-    if problem == "extra_forbidden":
-        place = ".".join(keys[:-1])
-        reason = str(unknown_name(f"key in [{place}]" if place else "key", keys[-1], section.model_fields))
-    elif problem == "union_tag_invalid":
-        reason = str(unknown_name(keys[0], str(first["ctx"]["tag"]), kinds))
-    elif problem == "union_tag_not_found":
-        reason = f"{where} = {value!r}; write a section [{where}] with keys"
+    keys = _keys(first["loc"], values)
+    where, problem, context = ".".join(keys), first["type"], first.get("ctx", {})
+    if problem == UNKNOWN_KEY:
+        reason = str(unknown_name(f"key in [{where}]" if where else "key", context["key"], context["known"]))
+    elif problem == SAID:
+        reason = context["sentence"]
+    elif problem == "no_section":
+        reason = f"{where} = {first['input']!r}; write a section [{where}] with keys"
     elif problem == "missing":
         reason = f"'{where}' is missing; give it a value"
     else:
-        reason = f"{where} = {value!r}: {first['msg'].lower().removeprefix('value error, ')}"
+        reason = f"{where} = {first['input']!r}: {first['msg'].lower().removeprefix('value error, ')}"
     return GfoError(f"config: {path}: {reason}")
 
 
-def _place(loc: Sequence[str]) -> tuple[list[str], type[BaseModel], dict[str, Any]]:
-    """The keys of a location without pydantic's names for the choices of a union, the section that the last
-    key is in, and the kinds that the value may be of."""
+def _keys(loc: Sequence[str | int], values: Any) -> list[str]:
+    """The keys of a location, without pydantic's names for the choices of a union."""
     keys: list[str] = []
-    section: type[BaseModel] = Config
-    here: Any = Config  # the type of the value at the location
     for part in loc:
-        kinds = _kinds(here)
-        if part in kinds:
-            here = kinds[part]
-            continue
-        if isinstance(here, type) and issubclass(here, BaseModel):
-            section = here
-            here = _plain(here.model_fields[part].annotation) if part in here.model_fields else None
-        elif get_origin(here) in (list, dict):
-            here = _plain(get_args(here)[-1])
+        if isinstance(values, Mapping) and (part in values or part == loc[-1]):
+            values = values.get(part)
+        elif isinstance(values, list) and isinstance(part, int):
+            values = values[part]
         else:
             break
-        keys.append(part)
-    return keys, section, _kinds(here)
-
-
-def _plain(annotation: Any) -> Any:
-    """A type without its metadata, and without None beside it."""
-    if get_origin(annotation) is Annotated:
-        return _plain(get_args(annotation)[0])
-    choices = [choice for choice in get_args(annotation) if choice is not type(None)]
-    return choices[0] if type(None) in get_args(annotation) and len(choices) == 1 else annotation
-
-
-def _kinds(union: Any) -> dict[str, Any]:
-    """Kind -> section of a union whose members have tags; empty for all other types."""
-    members = [get_args(member) for member in get_args(union) if get_origin(member) is Annotated]
-    return {tag.tag: section for section, *marks in members for tag in marks if isinstance(tag, Tag)}
+        keys.append(str(part))
+    return keys

@@ -1,11 +1,17 @@
-"""What the sections of a config share."""
+"""What the sections of a config share, and how the name in `kind` gives a section its keys."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
+
+from gfo.core.errors import GfoError
+from gfo.core.registry import Entry, find
+
+UNKNOWN_KEY, SAID = "unknown_key", "said"  # errors of this module: a key, and whole sentences
 
 
 class Section(BaseModel):
@@ -13,11 +19,34 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, values: Any) -> Any:
+        unknown = [key for key in values if key not in cls.model_fields] if isinstance(values, dict) else []
+        if unknown:
+            context = {"key": str(unknown[0]), "known": list(cls.model_fields)}
+            raise PydanticCustomError(UNKNOWN_KEY, "unknown key", context)
+        return values
 
-def kind_of(default: str) -> Callable[[Any], Any]:
-    """A discriminator of sections: the kind that one is, `default` if it does not say."""
 
-    def kind(section: Any) -> Any:
-        return section.get("kind", default) if isinstance(section, dict) else getattr(section, "kind", None)
+def of_kind(kind: str, default: str, make: Callable[[Entry], type[Section]]) -> Callable[[Any], Any]:
+    """A validator of sections that the registry's names of a kind have: of which one, `kind` says.
 
-    return kind
+    Args:
+        kind: of the registry.
+        default: the name of a section that does not say.
+        make: the section of a thing with a name.
+    """
+
+    def validated(values: Any) -> Any:
+        if isinstance(values, Section):
+            return values
+        if not isinstance(values, dict):
+            raise PydanticCustomError("no_section", "no section")
+        try:
+            section = make(find(kind, str(values.get("kind", default))))
+        except GfoError as error:
+            raise PydanticCustomError(SAID, "{sentence}", {"sentence": str(error)}) from None
+        return section.model_validate(values)
+
+    return validated

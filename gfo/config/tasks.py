@@ -1,141 +1,70 @@
-"""The sections of a config that name a task: one class a kind, with the task's arguments as keys."""
+"""The sections of a config that name a task: its constructor's arguments are the keys."""
 
 from __future__ import annotations
 
-from abc import ABC
+import inspect
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Field, SerializeAsAny, create_model
 
-from gfo.config.sections import Section, kind_of
+from gfo.config.sections import Section, of_kind
+from gfo.config.signatures import field_of, keys_of
 from gfo.core.errors import GfoError, check_name
 from gfo.core.protocols import Task
+from gfo.core.recording import remember
+from gfo.core.registry import Entry
 from gfo.core.seeding import stream_seed
 from gfo.tasks.parts.datasets import HUB, PACKAGED
 
-# kind -> what it is, for `gfo list`
-TASKS = {
-    "classification": "the next words after the template say the label",
-    "distillation": "the next word's distribution is to be a teacher's, such as that of a long instruction",
-    "generation": "the text that the model writes behind the template, scored by a metric",
-    "language-modeling": "the likelihood of documents, in windows",
-    "multiple-choice": "each row has options, scored by their likelihood",
-    "weighted": "a weighted sum of tasks, and constraints",
-}
+DEFAULT = "classification"
+SPLITS = ("train", "dev", "test")
 
 
-class TaskSection(Section, ABC):
-    """A task on rows. The keys are its arguments; paths are relative to `data_dir`, and that to the working
-    folder, or to the data that come with gfo, as "gfo:sentiment". Rows of a hub are named "hub:ID:SPLIT"."""
+class TaskSection(Section):
+    """A task. The keys are its arguments; its batches are drawn from the root seed."""
 
-    public: ClassVar[str]  # its name in gfo
-    data_dir: str = "."
-    train: str
-    dev: str | None = None
-    test: str | None = None
-    batch_size: int | None = None
-    limits: dict[str, int] = Field(default_factory=dict)
-    skip: dict[str, int] | None = None
-    shuffle: int | None = None
-    max_length: int | None = None
-    truncate: str | None = None
+    made: ClassVar[Any]  # the class of the task
+    models: ClassVar[frozenset[str]] = frozenset()  # keys that name a model
+    kind: str
 
     def build(self, seed: int) -> Task:
         """The task; its batches are drawn from the seed."""
-        import gfo
-
-        splits = {split: self._path(getattr(self, split)) for split in ("train", "dev", "test")}
-        task: Task = getattr(gfo, self.public)(**splits, **self._options(), seed=seed)
+        options = self._options()
+        if _takes_seed(self.made):
+            options["seed"] = seed
+        task = cast(Task, self.made(**options))
+        remember(task, options)
         return task
 
     @property
     def has_test(self) -> bool:
         """Whether there are test rows."""
-        return self.test is not None
+        return getattr(self, "test", None) is not None
 
     def _options(self) -> dict[str, Any]:
-        """The task's other arguments."""
-        return self.model_dump(exclude={"kind", "data_dir", "train", "dev", "test"}, exclude_none=True)
+        """The task's arguments."""
+        options = self.model_dump(exclude={"kind"}, exclude_none=True)
+        for name in self.models & set(options):
+            from gfo.models.loading import load_model
 
-    def _path(self, name: str | None) -> str | Path | None:
-        if name is None or name.startswith(HUB):
-            return name
-        return Path(self.data_dir) / name
-
-
-class ClassificationConfig(TaskSection):
-    """`gfo.Classification`."""
-
-    public = "Classification"
-    kind: Literal["classification"] = "classification"
-    template: str
-    labels: dict[str, str | list[str]]
-    label_field: str = "label"
-    loss: str = "ce"
-    normalize: str = "sum"
-    calibration: str = "none"
+            options[name] = load_model(options[name])
+        return options
 
 
-class GenerationConfig(TaskSection):
-    """`gfo.Generation`; functions of the user are for Python."""
+class RowsSection(TaskSection):
+    """A task on rows. Paths are relative to `data_dir`, and that to the working folder, or to the data that
+    come with gfo, as "gfo:sentiment". Rows of a hub are named "hub:ID:SPLIT"."""
 
-    public = "Generation"
-    kind: Literal["generation"]
-    template: str
-    target: str | list[str] = "target"
-    metric: str = "exact_match"
-    pattern: str | None = None
-    max_tokens: int = 32
-    stop: list[str] = Field(default_factory=lambda: ["\n"])
-    temperature: float = 0.0
-
-
-class MultipleChoiceConfig(TaskSection):
-    """`gfo.MultipleChoice`."""
-
-    public = "MultipleChoice"
-    kind: Literal["multiple-choice"]
-    template: str
-    options: str | list[str] = "options"
-    label_field: str = "label"
-    delimiter: str = " "
-    loss: str = "ce"
-    normalize: str = "sum"
-
-
-class LanguageModelingConfig(TaskSection):
-    """`gfo.LanguageModeling`."""
-
-    public = "LanguageModeling"
-    kind: Literal["language-modeling"]
-    template: str = "{soft}{text}"
-    window: int = 128
-    stride: int | None = None
-    mask_share: float = 0.15
-
-
-class DistillationConfig(TaskSection):
-    """`gfo.Distillation`; the teacher is a model's name, or a folder."""
-
-    public = "Distillation"
-    kind: Literal["distillation"]
-    template: str
-    teacher_template: str | None = None
-    teacher: str | None = None
-    labels: dict[str, str | list[str]] | None = None
-    label_field: str = "label"
-    over: str = "vocabulary"
-    loss: str = "kl"
-    temperature: float = 1.0
+    data_dir: str = "."
 
     def _options(self) -> dict[str, Any]:
         options = super()._options()
-        if self.teacher is not None:
-            from gfo.models.loading import load_model
-
-            options["teacher"] = load_model(self.teacher)
-        return options
+        folder = options.pop("data_dir")
+        rows = {split: options[split] for split in SPLITS if split in options}
+        paths = {split: name if name.startswith(HUB) else Path(folder) / name for split, name in rows.items()}
+        return {**options, **paths}
 
 
 class ConstraintConfig(Section):
@@ -148,7 +77,7 @@ class ConstraintConfig(Section):
     penalty: float = 1.0
 
 
-class WeightedConfig(Section):
+class WeightedConfig(TaskSection):
     """`gfo.Weighted`: a section [[task.tasks]] for each task. A `data_dir` stands in front of theirs."""
 
     kind: Literal["weighted"]
@@ -166,9 +95,7 @@ class WeightedConfig(Section):
         if len(weights) != len(self.tasks):
             raise GfoError(f"task.weights = {weights}: give {len(self.tasks)}, one a task")
         parts = [
-            section.model_copy(update={"data_dir": self._within(section.data_dir)}).build(
-                stream_seed(seed, f"task {i}")
-            )
+            self._within(section).build(stream_seed(seed, f"task {i}"))
             for i, section in enumerate(self.tasks)
         ]
         weighted = Weighted(list(zip(parts, weights, strict=True)), names=self.names)
@@ -185,26 +112,49 @@ class WeightedConfig(Section):
         """Whether all tasks have test rows."""
         return all(section.has_test for section in self.tasks)
 
-    def _within(self, folder: str) -> str:
-        return folder if folder.startswith(PACKAGED) else str(Path(self.data_dir) / folder)
+    def _within(self, section: TaskSection) -> TaskSection:
+        folder = getattr(section, "data_dir", PACKAGED)
+        if folder.startswith(PACKAGED):
+            return section
+        return section.model_copy(update={"data_dir": str(Path(self.data_dir) / folder)})
 
 
-SECTIONS: dict[str, type[Section]] = {
-    "classification": ClassificationConfig,
-    "distillation": DistillationConfig,
-    "generation": GenerationConfig,
-    "language-modeling": LanguageModelingConfig,
-    "multiple-choice": MultipleChoiceConfig,
-    "weighted": WeightedConfig,
-}
+def task_section(entry: Entry) -> type[TaskSection]:
+    """The section of a task of the registry.
 
-TaskConfig = Annotated[
-    Annotated[ClassificationConfig, Tag("classification")]
-    | Annotated[DistillationConfig, Tag("distillation")]
-    | Annotated[GenerationConfig, Tag("generation")]
-    | Annotated[LanguageModelingConfig, Tag("language-modeling")]
-    | Annotated[MultipleChoiceConfig, Tag("multiple-choice")]
-    | Annotated[WeightedConfig, Tag("weighted")],
-    Discriminator(kind_of("classification")),
-]
+    Raises:
+        GfoError: for a constructor whose arguments a config cannot give.
+    """
+    return WeightedConfig if entry.name == "weighted" else _section(entry.name, entry.load())
+
+
+@cache
+def _section(name: str, cls: Any) -> type[TaskSection]:
+    keys = keys_of(cls, leave_out=("seed", *SPLITS))
+    given = inspect.signature(cls).parameters
+    rows: dict[str, Any] = {
+        split: (str, ...) if given[split].default is inspect.Parameter.empty else (str | None, None)
+        for split in SPLITS
+        if split in given
+    }
+    named: Any = Literal[name]
+    section = create_model(
+        f"{cls.__name__}Config",
+        __base__=RowsSection if "train" in given else TaskSection,
+        __module__=__name__,
+        kind=(named, name if name == DEFAULT else ...),
+        **rows,
+        **{key: field_of(value) for key, value in keys.items()},
+    )
+    section.made = cls
+    section.models = frozenset(key for key, value in keys.items() if value["model"])
+    return section
+
+
+def _takes_seed(cls: Any) -> bool:
+    parameters = inspect.signature(cls).parameters.values()
+    return any(p.name == "seed" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+TaskConfig = Annotated[SerializeAsAny[TaskSection], BeforeValidator(of_kind("task", DEFAULT, task_section))]
 WeightedConfig.model_rebuild()

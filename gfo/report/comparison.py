@@ -57,10 +57,12 @@ class Comparison:
     Attributes:
         groups: runs that differ by their seeds only are one group.
         x: the figure's x axis.
+        notes: what has to be known about the groups.
     """
 
     groups: tuple[Group, ...]
     x: str = "evaluations"
+    notes: tuple[str, ...] = ()
 
     def plot(self, path: str | Path | None = None, *, x: str | None = None) -> Figure:
         """The lowest loss so far, of any candidate on train and of the snapshots on dev.
@@ -136,7 +138,7 @@ class Comparison:
             for row in rows
             if row["scored"] < row["runs"] and metrics
         ]
-        return Table(header, tuple(cells), tuple(notes))
+        return Table(header, tuple(cells), (*notes, *self.notes))
 
     def __str__(self) -> str:
         return str(self.table())

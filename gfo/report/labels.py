@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gfo.core.recording import walk
+
 NAMES = (  # in this order; they need no key
     "optimizer.name",
     "optimizer",
@@ -22,15 +24,18 @@ MOST_FACTS = 3  # in a label; beyond that the folder's name says more
 LONGEST = 28  # characters of a value
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values as "a.b" -> text, without the root seed and where the data lie."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        elif key != "data_dir" and (key != "seed" or prefix):
-            flat[prefix + key] = value if isinstance(value, str) else json.dumps(value)
-    return flat
+def flatten(values: Mapping[str, Any]) -> dict[str, str]:
+    """Nested values as "a.b" -> text, without seeds and where the data lie."""
+    return {
+        path: value if isinstance(value, str) else json.dumps(value)
+        for path, key, value in walk(values)
+        if key not in ("seed", "data_dir")
+    }
+
+
+def seeds(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The seeds among nested values, as "a.b" -> seed."""
+    return {path: value for path, key, value in walk(values) if key == "seed"}
 
 
 def labels(facts: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[str]:

@@ -17,7 +17,6 @@ that tokens are counted as if there had been no stop.
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -29,8 +28,9 @@ import numpy as np
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, GfoWarning
 from gfo.core.protocols import Cost, Evaluator, Resumable
+from gfo.core.recording import walk
 from gfo.run.callbacks import Run
-from gfo.run.environment import threads, versions
+from gfo.run.environment import FORMAT, check_format, format_of, threads, versions
 from gfo.run.files import write_whole
 from gfo.run.history import HISTORY, History, Step, checksum
 from gfo.run.result import RESULT, read_json
@@ -66,7 +66,8 @@ class Checkpoint:
             return
         if run.history.recorded:
             self._then = read_run(folder)
-            check_terms(folder, self._then["terms"], _json(terms))
+            then, now = upgraded(folder, self._then, _json(terms))
+            check_terms(folder, then, now)
             if isinstance(run.evaluator, Resumable) and self._then.get("evaluator"):
                 run.evaluator.use(self._then["evaluator"])
         else:
@@ -141,7 +142,7 @@ class Checkpoint:
 
     def _write(self, run: Run) -> None:
         assert self._folder is not None
-        facts = {**self._facts, "budget": asdict(run.budget)}
+        facts = {"format": FORMAT, **self._facts, "budget": asdict(run.budget)}
         write_whole(self._folder / RUN, json.dumps(facts, indent=1) + "\n")
 
     def _compare(self, now: Array, then: Array, step: int) -> None:
@@ -166,6 +167,8 @@ class Checkpoint:
         changes = differences({k: self._then.get(k) for k in self._environment}, self._environment)
         if changes:
             return "; ".join(f"{key} was {then}, is {now}" for key, then, now in changes)
+        if self._then and format_of(self._then) == 1:
+            return "gfo 0.1.0 began it, whose method may have asked for others: begin a new run"
         return "versions and threads are as they were: its seed, its options or the machine must be others"
 
 
@@ -183,7 +186,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     """What run.json holds.
 
     Raises:
-        GfoError: if it cannot be read.
+        GfoError: if it cannot be read, or is of a newer gfo.
     """
     try:
         found: dict[str, Any] = json.loads((folder / RUN).read_text(encoding="utf-8"))
@@ -191,7 +194,31 @@ def read_run(folder: Path) -> dict[str, Any]:
             raise TypeError("its terms are no section")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GfoError(f"out = {folder}: cannot go on without {RUN} ({error}); begin a new run") from None
+    check_format(found, folder / RUN)
     return found
+
+
+def upgraded(
+    folder: Path, found: Mapping[str, Any], now: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The terms of then and now, to be compared: those of an older format without what it did not record.
+
+    Format 1 has attributes of space and task in the place of what they were made with. A config says that,
+    too, so that a run with one goes on.
+
+    Raises:
+        GfoError: for a run of format 1 whose space and task nothing tells.
+    """
+    then = dict(found["terms"])
+    if format_of(found) > 1 or "space" not in then:
+        return then, now
+    if "config" not in then:
+        raise GfoError(
+            f"out = {folder}: gfo 0.1.0 began the run and did not record what its space and task were made "
+            "with, so it cannot go on here; finish it with gfo 0.1.0, or begin a new run"
+        )
+    left_out = ("space", "task", "options")
+    return tuple({k: v for k, v in terms.items() if k not in left_out} for terms in (then, now))  # type: ignore[return-value]
 
 
 def ended(folder: Path, config: Mapping[str, Any], *, scored: bool) -> str | None:
@@ -205,9 +232,8 @@ def ended(folder: Path, config: Mapping[str, Any], *, scored: bool) -> str | Non
     if not (folder / RESULT).exists():
         return None
     result = read_json(folder / RESULT)
-    whole = result.get("steps") == len(History.read(folder / HISTORY)) and result.get("config") == _json(
-        config
-    )
+    same = not differences(result.get("config", {}), _json(config))
+    whole = same and result.get("steps") == len(History.read(folder / HISTORY))
     tested = not scored or "test" in result.get("scores", {}).get("after", {})
     stopped: str | None = result.get("stopped")
     return stopped if whole and tested and stopped != "interrupted" else None
@@ -225,18 +251,8 @@ def check_terms(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """(key, value then, value now) of nested values that differ; None where there is none."""
-    old, new = _flat(then), _flat(now)
+    old, new = ({key: value for key, _, value in walk(each)} for each in (then, now))
     return [(key, old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:  # an object's address says nothing
-            flat[prefix + key] = re.sub(r" at 0x\w+", "", value) if isinstance(value, str) else value
-    return flat
 
 
 def _settings(evaluator: Evaluator) -> dict[str, Any]:

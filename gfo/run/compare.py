@@ -8,13 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from gfo.core.errors import GfoError, unknown_name
+from gfo.core.recording import NOT_RECORDED
 from gfo.report.comparison import Comparison, Group, RunValues, group_runs
-from gfo.report.labels import flatten, labels
+from gfo.report.labels import flatten, labels, seeds
 from gfo.run.history import HISTORY, History
 from gfo.run.result import CONFIG, RESULT, Result, read_json
 
 RunLike = Result | str | Path
-RECORDED = ("optimizer", "baseline", "options", "space", "task", "model", "d")  # of a run without a config
+RECORDED = (
+    "optimizer",
+    "baseline",
+    "options",
+    "space",
+    "task",
+    "evaluator",
+    "model",
+    "d",
+)  # without a config
 
 
 @dataclass(frozen=True)
@@ -26,15 +36,21 @@ class _Found:
     seed: Any
     name: str
 
+    @property
+    def unknown(self) -> list[str]:
+        """What of it was made with arguments that were not recorded."""
+        return [key.split(".")[0] for key, value in self.facts.items() if NOT_RECORDED in value]
+
 
 def compare(
     runs: Sequence[RunLike] | Mapping[str, RunLike | Sequence[RunLike]], *, x: str = "evaluations"
 ) -> Comparison:
     """Several runs side by side: `print` it for a table, `plot` it for the figure.
 
-    Runs whose configs differ by the seed alone are aggregated: median and quartiles in the figure, mean and
-    standard deviation in the table. Of runs without a config, optimizer, space and task are compared as far
-    as they are recorded; say what belongs together by giving a mapping.
+    Runs whose configs differ by seeds alone are aggregated: median and quartiles in the figure, mean and
+    standard deviation in the table. Of runs without a config, what optimizer, space and task were made with
+    is compared; where that was not recorded each run stands alone, unless a mapping says what belongs
+    together. Runs of other seeds that are equal in every number are one run, and a note says so.
 
     Args:
         runs: results, or folders of runs, also of unfinished ones; or label -> run or runs, to name and
@@ -52,24 +68,51 @@ def compare(
         raise GfoError(f"compare: runs = {runs!r}; give a list of results or run folders")
     if isinstance(runs, Mapping):
         lists = {k: [v] if isinstance(v, RunLike) else list(v) for k, v in runs.items()}
-        groups = [Group(k, tuple(_read(run).values for run in v)) for k, v in lists.items()]
-        if not all(group.runs for group in groups):
+        named = [(k, [_read(run).values for run in v], False) for k, v in lists.items()]
+        if not all(values for _, values, _ in named):
             raise GfoError("compare: a label has no runs; leave it out")
-        return Comparison(tuple(groups), x)
+        return _joined(named, x, [])
     found = [_read(run) for run in runs]
-    indices = group_runs([f.facts for f in found], [f.seed for f in found])
+    indices = group_runs([f.facts for f in found], [None if f.unknown else f.seed for f in found])
     first = [found[group[0]] for group in indices]
     names = labels([f.facts for f in first], [f.name for f in first])
-    return Comparison(
-        tuple(
-            Group(
-                label if len(group) == 1 else f"{label} ({len(group)} seeds)",
-                tuple(found[i].values for i in group),
-            )
-            for label, group in zip(names, indices, strict=True)
-        ),
-        x,
-    )
+    groups = [
+        (label, [found[i].values for i in group], True) for label, group in zip(names, indices, strict=True)
+    ]
+    return _joined(groups, x, _notes_on_unknown(found))
+
+
+def _joined(
+    groups: Sequence[tuple[str, Sequence[RunValues], bool]], x: str, notes: Sequence[str]
+) -> Comparison:
+    """Groups as (label, runs, whether to say how many seeds), those of equal runs as one run with a note."""
+    shown, said = [], list(notes)
+    for label, runs, counted in groups:
+        if len(runs) > 1 and all(_same(runs[0], run) for run in runs[1:]):
+            said.append(f"{label}: {len(runs)} runs are equal in every number: nothing varies; one is shown")
+            runs, counted = runs[:1], False
+        text = f"{label} ({len(runs)} seeds)" if counted and len(runs) > 1 else label
+        shown.append(Group(text, tuple(runs)))
+    return Comparison(tuple(shown), x, tuple(said))
+
+
+def _same(one: RunValues, other: RunValues) -> bool:
+    """Whether two runs are one, but for what they took of time."""
+    kept = ("evaluations", "forward_tokens", "loss", "best", "dev", "points")
+    steps = [[{key: step.get(key) for key in kept} for step in run.steps] for run in (one, other)]
+    return (steps[0], one.test) == (steps[1], other.test)
+
+
+def _notes_on_unknown(found: Sequence[_Found]) -> list[str]:
+    """What is to be said of runs that cannot be told apart by what was recorded."""
+    kinds = [f"{run.facts.get(f'{what}.kind', what)}" for run in found for what in run.unknown]
+    if len(found) < 2 or not kinds:
+        return []
+    what = ", ".join(dict.fromkeys(kinds))
+    return [
+        f"{what}: made with arguments that were not recorded, so these runs are not grouped; decorate the "
+        "class with gfo.recorded, or group runs by a mapping"
+    ]
 
 
 def _read(run: RunLike) -> _Found:
@@ -94,5 +137,6 @@ def _found(history: History, summary: Mapping[str, Any], name: str) -> _Found:
     if not steps and not test:  # with scores it is a baseline that does not search
         raise GfoError(f"compare: {name or 'a run'} has no steps yet; leave it out, or wait for its first")
     seconds = summary.get("cost", {}).get("seconds", steps[-1]["seconds"] if steps else 0.0)
-    facts = flatten(record)
-    return _Found(RunValues(steps, test, seconds), facts, summary.get("seed"), name)
+    root = summary.get("seed")
+    seed = None if root is None else tuple({"": root, **seeds(record)}.items())
+    return _Found(RunValues(steps, test, seconds), flatten(record), seed, name)

@@ -15,7 +15,8 @@ import numpy as np
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Cost, Evaluation, Evaluator
-from gfo.run.environment import hardware, versions
+from gfo.core.recording import options_of, plain
+from gfo.run.environment import FORMAT, check_format, hardware, versions
 from gfo.run.files import cannot_write, write_whole
 from gfo.run.history import History
 
@@ -70,6 +71,7 @@ class Result:
         if not {"optimizer", "baseline"} & set(record):  # a loop of the user's own
             name = getattr(optimizer, "name", type(optimizer).__name__)
             facts = {"optimizer": name, "d": optimizer.domain.d, "seed": getattr(optimizer, "seed", None)}
+            facts |= {"options": options_of(optimizer), "evaluator": plain(run.evaluator)}
         return cls(
             z,
             run.history,
@@ -283,6 +285,7 @@ class Result:
     def summary(self) -> dict[str, Any]:
         """Everything about the run but its steps, as JSON has it."""
         return {
+            "format": FORMAT,
             "scores": self.scores,
             **({} if self.prompt is None else {"prompt": self.prompt}),
             "loss": self.loss,
@@ -351,10 +354,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """The values in a JSON file of a run folder.
 
     Raises:
-        GfoError: if it cannot be read.
+        GfoError: if it cannot be read, or is of a newer gfo.
     """
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise GfoError(f"{path} cannot be read ({error}); give the folder of a finished run") from None
+    check_format(values, path)
     return values

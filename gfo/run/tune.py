@@ -12,6 +12,7 @@ import numpy as np
 
 from gfo import optimizers
 from gfo.core.protocols import BoundTask, Optimizer, SearchSpace, Task
+from gfo.core.recording import description, options_of, plain
 from gfo.core.seeding import stream_seed
 from gfo.evaluation.local import LocalEvaluator
 from gfo.models.frozen import FrozenModel
@@ -68,13 +69,14 @@ def tune(
         GfoError: for bad input.
     """
     evaluator = LocalEvaluator(model, task, space, memory=memory)
-    name = optimizer if isinstance(optimizer, str) else type(optimizer).__name__
+    name, given = type(optimizer).__name__, options_of(optimizer)
     if isinstance(optimizer, str):
-        drawn = stream_seed(seed, "optimizer")
-        optimizer = optimizers.make_with(name, space.domain, drawn, options or {})
+        name, given = optimizer, plain(options or {})
+        optimizer = optimizers.make_with(name, space.domain, stream_seed(seed, "optimizer"), options or {})
     shown = [ProgressBar()] if progress else []
     facts: dict[str, Any] = {"seed": seed, "model": model.name, "optimizer": name, "d": space.domain.d}
-    facts |= described(options or {}, space, task) | {"data": fingerprints(evaluator.task), **(record or {})}
+    facts |= {"options": given, "space": description(space), "task": description(task)}
+    facts |= {"data": fingerprints(evaluator.task), **(record or {})}
     return minimize(
         optimizer,
         evaluator,
@@ -107,18 +109,3 @@ def _bare(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return (value.shape, _bare(value.tolist()) if value.dtype.kind in "iubOU" else "")
     return value if isinstance(value, str | int | None) else ""
-
-
-def described(options: Mapping[str, Any], space: SearchSpace, task: Task) -> dict[str, Any]:
-    """What was run, as far as plain values tell it: so that `gfo.compare` takes no other space for a seed."""
-    plain = {k: v if isinstance(v, str | int | float | None) else repr(v) for k, v in options.items()}
-    return {"options": plain, "space": _attributes(space), "task": _attributes(task)}
-
-
-def _attributes(piece: object) -> dict[str, Any]:
-    """The class, and public attributes that are plain values."""
-    public = {k: v for k, v in getattr(piece, "__dict__", {}).items() if not k.startswith("_")}
-    return {
-        "kind": type(piece).__name__,
-        **{k: v for k, v in public.items() if isinstance(v, str | int | float)},
-    }

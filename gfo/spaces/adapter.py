@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gfo.core.delta import Delta
+from gfo.core.recording import recorded
 from gfo.core.seeding import stream
 from gfo.spaces.parts.measure import HasModules, clipped_spread, module_outputs
 from gfo.spaces.parts.options import Layers, at_least_one, positive
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@recorded
 class Adapter:
     """Bottlenecks of r units behind linear modules, searched in d dimensions.
 

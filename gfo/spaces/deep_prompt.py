@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gfo.core.delta import Delta
 from gfo.core.domain import Domain
 from gfo.core.errors import GfoError
+from gfo.core.recording import recorded
 from gfo.core.seeding import stream
 from gfo.spaces.parts.measure import HasHiddenStates, clipped_spread
 from gfo.spaces.parts.options import Layers, at_least_one, dimension, even_sizes, positive, select_layers
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@recorded
 class DeepPrompt:
     """A soft prompt that stays fixed at the input and is moved at the entrance of chosen layers.
 

@@ -10,6 +10,7 @@ import numpy as np
 from gfo.core.delta import Delta
 from gfo.core.domain import Domain
 from gfo.core.errors import GfoError
+from gfo.core.recording import recorded
 from gfo.core.seeding import stream
 from gfo.spaces.parts.options import at_least_one
 from gfo.spaces.parts.words import Embeds, initial_words
@@ -24,6 +25,7 @@ class HasTokens(Embeds, Protocol):
     tokenizer: Any
 
 
+@recorded
 class DiscretePrompt:
     """P tokens in the template's `{soft}` place, each one of n candidates.
 

@@ -1,7 +1,7 @@
 """Low-rank changes of linear modules in a random subspace: W + B A, with B linear in z.
 
 LoRA (Hu et al. 2021, arXiv:2106.09685) trains A and B. Where both come from z the change is even in z:
-f(z) = f(-z), the gradient at 0 is zero, and antithetic pairs carry no signal. All kinds here are odd to
+f(z) = f(-z), the gradient at 0 is zero, and antithetic pairs carry no signal. All methods here are odd to
 first order: A is frozen and shared by all candidates, so that a module makes one product with it, and
 B [out, r] comes from a fixed random projection of z. They are so scaled that for z ~ N(0, I) the change's
 Frobenius norm is alpha times the weight's.
@@ -16,6 +16,7 @@ import numpy as np
 
 from gfo.core.delta import Delta
 from gfo.core.errors import GfoError, unknown_name
+from gfo.core.recording import recorded, remember
 from gfo.core.seeding import stream
 from gfo.spaces.parts.options import Layers, at_least_one, positive
 from gfo.spaces.parts.peft_files import read_lora
@@ -138,9 +139,9 @@ class VeRA:
         return up
 
 
-# kind -> default rank, dim and alpha. A typical z changes the logits of SmolLM2-135M by 0.2 of their spread,
+# method -> default rank, dim, alpha. A typical z changes the logits of SmolLM2-135M by 0.2 of their spread,
 # half as much as SoftPrompt's (`gfo.testing.logit_response`): they start at the model, not at random words.
-KINDS: dict[str, tuple[int, int, float]] = {
+METHODS: dict[str, tuple[int, int, float]] = {
     "lora-fa": (4, 200, 0.1),
     "lora-xs": (8, 200, 0.1),
     "vera": (32, 200, 0.1),
@@ -148,6 +149,7 @@ KINDS: dict[str, tuple[int, int, float]] = {
 }
 
 
+@recorded
 class LoRASubspace:
     """Low-rank changes of chosen linear modules, searched in d dimensions.
 
@@ -159,7 +161,7 @@ class LoRASubspace:
         layers: None for all, "upper" or "lower" for a half, "last", or their numbers. What lies below the
             lowest is computed once for all candidates.
         rank: r; by default 4 for "lora-fa", 8 for "lora-xs", 32 for "vera", 2 for "tiny".
-        kind: "lora-fa": random A frozen, B from z. "lora-xs": a core between frozen singular vectors.
+        method: "lora-fa": random A frozen, B from z. "lora-xs": a core between frozen singular vectors.
             "vera": two vectors between random bases that all modules share. "tiny": a handful of
             numbers, through random projections into the cores of "lora-xs" of rank 2.
         alpha: the size of a typical change, as a share of each weight's norm.
@@ -182,28 +184,28 @@ class LoRASubspace:
         targets: str | Sequence[str] | None = None,
         layers: Layers = None,
         rank: int | None = None,
-        kind: str = "lora-fa",
+        method: str = "lora-fa",
         alpha: float | None = None,
         projection: str = "auto",
         seed: int = 0,
     ) -> None:
-        if kind not in KINDS:
-            raise unknown_name("kind of LoRASubspace", kind, KINDS)
-        usual_rank, usual_dim, usual_alpha = KINDS[kind]
+        if method not in METHODS:
+            raise unknown_name("method of LoRASubspace", method, METHODS)
+        usual_rank, usual_dim, usual_alpha = METHODS[method]
         rank = at_least_one("rank", usual_rank if rank is None else rank)
         alpha = positive("alpha", usual_alpha if alpha is None else alpha)
         names = find_targets(model, targets, layers)
-        forms = dict(zip(names, _forms(model, names, kind, rank, seed), strict=True))
-        self._finish(model, forms, kind, usual_dim if dim is None else dim, alpha, projection, seed)
+        forms = dict(zip(names, _forms(model, names, method, rank, seed), strict=True))
+        self._finish(model, forms, method, usual_dim if dim is None else dim, alpha, projection, seed)
 
     @classmethod
     def from_peft(
         cls,
         folder: str | Path,
         model: HasLinears,
-        dim: int = KINDS["lora-fa"][1],
+        dim: int = METHODS["lora-fa"][1],
         *,
-        alpha: float = KINDS["lora-fa"][2],
+        alpha: float = METHODS["lora-fa"][2],
         projection: str = "auto",
         seed: int = 0,
     ) -> LoRASubspace:
@@ -231,6 +233,7 @@ class LoRASubspace:
         forms = {name: Started(model.weight(name).float(), A, B) for name, (A, B) in lora.items()}
         space._finish(model, forms, "lora-fa", dim, positive("alpha", alpha), projection, seed)
         first = min(model.linears[name].layer for name in lora)
+        remember(space, {"adapter": lora, "dim": dim, "alpha": alpha, "projection": projection, "seed": seed})
         space.starts_from = Delta(
             lora={name: (A[None], B[None]) for name, (A, B) in lora.items()}, first_layer=first
         )
@@ -240,14 +243,14 @@ class LoRASubspace:
         self,
         model: HasLinears,
         forms: Mapping[str, Form],
-        kind: str,
+        method: str,
         dim: int,
         alpha: float,
         projection: str,
         seed: int,
     ) -> None:
-        """What the kinds have in common: one projection into the parameters of all modules."""
-        self.names, self.kind = list(forms), kind
+        """What the methods have in common: one projection into the parameters of all modules."""
+        self.names, self.method = list(forms), method
         self.starts_from: Delta | None = None
         self._forms = forms
         rank = max(len(form.A) for form in forms.values())
@@ -267,25 +270,25 @@ class LoRASubspace:
         return Delta(lora=lora, first_layer=self.first_layer)
 
 
-def _forms(model: HasLinears, names: Sequence[str], kind: str, rank: int, seed: int) -> list[Form]:
+def _forms(model: HasLinears, names: Sequence[str], method: str, rank: int, seed: int) -> list[Form]:
     """The modules' forms; each draws from a stream of its own name."""
     import torch
 
     linears = [model.linears[name] for name in names]
-    if kind != "vera":
+    if method != "vera":
         for name, info in zip(names, linears, strict=True):
             if rank > min(info.in_features, info.out_features):
                 raise GfoError(
                     f"space: rank = {rank} is above that of '{name}' ({info.out_features} x "
                     f"{info.in_features}); lower it, or leave the module out of targets"
                 )
-    if kind == "vera":
+    if method == "vera":
         widest = max(info.in_features for info in linears), max(info.out_features for info in linears)
         rng = stream(seed, "VeRA's bases")
         cpu = torch.device("cpu")
         bases = _normal(rng, (rank, widest[0]), 1, cpu), _normal(rng, (widest[1], rank), 1, cpu)
         return [VeRA(model.weight(name).float(), rank, bases) for name in names]
-    form = LoRAFA if kind == "lora-fa" else LoRAXS
+    form = LoRAFA if method == "lora-fa" else LoRAXS
     return [form(model.weight(name).float(), rank, stream(seed, f"base of {name}")) for name in names]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gfo.core.delta import Delta
 from gfo.core.errors import GfoError
+from gfo.core.recording import recorded
 from gfo.spaces.parts.options import Layers, at_least_one, positive, select_layers
 from gfo.spaces.parts.projection import Projected
 from gfo.spaces.parts.words import HasContextLength, initial_words, measured_words
@@ -28,6 +29,7 @@ class HasContexts(HasContextLength, Protocol):
     def context(self, entry: Tensor, length: Tensor) -> tuple[Any, Tensor]: ...
 
 
+@recorded
 class Prefix:
     """Keys and values of P' words, searched in d dimensions.
 

@@ -9,12 +9,14 @@ from gfo.core.delta import Delta
 from gfo.core.domain import Domain
 from gfo.core.errors import GfoError
 from gfo.core.protocols import SearchSpace
+from gfo.core.recording import recorded
 from gfo.core.slots import Slot
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+@recorded
 class ProductSpace:
     """Spaces side by side: z is cut into theirs, and their changes act together.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gfo.core.delta import Delta
 from gfo.core.errors import GfoError, unknown_name
+from gfo.core.recording import recorded
 from gfo.spaces.parts.measure import HasModules, clipped_spread, module_outputs
 from gfo.spaces.parts.options import Layers, positive, select_layers
 from gfo.spaces.parts.projection import Projected
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@recorded
 class Scaling:
     """Factors on modules' outputs: scale = 1 + alpha * A z, searched in d dimensions.
 
     Args:
         model: a frozen model of `gfo.load_model`.
         dim: d.
-        kind: "ia3": keys, values and the feed-forward's inner activations (Liu et al. 2022,
+        method: "ia3": keys, values and the feed-forward's inner activations (Liu et al. 2022,
             arXiv:2205.05638); where those cannot be had as a linear module's output, because the
             activation function comes behind it, the feed-forward's outputs. "norm": all norms' outputs,
             which multiplies their gains, and biases where there are any.
@@ -41,14 +43,14 @@ class Scaling:
         GfoError: for sizes out of range, targets that match nothing, a model without norms.
     """
 
-    KINDS = ("ia3", "norm")
+    METHODS = ("ia3", "norm")
 
     def __init__(
         self,
         model: HasModules,
         dim: int = 200,
         *,
-        kind: str = "ia3",
+        method: str = "ia3",
         targets: str | Sequence[str] | None = None,
         layers: Layers = None,
         alpha: float = 0.1,
@@ -58,12 +60,12 @@ class Scaling:
         import torch
 
         positive("alpha", alpha)
-        if kind not in self.KINDS:
-            raise unknown_name("kind of Scaling", kind, self.KINDS)
-        if kind == "norm":
+        if method not in self.METHODS:
+            raise unknown_name("method of Scaling", method, self.METHODS)
+        if method == "norm":
             if targets is not None:
                 raise GfoError(
-                    "space: targets is for kind = 'ia3'; leave it out for 'norm', or choose layers"
+                    "space: targets is for method = 'ia3'; leave it out for 'norm', or choose layers"
                 )
             size, layer = _norms(model, layers)
         else:
@@ -81,6 +83,7 @@ class Scaling:
         return Delta(scale={name: 1 + part for name, part in parts}, first_layer=self.first_layer)
 
 
+@recorded
 class BiasSpace:
     """Additions to modules' outputs: bias = alpha * s * A z, searched in d dimensions.
 
@@ -166,5 +169,5 @@ def _norms(model: HasModules, layers: Layers) -> tuple[dict[str, int], dict[str,
         if at in chosen and "norm" in type(part).__name__.lower() and weight is not None and weight.ndim == 1:
             size[name], layer[name] = len(weight), at
     if not size:
-        raise GfoError("space: the model has no norms with gains in these layers; take kind = 'ia3'")
+        raise GfoError("space: the model has no norms with gains in these layers; take method = 'ia3'")
     return size, layer

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from gfo.core.delta import Delta
 from gfo.core.domain import Domain
+from gfo.core.recording import recorded
 from gfo.core.seeding import stream
 from gfo.spaces.parts.options import at_least_one, dimension, positive
 from gfo.spaces.parts.peft_files import HasEmbeddings, read_prompt
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 TUNED_ALPHA = 0.5  # around a prompt that is good already
 
 
+@recorded
 class SoftPrompt:
     """P embeddings in the template's `{soft}` place, searched in d dimensions.
 

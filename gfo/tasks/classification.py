@@ -12,6 +12,7 @@ from gfo.core.domain import Array
 from gfo.core.errors import GfoError, check_name, unknown_name
 from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Batch, Tokenizer
+from gfo.core.recording import recorded
 from gfo.tasks.parts.base import BoundRows, Data, RowOptions
 from gfo.tasks.parts.datasets import Source
 from gfo.tasks.parts.label_words import NORMALIZE, LabelWords, words_of
@@ -26,6 +27,7 @@ CALIBRATIONS = ("none", "contextual")
 CONTENT_FREE = ("N/A", "", "[MASK]")  # Zhao et al. 2021, section 5
 
 
+@recorded
 class Classification:
     """Data, template and label words of a classification task.
 

@@ -17,6 +17,7 @@ from gfo.core.domain import Array
 from gfo.core.errors import GfoError, check_name, unknown_name
 from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Batch, Reader, Tokenizer, Tokens
+from gfo.core.recording import recorded
 from gfo.tasks.classification import label_indices
 from gfo.tasks.parts.base import BoundRows, Data, RowOptions
 from gfo.tasks.parts.datasets import Source
@@ -34,6 +35,7 @@ IN_MEMORY = 2**28  # bytes of a split's teacher logits; more lie in a temporary 
 ROWS_AT_ONCE = 64
 
 
+@recorded
 class Distillation:
     """Rows, templates and teacher of a distillation (Hinton et al. 2015, arXiv:1503.02531).
 

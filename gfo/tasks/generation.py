@@ -16,6 +16,7 @@ from gfo.core.errors import GfoError, unknown_name
 from gfo.core.metric import LOSS
 from gfo.core.metric import Metric as NamedMetric
 from gfo.core.protocols import Batch, Decoding, Tokenizer, Tokens
+from gfo.core.recording import recorded
 from gfo.tasks.parts.base import BoundRows, Data, RowOptions
 from gfo.tasks.parts.datasets import Row, Source
 from gfo.tasks.parts.metrics import ANSWER_TOKENS
@@ -26,6 +27,7 @@ Score = Callable[[list[str], list[Row]], Sequence[float]]
 """The user's: outputs and their rows -> a number a row, the higher the better."""
 
 
+@recorded
 class Generation:
     """Data, template and metric of a task whose answers are texts. The loss is 1 - metric.
 

@@ -13,6 +13,7 @@ from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Batch, BoundTask, Tokenizer, Tokens
+from gfo.core.recording import recorded
 from gfo.core.seeding import stream
 from gfo.tasks.parts.base import BoundExamples, Data, RowOptions
 from gfo.tasks.parts.datasets import Source
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@recorded
 class LanguageModeling:
     """Documents whose likelihood is the objective: the loss is in nats per token, perplexity exp of it.
 

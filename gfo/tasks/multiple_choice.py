@@ -11,6 +11,7 @@ from gfo.core.domain import Array
 from gfo.core.errors import GfoError, check_name, unknown_name
 from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Batch, Tokenizer, Tokens
+from gfo.core.recording import recorded
 from gfo.tasks.parts.base import BoundRows, Data, RowOptions
 from gfo.tasks.parts.datasets import Source
 from gfo.tasks.parts.losses import LOSSES, class_metrics
@@ -24,6 +25,7 @@ CHOICE_LOSSES = ("ce", "accuracy", "accuracy+ce")  # the others want the same cl
 CHOICE_NORMALIZE = ("sum", "mean", "bytes")
 
 
+@recorded
 class MultipleChoice:
     """Data, template and options of a multiple-choice task.
 

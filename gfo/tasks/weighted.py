@@ -13,6 +13,7 @@ from gfo.core.domain import Array
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Batches, BoundTask, Task, Tokenizer
+from gfo.core.recording import recorded
 from gfo.tasks.parts.losses import as_array
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Constraint:
         return beyond.clip(min=0)
 
 
+@recorded
 class Weighted:
     """A weighted sum of tasks: loss = sum of weight * loss + sum of penalty * excess over a bound.
 

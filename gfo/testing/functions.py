@@ -14,6 +14,7 @@ import numpy as np
 
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
+from gfo.core.recording import recorded
 
 
 class BenchmarkFunction(ABC):
@@ -42,6 +43,7 @@ class BenchmarkFunction(ABC):
         return self._loss(z)
 
 
+@recorded
 class _Rotated(BenchmarkFunction):
     """y = R (z - optimum) with a random rotation R and an optimum drawn from N(0, I)."""
 
@@ -67,6 +69,7 @@ class Sphere(_Rotated):
         return np.asarray(((z - self.optimum) ** 2).sum(axis=1))
 
 
+@recorded
 class Bowl(Sphere):
     """The sphere in a box of a given width about 0."""
 
@@ -75,6 +78,7 @@ class Bowl(Sphere):
         self.optimum = np.random.default_rng([seed, d]).uniform(-0.4 * width, 0.4 * width, d)
 
 
+@recorded
 class Ellipsoid(_Rotated):
     """sum_i condition^(i / (d - 1)) y_i^2: a quadratic with that condition number."""
 
@@ -104,6 +108,7 @@ class Rastrigin(_Rotated):
         return np.asarray((x**2 - 10 * np.cos(2 * np.pi * x) + 10).sum(axis=1))
 
 
+@recorded
 class NoisySphere(Sphere):
     """The sphere with Gaussian noise of standard deviation `noise` added to every evaluation."""
 
@@ -120,6 +125,7 @@ class NoisySphere(Sphere):
         return super()._loss(z) + self.noise * self._rng.standard_normal(len(z))
 
 
+@recorded
 class OneMax(BenchmarkFunction):
     """The number of bits that differ from a random optimum."""
 
@@ -131,6 +137,7 @@ class OneMax(BenchmarkFunction):
         return np.asarray((z != self.optimum).sum(axis=1), dtype=np.float64)
 
 
+@recorded
 class IntegerSphere(BenchmarkFunction):
     """sum_i (z_i - optimum_i)^2 over the whole numbers -10 to 10."""
 
@@ -142,6 +149,7 @@ class IntegerSphere(BenchmarkFunction):
         return np.asarray(((z - self.optimum) ** 2).sum(axis=1))
 
 
+@recorded
 class Words(BenchmarkFunction):
     """The weight of the genes that differ from a random optimum: categories without an order."""
 
@@ -155,6 +163,7 @@ class Words(BenchmarkFunction):
         return np.asarray((z != self.optimum) @ self.weights)
 
 
+@recorded
 class MixedSphere(BenchmarkFunction):
     """A sphere whose first third of genes is binary, second third whole (-5 to 5), rest real."""
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import gfo
-from gfo.config import DEMO, SPACES, load_config
-from gfo.config.spaces import SECTIONS
+from gfo.config import DEMO, load_config
+from gfo.config.spaces import space_section
 from gfo.core.errors import GfoError
+from gfo.core.registry import entries
 from gfo.report.export import export
 
 CONFIG = """
@@ -142,9 +143,9 @@ BUILT = {
     ),
     "lora": (
         {"method": "lora-xs", "rank": 2, "dim": 7, "targets": ["k_proj"]},
-        lambda m, s: gfo.LoRASubspace(m, 7, kind="lora-xs", rank=2, targets="k_proj", seed=s),
+        lambda m, s: gfo.LoRASubspace(m, 7, method="lora-xs", rank=2, targets="k_proj", seed=s),
     ),
-    "scaling": ({"method": "norm", "dim": 7}, lambda m, s: gfo.Scaling(m, 7, kind="norm", seed=s)),
+    "scaling": ({"method": "norm", "dim": 7}, lambda m, s: gfo.Scaling(m, 7, method="norm", seed=s)),
     "bias": ({"dim": 7, "alpha": 0.5}, lambda m, s: gfo.BiasSpace(m, 7, alpha=0.5, seed=s)),
     "adapter": ({"dim": 7, "rank": 3}, lambda m, s: gfo.Adapter(m, 7, rank=3, seed=s)),
     "discrete-prompt": (
@@ -169,7 +170,7 @@ def config_of(tmp_path, kind, keys):
     return load_config(tmp_path / "config.json")
 
 
-@pytest.mark.parametrize("kind", SPACES)
+@pytest.mark.parametrize("kind", entries("space"))
 def test_every_kind_of_space_is_built(tiny, tmp_path, kind):
     keys, expected = BUILT[kind]
     model, config = tiny("llama"), config_of(tmp_path, kind, keys)
@@ -222,21 +223,50 @@ def test_products_have_a_seed_for_each_part(tiny, tmp_path):
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SECTIONS if kind != "product"])
-def test_defaults_are_those_of_the_class(kind):
+# what the keys and defaults of 0.1.0 were, beside kind and seed: configs of then are configs of now
+KEYS = {
+    "soft-prompt": {
+        "tokens": 8, "dim": 200, "init": None, "from_peft": None, "alpha": 2.0, "projection": "gaussian"
+    },
+    "deep-prompt": {
+        "tokens": 8, "dim": 200, "layers": None, "init": None, "alpha": 0.2, "projection": "gaussian",
+        "scale_text": None,
+    },
+    "prefix": {
+        "tokens": 8, "dim": 200, "layers": None, "init": None, "alpha": 0.3, "projection": "auto"
+    },
+    "lora": {
+        "method": "lora-fa", "dim": None, "targets": None, "layers": None, "rank": None, "from_peft": None,
+        "alpha": None, "projection": "auto",
+    },
+    "scaling": {
+        "method": "ia3", "dim": 200, "targets": None, "layers": None, "alpha": 0.1, "projection": "auto"
+    },
+    "bias": {"dim": 200, "targets": None, "layers": None, "alpha": 0.15, "projection": "auto"},
+    "adapter": {
+        "rank": 8, "dim": 200, "targets": None, "layers": None, "alpha": 0.15, "projection": "auto"
+    },
+    "discrete-prompt": {
+        "tokens": 8, "candidates": None, "number": 500, "similar_to": None, "init": None
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_keys_and_defaults_are_those_of_the_class(kind):
     """Every argument is a key, with one default."""
-    section = SECTIONS[kind]
-    arguments = inspect.signature(getattr(gfo, section.public)).parameters
-    defaults = {name: field.default for name, field in section.model_fields.items() if name != "kind"}
-    if "method" in defaults:
-        defaults["kind"] = defaults.pop("method")
+    entry = entries("space")[kind]
+    arguments = inspect.signature(entry.load()).parameters
+    defaults = {name: field.default for name, field in space_section(entry).model_fields.items()}
+    assert {name: value for name, value in defaults.items() if name not in ("kind", "seed")} == KEYS[kind]
     defaults["seed"] = 0
+    del defaults["kind"]
     defaults.pop("from_peft", None)  # another maker of the class
     assert defaults == {name: p.default for name, p in arguments.items() if name != "model"}
 
 
-def test_kinds_and_descriptions_agree():
-    assert list(SECTIONS) == list(SPACES) == list(BUILT)
+def test_every_space_is_tested():
+    assert set(entries("space")) == set(BUILT) == {*KEYS, "product"}
 
 
 def test_a_method_that_does_not_fit_fails_early(tmp_path):

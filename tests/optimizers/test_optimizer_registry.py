@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gfo import optimizers
+from gfo.core import registry
 from gfo.core.domain import Domain
 from gfo.core.errors import GfoError
 from gfo.optimizers.random_search import RandomSearch
@@ -127,20 +128,20 @@ def test_states_of_other_methods_and_sizes_are_refused():
 
 
 def test_plug_in(monkeypatch):
-    monkeypatch.setattr(optimizers, "_PLUGINS", {})
+    monkeypatch.setattr(registry, "_REGISTERED", {})
 
     def mine(domain, seed, *, population=3):
         """My method."""
         return RandomSearch(domain, seed, population=population)
 
-    optimizers.register("mine", mine)
+    registry.register("optimizer", "mine", mine)
     assert "mine" in optimizers.names()
     assert optimizers.describe()["mine"] == "My method."
     assert optimizers.make("mine", domain=DOMAIN, seed=0, population=7).ask().shape == (7, 4)
     with pytest.raises(GfoError, match="its options are population"):
         optimizers.make("mine", domain=DOMAIN, seed=0, sigma=1)
     with pytest.raises(GfoError, match="registered already"):
-        optimizers.register("cma", mine)
+        registry.register("optimizer", "cma", mine)
 
 
 def test_the_registry_imports_no_method():

@@ -7,7 +7,7 @@ import pytest
 
 from gfo.core.errors import GfoError
 from gfo.report.comparison import Comparison, Group, RunValues, dev_curve, group_runs, quartiles, train_curve
-from gfo.report.labels import flatten, labels
+from gfo.report.labels import flatten, labels, seeds
 
 
 def steps(*points, dev=None):
@@ -177,7 +177,13 @@ def test_labels_say_what_differs(runs, names, wanted):
     assert labels(runs, names) == wanted
 
 
-def test_flattened_facts_leave_out_the_root_seed_alone():
-    assert flatten({"seed": 1, "a": {"seed": 2, "b": [1]}, "c": True}) == {
-        "a.seed": "2", "a.b": "[1]", "c": "true",
-    }  # fmt: skip
+def test_flattened_facts_leave_out_seeds_which_are_told_apart_by_their_place():
+    values = {
+        "seed": 1,
+        "a": {"seed": 2, "b": [1], "parts": [{"seed": 3, "d": 4}, {"d": 5}]},
+        "c": True,
+        "data_dir": "x",
+        "none": {},
+    }
+    assert flatten(values) == {"a.b": "[1]", "a.parts.0.d": "4", "a.parts.1.d": "5", "c": "true"}
+    assert seeds(values) == {"seed": 1, "a.seed": 2, "a.parts.0.seed": 3}

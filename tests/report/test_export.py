@@ -49,7 +49,7 @@ REFUSED = {
     "prefix, merged": (lambda m: Prefix(m, 2, DIM), "merged", ["prefix", "export peft"]),
     "bias": (lambda m: BiasSpace(m, DIM), "peft", ["bias", "LoRASubspace", "Scaling"]),
     "bias, merged": (lambda m: BiasSpace(m, DIM), "merged", ["q_proj", "no bias", "LoRASubspace"]),
-    "norms": (lambda m: Scaling(m, DIM, kind="norm"), "peft", ["norm", "export merged"]),
+    "norms": (lambda m: Scaling(m, DIM, method="norm"), "peft", ["norm", "export merged"]),
     "product": (mixed, "peft", ["prompt and lora", "export merged"]),
     "product with a prefix": (with_prefix, "peft", ["prefix and lora", "search"]),
     "product with a prefix, merged": (with_prefix, "merged", ["prefix"]),
@@ -136,11 +136,11 @@ def test_soft_prompts_come_back(tiny, tmp_path, family_name, template):
     assert not torch.allclose(found, other, atol=1e-2)
 
 
-@pytest.mark.parametrize("kind", ["lora-fa", "lora-xs", "vera", "tiny"])
+@pytest.mark.parametrize("method", ["lora-fa", "lora-xs", "vera", "tiny"])
 @pytest.mark.parametrize("family_name", ["llama", "gpt2", "roberta", "t5"])
-def test_low_rank_changes_come_back(tiny, tmp_path, family_name, kind):
+def test_low_rank_changes_come_back(tiny, tmp_path, family_name, method):
     model = tiny(family_name)
-    space = LoRASubspace(model, DIM, kind=kind, rank=2)
+    space = LoRASubspace(model, DIM, method=method, rank=2)
     z = two_points(space)
     exported(evaluator_of(model, space, PLAIN), z, "peft", tmp_path / "out")
     again = LoRASubspace.from_peft(tmp_path / "out", model, DIM).decode(torch.zeros(1, DIM))

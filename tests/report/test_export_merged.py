@@ -63,7 +63,7 @@ def test_ia3(tiny, family_name, tmp_path):
 def test_norm(tiny, family_name, tmp_path):
     """Gains are weights, or 1 + weights (Gemma); LayerNorm's biases are multiplied too."""
     model = tiny(family_name)
-    round_trip(model, Scaling(model, DIM, kind="norm", alpha=0.3), PLAIN, tmp_path)
+    round_trip(model, Scaling(model, DIM, method="norm", alpha=0.3), PLAIN, tmp_path)
 
 
 @pytest.mark.parametrize(

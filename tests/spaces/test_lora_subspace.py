@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gfo import Classification, GfoError, LocalEvaluator
-from gfo.spaces.lora_subspace import KINDS, LoRASubspace, singular_vectors
+from gfo.spaces.lora_subspace import METHODS, LoRASubspace, singular_vectors
 
 TEXTS = ["a great joy from the first minute", "bad!", "the food was good, but the service was bad."]
 ROWS = [{"text": text, "label": label} for text, label in zip(TEXTS, ["b", "a", "a"], strict=True)]
@@ -47,10 +47,10 @@ def merged_logits(model, delta):
     return torch.stack(out).view(delta.candidates, len(ROWS), -1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_equals_merged_weights(tiny, family, kind):
+@pytest.mark.parametrize("method", METHODS)
+def test_equals_merged_weights(tiny, family, method):
     model, z = tiny(family), points()
-    space = make_space(model, kind=kind)
+    space = make_space(model, method=method)
     expected = merged_logits(model, space.decode(torch.from_numpy(z)))
     found = logits(model, space, z)
     assert float((found - expected).abs().max()) < 2e-5
@@ -58,36 +58,36 @@ def test_equals_merged_weights(tiny, family, kind):
     assert float((found - expected.roll(1, 0)).abs().amax((1, 2)).min()) > 1e-3
     start = logits(model, space, np.zeros((1, DIM)))
     assert float((found - start).abs().amax((1, 2)).min()) > 1e-3
-    other = logits(model, make_space(model, kind=kind, seed=2), z)
+    other = logits(model, make_space(model, method=method, seed=2), z)
     assert float((found - other).abs().max()) > 1e-3
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("alpha", [0.05, 0.4])
-def test_norm_of_the_change(tiny, kind, alpha):
+def test_norm_of_the_change(tiny, method, alpha):
     """z ~ N(0, I) changes each weight by alpha of its norm, and decode(0) by nothing."""
     model = tiny("llama")
-    space = make_space(model, kind=kind, dim=27, alpha=alpha)
+    space = make_space(model, method=method, dim=27, alpha=alpha)
     delta = space.decode(torch.from_numpy(points(3000, 27)))
     square = torch.stack(
         [(B @ A).square().sum((1, 2)) / model.weight(n).square().sum() for n, (A, B) in delta.lora.items()]
     )
     # VeRA's second vector adds VERA_D^2 to the mean square
-    expected = alpha * (1.25**0.5 if kind == "vera" else 1)
+    expected = alpha * (1.25**0.5 if method == "vera" else 1)
     assert float(square.mean().sqrt()) == pytest.approx(expected, rel=0.2)
     assert not any(bool((B @ A).any()) for A, B in space.decode(torch.zeros(1, 27)).lora.values())
     assert all(A.stride(0) == 0 for A, _ in delta.lora.values())  # one product for all candidates
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_odd_in_z(tiny, kind):
+@pytest.mark.parametrize("method", METHODS)
+def test_odd_in_z(tiny, method):
     """All but VeRA are linear; VeRA's odd part is what its first vector does."""
-    space = make_space(tiny("llama"), kind=kind)
+    space = make_space(tiny("llama"), method=method)
     z = torch.from_numpy(points(1))
     up, down = ({n: B @ A for n, (A, B) in space.decode(s * z).lora.items()} for s in (1, -1))
     for name in up:
         odd, even = (up[name] - down[name]).norm(), (up[name] + down[name]).norm()
-        assert float(even) <= float(odd) * (1.5 if kind == "vera" else 1e-6)
+        assert float(even) <= float(odd) * (1.5 if method == "vera" else 1e-6)
         assert float(odd) > 0
 
 
@@ -109,25 +109,25 @@ def test_singular_vectors(tiny):
 
 def test_lora_xs_stays_between_the_singular_vectors(tiny):
     model = tiny("llama")
-    space = make_space(model, kind="lora-xs", rank=2)
+    space = make_space(model, method="lora-xs", rank=2)
     name = space.names[0]
     A, B = space.decode(torch.from_numpy(points())).lora[name]
     U, _, Vh = torch.linalg.svd(model.weight(name), full_matrices=False)
     for change in B @ A:
         inside = U[:, :2] @ U[:, :2].T @ change @ Vh[:2].T @ Vh[:2]
         torch.testing.assert_close(inside, change, rtol=0, atol=2e-2 * float(change.abs().max()))
-    other = make_space(model, kind="lora-fa", rank=2).decode(torch.from_numpy(points())).lora[name]
+    other = make_space(model, method="lora-fa", rank=2).decode(torch.from_numpy(points())).lora[name]
     outside = other[1][0] @ other[0][0]
     assert float((U[:, :2] @ U[:, :2].T @ outside - outside).norm() / outside.norm()) > 0.5
 
 
 def test_vera_shares_its_bases(tiny):
     """Modules of one width have the same A; B's columns differ by the vectors alone."""
-    space = make_space(tiny("llama"), kind="vera", rank=5)
+    space = make_space(tiny("llama"), method="vera", rank=5)
     lora = space.decode(torch.from_numpy(points())).lora
     first, *others = [A[0] for A, _ in lora.values()]
     assert all(torch.equal(first, other) for other in others)
-    other = make_space(tiny("llama"), kind="vera", rank=5, seed=2)
+    other = make_space(tiny("llama"), method="vera", rank=5, seed=2)
     assert not torch.equal(first, next(iter(other.decode(torch.zeros(1, DIM)).lora.values()))[0][0])
     ratio = [B[0] / B[1] for _, B in lora.values()]  # b0 d0 / (b1 d1): rank 1
     assert all(float(torch.linalg.svdvals(r)[1:].max() / torch.linalg.svdvals(r)[0]) < 1e-3 for r in ratio)
@@ -184,8 +184,8 @@ def test_targets_and_layers(tiny, options, expected):
         ({"layers": "middle"}, ["layers = 'middle'", "'upper', 'lower', 'last'"]),
         ({"rank": 17}, ["rank = 17", "v_proj' (16 x 32)", "lower it"]),
         ({"rank": 0}, ["rank = 0", "at least 1"]),
-        ({"kind": "lora"}, ["kind of LoRASubspace 'lora'", "lora-fa"]),
-        ({"kind": "tiny", "rank": 1, "dim": 7}, ["dim = 7", "1 to 6", "6 modules at rank 1"]),
+        ({"method": "lora"}, ["method of LoRASubspace 'lora'", "lora-fa"]),
+        ({"method": "tiny", "rank": 1, "dim": 7}, ["dim = 7", "1 to 6", "6 modules at rank 1"]),
         ({"alpha": 0.0}, ["alpha = 0.0", "positive"]),
         ({"projection": "fast"}, ["unknown projection 'fast'", "did you mean 'fastfood'"]),
     ],
@@ -197,7 +197,7 @@ def test_bad_options(tiny, options, parts):
     assert all(part in str(error.value) for part in parts), str(error.value)
 
 
-def test_defaults_by_kind(tiny):
+def test_defaults_by_method(tiny):
     model = tiny("llama", num_hidden_layers=4, hidden_size=64)
-    sizes = {kind: LoRASubspace(model, kind=kind).dim for kind in KINDS}
+    sizes = {method: LoRASubspace(model, method=method).dim for method in METHODS}
     assert sizes == {"lora-fa": 200, "lora-xs": 200, "vera": 200, "tiny": 13}

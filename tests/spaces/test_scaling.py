@@ -131,8 +131,8 @@ def test_spread_of_factors_and_additions(tiny):
     ("make", "parts"),
     [
         (lambda m: Scaling(m, 0), ["dim = 0", "1 to"]),
-        (lambda m: Scaling(m, 5, kind="ia4"), ["unknown kind of Scaling 'ia4'", "did you mean 'ia3'"]),
-        (lambda m: Scaling(m, 5, kind="norm", targets="x"), ["targets is for kind = 'ia3'"]),
+        (lambda m: Scaling(m, 5, method="ia4"), ["unknown method of Scaling 'ia4'", "did you mean 'ia3'"]),
+        (lambda m: Scaling(m, 5, method="norm", targets="x"), ["targets is for method = 'ia3'"]),
         (lambda m: Scaling(m, 5, targets="k_porj"), ["'k_porj' matches nothing", "k_proj", "up_proj"]),
         (lambda m: Scaling(m, 5, alpha=0), ["alpha = 0", "positive"]),
         (lambda m: Scaling(m, 5, layers=[7]), ["layer 7", "0 to 2"]),

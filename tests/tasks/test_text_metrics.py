@@ -14,10 +14,10 @@ import pytest
 import sacrebleu
 
 from gfo import GfoError
+from gfo.core.registry import entries
 from gfo.tasks.parts.text_metrics import (
     METRICS,
     REGEX,
-    TEXT_METRICS,
     NumberMatch,
     number_or_text,
     squad_normalized,
@@ -198,5 +198,8 @@ def test_a_library_that_is_not_installed(monkeypatch, name, module, said):
         METRICS[name]([["a"]])
 
 
-def test_descriptions():
-    assert list(TEXT_METRICS) == [*METRICS, REGEX]
+def test_each_has_a_line_in_the_registry():
+    named = entries("metric")
+    for name in (*METRICS, REGEX):
+        metric = named[name].load()
+        assert (metric.name, metric.form, metric.lower_is_better) == (name, "share", False)

@@ -181,7 +181,8 @@ def _scale_norm(part: Any, name: str, scale: Tensor) -> None:
         if float(error) <= 8 * torch.finfo(dtype).eps:
             return
     raise cannot(
-        f"the gain of '{name}' is no plain weight", "LoRASubspace and Scaling of linear modules can be"
+        f"the gain of '{name}' is no plain weight",
+        "LoRASubspace and Scaling with method = 'ia3' can be",
     )
 
 

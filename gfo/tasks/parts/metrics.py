@@ -11,6 +11,11 @@ MACRO_F1 = Metric("macro_f1", form="share")
 AGREEMENT = Metric("agreement", form="share")
 TEACHER_ACCURACY = Metric("teacher_accuracy", form="share")
 PERPLEXITY = Metric("perplexity", lower_is_better=True)
+# of generated text: see gfo.tasks.parts.text_metrics
+EXACT_MATCH, TOKEN_F1, BLEU, CHRF, ROUGE1, ROUGE2, ROUGEL, REGEX_MATCH = (
+    Metric(name, form="share")
+    for name in ("exact_match", "token_f1", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "regex")
+)
 ANSWER_TOKENS = Metric("answer_tokens", lower_is_better=True, form="tokens")
 
 

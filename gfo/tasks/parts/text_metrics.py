@@ -157,15 +157,3 @@ METRICS: dict[str, Callable[[References], Metric]] = {
     "rougeL": _rouge("rougeL"),
 }
 REGEX = "regex"
-
-# name -> what it is, for `gfo list`
-TEXT_METRICS = {
-    "exact_match": "the share of answers that are a reference, by SQuAD's normalization",
-    "token_f1": "F1 of the words shared with a reference, by SQuAD's normalization",
-    "bleu": "BLEU of the batch, by sacrebleu",
-    "chrf": "chrF of the batch, by sacrebleu",
-    "rouge1": "ROUGE-1, F measure, by rouge-score",
-    "rouge2": "ROUGE-2, F measure, by rouge-score",
-    "rougeL": "ROUGE-L, F measure, by rouge-score",
-    REGEX: "the share of answers whose last match of a regular expression is the reference",
-}

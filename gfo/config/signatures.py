@@ -1,0 +1,135 @@
+"""Keys of a section from the signature of a constructor: names, types and defaults."""
+
+from __future__ import annotations
+
+import builtins
+import inspect
+import sys
+import types
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import PurePath
+from typing import Any, Literal, TypedDict, Union, Unpack, get_args, get_origin, get_type_hints, is_typeddict
+
+from pydantic import Field
+
+from gfo.core.errors import GfoError
+from gfo.core.protocols import Reader
+
+PLAIN = (str, int, float, bool, type(None))
+NO_KEY = object()  # the type of what a config cannot say
+
+
+class Key(TypedDict):
+    """What a config may say of an argument."""
+
+    type: Any
+    default: Any
+    """Of the argument; `inspect.Parameter.empty` without."""
+    model: bool
+    """Whether a model's name stands for the model."""
+
+
+class _Unseen(type):
+    def __getattr__(cls, name: str) -> Any:
+        return cls
+
+    def __getitem__(cls, arguments: Any) -> Any:
+        return cls
+
+
+class Unseen(metaclass=_Unseen):
+    """Stands for a type that is imported for type checkers alone."""
+
+
+class _Names(dict[str, Any]):
+    """The names of a module, and `Unseen` for all others."""
+
+    def __missing__(self, name: str) -> Any:
+        return getattr(builtins, name, Unseen)
+
+
+def keys_of(cls: type, leave_out: Collection[str] = ()) -> dict[str, Key]:
+    """The arguments of a class's constructor that a config can give.
+
+    Args:
+        cls: the class. Its type hints decide; an argument without one takes any value.
+        leave_out: arguments that are not the config's to give.
+
+    Raises:
+        GfoError: for an argument without a default of a type that a config has not.
+    """
+    init = inspect.unwrap(cls.__init__)  # type: ignore[misc]
+    hints = get_type_hints(init, localns=_Names(getattr(init, "__globals__", {})))
+    found: dict[str, Key] = {}
+    for name, parameter in inspect.signature(cls).parameters.items():
+        hint = hints.get(name, Any)
+        if parameter.kind is parameter.VAR_KEYWORD:
+            found |= {key: value for key, value in _options(hint).items() if key not in leave_out}
+        elif name not in leave_out and parameter.kind is not parameter.VAR_POSITIONAL:
+            kept = plain_type(hint)
+            model = Reader in _members(hint)
+            if model:
+                kept = str | None
+            if kept is not NO_KEY:
+                found[name] = Key(type=kept, default=parameter.default, model=model)
+            elif parameter.default is parameter.empty:
+                raise GfoError(
+                    f"{cls.__name__}: a config cannot give its argument '{name}' ({hint}); give it a default"
+                )
+    return found
+
+
+def field_of(key: Key) -> Any:
+    """The key as pydantic's `create_model` takes it."""
+    default = key["default"]
+    if default is inspect.Parameter.empty:
+        return key["type"], ...
+    if isinstance(default, list | tuple | set):
+        return key["type"], Field(default_factory=lambda: list(default))
+    if isinstance(default, Mapping):
+        return key["type"], Field(default_factory=lambda: dict(default))
+    return key["type"], default
+
+
+def plain_type(hint: Any) -> Any:
+    """The hint as JSON has it, without what a config cannot say; NO_KEY if nothing is left.
+
+    Sequences are lists, the keys of mappings are texts.
+    """
+    if hint is Any or hint in PLAIN:
+        return hint
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return hint
+    if origin in (Union, types.UnionType):
+        kept = [found for each in inner if (found := plain_type(each)) is not NO_KEY]
+        return Union[tuple(kept)] if set(kept) - {type(None)} else NO_KEY  # noqa: UP007
+    if isinstance(hint, type) and issubclass(hint, PurePath):
+        return str
+    outer = origin or hint
+    if not isinstance(outer, type):
+        return NO_KEY
+    if issubclass(outer, Mapping):
+        value = plain_type(inner[1]) if inner else Any
+        return NO_KEY if value is NO_KEY else dict[str, value]  # type: ignore[valid-type]
+    if issubclass(outer, Iterable) and outer.__module__ in ("builtins", "collections.abc"):
+        value = plain_type(inner[0]) if inner else Any
+        return NO_KEY if value is NO_KEY else list[value]  # type: ignore[valid-type]
+    return NO_KEY
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _options(hint: Any) -> dict[str, Key]:
+    """The keys of **options that are an unpacked TypedDict; of others nothing is known."""
+    inner = get_args(hint)[0] if get_origin(hint) is Unpack else None
+    if inner is None or not is_typeddict(inner):
+        return {}
+    found = {}
+    for name, each in get_type_hints(inner, localns=_Names(vars(sys.modules[inner.__module__]))).items():
+        kept = plain_type(each)
+        if kept is not NO_KEY:
+            found[name] = Key(type=Union[kept, None], default=None, model=False)  # noqa: UP007
+    return found

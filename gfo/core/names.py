@@ -1,0 +1,173 @@
+"""The table of names: everything that gfo has by name, a line each. `gfo.core.registry` reads it.
+
+A new optimizer, space, task, metric, baseline or model is a file and a line here. A name that ends in
+":<name>" is a family: what follows its colon is given to the place, which makes the thing.
+"""
+
+from __future__ import annotations
+
+# kind -> name -> ("module:attribute" behind "gfo.", a line on it)
+BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
+    "optimizer": {
+        "bipop": (
+            "optimizers.restarts:BIPOP",
+            "restarts of any optimizer, large and small in turn",
+        ),
+        "bo": (
+            "optimizers.bayesian:BayesianOptimization",
+            "Bayesian optimization (BoTorch), from d = 21 a trust region",
+        ),
+        "blockwise": (
+            "optimizers.blockwise:Blockwise",
+            "any optimizer on one block of z at a time, as BBTv2 visits layers",
+        ),
+        "cma": ("optimizers.cma_es:CMAES", "CMA-ES, full covariance matrix (pycma)"),
+        "ga": (
+            "optimizers.genetic:GeneticAlgorithm",
+            "genetic algorithm; also for integer and binary genes",
+        ),
+        "ipop": ("optimizers.restarts:IPOP", "restarts of any optimizer, each with twice the population"),
+        "nevergrad:<name>": (
+            "optimizers.nevergrad:nevergrad_method",
+            "any optimizer of nevergrad's registry, as nevergrad:DE",
+        ),
+        "openai-es": ("optimizers.openai_es:OpenAIES", "OpenAI's evolution strategy: antithetic pairs, Adam"),
+        "pso": ("optimizers.particle_swarm:ParticleSwarm", "particle swarm"),
+        "random": (
+            "optimizers.random_search:RandomSearch",
+            "random search: standard normal, uniform in boxes",
+        ),
+        "sa": (
+            "optimizers.simulated_annealing:SimulatedAnnealing",
+            "simulated annealing, a population of chains",
+        ),
+        "sep-cma": (
+            "optimizers.cma_es:SepCMAES",
+            "CMA-ES with a diagonal covariance matrix (pycma), for high dimensions",
+        ),
+        "snes": (
+            "optimizers.snes:SNES",
+            "separable natural evolution strategy: a step size for each dimension",
+        ),
+        "sobol": (
+            "optimizers.random_search:SobolSearch",
+            "quasi-random search: a scrambled Sobol' sequence",
+        ),
+        "spsa": (
+            "optimizers.spsa:SPSA",
+            "simultaneous perturbation stochastic approximation; MeZO's estimator",
+        ),
+    },
+    "space": {
+        "adapter": ("spaces.adapter:Adapter", "bottlenecks behind the feed-forward networks (Houlsby)"),
+        "bias": ("spaces.scaling:BiasSpace", "additions to the outputs of linear modules (BitFit)"),
+        "deep-prompt": (
+            "spaces.deep_prompt:DeepPrompt",
+            "a soft prompt moved at the entrance of all or chosen layers (BBTv2)",
+        ),
+        "discrete-prompt": (
+            "spaces.discrete_prompt:DiscretePrompt",
+            "tokens in the {soft} place, picked from a list by integer genes",
+        ),
+        "lora": (
+            "spaces.lora_subspace:LoRASubspace",
+            "low-rank changes of weights; method lora-fa, lora-xs, vera or tiny",
+        ),
+        "prefix": ("spaces.prefix:Prefix", "keys and values in front of all tokens, started from real words"),
+        "product": (
+            "spaces.product:ProductSpace",
+            "several spaces at once, a list of sections in the key spaces",
+        ),
+        "scaling": (
+            "spaces.scaling:Scaling",
+            "factors on keys, values and feed-forwards (method ia3), or on norms (norm)",
+        ),
+        "soft-prompt": (
+            "spaces.soft_prompt:SoftPrompt",
+            "P embeddings in the template's {soft} place, in a random subspace of d dimensions",
+        ),
+    },
+    "task": {
+        "classification": (
+            "tasks.classification:Classification",
+            "the next words after the template say the label",
+        ),
+        "distillation": (
+            "tasks.distillation:Distillation",
+            "the next word's distribution is to be a teacher's, such as that of a long instruction",
+        ),
+        "generation": (
+            "tasks.generation:Generation",
+            "the text that the model writes behind the template, scored by a metric",
+        ),
+        "language-modeling": (
+            "tasks.language_modeling:LanguageModeling",
+            "the likelihood of documents, in windows",
+        ),
+        "multiple-choice": (
+            "tasks.multiple_choice:MultipleChoice",
+            "each row has options, scored by their likelihood",
+        ),
+        "weighted": ("tasks.weighted:Weighted", "a weighted sum of tasks, and constraints"),
+    },
+    "metric": {
+        "accuracy": ("tasks.parts.metrics:ACCURACY", "the share of rows whose label is right"),
+        "agreement": ("tasks.parts.metrics:AGREEMENT", "the share of rows with the teacher's likeliest word"),
+        "answer_tokens": ("tasks.parts.metrics:ANSWER_TOKENS", "the mean length of the answers"),
+        "bleu": ("tasks.parts.metrics:BLEU", "BLEU of the batch, by sacrebleu"),
+        "ce": ("tasks.parts.metrics:CE", "cross-entropy over the labels"),
+        "chrf": ("tasks.parts.metrics:CHRF", "chrF of the batch, by sacrebleu"),
+        "exact_match": (
+            "tasks.parts.metrics:EXACT_MATCH",
+            "the share of answers that are a reference, by SQuAD's normalization",
+        ),
+        "loss": ("core.metric:LOSS", "what the optimizer minimises"),
+        "macro_f1": ("tasks.parts.metrics:MACRO_F1", "the mean of the labels' F1 scores"),
+        "perplexity": (
+            "tasks.parts.metrics:PERPLEXITY",
+            "exp of a token's mean negative log-likelihood",
+        ),
+        "regex": (
+            "tasks.parts.metrics:REGEX_MATCH",
+            "the share of answers whose last match of a regular expression is the reference",
+        ),
+        "rouge1": ("tasks.parts.metrics:ROUGE1", "ROUGE-1, F measure, by rouge-score"),
+        "rouge2": ("tasks.parts.metrics:ROUGE2", "ROUGE-2, F measure, by rouge-score"),
+        "rougeL": ("tasks.parts.metrics:ROUGEL", "ROUGE-L, F measure, by rouge-score"),
+        "teacher_accuracy": (
+            "tasks.parts.metrics:TEACHER_ACCURACY",
+            "the share of rows whose label the teacher says",
+        ),
+        "token_f1": (
+            "tasks.parts.metrics:TOKEN_F1",
+            "F1 of the words shared with a reference, by SQuAD's normalization",
+        ),
+    },
+    "baseline": {
+        "full": ("baselines.weights:full", "all weights of a copy of the model, AdamW"),
+        "gradient": ("baselines.searched:gradient", "AdamW in the same space, through its decode"),
+        "in-context": (
+            "baselines.prompts:in_context",
+            "k labelled rows in front of each row; nothing is trained",
+        ),
+        "linear-head": (
+            "baselines.linear_head:linear_head",
+            "logistic regression on the last hidden state",
+        ),
+        "lora": ("baselines.weights:lora", "LoRA by PEFT, AdamW"),
+        "manual": (
+            "baselines.prompts:manual",
+            "the template with a text in the {soft} place; nothing is trained",
+        ),
+        "mezo": ("baselines.weights:mezo", "MeZO on all weights of a copy: two forward passes a step"),
+        "mezo-lora": ("baselines.weights:mezo_lora", "MeZO on LoRA's weights"),
+        "prefix-tuning": ("baselines.searched:prefix_tuning", "all numbers of a Prefix, AdamW"),
+        "prompt-tuning": ("baselines.searched:prompt_tuning", "all numbers of a SoftPrompt, AdamW"),
+    },
+    "model": {
+        "smollm2-135m": (
+            "models.download:SMOLLM2_135M",
+            "SmolLM2-135M-Instruct, dequantized from 4 bits (Q4_1) to float32: 30 layers, width 576",
+        ),
+    },
+}
