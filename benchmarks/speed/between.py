@@ -48,13 +48,9 @@ class Child:
     Args:
         side: "before" or "after".
         checkout: the folder that has `gfo`.
-        job: what it computes; see `step.py`.
-
-    Raises:
-        GfoError: if it cannot do the job.
     """
 
-    def __init__(self, side: str, checkout: Path, job: Mapping[str, Any]) -> None:
+    def __init__(self, side: str, checkout: Path) -> None:
         self._side = side
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(CHILD)],
@@ -63,10 +59,14 @@ class Child:
             text=True,
             env=os.environ | {"PYTHONPATH": str(checkout), "OMP_WAIT_POLICY": "PASSIVE"},
         )
-        self.ask({**job, "checkout": str(checkout)})
 
     def ask(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """Its answer."""
+        """Its answer; see `step.py`.
+
+        Raises:
+            GfoError: if it cannot do what is asked.
+            UnusableError: if it has ended.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):  # it has ended, and gives no answer
@@ -103,24 +103,30 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }
     checkouts = dict(zip(SIDES, (options.before, options.after), strict=True))
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in options.workload}
-    with contextlib.ExitStack() as stack:
-        children = {}
-        for side, checkout in checkouts.items():
-            say(f"{side}: loading {Path(options.model).name}")
-            children[side] = stack.enter_context(Child(side, checkout, job))
-        for number in range(options.rounds):
-            for place, name in enumerate(options.workload):
-                order = SIDES if (number + place) % 2 == 0 else SIDES[::-1]
-                asked = {"workload": name, "round": number}
-                found[name].append({side: children[side].ask(asked) for side in order})
-                say(f"round {number + 1} of {options.rounds}, {name}: {_seconds(found[name][-1])}")
+    for number, part in enumerate(np.array_split(np.arange(options.rounds), options.starts)):
+        with contextlib.ExitStack() as stack:
+            children = {}
+            for side in _turned(SIDES, number):
+                say(f"{side}: loading {Path(options.model).name}")
+                children[side] = stack.enter_context(Child(side, checkouts[side]))
+                children[side].ask({**job, "checkout": str(checkouts[side])})
+            for turn in part.tolist():
+                for place, name in enumerate(options.workload):
+                    asked = {"workload": name, "round": turn}
+                    found[name].append({s: children[s].ask(asked) for s in _turned(SIDES, turn + place)})
+                    say(f"round {turn + 1} of {options.rounds}, {name}: {_seconds(found[name][-1])}")
     return {
         "workloads": [entry(name, templates[name], rounds) for name, rounds in found.items()],
         "model": Path(options.model).name,
-        **{key: getattr(options, key) for key in ("candidates", "rows", "threads", "chunk_tokens")},
+        **{key: getattr(options, key) for key in ("candidates", "rows", "threads", "chunk_tokens", "starts")},
         **{side: revision(checkout) for side, checkout in checkouts.items()},
         **shared.source(),
     }
+
+
+def _turned(sides: Sequence[str], number: int) -> Sequence[str]:
+    """The other one first every second time."""
+    return sides if number % 2 == 0 else sides[::-1]
 
 
 def _seconds(both: Mapping[str, Any]) -> str:
@@ -210,6 +216,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--after", type=Path, default=here, help="by default this one")
     add("--workload", action="append", help=f"{', '.join(SPACES)}; may be repeated; default: all")
     add("--rounds", type=int, default=40, help="a step of both each (default %(default)s)")
+    add("--starts", type=int, default=4, help="new processes for a share of the rounds (default %(default)s)")
     add("--candidates", type=int, default=8, help="K, the population (default %(default)s)")
     add("--rows", type=int, default=8, help="B (default %(default)s)")
     add("--threads", type=int, default=1, help="of torch (default %(default)s)")
@@ -218,7 +225,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--json", type=Path, help="write the results to this file")
     options = parser.parse_args(arguments)
     options.workload = chosen("--workload", options.workload, SPACES)
-    shared.check_at_least_one(options, ["rounds", "candidates", "rows", "threads", "chunk_tokens"])
+    shared.check_at_least_one(options, ["rounds", "starts", "candidates", "rows", "threads", "chunk_tokens"])
     shared.check_rounds(options, "rounds")
     shared.check_output("--json", options.json)
     for side in SIDES:
