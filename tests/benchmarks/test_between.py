@@ -52,14 +52,14 @@ def louder(tmp_path):
 
 
 def options(model, before, *more):
-    small = ["--candidates", "2", "--rows", "3", "--rounds", "3", "--starts", "1"]
+    small = ["--candidates", "2", "--rows", "3", "--rounds", "2", "--starts", "1"]
     small += ["--chunk-tokens", "300"]
     return ["--before", str(before), "--model", str(model), *small, *more]
 
 
 def test_a_checkout_against_itself(model, tmp_path, capsys):
     file = tmp_path / "between.json"
-    assert between.main(options(model, ROOT, "--starts", "2", "--json", str(file))) == 0
+    assert between.main(options(model, ROOT, "--starts", "3", "--json", str(file))) == 0
     found = json.loads(file.read_text())
     assert [entry["workload"] for entry in found["workloads"]] == WORKLOADS
     for entry in found["workloads"]:
@@ -67,8 +67,12 @@ def test_a_checkout_against_itself(model, tmp_path, capsys):
         assert entry["forward_tokens"]["before"] == entry["forward_tokens"]["after"] > 0
         assert entry["interval"][0] <= entry["ratio"] <= entry["interval"][1]
         for clock in ("cpu_seconds", "wall_seconds"):
-            assert {side: len(entry[clock][side]) for side in entry[clock]} == {"before": 3, "after": 3}
-        assert entry["ratios"][1] == entry["cpu_seconds"]["after"][1] / entry["cpu_seconds"]["before"][1]
+            assert {side: np.shape(entry[clock][side]) for side in entry[clock]} == {
+                "before": (3, 2),
+                "after": (3, 2),
+            }
+        ratios = np.divide(entry["cpu_seconds"]["after"], entry["cpu_seconds"]["before"])
+        assert entry["ratios_of_starts"] == pytest.approx(np.median(ratios, axis=1))
     templates = [entry["template"] for entry in found["workloads"]]
     assert ["{soft}" in template for template in templates] == [True, True, False]
     assert templates[1].startswith("{soft}")
@@ -76,9 +80,9 @@ def test_a_checkout_against_itself(model, tmp_path, capsys):
     assert {"versions", "hardware", "date"} <= set(found)
     assert str(ROOT) not in file.read_text()
     printed = capsys.readouterr()
-    sides = [text.split(" ")[1] for text in printed.err.splitlines() if ": loading tiny" in text]
-    assert sides == ["before:", "after:", "after:", "before:"]
-    assert "medians of 3" in printed.out
+    sides = [text.split()[5] for text in printed.err.splitlines() if " loads tiny" in text]
+    assert sides == ["before", "after", "after", "before", "before", "after"]
+    assert "3 starts of 2 rounds" in printed.out
 
 
 def test_other_losses_are_caught(model, louder, capsys):
@@ -114,22 +118,24 @@ def seconds(before, after, *, loss=0.5):
 
 @pytest.mark.parametrize(("factor", "within"), [(1.0, True), (1.02, True), (1.05, False), (0.8, True)])
 def test_three_percent_are_told_from_none(factor, within):
-    """Both slow down together, by up to 3 times, and each by 0.5 % of its own; one step is far off."""
+    """Both slow down together, by up to 3 times, each process by 0.5 % of its own; a step of each is far off."""
     rng = np.random.default_rng(0)
-    busy = rng.uniform(1, 3, 40)
-    own = rng.normal(1, 0.005, (2, 40))
-    own[1, 7] = 9.0
-    rounds = [seconds(b * x, factor * b * y) for b, x, y in zip(busy, *own, strict=True)]
-    found = between.entry("lora", "", rounds)
+    starts = []
+    for own in rng.normal(1, 0.005, (10, 2)):
+        busy = rng.uniform(1, 3, 4)
+        starts.append([seconds(b * own[0], factor * b * own[1]) for b in busy])
+        starts[-1][1]["after"]["cpu_seconds"] *= 9
+    found = between.entry("lora", "", starts)
     assert found["within"] is within
     assert found["ratio"] == pytest.approx(factor, abs=0.01)
 
 
-def test_too_few_rounds_tell_nothing():
-    found = between.entry("lora", "", [seconds(1, 0.9), seconds(1, 1.2), seconds(1, 1.0)])
-    assert found["within"] is None
+def test_what_is_a_process_own_tells_nothing():
+    """Many rounds of few processes do not make a difference between processes one between versions."""
+    starts = [[seconds(1, ratio)] * 50 for ratio in (0.9, 1.2, 1.0)]
+    assert between.entry("lora", "", starts)["within"] is None
     with pytest.raises(UnusableError, match="differ by"):
-        between.entry("lora", "", [seconds(1, 1, loss=0.6)])
+        between.entry("lora", "", [[seconds(1, 1, loss=0.6)]])
 
 
 @pytest.mark.parametrize(
@@ -137,7 +143,7 @@ def test_too_few_rounds_tell_nothing():
     [
         (["--before", "nowhere"], "--before nowhere: it has no gfo/"),
         (["--before", ".", "--workload", "lor"], "did you mean 'lora'"),
-        (["--before", ".", "--rounds", "2", "--json", "x.json"], "--rounds 2: --json needs medians"),
+        (["--before", ".", "--starts", "2", "--json", "x.json"], "--starts 2: --json needs medians"),
         (["--before", ".", "--rows", "0"], "--rows 0: must be at least 1"),
         ([], "--before"),
     ],
