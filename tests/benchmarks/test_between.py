@@ -118,7 +118,7 @@ def seconds(before, after, *, loss=0.5):
 
 @pytest.mark.parametrize(("factor", "within"), [(1.0, True), (1.02, True), (1.05, False), (0.8, True)])
 def test_three_percent_are_told_from_none(factor, within):
-    """Both slow down together, by up to 3 times, each process by 0.5 % of its own; a step of each is far off."""
+    """Both slow down together, by up to 3 times, each process by 0.5 % of its own; a step of each is off."""
     rng = np.random.default_rng(0)
     starts = []
     for own in rng.normal(1, 0.005, (10, 2)):
