@@ -48,13 +48,9 @@ class Child:
     Args:
         side: "before" or "after".
         checkout: the folder that has `gfo`.
-        job: what it computes; see `step.py`.
-
-    Raises:
-        GfoError: if it cannot do the job.
     """
 
-    def __init__(self, side: str, checkout: Path, job: Mapping[str, Any]) -> None:
+    def __init__(self, side: str, checkout: Path) -> None:
         self._side = side
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(CHILD)],
@@ -63,10 +59,14 @@ class Child:
             text=True,
             env=os.environ | {"PYTHONPATH": str(checkout), "OMP_WAIT_POLICY": "PASSIVE"},
         )
-        self.ask({**job, "checkout": str(checkout)})
 
     def ask(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """Its answer."""
+        """Its answer; see `step.py`.
+
+        Raises:
+            GfoError: if it cannot do what is asked.
+            UnusableError: if it has ended.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):  # it has ended, and gives no answer
@@ -102,20 +102,24 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "workloads": {name: SPACES[name] | {"template": templates[name]} for name in options.workload},
     }
     checkouts = dict(zip(SIDES, (options.before, options.after), strict=True))
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in options.workload}
-    with contextlib.ExitStack() as stack:
-        children = {}
-        for side, checkout in checkouts.items():
-            say(f"{side}: loading {Path(options.model).name}")
-            children[side] = stack.enter_context(Child(side, checkout, job))
-        for number in range(options.rounds):
-            for place, name in enumerate(options.workload):
-                order = SIDES if (number + place) % 2 == 0 else SIDES[::-1]
-                asked = {"workload": name, "round": number}
-                found[name].append({side: children[side].ask(asked) for side in order})
-                say(f"round {number + 1} of {options.rounds}, {name}: {_seconds(found[name][-1])}")
+    found: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in options.workload}
+    for start in range(options.starts):
+        with contextlib.ExitStack() as stack:
+            children = {}
+            for side in _turned(SIDES, start):
+                say(f"start {start + 1} of {options.starts}: {side} loads {Path(options.model).name}")
+                children[side] = stack.enter_context(Child(side, checkouts[side]))
+                children[side].ask({**job, "checkout": str(checkouts[side])})
+            for name in options.workload:
+                found[name].append([])
+            for turn in range(options.rounds):
+                for place, name in enumerate(options.workload):
+                    asked = {"workload": name, "round": turn}
+                    both = {side: children[side].ask(asked) for side in _turned(SIDES, turn + place)}
+                    found[name][-1].append(both)
+                    say(f"round {turn + 1} of {options.rounds}, {name}: {_seconds(both)}")
     return {
-        "workloads": [entry(name, templates[name], rounds) for name, rounds in found.items()],
+        "workloads": [entry(name, templates[name], starts) for name, starts in found.items()],
         "model": Path(options.model).name,
         **{key: getattr(options, key) for key in ("candidates", "rows", "threads", "chunk_tokens")},
         **{side: revision(checkout) for side, checkout in checkouts.items()},
@@ -123,38 +127,51 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _turned(sides: Sequence[str], number: int) -> Sequence[str]:
+    """The other one first every second time."""
+    return sides if number % 2 == 0 else sides[::-1]
+
+
 def _seconds(both: Mapping[str, Any]) -> str:
     return ", ".join(f"{side} {both[side]['cpu_seconds']:.3f} s" for side in SIDES)
 
 
-def entry(name: str, template: str, rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def entry(name: str, template: str, starts: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """A workload's seconds, and how many times those before they are after.
 
-    `ratio` is the median of the rounds' ratios of CPU seconds, `interval` its 95 % bootstrap interval;
-    `within` says whether that interval lies below 1.03, above it (False), or neither (None).
+    A start's ratio is the median of its rounds' ratios of CPU seconds; `ratio` is the mean of the starts'
+    and `interval` its 95 % bootstrap interval. `within` says whether that interval lies below 1.03, above it
+    (False), or neither (None).
+
+    Args:
+        name: of the workload.
+        template: of its rows.
+        starts: the rounds of each pair of processes, with what both sides answered.
 
     Raises:
         DisagreementError: if the losses of the two differ.
     """
+    rounds = [both for start in starts for both in start]
     difference = 0.0
     for both in rounds:
         before, after = (np.array(both[side]["loss"], dtype=float) for side in SIDES)
         difference = max(difference, largest_difference({"before": before, "gfo": after}, "before"))
+    ratios = np.array(
+        [median(both["after"]["cpu_seconds"] / both["before"]["cpu_seconds"] for both in s) for s in starts]
+    )
+    low, high = interval(ratios)
     seconds = {
-        clock: {side: [both[side][clock] for both in rounds] for side in SIDES}
+        clock: {side: [[both[side][clock] for both in start] for start in starts] for side in SIDES}
         for clock in ("cpu_seconds", "wall_seconds")
     }
-    before, after = (np.array(seconds["cpu_seconds"][side]) for side in SIDES)
-    ratios = after / before
-    low, high = interval(ratios)
     return {
         "workload": name,
         "template": template,
-        "median_cpu_seconds": {side: median(seconds["cpu_seconds"][side]) for side in SIDES},
-        "ratio": float(np.median(ratios)),
+        "median_cpu_seconds": {side: median(both[side]["cpu_seconds"] for both in rounds) for side in SIDES},
+        "ratio": float(ratios.mean()),
         "interval": [low, high],
         "within": True if high <= LIMIT else False if low > LIMIT else None,
-        "ratios": ratios.tolist(),
+        "ratios_of_starts": ratios.tolist(),
         "max_loss_difference": difference,
         "forward_tokens": {side: rounds[-1][side]["forward_tokens"] for side in SIDES},
         **seconds,
@@ -162,9 +179,9 @@ def entry(name: str, template: str, rounds: Sequence[Mapping[str, Any]]) -> dict
 
 
 def interval(ratios: np.ndarray[Any, Any]) -> tuple[float, float]:
-    """95 % bootstrap interval (percentiles) of the median of ratios [n]."""
+    """95 % bootstrap interval (percentiles) of the mean of ratios [n]."""
     drawn = np.random.default_rng(0).choice(ratios, (RESAMPLES, len(ratios)))
-    low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975))
+    low, high = np.quantile(drawn.mean(axis=1), (0.025, 0.975))
     return float(low), float(high)
 
 
@@ -184,8 +201,8 @@ def revision(checkout: Path) -> dict[str, Any]:
 
 def show(found: Mapping[str, Any]) -> None:
     """Print the table."""
-    verdict = {True: "yes", False: "no", None: "more rounds"}
-    rounds = len(found["workloads"][0]["ratios"])
+    verdict = {True: "yes", False: "no", None: "more starts"}
+    rounds = found["workloads"][0]["cpu_seconds"]["before"]
     columns = ("workload", *SIDES, "ratio", "its 95 % interval", f"below {LIMIT}", "loss difference")
     rows = [
         (
@@ -198,7 +215,11 @@ def show(found: Mapping[str, Any]) -> None:
         )
         for each in found["workloads"]
     ]
-    shared.show(f"CPU seconds of a step, medians of {rounds}, and after / before", columns, rows)
+    shared.show(
+        f"CPU seconds of a step, {len(rounds)} starts of {len(rounds[0])} rounds, and after / before",
+        columns,
+        rows,
+    )
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -209,7 +230,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--before", type=Path, required=True, help="another checkout of gfo: a folder that has gfo/")
     add("--after", type=Path, default=here, help="by default this one")
     add("--workload", action="append", help=f"{', '.join(SPACES)}; may be repeated; default: all")
-    add("--rounds", type=int, default=40, help="a step of both each (default %(default)s)")
+    add("--starts", type=int, default=10, help="pairs of new processes (default %(default)s)")
+    add("--rounds", type=int, default=4, help="of each start, a step of both each (default %(default)s)")
     add("--candidates", type=int, default=8, help="K, the population (default %(default)s)")
     add("--rows", type=int, default=8, help="B (default %(default)s)")
     add("--threads", type=int, default=1, help="of torch (default %(default)s)")
@@ -218,8 +240,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--json", type=Path, help="write the results to this file")
     options = parser.parse_args(arguments)
     options.workload = chosen("--workload", options.workload, SPACES)
-    shared.check_at_least_one(options, ["rounds", "candidates", "rows", "threads", "chunk_tokens"])
-    shared.check_rounds(options, "rounds")
+    shared.check_at_least_one(options, ["rounds", "starts", "candidates", "rows", "threads", "chunk_tokens"])
+    shared.check_rounds(options, "starts")
     shared.check_output("--json", options.json)
     for side in SIDES:
         folder = getattr(options, side).resolve()
