@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any, Self
 
 import numpy as np
-from gfo.tasks.datasets import load
+from gfo.tasks.parts.datasets import load
 
 import gfo
 from benchmarks import shared
