@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gfo.core.domain import Domain as Domain
     from gfo.core.errors import GfoError as GfoError
     from gfo.core.errors import GfoWarning as GfoWarning
+    from gfo.core.metric import Metric as Metric
     from gfo.evaluation.local import LocalEvaluator as LocalEvaluator
     from gfo.models.decoder import Decoder as Decoder
     from gfo.models.encoder import Encoder as Encoder
@@ -79,6 +80,7 @@ _PUBLIC = {
     "LanguageModeling": "gfo.tasks.language_modeling",
     "LoRASubspace": "gfo.spaces.lora_subspace",
     "LocalEvaluator": "gfo.evaluation.local",
+    "Metric": "gfo.core.metric",
     "MultipleChoice": "gfo.tasks.multiple_choice",
     "Prefix": "gfo.spaces.prefix",
     "ProductSpace": "gfo.spaces.product",

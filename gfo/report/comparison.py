@@ -12,7 +12,8 @@ import numpy as np
 
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
-from gfo.report.scores import is_share, show
+from gfo.core.metric import LOSS, Metric
+from gfo.report.scores import metrics_named
 from gfo.report.tables import Table
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Curve = tuple[Array, Array]
 """x, rising [n], and the lowest loss until there [n]."""
 NO_STEP: Mapping[str, Any] = {"evaluations": 0, "forward_tokens": 0, "best": None}
+NONE = (math.nan, math.nan)  # mean and deviation where there is no value
 QUARTILES = (0.25, 0.5, 0.75)
 STYLES = ("-", "--", ":")  # once the colours are used up
 MOST_ABOVE, ABOVE_IN_A_ROW = 4, 110  # lines whose names have room above the panels; letters of a row there
@@ -35,11 +37,13 @@ class RunValues:
             figure.
         test: metric -> value of the result on test; empty if it was not scored.
         seconds: of the search.
+        metrics: what the test metrics are; by default gfo's own of those names.
     """
 
     steps: Sequence[Mapping[str, Any]]
     test: Mapping[str, float]
     seconds: float
+    metrics: tuple[Metric, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,16 +122,18 @@ class Comparison:
     def table(self) -> Table:
         """The table as text: of several runs the mean, plus or minus the sample standard deviation."""
         rows = self.rows()
-        metrics = list(dict.fromkeys(key for row in rows for key in row if key.startswith("test_")))
-        names = (metric.replace("_", " ", 1) for metric in metrics)
-        header = ("", "runs", "evaluations", "tokens", "seconds", "train loss", *names)
+        names = list(dict.fromkeys(key for row in rows for key in row if key.startswith("test_")))
+        known = [metric for group in self.groups for run in group.runs for metric in run.metrics]
+        metrics = metrics_named(known, (name.removeprefix("test_") for name in names))
+        tested = (f"test {metric.name}" for metric in metrics)
+        header = ("", "runs", "evaluations", "tokens", "seconds", "train loss", *tested)
         cells = [
             (
                 row["label"],
                 str(row["runs"]),
                 *(f"{row[key]:,.0f}" for key in ("evaluations", "forward_tokens", "seconds")),
-                _spread("loss", row["train_loss"]),
-                *(_spread(metric.removeprefix("test_"), row.get(metric)) for metric in metrics),
+                LOSS.show_spread(*row["train_loss"]),
+                *(m.show_spread(*row.get(n, NONE)) for m, n in zip(metrics, names, strict=True)),
             )
             for row in rows
         ]
@@ -232,17 +238,6 @@ def _row(group: Group) -> dict[str, Any]:
     for metric in dict.fromkeys(name for test in scored for name in test):
         row[f"test_{metric}"] = mean_and_deviation([test[metric] for test in scored if metric in test])
     return row
-
-
-def _spread(metric: str, found: tuple[float, float] | None) -> str:
-    """0.3712 ± 0.0120, or 0.3712 of one run, or - of none."""
-    if found is None or math.isnan(found[0]):
-        return "-"
-    mean, deviation = found
-    text = show(metric, mean)
-    if math.isnan(deviation):
-        return text
-    return f"{text} ± {f'{100 * deviation:.1f}' if is_share(metric) else show(metric, deviation)}"
 
 
 def group_runs(facts: Sequence[Mapping[str, str]], seeds: Sequence[Any]) -> list[list[int]]:

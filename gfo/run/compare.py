@@ -10,8 +10,9 @@ from typing import Any
 from gfo.core.errors import GfoError, unknown_name
 from gfo.report.comparison import Comparison, Group, RunValues, group_runs
 from gfo.report.labels import flatten, labels
+from gfo.report.scores import recorded_metrics
 from gfo.run.history import HISTORY, History
-from gfo.run.result import CONFIG, RESULT, Result, read_json
+from gfo.run.result import CONFIG, RESULT, Result, metrics_record, read_json
 
 RunLike = Result | str | Path
 RECORDED = ("optimizer", "baseline", "options", "space", "task", "model", "d")  # of a run without a config
@@ -82,7 +83,8 @@ def _read(run: RunLike) -> _Found:
     if (folder / RESULT).exists():
         return _found(history, read_json(folder / RESULT), folder.resolve().name)
     config = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
-    return _found(history, {"config": config, "seed": config.get("seed")}, folder.resolve().name)
+    summary = {"config": config, "seed": config.get("seed"), "metrics": metrics_record(folder)}
+    return _found(history, summary, folder.resolve().name)
 
 
 def _found(history: History, summary: Mapping[str, Any], name: str) -> _Found:
@@ -95,4 +97,5 @@ def _found(history: History, summary: Mapping[str, Any], name: str) -> _Found:
         raise GfoError(f"compare: {name or 'a run'} has no steps yet; leave it out, or wait for its first")
     seconds = summary.get("cost", {}).get("seconds", steps[-1]["seconds"] if steps else 0.0)
     facts = flatten(record)
-    return _Found(RunValues(steps, test, seconds), facts, summary.get("seed"), name)
+    values = RunValues(steps, test, seconds, recorded_metrics(summary))
+    return _Found(values, facts, summary.get("seed"), name)
