@@ -85,8 +85,7 @@ class Classification(LabelledRows):
         )
         self.loss_name, self.calibrated = loss, calibration == "contextual"
         usual = (*(() if loss == "ce" else (CE,)), ACCURACY, MACRO_F1)
-        asked = [loss] if loss in LABEL_METRICS else []
-        self.own_metrics = chosen_metrics([*asked, *metrics], usual, LABEL_METRICS, self.values)
+        self.own_metrics = chosen_metrics(metrics, usual, LABEL_METRICS, loss=loss, values=self.values)
         self._loss = NamedLoss(loss, tuple(LOSSES), self)
 
     def row_losses(self, scores: Tensor, target: Array) -> Tensor | None:

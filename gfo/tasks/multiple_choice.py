@@ -89,7 +89,7 @@ class MultipleChoice(ClassTask):
             ]
             self.options[split], self.targets[split] = choices, np.array(targets)
         usual = (*(() if loss == "ce" else (CE,)), ACCURACY)
-        self.own_metrics = chosen_metrics(metrics, usual, {ACCURACY.name: ACCURACY}, None)
+        self.own_metrics = chosen_metrics(metrics, usual, {ACCURACY.name: ACCURACY}, loss=loss)
         self._loss = NamedLoss(loss, CHOICE_LOSSES, self)
 
     def row_losses(self, scores: Tensor, target: Array) -> Tensor | None:

@@ -88,10 +88,11 @@ def check_splits(asked: Asked) -> None:
     for split in splits:
         for part in _parts(bound.all_rows(split)):
             _require(len(part) > 0, f"all_rows('{split}') has no rows")
-    for name, call in (
-        ("all_rows", lambda: bound.all_rows(UNKNOWN)),
-        ("batch", lambda: bound.batch(UNKNOWN, 0)),
-    ):
+    calls: dict[str, Callable[[], Any]] = {
+        "all_rows": lambda: bound.all_rows(UNKNOWN),
+        "batch": lambda: bound.batch(UNKNOWN, 0),
+    }
+    for name, call in calls.items():
         try:
             call()
         except GfoError as error:
@@ -244,10 +245,11 @@ def check_better_answers(asked: Asked) -> None:
         return
     descent = torch.optim.Adam(leaves, lr=DESCENT["lr"])
     for _ in range(int(DESCENT["steps"])):
-        descent.zero_grad()
         loss = bound.loss(answers, batch)
         assert isinstance(loss, torch.Tensor)
-        loss.sum().backward()
+        gradients = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            leaf.grad = gradient
         descent.step()
     after = bound.score(_detached(answers), batch)
     fell = bool((after[LOSS.name] < before[LOSS.name]).all())

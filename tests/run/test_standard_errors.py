@@ -55,7 +55,7 @@ def test_by_hand(tmp_path):
     assert scores == {"loss": losses.mean(), "accuracy": 0.8, "corpus": 7.0}  # a dict as any other
     assert scores.n == 5
     assert str(scores).endswith("accuracy 80.0% ± 20.0, corpus 7.00, n = 5")
-    assert "test accuracy  80.0% ± 20.0  80.0% ± 20.0" in str(result)
+    assert str(result).count("80.0% ± 20.0") == 2
     assert "± standard error over rows, test n = 5" in str(result)
 
 
@@ -114,20 +114,7 @@ class Scored(gfo.LocalEvaluator):
 def test_they_say_how_scores_of_other_rows_vary(tiny):
     """Drawn from many rows: the scores of draws vary by their standard error, not by half or twice."""
     model, rng = tiny("llama"), np.random.default_rng(0)
-    words = [
-        "good",
-        "bad",
-        "great",
-        "terrible",
-        "short",
-        "long",
-        "first",
-        "last",
-        "food",
-        "service",
-        "movie",
-        "time",
-    ]
+    words = ["good", "bad", "great", "terrible", "short", "long", "first", "last", "food", "time"]
     texts = {" ".join(rng.choice(words, 4)) for _ in range(600)}
     rows = [{"text": text, "label": "ab"[len(text) % 2]} for text in sorted(texts)]
     task = gfo.Classification(rows, template="{text} It was", labels={"a": " good", "b": " bad"})

@@ -269,7 +269,12 @@ def _values(labels: Sequence[str]) -> Array:
 
 
 def chosen_metrics(
-    given: GivenMetrics, usual: Sequence[Metric], names: Mapping[str, Metric], values: Array | None
+    given: GivenMetrics,
+    usual: Sequence[Metric],
+    names: Mapping[str, Metric],
+    *,
+    loss: str,
+    values: Array | None = None,
 ) -> tuple[Metric, ...]:
     """A task's usual metrics and those of the user.
 
@@ -277,6 +282,7 @@ def chosen_metrics(
         given: names of built-in ones, or metrics with functions.
         usual: those that it always has.
         names: the built-in ones that may be asked for.
+        loss: the loss' name, which may be one of them.
         values: what stands for each class; texts have no correlation.
 
     Raises:
@@ -285,7 +291,7 @@ def chosen_metrics(
     found = list(usual)
     if isinstance(given, str | Metric):
         raise GfoError(f"metrics = {given!r}: give a list")
-    for each in given:
+    for each in [*([loss] if loss in names else []), *given]:
         if isinstance(each, str):
             check_name("metric", each, names)
             metric = names[each]
