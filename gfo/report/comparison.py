@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +96,7 @@ class Comparison:
             split: {g.label: [curve(run.steps, x) for run in g.runs] for g in groups}
             for split, curve in lowest.items()
         }
+        looks = _looks([group.label for group in groups])
         panels = [split for split, of in curves.items() if split == "train" or _some(of)]
         beside = len(groups) > MOST_ABOVE
         height = max(3.4, 1.0 + 0.22 * len(groups)) if beside else 3.7
@@ -101,7 +104,7 @@ class Comparison:
         axes = np.ravel(figure.subplots(1, len(panels)))
         end = max(figures.x_values(run.steps, x)[-1] for group in groups for run in group.runs if run.steps)
         for panel, split in zip(axes, panels, strict=True):
-            _panel(panel, curves[split])
+            _panel(panel, curves[split], looks)
             panel.set_title(f"{split} loss, lowest so far", fontsize=10, loc="left")
             panel.set_xlabel(figures.X_AXES[x])
             panel.set_xlim(0, 1.02 * end or 1)
@@ -199,22 +202,45 @@ def _curve(steps: Sequence[Mapping[str, Any]], x: str, losses: Sequence[float | 
     return at, np.minimum.accumulate(values) if len(values) else values
 
 
-def _panel(axes: Any, curves: Mapping[str, Sequence[Curve]]) -> None:
-    """A line for each label, the median over its runs, with a band between the quartiles of several."""
+def _panel(axes: Any, curves: Mapping[str, Sequence[Curve]], looks: Mapping[str, tuple[str, str]]) -> None:
+    """A line for each label in its colour and style, the median over its runs, with a band between the
+    quartiles of several."""
     from gfo.report import figures
 
     figures.tidy(axes)
     values: list[float] = []
-    for i, (label, found) in enumerate(curves.items()):
-        colour = figures.COLOURS[i % len(figures.COLOURS)]
-        style = STYLES[i // len(figures.COLOURS) % len(STYLES)]
+    for label, found in curves.items():
+        colour, style = looks[label]
         grid, (low, median, high) = quartiles(found)
         axes.plot(grid, median, color=colour, ls=style, lw=1.7, drawstyle="steps-post", label=label)
-        axes.plot(grid[-1:], median[-1:], "o", color=colour, ms=4, clip_on=False)
+        if len(grid):  # an empty one that is not clipped takes all of the figure's room
+            axes.plot(grid[-1:], median[-1:], "o", color=colour, ms=4, clip_on=False)
         if sum(len(x) > 0 for x, _ in found) > 1:
             axes.fill_between(grid, low, high, step="post", color=colour, alpha=0.18, lw=0)
         values += [*low, *high]
     figures.log_where_wide(axes, values)
+
+
+def _looks(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Label -> colour and style of its line: the label's own, whatever else is drawn and however it ranks,
+    unless another label of the figure has it already."""
+    from gfo.report.figures import COLOURS
+
+    found: dict[str, tuple[str, str]] = {}
+    for label in sorted(labels):
+        first = zlib.crc32(_method(label).encode()) % len(COLOURS)
+        every = [
+            (COLOURS[(first + i) % len(COLOURS)], STYLES[i // len(COLOURS)])
+            for i in range(len(COLOURS) * len(STYLES))
+        ]
+        free = [look for look in every if look not in found.values()]
+        found[label] = (free or every)[0]
+    return found
+
+
+def _method(label: str) -> str:
+    """A label without the number of its seeds."""
+    return re.sub(r" \(\d+ seeds\)$", "", label)
 
 
 def _last(group: Group, x: str) -> float:
