@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gfo.core.domain import Domain as Domain
     from gfo.core.errors import GfoError as GfoError
     from gfo.core.errors import GfoWarning as GfoWarning
+    from gfo.core.metric import Metric as Metric
     from gfo.core.recording import recorded as recorded
     from gfo.core.registry import register as register
     from gfo.evaluation.local import LocalEvaluator as LocalEvaluator
@@ -78,6 +79,7 @@ _PUBLIC = {
     "GfoError": "gfo.core.errors",
     "GfoWarning": "gfo.core.errors",
     "LocalEvaluator": "gfo.evaluation.local",
+    "Metric": "gfo.core.metric",
     "Result": "gfo.run.result",
     "Selection": "gfo.run.selection",
     "StopOnTarget": "gfo.run.callbacks",

@@ -99,6 +99,8 @@ def evaluate(
     import numpy as np
 
     from gfo.config import CONFIG, load_config
+    from gfo.core.protocols import metrics_of
+    from gfo.report.scores import SplitScores, recorded_scores, scores_record
     from gfo.report.tables import scores_table
     from gfo.run.files import write_whole
     from gfo.run.result import RESULT, load_point, read_json
@@ -106,11 +108,13 @@ def evaluate(
     result = read_json(run_dir / RESULT)
     z = load_point(run_dir)
     evaluator = load_config(run_dir / CONFIG).evaluator()
-    scored = evaluator.score(np.stack([np.zeros_like(z), z]), split).metrics
+    scored = evaluator.score(np.stack([np.zeros_like(z), z]), split)
+    scores, metrics = recorded_scores(result), metrics_of(evaluator)
     for i, when in enumerate(("before", "after")):
-        result["scores"].setdefault(when, {})[split] = {k: float(v[i]) for k, v in scored.items()}
+        scores.setdefault(when, {})[split] = SplitScores.of(scored, i, metrics)
+    result |= scores_record(scores) | {"metrics": [metric.record() for metric in metrics]}
     write_whole(run_dir / RESULT, json.dumps(result, indent=1) + "\n")
-    typer.echo(str(scores_table(result["scores"], [split])))
+    typer.echo(str(scores_table(scores, [split])))
 
 
 @app.command()
@@ -129,13 +133,16 @@ def plot(
     """Draw a run, or compare several: runs that differ only by their seed are one line with a band."""
     from gfo.run.compare import compare
     from gfo.run.history import HISTORY, History
-    from gfo.run.result import PLOT
+    from gfo.run.result import PLOT, metrics_record
 
     if len(run_dirs) == 1:
         from gfo.report.plots import plot_history
+        from gfo.report.scores import recorded_metrics
 
         out = out or run_dirs[0] / PLOT
-        plot_history([asdict(step) for step in History.read(run_dirs[0] / HISTORY)], out, x=x)
+        steps = [asdict(step) for step in History.read(run_dirs[0] / HISTORY)]
+        metrics = recorded_metrics({"metrics": metrics_record(run_dirs[0])})
+        plot_history(steps, out, x=x, metrics=metrics)
     else:
         out = out or Path("comparison.png")
         comparison = compare(run_dirs, x=x)

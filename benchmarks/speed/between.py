@@ -19,7 +19,6 @@ from statistics import median
 from typing import Any, Self
 
 import numpy as np
-from gfo.tasks.parts.datasets import load
 
 import gfo
 from benchmarks import shared
@@ -29,6 +28,7 @@ from benchmarks.speed.measure import largest_difference
 from benchmarks.speed.models import DEFAULT_MODEL
 from benchmarks.speed.workloads import DIM, LORA_RANK, WORKLOADS
 from gfo.core.errors import GfoError
+from gfo.tasks.parts.datasets import load
 
 CHILD = Path(__file__).with_name("step.py")
 SIDES = ("before", "after")

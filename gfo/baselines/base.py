@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
-from gfo.core.protocols import Cost, Evaluation, Evaluator, Scores, SearchSpace, Task
+from gfo.core.metric import Metric
+from gfo.core.protocols import Cost, Evaluation, Evaluator, Scores, SearchSpace, Task, metrics_of
 from gfo.run.callbacks import Callback, Run
 from gfo.run.folder import RunFolder
 from gfo.run.history import HISTORY, History
@@ -132,6 +133,11 @@ class Searching(Callback, ABC):
         """Scores points."""
         return self
 
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[Metric, ...]:
+        """What `score` gives, "loss" first."""
+
     @abstractmethod
     def ask(self) -> Array:
         """The points of a step, [K, d]."""
@@ -225,6 +231,11 @@ class Trainer(Searching):
     def judge(self) -> Evaluator:
         """Scores points."""
         return self.trained.judge
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What `score` gives: the judge's."""
+        return metrics_of(self.judge)
 
     def ask(self) -> Array:
         """The point trained, once for each loss of a step."""

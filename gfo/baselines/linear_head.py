@@ -18,6 +18,7 @@ from gfo.baselines.base import Searching, Setting, joined
 from gfo.baselines.unchanged import Unchanged
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
+from gfo.core.metric import Metric
 from gfo.core.protocols import Batch, Cost, Evaluation, Scores
 from gfo.evaluation.layouts import ByCandidate, Meter, Shape
 from gfo.evaluation.memory import chunk_tokens
@@ -89,6 +90,11 @@ class LinearHead(Searching):
     def should_stop(self) -> str | None:
         """All strengths have been tried."""
         return "all strengths tried" if len(self._tried) >= len(self._strengths) else None
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What `score` gives: the task's."""
+        return self._task.metrics
 
     def __call__(self, z: Array, step: int) -> Evaluation:
         """Losses [K] on all training rows."""

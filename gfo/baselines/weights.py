@@ -23,6 +23,7 @@ from gfo.baselines.training import AdamW, Recipe, seeded
 from gfo.baselines.unchanged import Unchanged
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
+from gfo.core.metric import Metric
 from gfo.core.protocols import Cost, Evaluation, Evaluator, Scores
 from gfo.core.seeding import stream_seed
 from gfo.evaluation.local import LocalEvaluator
@@ -83,6 +84,11 @@ class Weights:
     def judge(self) -> Evaluator:
         """This."""
         return self
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What `score` gives: the task's."""
+        return self.evaluator.metrics
 
     def point(self) -> Array:
         """The number of updates made, float64 [1]."""

@@ -59,6 +59,13 @@ class Metric:
         """Whether a value is the target or better."""
         return value is not None and self.merit(value) >= self.merit(target)
 
+    def as_loss(self, value: Any) -> Any:
+        """A value, or an array of them, as something to minimise: itself where lower is better, 1 - a share,
+        and -value of any other."""
+        if self.lower_is_better:
+            return value
+        return 1 - value if self.form == "share" else -value
+
     def of_part(self, part: str) -> Metric:
         """The metric as one of a part of a joint task: "PART.NAME"."""
         return replace(self, name=f"{part}.{self.name}")
@@ -83,6 +90,13 @@ class Metric:
         if self.form == "share" and change is not None and math.isfinite(change):
             return f"{100 * change:+.1f} points"
         return self.show(change, "+")
+
+    def show_spread(self, value: float | None, spread: float | None) -> str:
+        """84.4% ± 1.6, with a standard error or deviation; without, where that is missing or not finite."""
+        text = self.show(value)
+        if text == "-" or spread is None or not math.isfinite(spread):
+            return text
+        return f"{text} ± {f'{100 * spread:.1f}' if self.form == 'share' else self.show(spread)}"
 
     def record(self) -> dict[str, Any]:
         """Name, direction and form as plain values, for result.json."""

@@ -123,6 +123,8 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "loss": ("core.metric:LOSS", "what the optimizer minimises"),
         "macro_f1": ("tasks.parts.metrics:MACRO_F1", "the mean of the labels' F1 scores"),
+        "mcc": ("tasks.parts.metrics:MCC", "Matthews correlation of the labels"),
+        "pearson": ("tasks.parts.metrics:PEARSON", "Pearson's correlation of labels that are numbers"),
         "perplexity": (
             "tasks.parts.metrics:PERPLEXITY",
             "exp of a token's mean negative log-likelihood",
@@ -134,6 +136,11 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "rouge1": ("tasks.parts.metrics:ROUGE1", "ROUGE-1, F measure, by rouge-score"),
         "rouge2": ("tasks.parts.metrics:ROUGE2", "ROUGE-2, F measure, by rouge-score"),
         "rougeL": ("tasks.parts.metrics:ROUGEL", "ROUGE-L, F measure, by rouge-score"),
+        "score": ("tasks.parts.metrics:SCORE", "what a function of the user's gives"),
+        "spearman": (
+            "tasks.parts.metrics:SPEARMAN",
+            "Spearman's rank correlation of labels that are numbers",
+        ),
         "teacher_accuracy": (
             "tasks.parts.metrics:TEACHER_ACCURACY",
             "the share of rows whose label the teacher says",

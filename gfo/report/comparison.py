@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,8 @@ import numpy as np
 
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
-from gfo.report.scores import is_share, show
+from gfo.core.metric import LOSS, Metric
+from gfo.report.scores import metrics_named
 from gfo.report.tables import Table
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 Curve = tuple[Array, Array]
 """x, rising [n], and the lowest loss until there [n]."""
 NO_STEP: Mapping[str, Any] = {"evaluations": 0, "forward_tokens": 0, "best": None}
+NONE = (math.nan, math.nan)  # mean and deviation where there is no value
 QUARTILES = (0.25, 0.5, 0.75)
 STYLES = ("-", "--", ":")  # once the colours are used up
 MOST_ABOVE, ABOVE_IN_A_ROW = 4, 110  # lines whose names have room above the panels; letters of a row there
@@ -35,11 +39,13 @@ class RunValues:
             figure.
         test: metric -> value of the result on test; empty if it was not scored.
         seconds: of the search.
+        metrics: what the test metrics are; by default gfo's own of those names.
     """
 
     steps: Sequence[Mapping[str, Any]]
     test: Mapping[str, float]
     seconds: float
+    metrics: tuple[Metric, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,7 @@ class Comparison:
             split: {g.label: [curve(run.steps, x) for run in g.runs] for g in groups}
             for split, curve in lowest.items()
         }
+        looks = _looks([group.label for group in groups])
         panels = [split for split, of in curves.items() if split == "train" or _some(of)]
         beside = len(groups) > MOST_ABOVE
         height = max(3.4, 1.0 + 0.22 * len(groups)) if beside else 3.7
@@ -99,7 +106,7 @@ class Comparison:
         axes = np.ravel(figure.subplots(1, len(panels)))
         end = max(figures.x_values(run.steps, x)[-1] for group in groups for run in group.runs if run.steps)
         for panel, split in zip(axes, panels, strict=True):
-            _panel(panel, curves[split])
+            _panel(panel, curves[split], looks)
             panel.set_title(f"{split} loss, lowest so far", fontsize=10, loc="left")
             panel.set_xlabel(figures.X_AXES[x])
             panel.set_xlim(0, 1.02 * end or 1)
@@ -120,16 +127,18 @@ class Comparison:
     def table(self) -> Table:
         """The table as text: of several runs the mean, plus or minus the sample standard deviation."""
         rows = self.rows()
-        metrics = list(dict.fromkeys(key for row in rows for key in row if key.startswith("test_")))
-        names = (metric.replace("_", " ", 1) for metric in metrics)
-        header = ("", "runs", "evaluations", "tokens", "seconds", "train loss", *names)
+        names = list(dict.fromkeys(key for row in rows for key in row if key.startswith("test_")))
+        known = [metric for group in self.groups for run in group.runs for metric in run.metrics]
+        metrics = metrics_named(known, (name.removeprefix("test_") for name in names))
+        tested = (f"test {metric.name}" for metric in metrics)
+        header = ("", "runs", "evaluations", "tokens", "seconds", "train loss", *tested)
         cells = [
             (
                 row["label"],
                 str(row["runs"]),
                 *(f"{row[key]:,.0f}" for key in ("evaluations", "forward_tokens", "seconds")),
-                _spread("loss", row["train_loss"]),
-                *(_spread(metric.removeprefix("test_"), row.get(metric)) for metric in metrics),
+                LOSS.show_spread(*row["train_loss"]),
+                *(m.show_spread(*row.get(n, NONE)) for m, n in zip(metrics, names, strict=True)),
             )
             for row in rows
         ]
@@ -195,22 +204,45 @@ def _curve(steps: Sequence[Mapping[str, Any]], x: str, losses: Sequence[float | 
     return at, np.minimum.accumulate(values) if len(values) else values
 
 
-def _panel(axes: Any, curves: Mapping[str, Sequence[Curve]]) -> None:
-    """A line for each label, the median over its runs, with a band between the quartiles of several."""
+def _panel(axes: Any, curves: Mapping[str, Sequence[Curve]], looks: Mapping[str, tuple[str, str]]) -> None:
+    """A line for each label in its colour and style, the median over its runs, with a band between the
+    quartiles of several."""
     from gfo.report import figures
 
     figures.tidy(axes)
     values: list[float] = []
-    for i, (label, found) in enumerate(curves.items()):
-        colour = figures.COLOURS[i % len(figures.COLOURS)]
-        style = STYLES[i // len(figures.COLOURS) % len(STYLES)]
+    for label, found in curves.items():
+        colour, style = looks[label]
         grid, (low, median, high) = quartiles(found)
         axes.plot(grid, median, color=colour, ls=style, lw=1.7, drawstyle="steps-post", label=label)
-        axes.plot(grid[-1:], median[-1:], "o", color=colour, ms=4, clip_on=False)
+        if len(grid):  # an empty one that is not clipped takes all of the figure's room
+            axes.plot(grid[-1:], median[-1:], "o", color=colour, ms=4, clip_on=False)
         if sum(len(x) > 0 for x, _ in found) > 1:
             axes.fill_between(grid, low, high, step="post", color=colour, alpha=0.18, lw=0)
         values += [*low, *high]
     figures.log_where_wide(axes, values)
+
+
+def _looks(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Label -> colour and style of its line: the label's own, whatever else is drawn and however it ranks,
+    unless another label of the figure has it already."""
+    from gfo.report.figures import COLOURS
+
+    found: dict[str, tuple[str, str]] = {}
+    for label in sorted(labels):
+        first = zlib.crc32(_method(label).encode()) % len(COLOURS)
+        every = [
+            (COLOURS[(first + i) % len(COLOURS)], STYLES[i // len(COLOURS)])
+            for i in range(len(COLOURS) * len(STYLES))
+        ]
+        free = [look for look in every if look not in found.values()]
+        found[label] = (free or every)[0]
+    return found
+
+
+def _method(label: str) -> str:
+    """A label without the number of its seeds."""
+    return re.sub(r" \(\d+ seeds\)$", "", label)
 
 
 def _last(group: Group, x: str) -> float:
@@ -234,17 +266,6 @@ def _row(group: Group) -> dict[str, Any]:
     for metric in dict.fromkeys(name for test in scored for name in test):
         row[f"test_{metric}"] = mean_and_deviation([test[metric] for test in scored if metric in test])
     return row
-
-
-def _spread(metric: str, found: tuple[float, float] | None) -> str:
-    """0.3712 ± 0.0120, or 0.3712 of one run, or - of none."""
-    if found is None or math.isnan(found[0]):
-        return "-"
-    mean, deviation = found
-    text = show(metric, mean)
-    if math.isnan(deviation):
-        return text
-    return f"{text} ± {f'{100 * deviation:.1f}' if is_share(metric) else show(metric, deviation)}"
 
 
 def group_runs(facts: Sequence[Mapping[str, str]], seeds: Sequence[Any]) -> list[list[int]]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gfo.report.scores import is_share, main_metric
+from gfo.core.metric import Metric, main_metric
+from gfo.report.scores import metrics_named
 
 if TYPE_CHECKING:
     from gfo.report.figures import Figure
@@ -19,7 +20,11 @@ MARKED = 40  # up to so many points are marked, so that few, or one, can be seen
 
 
 def plot_history(
-    steps: Sequence[Mapping[str, Any]], path: str | Path | None = None, *, x: str = "evaluations"
+    steps: Sequence[Mapping[str, Any]],
+    path: str | Path | None = None,
+    *,
+    x: str = "evaluations",
+    metrics: Sequence[Metric] = (),
 ) -> Figure:
     """Training loss of the population, loss and score on dev, and the spread of the candidates.
 
@@ -30,6 +35,7 @@ def plot_history(
         steps: the lines of a history (see `gfo.run.history.Step`), at least one.
         path: where to save it, as PNG, PDF or SVG.
         x: "evaluations", "forward_tokens" or "seconds" (dev scoring included).
+        metrics: what the dev scores are; by default gfo's own of those names.
 
     Returns:
         The matplotlib figure; it belongs to no window and needs no display.
@@ -41,7 +47,7 @@ def plot_history(
 
     at = figures.x_values(steps, x)
     dev = [(e, step["dev"]) for e, step in zip(at, steps, strict=True) if step["dev"]]
-    metric = main_metric(dev[0][1]) if dev else None
+    metric = main_metric(metrics_named(metrics, dev[0][1])) if dev else None
     spread = [
         (e, step["spread"]) for e, step in zip(at, steps, strict=True) if step.get("spread") is not None
     ]
@@ -119,19 +125,20 @@ def _losses(
         axes.set_yticks([])
 
 
-def _score(axes: Any, dev: Sequence[tuple[float, Mapping[str, Any]]], metric: str) -> None:
+def _score(axes: Any, dev: Sequence[tuple[float, Mapping[str, Any]]], metric: Metric) -> None:
     """A score on dev, in percent where it is a share."""
     from gfo.report import figures
 
-    factor = 100 if is_share(metric) else 1
-    scored = [(e, factor * v[metric]) for e, v in dev if figures.finite([v.get(metric)])]
+    share = metric.form == "share"
+    factor = 100 if share else 1
+    scored = [(e, factor * v[metric.name]) for e, v in dev if figures.finite([v.get(metric.name)])]
     if scored:
         axes.plot(*zip(*scored, strict=True), color=figures.ORANGE, **_style(len(scored), "s"))
         low, high = (edge(value for _, value in scored) for edge in (min, max))
-        if is_share(metric) and high - low < LEAST_RANGE:
+        if share and high - low < LEAST_RANGE:
             low = min(max(0, (low + high - LEAST_RANGE) / 2), 100 - LEAST_RANGE)
             axes.set_ylim(low - 0.5, low + LEAST_RANGE + 0.5)
-    axes.set_ylabel(f"dev\n{metric}" + (" (%)" if is_share(metric) else ""))
+    axes.set_ylabel(f"dev\n{metric.name}" + (" (%)" if share else ""))
 
 
 def _style(points: int, marker: str) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
-from gfo.report.scores import show, show_change
+from gfo.core.metric import Metric
+from gfo.report.scores import AllScores, SplitScores, metrics_named
 
 
 @dataclass(frozen=True)
@@ -56,24 +56,33 @@ class Table:
 
 
 def scores_table(
-    scores: Mapping[str, Mapping[str, Mapping[str, Any]]], splits: Sequence[str], notes: Sequence[str] = ()
+    scores: AllScores, splits: Sequence[str], notes: Sequence[str] = (), metrics: Sequence[Metric] = ()
 ) -> Table:
-    """Scores before and after, and what changed.
+    """Scores before and after, with standard errors where they are known, and what changed.
 
     Args:
         scores: "before" and "after" -> split -> metric -> value.
         splits: those to show.
         notes: lines below.
+        metrics: what they are; by default what the scores say themselves, or gfo's own of those names.
     """
     before, after = scores.get("before", {}), scores.get("after", {})
-    rows = [
-        (
-            f"{split} {metric}",
-            show(metric, before[split][metric]),
-            show(metric, value),
-            show_change(metric, value - before[split][metric]),
-        )
-        for split in splits
-        for metric, value in after.get(split, {}).items()
-    ]
-    return Table(("", "before", "after", "change"), tuple(rows), tuple(notes))
+    rows: list[tuple[str, ...]] = []
+    sizes: dict[str, int] = {}
+    for split in splits:
+        now = _with_errors(after.get(split, {}))
+        then = _with_errors(before.get(split, {}))
+        for metric in metrics_named(metrics or now.metrics, now):
+            old = then.get(metric.name)
+            change = None if old is None else now[metric.name] - old
+            shown = then.show(metric), now.show(metric), metric.show_change(change)
+            rows.append((f"{split} {metric.name}", *shown))
+        if now.n is not None and now.standard_errors:
+            sizes[split] = now.n
+    said = ", ".join(f"{split} n = {n:,}" for split, n in sizes.items())
+    errors = [f"± standard error over rows, {said}"] if sizes else []
+    return Table(("", "before", "after", "change"), tuple(rows), (*errors, *notes))
+
+
+def _with_errors(scores: Mapping[str, float]) -> SplitScores:
+    return scores if isinstance(scores, SplitScores) else SplitScores(scores)

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from gfo.core.domain import Array
-from gfo.core.errors import GfoError, check_name
-from gfo.core.protocols import Cost, Evaluator, Optimizer
+from gfo.core.errors import GfoError
+from gfo.core.metric import LOSS, Metric
+from gfo.core.protocols import Cost, Evaluator, Optimizer, metrics_of
+from gfo.report.scores import deciding_metric
 from gfo.run.budget import Budget
 from gfo.run.files import cannot_write
 from gfo.run.history import History
@@ -43,6 +45,11 @@ class Run:
     def share_spent(self) -> float:
         """How much of the budget is gone, 0 to 1."""
         return min(1.0, self.budget.share_spent(self.cost, self.seconds))
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What scores on dev are, "loss" first."""
+        return metrics_of(self.evaluator)
 
 
 class Callback:
@@ -82,8 +89,8 @@ class StopOnTarget(Callback):
 
     Args:
         target: the training loss of any candidate to reach, or the value of the metric.
-        metric: of the scores on dev: "loss", at most the target; another one, at least. None for the
-            training loss.
+        metric: of the scores on dev, which is to be the target or better, as the metric says: a loss at most,
+            an accuracy at least. None for the training loss.
 
     Raises:
         GfoError: for a target that is not finite; in the run, for a task without dev or an unknown metric.
@@ -99,12 +106,15 @@ class StopOnTarget(Callback):
             _needs_dev(run)
 
     def step(self, run: Run) -> str | None:
-        name = self.metric or "loss"
-        value = run.history[-1].best if self.metric is None else _dev(run, name)
-        if value is None or (value > self.target if name == "loss" else value < self.target):
+        value, metric = run.history[-1].best, LOSS
+        if self.metric is not None:
+            if run.history[-1].dev is None:
+                return None
+            value, metric = _dev(run, self.metric)
+        if value is None or not metric.reaches(value, self.target):
             return None
         where = "training" if self.metric is None else "dev"
-        return f"target: {where} {name} {value:.6g} reached {self.target:g}"
+        return f"target: {where} {metric.name} {value:.6g} reached {self.target:g}"
 
 
 class EarlyStopping(Callback):
@@ -112,7 +122,7 @@ class EarlyStopping(Callback):
 
     Args:
         patience: readings of dev, which come every `dev_every` steps, without a better one than before.
-        metric: what is to improve: "loss", the lower the better; another one, the higher.
+        metric: what is to improve, "loss" or another one of the task's, which says in which direction.
         least: by how much, to count.
 
     Raises:
@@ -131,8 +141,8 @@ class EarlyStopping(Callback):
     def step(self, run: Run) -> str | None:
         if run.history[-1].dev is None:
             return None
-        value = _dev(run, self.metric)
-        merit = -math.inf if value is None else -value if self.metric == "loss" else value
+        value, metric = _dev(run, self.metric)
+        merit = metric.merit(value)
         if merit > self._best + self.least or (math.isinf(self._best) and math.isfinite(merit)):
             self._best, self._waited = merit, 0
         else:
@@ -166,7 +176,7 @@ class CSVLog(Callback):
         assert self._file is not None
         last = run.history[-1]
         if not self._dev and run.selection is not None:
-            self._dev = list(run.selection.metrics)
+            self._dev = list(run.selection.names)
         try:
             writer = csv.writer(self._file)
             if last.step == 0:
@@ -232,10 +242,8 @@ def _needs_dev(run: Run) -> None:
         raise GfoError("stop: it reads scores on dev; give the task dev rows, or minimize dev_every")
 
 
-def _dev(run: Run, metric: str) -> float | None:
-    """The metric on dev after the last step; None if it was not read, or is not finite."""
-    dev = run.history[-1].dev
-    if dev is None:
-        return None
-    check_name("stop metric", metric, dev)
-    return dev[metric]
+def _dev(run: Run, name: str) -> tuple[float | None, Metric]:
+    """A score on dev after the last step, which read it, None if it is not finite; and what it is."""
+    dev = run.history[-1].dev or {}
+    metric = deciding_metric(run.metrics, name, dev, "stop metric")
+    return dev[name], metric

@@ -33,11 +33,11 @@ from gfo.run.callbacks import Run
 from gfo.run.environment import FORMAT, check_format, format_of, threads, versions
 from gfo.run.files import write_whole
 from gfo.run.history import HISTORY, History, Step, checksum
-from gfo.run.result import RESULT, read_json
+from gfo.run.result import RESULT, RUN, read_json
 from gfo.run.selection import Snapshot
 from gfo.run.state import load_state, save_state
 
-RUN, STATE = "run.json", "state.safetensors"
+STATE = "state.safetensors"
 SAVE_EVERY = 10.0  # seconds of the optimizer's own, which is what a resumed run may lose of them
 FREE = ("budget", "config.budget", "config.stop")  # what may change when a run goes on
 TOLERANCE = 0.05  # of losses, relative and absolute: more is no rounding
@@ -72,7 +72,13 @@ class Checkpoint:
                 run.evaluator.use(self._then["evaluator"])
         else:
             (folder / STATE).unlink(missing_ok=True)
-        self._facts = {"terms": _json(terms), "evaluator": _settings(run.evaluator), **self._environment}
+        metrics = [metric.record() for metric in run.metrics]  # so that the folder says what its scores are
+        self._facts = {
+            "terms": _json(terms),
+            "evaluator": _settings(run.evaluator),
+            "metrics": metrics,
+            **self._environment,
+        }
         self._write(run)
 
     def load(self, run: Run) -> int:

@@ -11,8 +11,9 @@ from gfo.core.errors import GfoError, unknown_name
 from gfo.core.recording import NOT_RECORDED
 from gfo.report.comparison import Comparison, Group, RunValues, group_runs
 from gfo.report.labels import flatten, labels, seeds
+from gfo.report.scores import recorded_metrics
 from gfo.run.history import HISTORY, History
-from gfo.run.result import CONFIG, RESULT, Result, read_json
+from gfo.run.result import CONFIG, RESULT, Result, metrics_record, read_json
 
 RunLike = Result | str | Path
 RECORDED = (
@@ -125,7 +126,8 @@ def _read(run: RunLike) -> _Found:
     if (folder / RESULT).exists():
         return _found(history, read_json(folder / RESULT), folder.resolve().name)
     config = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
-    return _found(history, {"config": config, "seed": config.get("seed")}, folder.resolve().name)
+    summary = {"config": config, "seed": config.get("seed"), "metrics": metrics_record(folder)}
+    return _found(history, summary, folder.resolve().name)
 
 
 def _found(history: History, summary: Mapping[str, Any], name: str) -> _Found:
@@ -139,4 +141,5 @@ def _found(history: History, summary: Mapping[str, Any], name: str) -> _Found:
     seconds = summary.get("cost", {}).get("seconds", steps[-1]["seconds"] if steps else 0.0)
     root = summary.get("seed")
     seed = None if root is None else tuple({"": root, **seeds(record)}.items())
-    return _Found(RunValues(steps, test, seconds), flatten(record), seed, name)
+    values = RunValues(steps, test, seconds, recorded_metrics(summary))
+    return _Found(values, flatten(record), seed, name)

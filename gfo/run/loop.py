@@ -14,7 +14,7 @@ import numpy as np
 
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
-from gfo.core.protocols import Evaluator, Optimizer
+from gfo.core.protocols import Evaluator, Optimizer, metrics_of
 from gfo.run.budget import Budget
 from gfo.run.callbacks import Callback, Run
 from gfo.run.checkpoint import Checkpoint, scoring_cost
@@ -68,7 +68,11 @@ def minimize(
         raise GfoError("resume = True: give out, the folder of the run to go on with")
     judge = evaluator if isinstance(evaluator, Evaluator) else FunctionEvaluator(evaluator)
     evaluate = Guarded(judge)
-    chosen = None if dev_every is None else DevSelection(lambda z: evaluate.score(z, "dev"), selection)
+    chosen = (
+        None
+        if dev_every is None
+        else DevSelection(lambda z: evaluate.score(z, "dev"), selection, metrics_of(judge))
+    )
     with contextlib.nullcontext() if out is None else RunFolder.of(out, resume=resume) as folder:
         path = folder and folder / HISTORY
         history = History.resumed(path) if path and resume else History(path)

@@ -6,7 +6,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gfo.report.scores import main_metric, show
+from gfo.core.metric import LOSS, main_metric
+from gfo.report.scores import metrics_named
 from gfo.run.callbacks import Callback, Run
 
 if TYPE_CHECKING:
@@ -148,13 +149,18 @@ def describe(run: Run, *, short: bool = False) -> str:
     if not short:
         rate = run.cost.candidates / run.cost.seconds if run.cost.seconds else 0.0
         parts.append(f"{rate:,.1f}/s")
-    parts.append("no finite loss" if last.best is None else f"best loss {show('loss', last.best)}")
-    dev = next((step.dev for step in reversed(list(run.history)) if step.dev), None)
+    parts.append("no finite loss" if last.best is None else f"best loss {LOSS.show(last.best)}")
+    dev = None if run.selection is None else _last_dev(run)
     if dev:
-        metric = main_metric(dev) or "loss"
-        value = dev[metric]
-        parts.append(f"dev {metric} {'-' if value is None else show(metric, value)}")
+        metric = main_metric(metrics_named(run.metrics, dev)) or LOSS
+        parts.append(f"dev {metric.name} {metric.show(dev[metric.name])}")
     return ", ".join(parts)
+
+
+def _last_dev(run: Run) -> dict[str, float | None] | None:
+    """The last scores on dev: from the end, so that a long history takes no longer."""
+    steps = (run.history[-i] for i in range(1, len(run.history) + 1))
+    return next((step.dev for step in steps if step.dev), None)
 
 
 def seconds_left(run: Run) -> float:

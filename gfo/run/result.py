@@ -14,8 +14,10 @@ import numpy as np
 
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
-from gfo.core.protocols import Cost, Evaluation, Evaluator
+from gfo.core.metric import LOSS, Metric
+from gfo.core.protocols import Cost, Evaluation, Evaluator, metrics_of
 from gfo.core.recording import options_of, plain
+from gfo.report.scores import SplitScores, recorded_scores, scores_record
 from gfo.run.environment import FORMAT, check_format, hardware, versions
 from gfo.run.files import cannot_write, write_whole
 from gfo.run.history import History
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from gfo.run.callbacks import Run
 
 RESULT, POINT, PLOT, CONFIG = "result.json", "best.safetensors", "plot.png", "config.json"
+RUN = "run.json"
 
 
 @dataclass(repr=False)
@@ -39,7 +42,8 @@ class Result:
         stopped: why the run ended, in words.
         selection: how z was chosen, in words.
         cost: of the search; `scoring` is that of reading dev and test.
-        scores: "before" (z = 0, the starting point) and "after" -> split -> metric -> value.
+        scores: "before" (z = 0, the starting point) and "after" -> split -> metric -> value, with standard
+            errors where the task has values of rows.
         record: what was run (seed, model, optimizer, config ...), as plain values for result.json.
         folder: the run folder, if there is one.
         domain: of the search; None takes all of R^d.
@@ -52,7 +56,7 @@ class Result:
     cost: Cost
     scoring: Cost
     evaluator: Evaluator
-    scores: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    scores: dict[str, dict[str, SplitScores]] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     domain: Domain | None = None
@@ -89,17 +93,24 @@ class Result:
         """The lowest training loss of any candidate, None if all failed."""
         return self.history[-1].best if len(self.history) else None
 
-    def score(self, split: str = "test") -> dict[str, float]:
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What the scores are, "loss" first."""
+        return metrics_of(self.evaluator)
+
+    def score(self, split: str = "test") -> SplitScores:
         """Metrics of the result on a split; the starting point is scored with it.
 
         Both are kept in `scores`, and in the run folder if there is one.
+
+        Returns:
+            A dict of metric -> value, with `standard_errors` and the number `n` of rows.
         """
         points = np.stack([np.zeros_like(self.z), self.z])
         scored = self.evaluator.score(points, split)
         self.scoring += scored.cost
         for i, when in enumerate(("before", "after")):
-            values = {name: float(value[i]) for name, value in scored.metrics.items()}
-            self.scores.setdefault(when, {})[split] = values
+            self.scores.setdefault(when, {})[split] = SplitScores.of(scored, i, self.metrics)
         if self.folder is not None:
             self._write_json(self.folder)
         return self.scores["after"][split]
@@ -140,7 +151,7 @@ class Result:
         """
         from gfo.report.plots import plot_history
 
-        return plot_history([asdict(step) for step in self.history], path, x=x)
+        return plot_history([asdict(step) for step in self.history], path, x=x, metrics=self.metrics)
 
     def plot_slice(
         self,
@@ -210,10 +221,9 @@ class Result:
 
     def table(self) -> Table:
         """Scores before and after, cost, why the run ended and how the result was chosen."""
-        from gfo.report.scores import show
         from gfo.report.tables import scores_table
 
-        loss = "none was finite" if self.loss is None else f"{show('loss', self.loss)}, the lowest found"
+        loss = "none was finite" if self.loss is None else f"{LOSS.show(self.loss)}, the lowest found"
         notes = [f"train loss: {loss}"]
         for name, cost in (("search", self.cost), ("scoring", self.scoring)):
             tokens = f"{cost.forward_tokens:,} forward tokens, " if cost.forward_tokens else ""
@@ -286,7 +296,8 @@ class Result:
         """Everything about the run but its steps, as JSON has it."""
         return {
             "format": FORMAT,
-            "scores": self.scores,
+            **scores_record(self.scores),
+            "metrics": [metric.record() for metric in self.metrics],
             **({} if self.prompt is None else {"prompt": self.prompt}),
             "loss": self.loss,
             "stopped": self.stopped,
@@ -327,10 +338,19 @@ class Result:
         except GfoError:
             return  # there are none yet
         if then.get("steps") == len(self.history) and np.array_equal(z, self.z) and then.get("scores"):
-            self.scores, self.scoring = then["scores"], Cost(**then["scoring_cost"])
+            self.scores, self.scoring = recorded_scores(then), Cost(**then["scoring_cost"])
 
     def _write_json(self, folder: Path) -> None:
         write_whole(folder / RESULT, json.dumps(self.summary(), indent=1) + "\n")
+
+
+def metrics_record(folder: Path) -> list[dict[str, Any]]:
+    """What a run folder says of its metrics, also that of an unfinished run; nothing in version 0.1.0."""
+    for name in (RESULT, RUN):
+        if (folder / name).exists():
+            found: list[dict[str, Any]] = read_json(folder / name).get("metrics", [])
+            return found
+    return []
 
 
 def load_point(folder: Path) -> Array:

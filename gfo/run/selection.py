@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from gfo.core.domain import Array
-from gfo.core.errors import unknown_name
+from gfo.core.errors import check_name
+from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Cost, Scores
+from gfo.report.scores import deciding_metric
 
 ScoreOnDev = Callable[[Array], Scores]
 POINTS = ("recommendation", "incumbent")
@@ -20,8 +22,8 @@ class Selection:
     """Which of the points scored on dev becomes the result.
 
     Attributes:
-        metric: what decides: "loss", the lowest, or another metric of the task, the highest; the earliest of
-            equals.
+        metric: what decides: "loss" or another metric of the task, whose best value is taken: the lowest or
+            the highest, as the metric says; the earliest of equals.
         point: what is scored: the method's own "recommendation" (a distribution's mean, or the incumbent), or
             the "incumbent", the candidate with the lowest training loss so far (as Black-Box Tuning has it).
 
@@ -33,8 +35,7 @@ class Selection:
     point: str = "recommendation"
 
     def __post_init__(self) -> None:
-        if self.point not in POINTS:
-            raise unknown_name("selection point", self.point, POINTS)
+        check_name("selection point", self.point, POINTS)
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,22 @@ class DevSelection:
     Args:
         score: scores points [K, d] on dev.
         options: what is considered, and what decides.
+        metrics: what the scores are, and with it which way is better; see `metrics_of`.
+
+    Attributes:
+        names: of the scores.
     """
 
-    def __init__(self, score: ScoreOnDev, options: Selection | None = None) -> None:
-        self._score = score
+    def __init__(
+        self, score: ScoreOnDev, options: Selection | None = None, metrics: Sequence[Metric] = (LOSS,)
+    ) -> None:
+        self._score, self._metrics = score, tuple(metrics)
         self.options = options or Selection()
         self.best: Snapshot | None = None
         self.reads = 0
         self.cost = Cost()
-        self.metrics: tuple[str, ...] = ()
+        self.names: tuple[str, ...] = ()
+        self._decides: Metric | None = None
 
     def consider(self, z: Array, step: int) -> dict[str, float]:
         """Score z [d] on dev after a step; its scores.
@@ -79,19 +87,15 @@ class DevSelection:
         """Note the scores that z [d] got after a step; `cost` is that of all readings until then."""
         self.reads += 1
         self.cost = cost
-        self.metrics = self.metrics or tuple(scores)
-        merit = self._merit(scores)
-        if np.isfinite(merit) and (self.best is None or merit > self._merit(self.best.scores)):
+        if self._decides is None:
+            self.names = tuple(scores)
+            self._decides = deciding_metric(self._metrics, self.options.metric, scores, "selection metric")
+        name, merit = self.options.metric, self._decides.merit
+        better = self.best is None or merit(scores[name]) > merit(self.best.scores[name])
+        if better and np.isfinite(scores[name]):
             self.best = Snapshot(z.copy(), step, scores)
-
-    def _merit(self, scores: dict[str, float]) -> float:
-        """What is to be highest."""
-        metric = self.options.metric
-        if metric not in scores:
-            raise unknown_name("selection metric", metric, scores)
-        return -scores[metric] if metric == "loss" else scores[metric]
 
     def describe(self) -> str:
         """How the result was chosen, in words."""
-        best = f"{'lowest' if self.options.metric == 'loss' else 'highest'} dev {self.options.metric}"
-        return f"the {self.options.point} with the {best} of {self.reads} snapshots"
+        best = LOSS.best_word if self._decides is None else self._decides.best_word
+        return f"the {self.options.point} with the {best} dev {self.options.metric} of {self.reads} snapshots"

@@ -6,19 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 
-import numpy as np
-
 from gfo.core.domain import Array
-from gfo.core.errors import GfoError, check_name, unknown_name
-from gfo.core.metric import LOSS, Metric
+from gfo.core.errors import check_name
 from gfo.core.protocols import Batch, Tokenizer
 from gfo.core.recording import recorded
-from gfo.tasks.parts.base import BoundRows, Data, RowOptions
+from gfo.tasks.parts.base import RowOptions
 from gfo.tasks.parts.datasets import Source
-from gfo.tasks.parts.label_words import NORMALIZE, LabelWords, words_of
-from gfo.tasks.parts.losses import LOSSES, class_metrics
-from gfo.tasks.parts.metrics import ACCURACY, CE, MACRO_F1
-from gfo.tasks.parts.templates import Template
+from gfo.tasks.parts.labelled import BoundLabels, GivenMetrics, LabelledRows, NamedLoss, chosen_metrics
+from gfo.tasks.parts.losses import LOSSES
+from gfo.tasks.parts.metrics import ACCURACY, CE, LABEL_METRICS, MACRO_F1
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +24,7 @@ CONTENT_FREE = ("N/A", "", "[MASK]")  # Zhao et al. 2021, section 5
 
 
 @recorded
-class Classification:
+class Classification(LabelledRows):
     """Data, template and label words of a classification task.
 
     Args:
@@ -42,7 +38,14 @@ class Classification:
             tokens, but one for a masked language model. For a sentence encoder: a text that says the label.
         label_field: the rows' field that holds the label.
         loss: "ce", cross-entropy over the labels; "hinge", with margin 2; "accuracy" or "macro_f1", 1 less
-            the metric; or "accuracy+ce", accuracy with cross-entropy to decide between equals.
+            the metric; "accuracy+ce", accuracy with cross-entropy to decide between equals; or a metric of
+            `metrics`: itself if lower is better, else 1 less a share, or the negative of another number (a
+            correlation that predictions of one label do not have counts as 0 then).
+        metrics: more of them, beside cross-entropy, accuracy and macro F1: "mcc", Matthews correlation;
+            "spearman" and "pearson" for labels that are numbers, of the right and the predicted ones, nan
+            where either has one value only; or `gfo.Metric(name, lower_is_better=..., form=...,
+            function=f)` with f(target, predicted) as in scikit-learn: both [B], of the labels, as numbers
+            where all of them are numbers, else as texts.
         normalize: where a word has several tokens: "sum" for its log-likelihood, "mean" for the mean over
             its tokens.
         calibration: "contextual" divides each label's probability by the mean of what the same candidate
@@ -66,23 +69,35 @@ class Classification:
         labels: Mapping[Any, str | Sequence[str]],
         label_field: str = "label",
         loss: str = "ce",
+        metrics: GivenMetrics = (),
         normalize: str = "sum",
         calibration: str = "none",
         **rows: Unpack[RowOptions],
     ) -> None:
-        check_name("loss", loss, LOSSES)
-        check_name("normalize", normalize, NORMALIZE)
         check_name("calibration", calibration, CALIBRATIONS)
-        self.words = words_of(labels)
-        self.template = Template.parse(template)
-        self.label_field, self.loss_name = label_field, loss
-        self.normalize, self.calibrated = normalize, calibration == "contextual"
-        self.data = Data.load(train, dev, test, **rows)
-        self.template.check_rows(self.data.rows)
-        self.targets = {
-            split: label_indices(found, label_field, self.words, split)
-            for split, found in self.data.rows.items()
-        }
+        super().__init__(
+            train,
+            dev,
+            test,
+            template=template,
+            labels=labels,
+            label_field=label_field,
+            normalize=normalize,
+            **rows,
+        )
+        self.loss_name, self.calibrated = loss, calibration == "contextual"
+        usual = (*(() if loss == "ce" else (CE,)), ACCURACY, MACRO_F1)
+        self.own_metrics = chosen_metrics(metrics, usual, LABEL_METRICS, loss=loss, values=self.values)
+        self._loss = NamedLoss(loss, tuple(LOSSES), self)
+
+    def row_losses(self, scores: Tensor, target: Array) -> Tensor | None:
+        """Scores [K, B, C] -> the loss of each row [K, B], unless it is "macro_f1", "accuracy+ce" or a
+        metric's."""
+        return self._loss.rows(scores, target)
+
+    def losses(self, scores: Tensor, target: Array) -> Tensor | Array:
+        """Scores [K, B, C] -> the loss [K]; differentiable for ce and hinge."""
+        return self._loss(scores, target)
 
     def bind(self, tokenizer: Tokenizer) -> BoundClassification:
         """Tokenize all rows and label words for one model.
@@ -93,51 +108,27 @@ class Classification:
         return BoundClassification(self, tokenizer)
 
 
-class BoundClassification(BoundRows):
-    """A classification task whose rows and label words are tokens of one model.
-
-    Attributes:
-        words: label -> the word that stands for it, or the list of them.
-    """
+class BoundClassification(BoundLabels):
+    """A classification task whose rows and label words are tokens of one model; see `BoundLabels`."""
 
     def __init__(self, task: Classification, tokenizer: Tokenizer) -> None:
-        super().__init__(task.data, task.template, tokenizer)
-        self._task = task
-        self.words = {label: some[0] if len(some) == 1 else list(some) for label, some in task.words.items()}
-        self._words = LabelWords(task.words, tokenizer, task.normalize)
+        super().__init__(task, tokenizer)
         texts = [text for text in CONTENT_FREE if tokenizer.reads != "mask" or text != CONTENT_FREE[-1]]
         self._free = [  # tokens of the content-free rows, which stand behind the others in each batch
             task.template.encode(dict.fromkeys(task.template.fields, text), tokenizer)
             for text in (texts if task.calibrated else ())
         ]
 
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """Loss, ce unless it is the loss, accuracy and macro F1."""
-        return (LOSS, *([] if self._task.loss_name == "ce" else [CE]), ACCURACY, MACRO_F1)
-
-    def loss(self, answers: Tensor, batch: Batch) -> Tensor | Array:
-        """The words' logits or log-likelihoods [K, B, m] -> the loss [K]; differentiable for ce and hinge."""
-        return LOSSES[self._task.loss_name](self.scores(answers), batch.target)
-
-    def score(self, answers: Tensor, batch: Batch) -> dict[str, Array]:
-        """The words' logits or log-likelihoods -> loss, ce, accuracy and macro F1, each [K]; nan where a
-        candidate failed."""
-        return class_metrics(self._task.loss_name, self.scores(answers), batch.target)
-
-    def scores(self, answers: Tensor) -> Tensor:
-        """The words' logits or log-likelihoods -> the labels' scores [K, B, C], whose softmax is their
-        probability."""
-        scores = self._words.scores(answers)
+    def scores(self, answers: Tensor, batch: Batch) -> Tensor:
+        """The words' logits or log-likelihoods [K, B, m] -> the labels' scores [K, B, C], whose softmax is
+        their probability."""
+        scores = super().scores(answers, batch)
         n = len(self._free)
         if not n:
             return scores
         log_p = scores.log_softmax(dim=-1)
         free = log_p[:, -n:].logsumexp(dim=1, keepdim=True)  # log(n p_cf); softmax takes no notice of n
         return log_p[:, :-n] - free
-
-    def _wanted(self, split: str, index: Array) -> dict[str, Any]:
-        return {**self._words.wanted(len(index)), "target": self._task.targets[split][index]}
 
     def _rows(self, split: str, index: Array, *, recurs: bool = True) -> Batch:
         batch = super()._rows(split, index, recurs=recurs)
@@ -150,24 +141,3 @@ class BoundClassification(BoundRows):
             after=batch.after + after,
             **self._words.wanted(len(index) + len(self._free)),
         )
-
-
-def label_indices(
-    rows: Sequence[Mapping[str, Any]], field: str, labels: Mapping[str, Any], split: str
-) -> Array:
-    """The rows' labels as indices into the labels, int [N].
-
-    Raises:
-        GfoError: for a row without the field, or with another label.
-    """
-    index = {label: i for i, label in enumerate(labels)}
-    found = np.empty(len(rows), dtype=np.int64)
-    for i, row in enumerate(rows):
-        where = f"{split} row {i + 1}"
-        if field not in row:
-            raise GfoError(f"{where}: {unknown_name('label_field', field, map(str, row))}")
-        label = str(row[field])
-        if label not in index:
-            raise GfoError(f"{where}: label '{label}' has no word; add it to labels ({', '.join(labels)})")
-        found[i] = index[label]
-    return found

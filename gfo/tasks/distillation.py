@@ -18,12 +18,12 @@ from gfo.core.errors import GfoError, check_name, unknown_name
 from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Batch, Reader, Tokenizer, Tokens
 from gfo.core.recording import recorded
-from gfo.tasks.classification import label_indices
 from gfo.tasks.parts.base import BoundRows, Data, RowOptions
 from gfo.tasks.parts.datasets import Source
-from gfo.tasks.parts.label_words import LabelWords, words_of
-from gfo.tasks.parts.losses import as_array
-from gfo.tasks.parts.metrics import ACCURACY, AGREEMENT, TEACHER_ACCURACY, accuracy
+from gfo.tasks.parts.label_words import LabelWords, words_by_label
+from gfo.tasks.parts.labelled import label_indices
+from gfo.tasks.parts.losses import as_array, only_finite
+from gfo.tasks.parts.metrics import ACCURACY, AGREEMENT, TEACHER_ACCURACY
 from gfo.tasks.parts.templates import Template
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Distillation:
                     f"teacher_template = {teacher_template!r}: a teacher has no {{soft}}; leave it out"
                 )
         self.teacher, self.loss_name, self.over, self.temperature = teacher, loss, over, temperature
-        self.words = None if labels is None else words_of(labels)
+        self.words = None if labels is None else words_by_label(labels)
         self.data = Data.load(train, dev, test, **rows)
         for each in (self.template, self.teacher_template):
             each.check_rows(self.data.rows)
@@ -144,6 +144,10 @@ class BoundDistillation(BoundRows):
             split: {i: self._teacher_row(split, i, tokenizer) for i in self._encoded[split]}
             for split in self.splits
         }
+        sizes = [len(rows) for rows in task.data.rows.values()]
+        self._first = dict(  # split -> where its rows begin in the count of all
+            zip(self.splits, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True)
+        )
         self._known: dict[str, tuple[dict[int, int], Array]] = {}
 
     @property
@@ -153,6 +157,32 @@ class BoundDistillation(BoundRows):
 
     def loss(self, answers: Tensor, batch: Batch) -> Tensor:
         """Logits [K, B, V'] -> the loss [K]; differentiable."""
+        return self._row_losses(answers, batch).mean(dim=1)
+
+    def score(self, answers: Tensor, batch: Batch) -> dict[str, Array]:
+        """Logits [K, B, V'] -> loss; agreement, the share of rows whose likeliest word, or label, is the
+        teacher's; and of a split with labels accuracy and teacher_accuracy. Each [K]; nan where a candidate
+        failed."""
+        return {name: rows.mean(axis=1) for name, rows in self.row_scores(answers, batch).items()}
+
+    def row_scores(self, answers: Tensor, batch: Batch) -> dict[str, Array]:
+        """Logits [K, B, V'] -> the same of each row, [K, B]."""
+        taught = self._taught(batch, answers.device)
+        said = _likeliest(self._compared(taught[None]))[0]
+        guessed = np.concatenate([_likeliest(self._compared(logits[None])) for logits in answers])
+        found = {"loss": as_array(self._row_losses(answers, batch)), "agreement": guessed == said}
+        split, index = self._places(batch)
+        if split in self._task.targets:
+            target = self._task.targets[split][index]
+            labels = np.concatenate([_likeliest(self._of_labels(logits[None])) for logits in answers])
+            found["accuracy"] = labels == target
+            right = _likeliest(self._of_labels(taught[None]))[0] == target
+            found["teacher_accuracy"] = np.tile(right, (len(answers), 1))
+        failed = ~np.array([bool(logits.isfinite().all()) for logits in answers])
+        return {name: only_finite(values.astype(np.float64), failed) for name, values in found.items()}
+
+    def _row_losses(self, answers: Tensor, batch: Batch) -> Tensor:
+        """Logits [K, B, V'] -> the loss of each row, [K, B]; differentiable."""
         import torch
 
         T = self._task.temperature
@@ -162,31 +192,19 @@ class BoundDistillation(BoundRows):
         for logits in answers:  # one by one: all at once would take several times the memory of the logits
             log_q = (self._compared(logits[None])[0] / T).log_softmax(dim=-1)
             difference = log_p - log_q if self._task.loss_name == "kl" else -log_q
-            found.append((log_p.exp() * difference).sum(dim=-1).mean())
+            found.append((log_p.exp() * difference).sum(dim=-1))
         return T**2 * torch.stack(found)
 
-    def score(self, answers: Tensor, batch: Batch) -> dict[str, Array]:
-        """Logits [K, B, V'] -> loss; agreement, the share of rows whose likeliest word, or label, is the
-        teacher's; and with labels accuracy and teacher_accuracy. Each [K]; nan where a candidate failed."""
-        taught = self._taught(batch, answers.device)
-        said = self._compared(taught[None])[0].argmax(dim=-1).cpu().numpy()
-        guessed = [self._compared(logits[None])[0].argmax(dim=-1).cpu().numpy() for logits in answers]
-        found = {
-            "loss": as_array(self.loss(answers, batch)),
-            "agreement": np.array([accuracy(said, each) for each in guessed]),
-        }
-        _, split, index = batch.key
-        if split in self._task.targets:
-            target = self._task.targets[split][list(index)]
-            labels = [self._of_labels(logits[None])[0].argmax(dim=-1).cpu().numpy() for logits in answers]
-            teacher = self._of_labels(taught[None])[0].argmax(dim=-1).cpu().numpy()
-            found["accuracy"] = np.array([accuracy(target, each) for each in labels])
-            found["teacher_accuracy"] = np.full(len(answers), accuracy(target, teacher))
-        failed = ~np.array([bool(logits.isfinite().all()) for logits in answers])
-        return {name: np.where(failed, np.nan, values) for name, values in found.items()}
-
     def _wanted(self, split: str, index: Array) -> dict[str, Any]:
-        return {"vocabulary": self._vocabulary, "target": index}
+        return {"vocabulary": self._vocabulary, "target": self._first[split] + index}
+
+    def _places(self, batch: Batch) -> tuple[str, Array]:
+        """A batch's split, and its rows' numbers there."""
+        split = max(
+            (each for each in self.splits if self._first[each] <= batch.target[0]),
+            key=self._first.__getitem__,
+        )
+        return split, batch.target - self._first[split]
 
     def _compared(self, logits: Tensor) -> Tensor:
         """Logits [K, B, V'] -> those that are compared: of all tokens, or the labels' scores [K, B, C]."""
@@ -203,11 +221,11 @@ class BoundDistillation(BoundRows):
         """The teacher's logits of a batch, [B, V']."""
         import torch
 
-        _, split, index = batch.key
+        split, index = self._places(batch)
         if split not in self._known:
             self._known[split] = self._ask(split)
         place, logits = self._known[split]
-        return torch.from_numpy(np.asarray(logits[[place[i] for i in index]])).to(device)
+        return torch.from_numpy(np.asarray(logits[[place[i] for i in index.tolist()]])).to(device)
 
     def _ask(self, split: str) -> tuple[dict[int, int], Array]:
         """Where each row's logits are, and the teacher's logits of all rows of a split, [N, V']."""
@@ -254,6 +272,12 @@ def _checked(task: Distillation, tokenizer: Tokenizer) -> Reader:
         )
     task.teacher_template.check_mask(teacher)
     return teacher
+
+
+def _likeliest(logits: Tensor) -> Array:
+    """Logits or scores [K, B, V'] -> int [K, B]."""
+    found: Array = logits.argmax(dim=-1).cpu().numpy()
+    return found
 
 
 def _room(rows: int, columns: int) -> Array:

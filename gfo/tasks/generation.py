@@ -6,30 +6,29 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
 
 from gfo.core.domain import Array
-from gfo.core.errors import GfoError, unknown_name
-from gfo.core.metric import LOSS
-from gfo.core.metric import Metric as NamedMetric
+from gfo.core.errors import GfoError, check_name, unknown_name
+from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Batch, Decoding, Tokenizer, Tokens
 from gfo.core.recording import recorded
 from gfo.tasks.parts.base import BoundRows, Data, RowOptions
 from gfo.tasks.parts.datasets import Row, Source
-from gfo.tasks.parts.metrics import ANSWER_TOKENS
+from gfo.tasks.parts.metrics import ANSWER_TOKENS, SCORE, own_metric
 from gfo.tasks.parts.templates import Template
-from gfo.tasks.parts.text_metrics import METRICS, REGEX, Metric, NumberMatch, References
+from gfo.tasks.parts.text_metrics import METRICS, REGEX, ByRow, NumberMatch, TextMetric
 
 Score = Callable[[list[str], list[Row]], Sequence[float]]
-"""The user's: outputs and their rows -> a number a row, the higher the better."""
+"""The user's: outputs and their rows -> a number a row."""
 
 
 @recorded
 class Generation:
-    """Data, template and metric of a task whose answers are texts. The loss is 1 - metric.
+    """Data, template and metric of a task whose answers are texts. The loss is 1 - metric, unless it says
+    otherwise.
 
     Args:
         train: rows the loss is computed on; see `gfo.datasets.load`.
@@ -40,8 +39,10 @@ class Generation:
             the first that a row has.
         metric: "exact_match", "token_f1", "bleu", "chrf", "rouge1", "rouge2", "rougeL" (each 0 to 1, see
             `gfo.tasks.parts.text_metrics`), "regex", or a function `score(outputs, rows)` that gives a
-            number a row, the higher the better; its mean counts. A function that fails for a candidate makes
-            the candidate's loss nan, and a warning tells of the first failure.
+            number a row, the higher the better; its mean counts. `gfo.Metric(name, lower_is_better=...,
+            form=..., function=score)` names it and says which way is better: the loss is its value where
+            lower is better, else 1 - a share, or the negative of another number. A function that fails for a
+            candidate makes the candidate's loss nan, and a warning tells of the first failure.
         pattern: for "regex": the answer is the first group of its last match in the output, compared with
             the target as a number where both are.
         max_tokens: the most tokens of an answer.
@@ -64,15 +65,17 @@ class Generation:
         *,
         template: str,
         target: str | Sequence[str] = "target",
-        metric: str | Score = "exact_match",
+        metric: str | Score | Metric = "exact_match",
         pattern: str | None = None,
         max_tokens: int = 32,
         stop: Sequence[str] = ("\n",),
         temperature: float = 0.0,
         **rows: Unpack[RowOptions],
     ) -> None:
-        if isinstance(metric, str) and metric not in (*METRICS, REGEX):
-            raise unknown_name("metric", metric, (*METRICS, REGEX))
+        self.metric, self.function = _measure(metric)
+        self.loss_of: Callable[[Array], Array] = (
+            metric.as_loss if isinstance(metric, Metric) else lambda values: 1 - values
+        )
         if max_tokens < 1:
             raise GfoError(f"max_tokens = {max_tokens} must be at least 1")
         if not 0 <= temperature < math.inf:
@@ -83,7 +86,7 @@ class Generation:
         self.pattern = _compiled(pattern, metric)
         self.template = Template.parse(template)
         self.target = (target,) if isinstance(target, str) else tuple(target)
-        self.metric, self.seed = metric, rows.get("seed", 0)
+        self.seed = rows.get("seed", 0)
         self.max_tokens, self.temperature = max_tokens, temperature
         self.data = Data.load(train, dev, test, **rows)
         for split, found in self.data.rows.items():
@@ -99,11 +102,14 @@ class Generation:
         """
         return BoundGeneration(self, tokenizer)
 
-    def metric_for(self, references: References) -> Metric:
-        """The metric of a batch with these references; of the user's function there is none."""
+    def metric_for(self, rows: Sequence[Row]) -> TextMetric:
+        """What scores the outputs of these rows."""
+        if self.function is not None:
+            return ByUser(self.function, rows)
+        references = [_references(row, self.target, "row") for row in rows]
         if self.pattern is not None:
             return NumberMatch(references, self.pattern)
-        return METRICS[str(self.metric)](references)
+        return METRICS[self.metric.name](references)
 
 
 class BoundGeneration(BoundRows):
@@ -121,6 +127,7 @@ class BoundGeneration(BoundRows):
             task.max_tokens, _stop_tokens(tokenizer, task.stop), task.temperature, task.seed
         )
         self._warned = False
+        self._last: tuple[Any, Batch, Array, Array | None] | None = None  # answers scored, and their values
 
     def _wanted(self, split: str, index: Array) -> dict[str, Any]:
         target = np.empty(len(index), dtype=object)
@@ -128,23 +135,32 @@ class BoundGeneration(BoundRows):
         return {"vocabulary": None, "target": target, "decoding": self.decoding}
 
     @property
-    def metrics(self) -> tuple[NamedMetric, ...]:
+    def metrics(self) -> tuple[Metric, ...]:
         """Loss, the metric ("score" for a function) and the answers' length."""
-        metric = self._task.metric
-        shown = NamedMetric(metric, form="share") if isinstance(metric, str) else NamedMetric("score")
-        return LOSS, shown, ANSWER_TOKENS
+        return LOSS, self._task.metric, ANSWER_TOKENS
 
     def loss(self, answers: Sequence[Any], batch: Batch) -> Array:
-        """K lists of B token tuples -> 1 - metric, [K]; nan for a failed candidate."""
-        return 1 - self._values(answers, batch)
+        """K lists of B token tuples -> the loss [K]; nan for a failed candidate."""
+        return self._task.loss_of(self._values(answers, batch)[0])
 
     def score(self, answers: Sequence[Any], batch: Batch) -> dict[str, Array]:
         """K lists of B token tuples -> loss, the metric ("score" for a function) and the answers' mean
         number of tokens, each [K]; nan for a failed candidate."""
-        values = self._values(answers, batch)
-        name = self._task.metric if isinstance(self._task.metric, str) else "score"
-        tokens = [math.nan if _failed(rows) else sum(map(len, rows)) / len(rows) for rows in answers]
-        return {"loss": 1 - values, name: values, "answer_tokens": np.where(np.isnan(values), np.nan, tokens)}
+        values, _ = self._values(answers, batch)
+        return {
+            LOSS.name: self._task.loss_of(values),
+            self._task.metric.name: values,
+            ANSWER_TOKENS.name: _lengths(answers, values, len(batch)).mean(axis=1),
+        }
+
+    def row_scores(self, answers: Sequence[Any], batch: Batch) -> dict[str, Array]:
+        """K lists of B token tuples -> the same of each row, [K, B]; of BLEU and chrF, which are of all rows
+        together, the answers' numbers of tokens alone."""
+        values, rows = self._values(answers, batch)
+        tokens = {ANSWER_TOKENS.name: _lengths(answers, values, len(batch))}
+        if rows is None:
+            return tokens
+        return {LOSS.name: self._task.loss_of(rows), self._task.metric.name: rows, **tokens}
 
     def answer_texts(self, rows: Sequence[Tokens]) -> list[str]:
         """The answers as texts: cut at the first stop text, stripped."""
@@ -153,33 +169,39 @@ class BoundGeneration(BoundRows):
             texts = [text.partition(stop)[0] for text in texts]
         return [text.strip() for text in texts]
 
-    def _values(self, answers: Sequence[Any], batch: Batch) -> Array:
-        """The metric of each candidate, [K]."""
-        rows, task = list(batch.target), self._task
-        if callable(task.metric):
-            evaluate: Metric = partial(_mean_score, task.metric, rows)
-        else:
-            evaluate = task.metric_for([_references(row, task.target, "row") for row in rows])
+    def _values(self, answers: Sequence[Any], batch: Batch) -> tuple[Array, Array | None]:
+        """The metric of each candidate, [K], and of each row, [K, B], unless it is of all rows together;
+        computed once for the same answers."""
+        if self._last is None or self._last[0] is not answers or self._last[1] is not batch:
+            self._last = answers, batch, *self._measured(answers, batch)
+        return self._last[2:]
+
+    def _measured(self, answers: Sequence[Any], batch: Batch) -> tuple[Array, Array | None]:
+        measure = self._task.metric_for(list(batch.target))
         values = np.full(len(answers), np.nan)
+        rows = np.full((len(answers), len(batch)), np.nan) if isinstance(measure, ByRow) else None
         for k, tokens in enumerate(answers):
             if _failed(tokens):
                 continue
             texts = self.answer_texts(tokens)
             try:
-                values[k] = evaluate(texts)
+                if rows is not None and isinstance(measure, ByRow):
+                    rows[k] = measure.rows(texts)
+                else:
+                    values[k] = measure(texts)
             except Exception as error:
-                if not callable(task.metric):
+                if self._task.function is None:
                     raise
                 self._warn(
                     f"metric: the function failed for candidate {k + 1} of {len(answers)}, whose loss is nan "
                     f"({type(error).__name__}: {error}); further failures are not reported"
                 )
-        if isinstance(evaluate, NumberMatch) and evaluate.seen and not evaluate.matched:
+        if isinstance(measure, NumberMatch) and measure.seen and not measure.matched:
             self._warn(
-                f"pattern = {evaluate.pattern.pattern!r} matches 0 of {evaluate.seen} answers (0.0 %); all "
+                f"pattern = {measure.pattern.pattern!r} matches 0 of {measure.seen} answers (0.0 %); all "
                 "count as wrong: widen it, or raise max_tokens"
             )
-        return values
+        return (values if rows is None else rows.mean(axis=1)), rows
 
     def _warn(self, text: str) -> None:
         """Warn once in the life of a bound task, which is a run."""
@@ -222,19 +244,50 @@ def _stop_tokens(tokenizer: Tokenizer, stop: Sequence[str]) -> frozenset[int]:
     return frozenset(stops) | tokenizer.end_tokens
 
 
-def _mean_score(score: Score, rows: list[Row], outputs: Sequence[str]) -> float:
-    """The mean of what the user's function gives.
+class ByUser(ByRow):
+    """The user's function on outputs and their rows."""
 
-    Raises:
-        Exception: what the function raises; ValueError for other than a finite number a row.
-    """
-    values = np.asarray(score(list(outputs), rows), dtype=np.float64)
-    if values.shape != (len(rows),):
-        raise ValueError(f"it gave the shape {values.shape} for {len(rows)} outputs; give one number a row")
-    if not np.isfinite(values).all():
-        bad = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise ValueError(f"it gave {values[bad]} for row {bad + 1}")
-    return float(values.mean())
+    def __init__(self, score: Score, rows: Sequence[Row]) -> None:
+        self._score, self._of = score, list(rows)  # all at once, as a judge or a batch of programs wants it
+
+    def rows(self, outputs: Sequence[str]) -> list[float]:
+        """Outputs [B] -> what the function gives, [B].
+
+        Raises:
+            Exception: what the function raises; ValueError for other than a finite number a row.
+        """
+        values = np.asarray(self._score(list(outputs), self._of), dtype=np.float64)
+        if values.shape != (len(self._of),):
+            raise ValueError(
+                f"it gave the shape {values.shape} for {len(self._of)} outputs; give one number a row"
+            )
+        if not np.isfinite(values).all():
+            bad = int(np.flatnonzero(~np.isfinite(values))[0])
+            raise ValueError(f"it gave {values[bad]} for row {bad + 1}")
+        found: list[float] = values.tolist()
+        return found
+
+
+def _measure(metric: Any) -> tuple[Metric, Score | None]:
+    """What a metric that was given is, and the user's function in it."""
+    if isinstance(metric, str):
+        check_name("metric", metric, (*METRICS, REGEX))
+        return own_metric(metric), None
+    if isinstance(metric, Metric) and metric.function is not None:
+        if metric.name in (LOSS.name, ANSWER_TOKENS.name):
+            raise GfoError(f"metric: '{metric.name}' is there already; name it otherwise")
+        return metric, metric.function
+    if callable(metric):
+        return SCORE, metric
+    raise GfoError(f"metric = {metric!r}: give a name, a function, or a gfo.Metric with one")
+
+
+def _lengths(answers: Sequence[Any], values: Array, rows: int) -> Array:
+    """The answers' numbers of tokens, [K, B]; nan where the candidate failed."""
+    found = np.full((len(answers), rows), np.nan)
+    for k in np.flatnonzero(~np.isnan(values)).tolist():
+        found[k] = list(map(len, answers[k]))
+    return found
 
 
 def _failed(rows: Any) -> bool:

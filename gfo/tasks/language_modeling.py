@@ -17,7 +17,7 @@ from gfo.core.recording import recorded
 from gfo.core.seeding import stream
 from gfo.tasks.parts.base import BoundExamples, Data, RowOptions
 from gfo.tasks.parts.datasets import Source
-from gfo.tasks.parts.losses import as_array
+from gfo.tasks.parts.losses import as_array, only_finite
 from gfo.tasks.parts.metrics import PERPLEXITY
 from gfo.tasks.parts.templates import Template
 
@@ -172,9 +172,20 @@ class _BoundWindows(BoundExamples):
 
     def score(self, answers: Tensor, batch: Batch) -> dict[str, Array]:
         """Log-likelihoods -> loss and perplexity, each [K]; nan where a candidate failed."""
-        loss = as_array(self.loss(answers, batch))
-        loss = np.where(np.isfinite(loss), loss, np.nan)
-        return {"loss": loss, "perplexity": np.exp(loss)}
+        loss = self.row_scores(answers, batch)["loss"].mean(axis=1)
+        with np.errstate(over="ignore"):  # inf
+            return {"loss": loss, "perplexity": np.exp(loss)}
+
+    def row_scores(self, answers: Tensor, batch: Batch) -> dict[str, Array]:
+        """Log-likelihoods -> loss of each window, [K, B]: its nats over the mean number of tokens of the
+        batch's windows, so that the mean over windows is nats per token whatever their lengths.
+
+        Differences between candidates are exact; a standard error is that of the mean of these, which
+        counts the windows' unequal lengths as spread.
+        """
+        nats = -as_array(answers[..., 0])
+        failed = np.logical_not(np.isfinite(nats).all(axis=1))
+        return {"loss": only_finite(nats * len(batch) / int(batch.target.sum()), failed)}
 
     def _contents(self, split: str) -> list[Window]:
         return self._windows[split]
@@ -232,6 +243,7 @@ class BoundMaskedLanguage(_BoundWindows):
 
     def batch(self, split: str, step: int) -> Batch:
         """The windows of a step, with the step's masks."""
+        self._check(split)
         return self._masked(split, self._of_step(split, step), step)
 
     def _rows(self, split: str, index: Array, *, recurs: bool = True) -> Batch:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, check_name, unknown_name
-from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Batch, Tokenizer, Tokens
 from gfo.core.recording import recorded
-from gfo.tasks.parts.base import BoundRows, Data, RowOptions
+from gfo.tasks.parts.base import Data, RowOptions
 from gfo.tasks.parts.datasets import Source
-from gfo.tasks.parts.losses import LOSSES, class_metrics
+from gfo.tasks.parts.labelled import BoundClasses, ClassTask, GivenMetrics, NamedLoss, chosen_metrics
 from gfo.tasks.parts.metrics import ACCURACY, CE
 from gfo.tasks.parts.templates import Template
 
@@ -22,11 +21,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHOICE_LOSSES = ("ce", "accuracy", "accuracy+ce")  # the others want the same classes in all rows
-CHOICE_NORMALIZE = ("sum", "mean", "bytes")
+SIZES: dict[str, Callable[[Tokens, str], float]] = {
+    "sum": lambda ids, text: 1.0,
+    "mean": lambda ids, text: len(ids),
+    "characters": lambda ids, text: len(text),
+    "bytes": lambda ids, text: len(text.encode()),
+}
+"""What an option's log-likelihood is divided by."""
 
 
 @recorded
-class MultipleChoice:
+class MultipleChoice(ClassTask):
     """Data, template and options of a multiple-choice task.
 
     Args:
@@ -41,10 +46,13 @@ class MultipleChoice:
         label_field: the rows' field that says which is right: its number, counted from 0, or its text.
         delimiter: what stands between the template's end and an option.
         loss: "ce", cross-entropy over the options; "accuracy", 1 less the metric; or "accuracy+ce", accuracy
-            with cross-entropy to decide between equals.
-        normalize: an option's score is its log-likelihood ("sum"), or that over its tokens ("mean") or its
-            bytes in UTF-8 without the delimiter ("bytes", the byte-length normalization of Gao 2021,
-            "Multiple Choice Normalization in LM Evaluation", `acc_norm` of lm-evaluation-harness).
+            with cross-entropy to decide between equals; or a metric of `metrics`, as in `Classification`.
+        metrics: more of them, beside cross-entropy and accuracy: `gfo.Metric(name, lower_is_better=...,
+            form=..., function=f)` with f(target, predicted), both [B], the numbers of options from 0.
+        normalize: an option's score is its log-likelihood ("sum"), or that over its tokens ("mean"), its
+            characters ("characters", `acc_norm` of lm-evaluation-harness) or its bytes in UTF-8 ("bytes",
+            `acc_bytes` there; Gao 2021, "Multiple Choice Normalization in LM Evaluation"), both without the
+            delimiter.
         rows: `limits`, `skip`, `shuffle`, `batch_size`, `max_length`, `truncate`, `seed`: which rows are
             used, and which a step; see `gfo.tasks.parts.base.Data.load`.
 
@@ -64,17 +72,17 @@ class MultipleChoice:
         label_field: str = "label",
         delimiter: str = " ",
         loss: str = "ce",
+        metrics: GivenMetrics = (),
         normalize: str = "sum",
         **rows: Unpack[RowOptions],
     ) -> None:
-        check_name("loss", loss, CHOICE_LOSSES)
-        check_name("normalize", normalize, CHOICE_NORMALIZE)
+        check_name("normalize", normalize, SIZES)
         self.template = Template.parse(template)
         self.delimiter, self.loss_name, self.normalize = delimiter, loss, normalize
         self.data = Data.load(train, dev, test, **rows)
         self.template.check_rows(self.data.rows)
         self.options: dict[str, list[tuple[str, ...]]] = {}
-        self.targets: dict[str, Array] = {}
+        self.targets = {}
         for split, found in self.data.rows.items():
             where = [f"{split} row {i}" for i in range(1, len(found) + 1)]
             choices = [_options(row, options, w) for row, w in zip(found, where, strict=True)]
@@ -82,6 +90,17 @@ class MultipleChoice:
                 _right(row, label_field, some, w) for row, some, w in zip(found, choices, where, strict=True)
             ]
             self.options[split], self.targets[split] = choices, np.array(targets)
+        usual = (*(() if loss == "ce" else (CE,)), ACCURACY)
+        self.own_metrics = chosen_metrics(metrics, usual, {ACCURACY.name: ACCURACY}, loss=loss)
+        self._loss = NamedLoss(loss, CHOICE_LOSSES, self)
+
+    def row_losses(self, scores: Tensor, target: Array) -> Tensor | None:
+        """Scores [K, B, m] -> the loss of each row [K, B], unless it is "accuracy+ce" or a metric's."""
+        return self._loss.rows(scores, target)
+
+    def losses(self, scores: Tensor, target: Array) -> Tensor | Array:
+        """Scores [K, B, m] -> the loss [K]; differentiable for ce."""
+        return self._loss(scores, target)
 
     def bind(self, tokenizer: Tokenizer) -> BoundMultipleChoice:
         """Tokenize all rows and options for one model.
@@ -97,45 +116,32 @@ class MultipleChoice:
         return BoundMultipleChoice(self, tokenizer)
 
 
-class BoundMultipleChoice(BoundRows):
+class BoundMultipleChoice(BoundClasses):
     """A multiple-choice task whose rows and options are tokens of one model."""
 
     def __init__(self, task: MultipleChoice, tokenizer: Tokenizer) -> None:
-        self._task = task
         self._endings: dict[str, list[tuple[Tokens, ...]]] = {
             split: [tuple(tokenizer.encode(task.delimiter + text) for text in row) for row in options]
             for split, options in task.options.items()
         }
-        super().__init__(task.data, task.template, tokenizer)
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """Loss, ce unless it is the loss, and accuracy."""
-        return (LOSS, *([] if self._task.loss_name == "ce" else [CE]), ACCURACY)
-
-    def loss(self, answers: Tensor, batch: Batch) -> Tensor | Array:
-        """Log-likelihoods of the options [K, B, m] -> the loss [K]; differentiable for ce."""
-        return LOSSES[self._task.loss_name](self.scores(answers, batch), batch.target)
-
-    def score(self, answers: Tensor, batch: Batch) -> dict[str, Array]:
-        """Log-likelihoods of the options -> loss, ce and accuracy, each [K]; nan where a candidate failed."""
-        return class_metrics(self._task.loss_name, self.scores(answers, batch), batch.target, f1=False)
+        self._plain, size = task.normalize == "sum", SIZES[task.normalize]
+        self._sizes = {  # of an option by its tokens, which a batch has
+            ids: size(ids, text)
+            for split, rows in task.options.items()
+            for row, endings in zip(rows, self._endings[split], strict=True)
+            for text, ids in zip(row, endings, strict=True)
+        }
+        super().__init__(task, tokenizer)
 
     def scores(self, answers: Tensor, batch: Batch) -> Tensor:
         """Log-likelihoods of the options -> their scores [K, B, m], whose softmax is their probability."""
         import torch
 
-        if self._task.normalize == "sum":
+        if self._plain:
             return answers
         sizes = torch.ones(answers.shape[1:])
-        _, split, index = batch.key
-        for b, i in enumerate(index):
-            tokens, texts = self._endings[split][i], self._task.options[split][i]
-            size = [
-                len(ids) if self._task.normalize == "mean" else len(text.encode())
-                for ids, text in zip(tokens, texts, strict=True)
-            ]
-            sizes[b, : len(size)] = torch.tensor(size)
+        for b, endings in enumerate(batch.endings):
+            sizes[b, : len(endings)] = torch.tensor([self._sizes[ids] for ids in endings])
         return answers / sizes.to(answers.device)
 
     def _contents(self, split: str) -> list[Any]:
@@ -143,7 +149,7 @@ class BoundMultipleChoice(BoundRows):
 
     def _wanted(self, split: str, index: Array) -> dict[str, Any]:
         endings = tuple(self._endings[split][i] for i in index.tolist())
-        return {"vocabulary": None, "target": self._task.targets[split][index], "endings": endings}
+        return {**super()._wanted(split, index), "vocabulary": None, "endings": endings}
 
 
 def _options(row: Mapping[str, Any], fields: str | Sequence[str], where: str) -> tuple[str, ...]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.metric import LOSS, Metric
-from gfo.core.protocols import Batches, BoundTask, Task, Tokenizer
+from gfo.core.protocols import Batches, BoundTask, RowTask, Task, Tokenizer
 from gfo.core.recording import recorded
 from gfo.tasks.parts.losses import as_array
 
@@ -170,6 +170,24 @@ class BoundWeighted:
             for metric, values in found.items()
         }
         return {"loss": as_array(joint), **named}
+
+    def row_scores(self, answers: Sequence[Any], batch: Batches) -> dict[str, Array]:
+        """The tasks' answers -> the rows' values [K, B], as "NAME.METRIC", and without constraints the joint
+        loss of the rows of a number; none unless all tasks have as many rows, and values of them."""
+        parts = list(zip(self.parts, answers, batch.parts, strict=True))
+        if not all(isinstance(part, RowTask) for part, _, _ in parts):
+            return {}
+        found = [cast(RowTask, part).row_scores(answer, rows) for part, answer, rows in parts]
+        if len({rows.shape for scores in found for rows in scores.values()}) != 1 or not all(found):
+            return {}
+        named = {
+            f"{name}.{metric}": rows
+            for name, scores in zip(self._task.names, found, strict=True)
+            for metric, rows in scores.items()
+        }
+        if self._task.constraints or not all(LOSS.name in scores for scores in found):
+            return named
+        return {LOSS.name: self._joint([scores[LOSS.name] for scores in found], {}), **named}
 
     def _losses(self, answers: Sequence[Any], batch: Batches) -> list[Any]:
         """The loss [K] of each task; arrays, unless all are tensors."""

@@ -13,11 +13,13 @@ from gfo.testing.functions import (
 )
 from gfo.testing.optimizer_contract import OPTIMIZER_CHECKS, check_optimizer
 from gfo.testing.space_contract import SPACE_CHECKS, check_space, logit_response
+from gfo.testing.task_contract import TASK_CHECKS, check_task
 from gfo.testing.tiny import tiny_model
 
 __all__ = [
     "OPTIMIZER_CHECKS",
     "SPACE_CHECKS",
+    "TASK_CHECKS",
     "BenchmarkFunction",
     "Ellipsoid",
     "IntegerSphere",
@@ -29,6 +31,7 @@ __all__ = [
     "Sphere",
     "check_optimizer",
     "check_space",
+    "check_task",
     "logit_response",
     "tiny_model",
 ]

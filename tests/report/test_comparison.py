@@ -187,3 +187,32 @@ def test_flattened_facts_leave_out_seeds_which_are_told_apart_by_their_place():
     }
     assert flatten(values) == {"a.b": "[1]", "a.parts.0.d": "4", "a.parts.1.d": "5", "c": "true"}
     assert seeds(values) == {"seed": 1, "a.seed": 2, "a.parts.0.seed": 3}
+
+
+def colours(figure):
+    return {line.get_label(): line.get_color() for line in figure.axes[0].lines if line.get_label()[0] != "_"}
+
+
+def test_a_group_without_dev_leaves_the_panels_their_room():
+    both = [Group(name, (A,)) for name in ("cma", "ga")]
+    one = [both[0], Group("ga", (run((2, 9.0), (6, 1.0)),))]
+    widths = []
+    for groups in (both, one):
+        figure = Comparison(tuple(groups)).plot()
+        figure.canvas.draw()
+        widths.append([axes.get_position().width for axes in figure.axes])
+    np.testing.assert_allclose(widths[1], widths[0], rtol=0.02)
+    assert min(widths[0]) > 0.3
+
+
+def test_a_method_keeps_its_colour():
+    """Whoever wins, whatever else is drawn, and however many seeds there are."""
+    low, high = run((2, 4.0), (4, 1.0)), run((2, 4.0), (4, 2.0))
+    first = colours(Comparison((Group("cma", (low,)), Group("ga", (high,)))).plot())
+    turned = colours(Comparison((Group("cma", (high,)), Group("ga", (low,)))).plot())
+    assert first == turned
+    assert len(set(first.values())) == 2
+    alone = colours(Comparison((Group("cma (2 seeds)", (low, high)),)).plot())
+    assert alone["cma (2 seeds)"] == first["cma"]
+    many = colours(Comparison(tuple(Group(f"method {i}", (low,)) for i in range(7))).plot())
+    assert len(set(many.values())) == 7

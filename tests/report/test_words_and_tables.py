@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from gfo.core.errors import GfoError
+from gfo.core.metric import main_metric
 from gfo.report import words
-from gfo.report.scores import is_share, main_metric, show, show_change
+from gfo.report.scores import SplitScores
 from gfo.report.tables import Table, scores_table
+from gfo.tasks.parts.metrics import own_metric
 
 
 def test_nearest_words_are_those_of_plain_numpy(monkeypatch):
@@ -69,16 +71,21 @@ def test_tables_are_aligned():
     ],
 )
 def test_numbers(metric, value, text, change):
-    assert show(metric, value) == text
-    assert show_change(metric, value) == change
+    assert own_metric(metric).show(value) == text
+    assert own_metric(metric).show_change(value) == change
+
+
+def names(*metrics):
+    return [own_metric(name) for name in metrics]
 
 
 def test_metrics():
-    assert main_metric(["loss", "ce", "accuracy", "macro_f1"]) == "accuracy"
-    assert main_metric(["loss", "perplexity"]) == "perplexity"
-    assert main_metric(["loss"]) is None
-    assert is_share("token_f1")
-    assert not is_share("a.perplexity")
+    assert main_metric(names("loss", "ce", "accuracy", "macro_f1")).name == "accuracy"
+    assert main_metric(names("loss", "perplexity")).name == "perplexity"
+    assert main_metric(names("loss")) is None
+    assert own_metric("token_f1").form == "share"
+    assert own_metric("a.perplexity").form != "share"
+    assert own_metric("a.perplexity").name == "a.perplexity"
 
 
 def test_scores_before_and_after():
@@ -92,3 +99,20 @@ def test_scores_before_and_after():
     )
     assert [row[0] for row in scores_table(scores, ["dev", "test"]).rows][0] == "dev loss"  # noqa: RUF015
     assert scores_table({}, ["test"]).rows == ()
+
+
+def test_scores_with_standard_errors():
+    now = SplitScores({"loss": 0.25, "accuracy": 0.844}, {"loss": 0.0123, "accuracy": 0.0162}, 500)
+    scores = {
+        "before": {"test": {"loss": 0.5, "accuracy": 0.5}},
+        "after": {"test": now, "dev": {"loss": 1.0}},
+    }
+    table = scores_table(scores, ["test", "dev"], ["the end"])
+    assert table.rows == (
+        ("test loss", "0.5000", "0.2500 ± 0.0123", "-0.2500"),
+        ("test accuracy", "50.0%", "84.4% ± 1.6", "+34.4 points"),
+        ("dev loss", "-", "1.0000", "-"),
+    )
+    assert table.notes == ("± standard error over rows, test n = 500", "the end")
+    assert str(now) == "loss 0.2500 ± 0.0123, accuracy 84.4% ± 1.6, n = 500"
+    assert scores_table({"after": {"dev": {"loss": 1.0}}}, ["dev"]).notes == ()  # control

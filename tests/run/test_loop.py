@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import gfo
+from gfo.core.metric import LOSS
 from gfo.core.protocols import Cost, Evaluation, Scores
 from gfo.run.budget import Budget
 from gfo.run.callbacks import Callback
@@ -30,6 +31,8 @@ def make(name="cma", seed=1, **options):
 
 class WithDev:
     """Train loss is the sphere; dev has its optimum elsewhere, so that selection matters."""
+
+    metrics = (LOSS, gfo.Metric("near"))
 
     def __init__(self, dev_centre):
         self.dev_centre, self.scored = dev_centre, []

@@ -16,6 +16,7 @@ from gfo.run.budget import Budget
 from gfo.run.callbacks import Run
 from gfo.run.history import History, Step
 from gfo.run.progress import Log, describe, duration, seconds_left
+from gfo.run.selection import DevSelection
 
 SEARCH = """
 import time
@@ -141,6 +142,7 @@ def add(run, best, dev):
 
 def test_what_a_line_says():
     run = a_run(candidates=25, seconds=10.0)
+    run.selection = DevSelection(None)
     assert describe(run) == "no step yet"
     add(run, 0.5, {"loss": 0.7, "accuracy": 0.8125})
     assert describe(run) == "25 evaluations, 2.5/s, best loss 0.5000, dev accuracy 81.2%"

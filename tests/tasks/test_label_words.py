@@ -8,7 +8,7 @@ import torch
 from plain import Words, plain_log_likelihood, plain_logits, prompts, refused
 
 from gfo import Classification, LocalEvaluator, SoftPrompt
-from gfo.tasks.parts.label_words import LabelWords, words_of
+from gfo.tasks.parts.label_words import LabelWords, words_by_label
 
 TEMPLATE = "Review: {text}\n{soft}Sentiment:"
 ROWS = [
@@ -50,8 +50,8 @@ def test_whole_words_against_full_forward_passes(tiny, family, normalize):
     task, evaluator, found = evaluated(model, LONG, normalize=normalize)
     batch = task.all_rows("train")
     assert batch.vocabulary is None
-    scores = task.scores(evaluator.answers(Z, batch))
-    words = words_of(LONG)
+    scores = task.scores(evaluator.answers(Z, batch), batch)
+    words = words_by_label(LONG)
     for k, prompt in enumerate(found):
         plain = plain_scores(model, batch, prompt, words, mean=normalize == "mean")
         torch.testing.assert_close(scores[k], plain, rtol=1e-4, atol=1e-4)
@@ -71,7 +71,7 @@ def test_one_token_a_word_reads_logits(tiny):
     assert batch.endings == ()
     answers = evaluator.answers(Z, batch)
     for k, prompt in enumerate(found):
-        plain = plain_scores(model, batch, prompt, words_of(labels), mean=False)
+        plain = plain_scores(model, batch, prompt, words_by_label(labels), mean=False)
         torch.testing.assert_close(answers[k].log_softmax(-1), plain.log_softmax(-1), rtol=1e-4, atol=1e-4)
 
 
@@ -87,9 +87,11 @@ def test_several_words_a_label_have_their_mean_probability(tiny, family):
     p = answers.double().softmax(-1)
     expected = torch.stack([(p[..., 0] + p[..., 1]) / 2, p[..., 2]], -1)
     expected = expected / expected.sum(-1, keepdim=True)
-    torch.testing.assert_close(task.scores(answers).double().softmax(-1), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        task.scores(answers, batch).double().softmax(-1), expected, rtol=1e-5, atol=1e-6
+    )
     one, *_ = evaluated(model, {"bad": " terrible", "good": " great"}, template)
-    assert (one.scores(answers[..., [0, 2]]).double().softmax(-1) - expected).abs().max() > 0.01
+    assert (one.scores(answers[..., [0, 2]], batch).double().softmax(-1) - expected).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("labels", [{"bad": " terrible", "good": " great"}, LONG])
@@ -102,8 +104,8 @@ def test_contextual_calibration_by_hand(tiny, labels):
     assert len(batch) == len(ROWS) + 3
     assert len(batch.target) == len(ROWS)
     assert task.batch("train", 0).after == batch.after
-    probability = task.scores(evaluator.answers(Z, batch)).softmax(-1)
-    words = words_of(labels)
+    probability = task.scores(evaluator.answers(Z, batch), batch).softmax(-1)
+    words = words_by_label(labels)
     for k, prompt in enumerate(found):
         p = plain_scores(model, uncalibrated, prompt, words, mean=False).softmax(-1)
         free = []
@@ -167,41 +169,41 @@ def test_the_losses_are_differentiable_through_words_and_calibration():
     assert gradient.isfinite().all()
 
 
-def test_words_of():
-    assert words_of({1: " a", "b": [" c", " d"]}) == {"1": (" a",), "b": (" c", " d")}
+def test_words_by_label():
+    assert words_by_label({1: " a", "b": [" c", " d"]}) == {"1": (" a",), "b": (" c", " d")}
 
 
 @pytest.mark.parametrize("words", [[], [" a", ""], [" a", 3]])
 def test_labels_with_bad_words(words):
-    refused(lambda: words_of({"x": " y", "z": words}), "labels", "'z'", "give it")
+    refused(lambda: words_by_label({"x": " y", "z": words}), "labels", "'z'", "give it")
 
 
 def test_words_that_cannot_be_told_apart():
     refused(
-        lambda: LabelWords(words_of({"a": [" x y", " z"], "b": " x  y"}), Words()),
+        lambda: LabelWords(words_by_label({"a": [" x y", " z"], "b": " x  y"}), Words()),
         "' x y' for 'a'",
         "' x  y' for 'b'",
         "same tokens",
     )
     refused(
-        lambda: LabelWords(words_of({"a": " x", "b": " x y"}), Words()),
+        lambda: LabelWords(words_by_label({"a": " x", "b": " x y"}), Words()),
         "' x' for 'a'",
         "' x y' for 'b'",
         "never the less likely",
         'normalize = "mean"',
     )
-    assert LabelWords(words_of({"a": " x", "b": " x y"}), Words(), "mean").endings == ((1,), (1, 2))
-    assert LabelWords(words_of({"a": [" x", " x y"], "b": " y"}), Words()).endings
+    assert LabelWords(words_by_label({"a": " x", "b": " x y"}), Words(), "mean").endings == ((1,), (1, 2))
+    assert LabelWords(words_by_label({"a": [" x", " x y"], "b": " y"}), Words()).endings
 
 
 def test_a_word_of_several_tokens_for_a_mask():
     refused(
-        lambda: LabelWords(words_of({"a": " x", "b": [" y", " not so"]}), Words("mask")),
+        lambda: LabelWords(words_by_label({"a": " x", "b": [" y", " not so"]}), Words("mask")),
         "' not so' for 'b'",
         "2 tokens",
         "one token",
     )
-    words = LabelWords(words_of({"a": " x", "b": [" y", " so"]}), Words("mask"))
+    words = LabelWords(words_by_label({"a": " x", "b": [" y", " so"]}), Words("mask"))
     assert words.vocabulary == (1, 2, 3)
 
 

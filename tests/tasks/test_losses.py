@@ -8,9 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from plain import Words
 
-from gfo.tasks.parts.losses import LOSSES, class_metrics, cross_entropy, hinge
+from gfo import Classification, MultipleChoice
+from gfo.tasks.parts.losses import LOSSES, cross_entropy, hinge
 
+LABELS = {"a": " a", "b": " b", "c": " c"}
 # scores of two candidates, two rows, three labels; targets 0 and 2
 SCORES = torch.tensor([[[2.0, 0.0, 1.0], [0.0, 3.0, 1.0]], [[-1.0, 5.0, 0.5], [0.0, 0.0, 9.0]]])
 TARGET = np.array([0, 2])
@@ -85,7 +88,10 @@ def test_losses_with_a_gradient():
 def test_a_failed_candidate_is_nan_and_leaves_the_others_alone(name, bad):
     scores = SCORES.clone()
     scores[1, 0, 2] = bad
-    whole, found = class_metrics(name, SCORES, TARGET), class_metrics(name, scores, TARGET)
+    rows = [{"text": "x", "label": label} for label in "ac"]
+    task = Classification(rows, template="{text}{soft}", labels=LABELS, loss=name).bind(Words())
+    batch = task.all_rows("train")
+    whole, found = task.score(SCORES, batch), task.score(scores, batch)
     assert set(found) == {"loss", "accuracy", "macro_f1"} | ({"ce"} if name != "ce" else set())
     for metric, values in found.items():
         assert values[0] == whole[metric][0]
@@ -95,10 +101,19 @@ def test_a_failed_candidate_is_nan_and_leaves_the_others_alone(name, bad):
         assert np.isnan(np.asarray(LOSSES[name](scores, TARGET))).tolist() == [False, True]
 
 
+def chosen(scores, *right):
+    """Scores of multiple choice, of two rows with three options and two or with three each."""
+    options = [["x", "y", "z"][: 3 - bool(torch.isinf(scores[0, i, 2]))] for i in range(2)]
+    rows = [{"text": "t", "options": o, "label": r} for o, r in zip(options, right, strict=True)]
+    task = MultipleChoice(rows, template="{text}{soft}").bind(Words())
+    return task.score(scores, task.all_rows("train"))
+
+
 def test_an_option_that_is_not_there_is_no_failure():
     scores = torch.tensor([[[0.0, -1.0, -torch.inf], [1.0, 2.0, 0.5]]])
-    found = class_metrics("ce", scores, np.array([0, 1]), f1=False)
+    found = chosen(scores, 0, 1)
     each = [np.log(1 + np.exp(-1)), np.log(np.e + np.e**2 + np.e**0.5) - 2]
     np.testing.assert_allclose(found["loss"], [np.mean(each)], rtol=1e-6)
     assert found["accuracy"].tolist() == [1.0]
-    assert np.isnan(class_metrics("ce", scores, np.array([2, 1]), f1=False)["loss"])
+    scores[0, 0, 0] = -torch.inf  # the right one
+    assert np.isnan(chosen(scores, 0, 1)["loss"])

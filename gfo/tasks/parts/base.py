@@ -165,6 +165,7 @@ class BoundExamples(ABC):
 
     def batch(self, split: str, step: int) -> Batch:
         """The rows of a step."""
+        self._check(split)
         return self._rows(split, self._of_step(split, step), recurs=not self._data.draws(split))
 
     def all_rows(self, split: str) -> Batch:
@@ -173,11 +174,14 @@ class BoundExamples(ABC):
         Raises:
             GfoError: if the task has no such split.
         """
+        self._check(split)
+        return self._rows(split, self._numbers_of[split])
+
+    def _check(self, split: str) -> None:
         if split not in self.splits:
             raise GfoError(
                 f"split '{split}': the task has {', '.join(self.splits)}; give it rows for {split}"
             )
-        return self._rows(split, self._numbers_of[split])
 
     def _of_step(self, split: str, step: int) -> Array:
         """Numbers of a step's rows."""

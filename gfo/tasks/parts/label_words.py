@@ -19,7 +19,7 @@ Words = Mapping[str, tuple[str, ...]]
 """Label -> the words that stand for it."""
 
 
-def words_of(labels: Mapping[Any, str | Sequence[str]]) -> dict[str, tuple[str, ...]]:
+def words_by_label(labels: Mapping[Any, str | Sequence[str]]) -> dict[str, tuple[str, ...]]:
     """Labels as text with their words as tuples.
 
     Raises:

@@ -12,26 +12,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gfo.core.domain import Array
-from gfo.tasks.parts.metrics import accuracy, macro_f1
+from gfo.tasks.parts.metrics import macro_f1
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+RowLosses = Callable[["Tensor", Array], "Tensor"]
 Loss = Callable[["Tensor", Array], "Tensor | Array"]
 
 
-def cross_entropy(scores: Tensor, target: Array) -> Tensor:
-    """Negative log-likelihood of the target among the labels, in nats, the rows' mean."""
+def cross_entropies(scores: Tensor, target: Array) -> Tensor:
+    """Negative log-likelihood of the target among the labels, in nats, of each row, [K, B]."""
     import torch
 
     K, B, C = scores.shape
     right = torch.as_tensor(target, device=scores.device).repeat(K)
     each = torch.nn.functional.cross_entropy(scores.reshape(K * B, C), right, reduction="none")
-    return each.view(K, B).mean(dim=1)
+    return each.view(K, B)
 
 
-def hinge(scores: Tensor, target: Array, margin: float = 2.0) -> Tensor:
-    """Multi-class hinge loss, the mean over C labels of max(0, margin - l_target + l_j), j != target.
+def hinges(scores: Tensor, target: Array, margin: float = 2.0) -> Tensor:
+    """Multi-class hinge loss of each row, [K, B]: the mean over C labels of max(0, margin - l_target + l_j),
+    j != target.
 
     The sum form of Weston and Watkins, as torch's `multi_margin_loss` has it; the margin
     of 2 is that of Black-Box Tuning (Sun et al. 2022).
@@ -40,17 +42,45 @@ def hinge(scores: Tensor, target: Array, margin: float = 2.0) -> Tensor:
 
     right = torch.as_tensor(target, device=scores.device).expand(scores.shape[:2])[..., None]
     beyond = (margin - scores.gather(-1, right) + scores).clamp(min=0)  # nan stays, as in torch's it does not
-    return beyond.scatter(-1, right, 0.0).mean(dim=-1).mean(dim=1)
+    return beyond.scatter(-1, right, 0.0).mean(dim=-1)
+
+
+def errors(scores: Tensor, target: Array) -> Tensor:
+    """1 for a row whose label is wrong, 0 for a right one, nan where a score is, [K, B]."""
+    import torch
+
+    wrong = (scores.argmax(dim=-1) != torch.as_tensor(target, device=scores.device)).float()
+    return wrong.masked_fill(scores.isnan().any(dim=-1), torch.nan)
+
+
+ROW_LOSSES: dict[str, RowLosses] = {"ce": cross_entropies, "hinge": hinges, "accuracy": errors}
+"""Losses that are means over rows, as those of each row."""
+
+
+def cross_entropy(scores: Tensor, target: Array) -> Tensor:
+    """Negative log-likelihood of the target among the labels, in nats, the rows' mean."""
+    return cross_entropies(scores, target).mean(dim=1)
+
+
+def hinge(scores: Tensor, target: Array) -> Tensor:
+    """Multi-class hinge loss, the mean over C labels of max(0, margin - l_target + l_j), j != target."""
+    return hinges(scores, target).mean(dim=1)
 
 
 def error(scores: Tensor, target: Array) -> Array:
     """1 - accuracy: the share of rows whose label is wrong."""
-    return _of_predictions(scores, lambda predicted: 1 - accuracy(target, predicted))
+    found: Array = as_array(errors(scores, target)).mean(axis=1)
+    return found
 
 
 def f1_error(scores: Tensor, target: Array) -> Array:
     """1 - macro F1."""
-    return _of_predictions(scores, lambda predicted: 1 - macro_f1(target, predicted, scores.shape[-1]))
+    predicted = scores.argmax(dim=-1).cpu().numpy()
+    failed = scores.detach().isnan().flatten(1).any(dim=1).cpu().numpy()
+    C = scores.shape[-1]
+    return np.array(
+        [np.nan if bad else 1 - macro_f1(target, p, C) for bad, p in zip(failed, predicted, strict=True)]
+    )
 
 
 def error_then_cross_entropy(scores: Tensor, target: Array) -> Array:
@@ -59,7 +89,7 @@ def error_then_cross_entropy(scores: Tensor, target: Array) -> Array:
     One row more that is right is worth 1 / B, and the second term is less: candidates are ranked by
     accuracy, and where that is the same by cross-entropy.
     """
-    ce = cross_entropy(scores, target).detach().double().cpu().numpy()
+    ce = as_array(cross_entropy(scores, target))
     ce = np.minimum(ce, np.finfo(np.float32).max)  # inf is worst, and still less than one row
     found: Array = error(scores, target) + ce / (1 + ce) / (len(target) + 1)
     return found
@@ -72,31 +102,6 @@ LOSSES: dict[str, Loss] = {
     "macro_f1": f1_error,
     "accuracy+ce": error_then_cross_entropy,
 }
-
-
-def class_metrics(loss: str, scores: Tensor, target: Array, *, f1: bool = True) -> dict[str, Array]:
-    """The loss of that name, cross-entropy, accuracy and macro F1 [K] of scores [K, B, C].
-
-    Args:
-        loss: a name of LOSSES.
-        scores: of each row's classes; -inf for a class that a row lacks.
-        target: the right class of each row, [B].
-        f1: whether classes are the same in all rows, so that F1 means something.
-
-    Returns:
-        Each nan for a candidate that failed: with a nan or +inf, or no finite score of the right class.
-    """
-    found = {
-        "loss": as_array(LOSSES[loss](scores, target)),
-        "ce": as_array(cross_entropy(scores, target)),
-        "accuracy": 1 - error(scores, target),
-    }
-    if f1:
-        found["macro_f1"] = 1 - f1_error(scores, target)
-    if loss == "ce":
-        del found["ce"]
-    failed = failures(scores, target)
-    return {name: np.where(failed, np.nan, values) for name, values in found.items()}
 
 
 def failures(scores: Tensor, target: Array) -> Array:
@@ -116,8 +121,6 @@ def as_array(values: Tensor | Array) -> Array:
     return found
 
 
-def _of_predictions(scores: Tensor, loss: Callable[[Array], float]) -> Array:
-    """The loss of each candidate's predicted labels; nan where a score is."""
-    predicted = scores.argmax(dim=-1).cpu().numpy()
-    failed = scores.detach().isnan().flatten(1).any(dim=1).cpu().numpy()
-    return np.array([np.nan if bad else loss(p) for bad, p in zip(failed, predicted, strict=True)])
+def only_finite(values: Array, failed: Array) -> Array:
+    """Values [K] or [K, B], nan for the candidates that failed, bool [K]."""
+    return np.where(failed.reshape(-1, *[1] * (values.ndim - 1)), np.nan, values)

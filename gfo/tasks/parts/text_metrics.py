@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
 from importlib import import_module
 from typing import Any
@@ -20,8 +20,30 @@ from gfo.core.errors import GfoError
 References = Sequence[Sequence[str]]
 """The texts that count as right, at least one a row."""
 
-Metric = Callable[[Sequence[str]], float]
+TextMetric = Callable[[Sequence[str]], float]
 """The outputs of a batch -> how good they are."""
+
+
+class ByRow:
+    """A metric that is the mean over rows of how well each is answered.
+
+    Args:
+        compare: an output, and what is right for its row -> how good it is, 0 to 1.
+        right: of each row.
+    """
+
+    def __init__(self, compare: Callable[[str, Any], float], right: Sequence[Any]) -> None:
+        self._compare, self._right = compare, right
+
+    def rows(self, outputs: Sequence[str]) -> list[float]:
+        """Outputs [B] -> how good each is, [B]."""
+        pairs = zip(outputs, self._right, strict=True)
+        return [float(self._compare(output, right)) for output, right in pairs]
+
+    def __call__(self, outputs: Sequence[str]) -> float:
+        """Their mean."""
+        found = self.rows(outputs)
+        return sum(found) / len(found)
 
 
 def squad_normalized(text: str) -> str:
@@ -49,7 +71,7 @@ def token_f1(output: str, reference: str) -> float:
     return 2 * shared / (len(found) + len(wanted)) if shared else 0.0  # 2 P R / (P + R)
 
 
-class NumberMatch:
+class NumberMatch(ByRow):
     """Whether an output's last match of a regular expression is the row's answer, as GSM8K is scored.
 
     Args:
@@ -64,19 +86,16 @@ class NumberMatch:
     """
 
     def __init__(self, references: References, pattern: re.Pattern[str]) -> None:
-        self._references = [{number_or_text(text) for text in texts} for texts in references]
+        super().__init__(self._matches, [{number_or_text(text) for text in texts} for texts in references])
         self.pattern = pattern
         self.seen = self.matched = 0
 
-    def __call__(self, outputs: Sequence[str]) -> float:
-        """The share of outputs whose answer is right; one that does not match is wrong."""
-        answers = [self.answer(text) for text in outputs]
-        self.seen += len(answers)
-        self.matched += sum(answer is not None for answer in answers)
-        return _mean(
-            answer is not None and number_or_text(answer) in right
-            for answer, right in zip(answers, self._references, strict=True)
-        )
+    def _matches(self, output: str, right: set[Decimal | str]) -> bool:
+        """Whether an output's answer is right; one that does not match is wrong."""
+        answer = self.answer(output)
+        self.seen += 1
+        self.matched += answer is not None
+        return answer is not None and number_or_text(answer) in right
 
     def answer(self, text: str) -> str | None:
         """What the last match holds, or None."""
@@ -98,22 +117,19 @@ def number_or_text(text: str) -> Decimal | str:
     return number if number.is_finite() else text
 
 
-def _by_row(compare: Callable[[str, str], float]) -> Callable[[References], Metric]:
-    """The mean over rows of the best comparison with a reference."""
+def _by_row(compare: Callable[[str, str], float]) -> Callable[[References], TextMetric]:
+    """The best comparison of each row's output with a reference."""
 
-    def make(references: References) -> Metric:
-        return lambda outputs: _mean(
-            max(compare(output, reference) for reference in texts)
-            for output, texts in zip(outputs, references, strict=True)
-        )
+    def make(references: References) -> TextMetric:
+        return ByRow(lambda output, texts: max(compare(output, text) for text in texts), references)
 
     return make
 
 
-def _sacrebleu(name: str) -> Callable[[References], Metric]:
+def _sacrebleu(name: str) -> Callable[[References], TextMetric]:
     """sacrebleu's corpus score with its defaults, over 100."""
 
-    def make(references: References) -> Metric:
+    def make(references: References) -> TextMetric:
         most = max(map(len, references))
         streams = [[texts[i] if i < len(texts) else None for texts in references] for i in range(most)]
         scorer = getattr(_library("sacrebleu"), name)(references=streams)
@@ -122,15 +138,12 @@ def _sacrebleu(name: str) -> Callable[[References], Metric]:
     return make
 
 
-def _rouge(kind: str) -> Callable[[References], Metric]:
+def _rouge(kind: str) -> Callable[[References], TextMetric]:
     """The mean over rows of ROUGE's F measure (Lin 2004) by rouge-score, without stemming."""
 
-    def make(references: References) -> Metric:
+    def make(references: References) -> TextMetric:
         scorer = _library("rouge_score.rouge_scorer").RougeScorer([kind])
-        return lambda outputs: _mean(
-            scorer.score_multi(list(texts), output)[kind].fmeasure
-            for output, texts in zip(outputs, references, strict=True)
-        )
+        return ByRow(lambda output, texts: scorer.score_multi(list(texts), output)[kind].fmeasure, references)
 
     return make
 
@@ -142,12 +155,7 @@ def _library(module: str) -> Any:
         raise GfoError(f"metric: {error.name} is not installed; pip install 'gfo[metrics]'") from None
 
 
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found)
-
-
-METRICS: dict[str, Callable[[References], Metric]] = {
+METRICS: dict[str, Callable[[References], TextMetric]] = {
     "exact_match": _by_row(exact_match),
     "token_f1": _by_row(token_f1),
     "bleu": _sacrebleu("BLEU"),
