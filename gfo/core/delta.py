@@ -36,11 +36,14 @@ class Delta:
         slots: those given, in the order of `gfo.core.slots.SLOTS`. Under a slot's name stands what `changes`
             takes under it, as in `delta.lora`, which is empty without such changes; `delta.prompt` is None.
         first_layer: as given.
+        candidates: K.
 
     Raises:
         GfoError: for a Delta without any change, a slot given twice, an unknown name, or slots of
             different K.
     """
+
+    __slots__ = ("_slot", "candidates", "first_layer", "slots")
 
     def __init__(self, *slots: Slot, first_layer: int = 0, **changes: Any) -> None:
         given = [slot for slot in slots if len(slot.at)]
@@ -49,8 +52,10 @@ class Delta:
                 raise unknown_name("change of a Delta", name, SLOTS)
             if value is not None and len(value):
                 given.append(SLOTS[name].of(value))
-        order = list(SLOTS)
-        self.slots = tuple(sorted(given, key=lambda slot: order.index(slot.name)))
+        if len(given) > 1:
+            order = list(SLOTS)
+            given.sort(key=lambda slot: order.index(slot.name))
+        self.slots = tuple(given)
         self.first_layer = first_layer
         self._slot = {type(slot): slot for slot in self.slots}
         if len(self._slot) < len(self.slots):
@@ -64,7 +69,6 @@ class Delta:
                 f"Delta: {found}; give every slot the same number of candidates K, in one at least"
             )
         self.candidates = sizes.pop()
-        """K."""
 
     def __getattr__(self, name: str) -> Any:
         """The changes of a slot, by its name."""

@@ -39,15 +39,8 @@ def lay_out(
     lengths = [len(row) for row in todo.branches]
     packs = [i for i, length in enumerate(lengths) if model.causal and length <= LONG_BRANCH]
     alone = sorted(set(range(len(lengths))) - set(packs))
-    layouts: list[tuple[int, list[list[int]]]] = []
-    if packs:
-        T, rows = bins([lengths[i] for i in packs], _row_sizes([lengths[i] for i in packs]))
-        at_once = max(1, most // T)
-        rows = [[packs[i] for i in row] for row in rows]
-        layouts += [(T, rows[i : i + at_once]) for i in range(0, len(rows), at_once)]
-    for tile in tiles([lengths[i] for i in alone], most_tokens=most):
-        for part in _forced_together(todo, [alone[i] for i in tile], most):
-            layouts.append((max(lengths[i] for i in part), [[i] for i in part]))
+    layouts = _packed_together(lengths, packs, most) if packs else []
+    layouts += _alone(todo, lengths, alone, most)
     groups = [[i for row in rows for i in row] for _, rows in layouts]
     laid = [packed(todo.branches, rows, T, model.device, model.read_token, todo.trees) for T, rows in layouts]
     if todo.trees and not model.causal and model.read_token is None:
@@ -55,6 +48,23 @@ def lay_out(
             read, ways = forced([todo.trees[i] for i in groups[g]], model.device)
             laid[g] = tokens, replace(lie, read=read, forced=ways)
     return groups, laid
+
+
+def _packed_together(lengths: list[int], packs: list[int], most: int) -> list[tuple[int, list[list[int]]]]:
+    """Groups of packed rows, each (tokens of a row, branches of each row), of at most `most` tokens."""
+    T, rows = bins([lengths[i] for i in packs], _row_sizes([lengths[i] for i in packs]))
+    at_once = max(1, most // T)
+    rows = [[packs[i] for i in row] for row in rows]
+    return [(T, rows[i : i + at_once]) for i in range(0, len(rows), at_once)]
+
+
+def _alone(todo: Plan, lengths: list[int], alone: list[int], most: int) -> list[tuple[int, list[list[int]]]]:
+    """Groups of rows of one branch each, of like length, as `_packed_together`."""
+    found = []
+    for tile in tiles([lengths[i] for i in alone], most_tokens=most):
+        for part in _forced_together(todo, [alone[i] for i in tile], most):
+            found.append((max(lengths[i] for i in part), [[i] for i in part]))
+    return found
 
 
 def _forced_together(todo: Plan, tile: list[int], most: int) -> list[list[int]]:

@@ -173,31 +173,33 @@ def applied(change: Change | None, module: nn.Module, layers: Sequence[nn.Module
         for layer, value in slot.at.items():
             hook = _change_layer(function, change.place, value)
             handles.append(layers[layer].register_forward_pre_hook(hook, with_kwargs=True))
+    before, behind = _found("input", change.delta), _found("output", change.delta)
     for name in sorted(change.delta.modules):
         part = module.get_submodule(name)
-        inputs, outputs = _steps("input", change.delta, name), _steps("output", change.delta, name)
-        if inputs:
-            handles.append(part.register_forward_pre_hook(_change_input(change, name, inputs)))
-        if outputs:
-            handles.append(part.register_forward_hook(_change_output(change, name, outputs)))
+        if steps := _steps(before, name):
+            handles.append(part.register_forward_pre_hook(_change_input(change, name, steps)))
+        if steps := _steps(behind, name):
+            handles.append(part.register_forward_hook(_change_output(change, name, steps)))
     with hooked(*handles):
         yield
 
 
 Steps = list[tuple[Callable[..., Tensor], tuple[Tensor, ...]]]
 """Functions in their order, with a slot's tensors for one module."""
+Found = list[tuple[Callable[..., Any], Slot]]
+"""Functions in their order, with the slots that they apply."""
 
 
-def _found(place: Place, delta: Delta) -> list[tuple[Callable[..., Any], Slot]]:
+def _found(place: Place, delta: Delta) -> Found:
     """The functions at a place that have something to do, in their order, with their slots."""
-    pairs = ((function, delta.get(kind)) for kind, function in _APPLIED[place].items())
+    pairs = [(function, delta.get(kind)) for kind, function in _APPLIED[place].items()]
     return [(function, slot) for function, slot in pairs if slot is not None]
 
 
-def _steps(place: Place, delta: Delta, name: str) -> Steps:
+def _steps(found: Found, name: str) -> Steps:
     """What is done to a module."""
-    found = ((function, slot.at[name]) for function, slot in _found(place, delta) if name in slot.at)
-    return [(function, value if isinstance(value, tuple) else (value,)) for function, value in found]
+    todo = [(function, slot.at[name]) for function, slot in found if name in slot.at]
+    return [(function, value if isinstance(value, tuple) else (value,)) for function, value in todo]
 
 
 def _change_layer(function: Callable[..., Tensor], place: Tensor, value: Tensor) -> Any:

@@ -69,19 +69,7 @@ class DiscretePrompt:
         self.tokens = at_least_one("tokens", tokens)
         at_least_one("number", number)
         self._tokenizer = model.tokenizer
-        if similar_to is not None and candidates is not None:
-            raise GfoError("space: candidates and similar_to are both given; give one of them")
-        if similar_to is not None:
-            found = _similar(model, similar_to, number)
-        elif candidates is None or isinstance(candidates, str):
-            if candidates not in (None, "frequent"):
-                raise GfoError(f"space: candidates = '{candidates}'; give a list of words, or 'frequent'")
-            found = _frequent(model, number)
-        else:
-            found = [_token(model, word) for word in candidates]
-        self.candidates = tuple(dict.fromkeys(found))
-        if not self.candidates:
-            raise GfoError("space: candidates: none; give some words")
+        self.candidates = _candidates(model, candidates, number, similar_to)
         if init is None:
             drawn = stream(seed, "initial words").choice(self.candidates, tokens)
             self.init_tokens: tuple[int, ...] = tuple(drawn.tolist())
@@ -113,6 +101,25 @@ class DiscretePrompt:
         """The entries [K, P] of a table [P, 1 + n] at z [K, P]."""
         gene = z.detach().to(table.device).round().long().clamp(0, len(self.candidates))
         return table.expand(len(z), -1, -1).gather(2, gene[:, :, None])[:, :, 0]
+
+
+def _candidates(
+    model: HasTokens, candidates: Sequence[str | int] | str | None, number: int, similar_to: str | None
+) -> tuple[int, ...]:
+    """The ids of the candidates, each once."""
+    if similar_to is not None and candidates is not None:
+        raise GfoError("space: candidates and similar_to are both given; give one of them")
+    if similar_to is not None:
+        found = _similar(model, similar_to, number)
+    elif candidates is None or isinstance(candidates, str):
+        if candidates not in (None, "frequent"):
+            raise GfoError(f"space: candidates = '{candidates}'; give a list of words, or 'frequent'")
+        found = _frequent(model, number)
+    else:
+        found = [_token(model, word) for word in candidates]
+    if not found:
+        raise GfoError("space: candidates: none; give some words")
+    return tuple(dict.fromkeys(found))
 
 
 def _token(model: HasTokens, word: str | int) -> int:

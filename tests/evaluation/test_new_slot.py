@@ -10,9 +10,9 @@ import copy
 import numpy as np
 import pytest
 import torch
-from changes import DIM, Changes
+from changes import DIM
 
-from gfo import Classification, Delta, LocalEvaluator, ProductSpace, SoftPrompt
+from gfo import Classification, Delta, LocalEvaluator, ProductSpace, Scaling, SoftPrompt
 from gfo.core.domain import Domain
 from gfo.core.errors import GfoError
 from gfo.core.slots import SLOTS, ModuleSlot
@@ -170,7 +170,7 @@ def test_it_keeps_the_contract_of_spaces(tiny):
 def test_it_stands_beside_others(tiny):
     """In a product with its own kind of places, and with slots at the same modules."""
     model = tiny("llama")
-    product = ProductSpace(Toy(model, "toy_shift"), Changes(model, ["scale"]), SoftPrompt(model, 2, 4))
+    product = ProductSpace(Toy(model, "toy_shift"), Scaling(model, 4), SoftPrompt(model, 2, 4))
     delta = product.decode(torch.ones(2, product.domain.d, dtype=torch.float64))
     assert [slot.name for slot in delta.slots] == ["prompt", "scale", "toy_shift"]
     with pytest.raises(GfoError, match="two spaces change the toy_shift of"):
