@@ -15,12 +15,16 @@ Factory = Callable[..., Optimizer]
 
 # name -> (module:class, one line)
 _METHODS: dict[str, tuple[str, str]] = {
+    "1+1-ea": ("one_plus_one:OnePlusOneEA", "(1 + lambda) EA with heavy-tailed mutation, for genes"),
     "bipop": ("restarts:BIPOP", "restarts of any optimizer with large and small populations in turn"),
     "bo": ("bayesian:BayesianOptimization", "Bayesian optimization (BoTorch), from d = 21 a trust region"),
     "blockwise": ("blockwise:Blockwise", "any optimizer on one block of z at a time, as BBTv2 visits layers"),
     "cma": ("cma_es:CMAES", "CMA-ES, full covariance matrix (pycma)"),
+    "de": ("differential_evolution:DifferentialEvolution", "differential evolution as L-SHADE"),
+    "fzoo": ("fzoo:FZOO", "one-sided +-1 directions, a step over the standard deviation of losses"),
     "ga": ("genetic:GeneticAlgorithm", "genetic algorithm; also for integer, binary and mixed genes"),
     "ipop": ("restarts:IPOP", "restarts of any optimizer, each with twice the population"),
+    "lm-ma-es": ("lm_ma_es:LMMAES", "limited-memory matrix adaptation, for high dimensions"),
     "openai-es": ("openai_es:OpenAIES", "OpenAI's evolution strategy: antithetic pairs, ranks, Adam"),
     "pso": ("particle_swarm:ParticleSwarm", "particle swarm"),
     "random": ("random_search:RandomSearch", "random search: standard normal, uniform in boxes"),
@@ -29,6 +33,7 @@ _METHODS: dict[str, tuple[str, str]] = {
     "snes": ("snes:SNES", "separable natural evolution strategy: a step size for each dimension"),
     "sobol": ("random_search:SobolSearch", "quasi-random search: a scrambled Sobol' sequence"),
     "spsa": ("spsa:SPSA", "simultaneous perturbation stochastic approximation; MeZO's estimator"),
+    "vkd-cma": ("cma_es:VkDCMAES", "CMA-ES with a diagonal matrix and a few directions (pycma)"),
 }
 _PLUGINS: dict[str, Factory] = {}
 

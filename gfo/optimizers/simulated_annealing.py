@@ -32,8 +32,8 @@ import numpy as np
 
 from gfo.core.domain import Array, Domain
 from gfo.optimizers.base import WIDEST
-from gfo.optimizers.genetic_operators import change_one, mutate_integer
 from gfo.optimizers.champion import Championed
+from gfo.optimizers.genetic_operators import change_one, mutate_integer
 from gfo.optimizers.options import number, one_of, whole
 
 SMALL, SMALLEST = 1e-2, 1e-3
