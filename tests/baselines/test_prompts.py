@@ -8,7 +8,16 @@ import torch
 from examples import LABELS, PLAIN, ROWS, TEXT_FIRST, make_task, tokens_computed
 from torch.nn.functional import cross_entropy
 
-from gfo import Budget, Classification, baselines
+from gfo import (
+    BiasSpace,
+    Budget,
+    Classification,
+    Distillation,
+    LanguageModeling,
+    LocalEvaluator,
+    MultipleChoice,
+    baselines,
+)
 from gfo.baselines import make
 from gfo.core.errors import GfoError
 
@@ -145,6 +154,29 @@ def test_a_manual_prompt_is_a_plain_forward_pass(tiny):
         assert result.stopped == "nothing to search"
         assert result.scoring.tokens_needed == 2 * tokens_computed(ids)
     assert abs(losses[0] - losses[1]) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["distillation", "multiple choice, characters", "masked"])
+def test_a_manual_prompt_of_other_tasks(tiny, kind):
+    """A batch with another key is scored as its own rows; the words matter."""
+    model = tiny("bert" if kind == "masked" else "llama")
+    rows = [{"text": row["text"]} for row in ROWS]
+    if kind == "distillation":
+        rows, dev = rows[:-2], rows[-2:]
+        task = Distillation(rows, dev, template="{text}{soft}", teacher_template="Review: {text}")
+    elif kind == "masked":
+        dev, task = rows, LanguageModeling(rows, rows, template="{soft}{text}", window=12)
+    else:
+        rows = [{**row, "options": ["good", "a bad one"], "label": i % 2} for i, row in enumerate(rows)]
+        dev = rows
+        task = MultipleChoice(rows, rows, template="{text}{soft}", normalize="characters")
+    words = [make("manual", model, task, text=text).judge for text in ("", "Say what it is.")]
+    empty, said = (judge.score(np.zeros((1, 1)), "dev").metrics for judge in words)
+    plain = LocalEvaluator(model, task, BiasSpace(model, dim=2)).score(np.zeros((1, 2)), "dev").metrics
+    for name, value in empty.items():
+        np.testing.assert_allclose(value, plain[name], rtol=1e-5)
+    assert abs(empty["loss"] - said["loss"])[0] > 1e-4
+    assert [metric.name for metric in words[0].metrics] == [*plain]
 
 
 def test_a_manual_text_without_a_place(tiny):

@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from gfo.core.domain import Array
-from gfo.core.errors import GfoError, unknown_name
+from gfo.core.errors import GfoError, GfoWarning, unknown_name
 from gfo.core.metric import Metric
 from gfo.core.protocols import Batch, Tokenizer, Tokens
 from gfo.core.seeding import stream
@@ -211,7 +211,7 @@ class BoundExamples(ABC):
                 warnings.warn(
                     f"{repeated} of {len(rows)} {other} rows are {one} rows, too, in the template; "
                     f"scores on {other} say little of unseen rows",
-                    UserWarning,
+                    GfoWarning,
                     stacklevel=2,
                 )
 
