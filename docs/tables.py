@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from gfo.core.registry import Entry
+from gfo.core.registry import Entry, entries
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end of table -->)", re.S)
@@ -62,41 +62,13 @@ def _link(address: str) -> str:
     return {"doi": f"https://doi.org/{number}", "arXiv": f"https://arxiv.org/abs/{number}"}.get(kind, "")
 
 
-def _entries(kind: str) -> dict[str, Entry]:  # TODO registry
-    import gfo
-    from gfo import baselines, config, optimizers
-    from gfo.models.download import BUILT_IN
-    from gfo.tasks.parts.text_metrics import TEXT_METRICS
-
-    def made(lines, load):
-        return {n: Entry(kind, n, "", l, load(n)) for n, l in sorted(lines.items())}
-
-    if kind == "optimizer":
-        d = {n: l for n, l in optimizers.describe().items() if n in optimizers.names()}
-        return made(d, lambda n: optimizers._load(optimizers._METHODS[n][0]))
-    if kind == "space":
-        return made(
-            config.SPACES,
-            lambda n: getattr(gfo, getattr(config.spaces.SECTIONS[n], "public", "ProductSpace")),
-        )
-    if kind == "task":
-        return made(
-            config.TASKS, lambda n: getattr(gfo, getattr(config.tasks.SECTIONS[n], "public", "Weighted"))
-        )
-    if kind == "baseline":
-        return made(baselines.describe(), baselines._factory)
-    if kind == "metric":
-        return made(TEXT_METRICS, str)
-    return made({n: m.description for n, m in BUILT_IN.items()}, str)
-
-
 def _table(head: str, rows: Iterator[str]) -> str:
     return "\n".join([f"| {head} |", "|" + "---|" * (head.count("|") + 1), *rows])
 
 
 def optimizers() -> str:
     """Name, line and sources of all optimizers."""
-    found = _entries("optimizer").values()
+    found = entries("optimizer").values()
     return _table(
         "name | what it is | source",
         (f"| `{e.name}` | {e.describe()} | {'; '.join(sources(e.load()))} |" for e in found),
@@ -105,7 +77,7 @@ def optimizers() -> str:
 
 def spaces() -> str:
     """Name in configs, class, line and sources of all spaces."""
-    found = _entries("space").values()
+    found = entries("space").values()
     return _table(
         "name | class | what it is | source",
         (f"| `{e.name}` | `{_class(e)}` | {e.describe()} | {'; '.join(sources(e.load()))} |" for e in found),
@@ -114,15 +86,24 @@ def spaces() -> str:
 
 def spaces_short() -> str:
     """Class and line of all spaces."""
-    found = _entries("space").values()
+    found = entries("space").values()
     return _table("space | what it changes", (f"| `{_class(e)}` | {e.describe()} |" for e in found))
 
 
 def tasks() -> str:
     """Name in configs, class and line of all tasks."""
-    found = _entries("task").values()
+    found = entries("task").values()
     return _table(
         "name | class | what it is", (f"| `{e.name}` | `{_class(e)}` | {e.describe()} |" for e in found)
+    )
+
+
+def metrics() -> str:
+    """Name, line, direction and form of all metrics."""
+    found = [(e, e.load()) for e in entries("metric").values()]
+    return _table(
+        "name | what it is | best | shown as",
+        (f"| `{e.name}` | {e.describe()} | {metric.best_word} | {metric.form} |" for e, metric in found),
     )
 
 
@@ -130,7 +111,7 @@ def plain(kind: str) -> Callable[[], str]:
     """Name and line of all things of a kind."""
 
     def table() -> str:
-        found = _entries(kind).values()
+        found = entries(kind).values()
         return _table("name | what it is", (f"| `{e.name}` | {e.describe()} |" for e in found))
 
     return table
@@ -153,7 +134,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "spaces": spaces,
     "spaces-short": spaces_short,
     "tasks": tasks,
-    "metrics": plain("metric"),
+    "metrics": metrics,
     "baselines": plain("baseline"),
     "models": plain("model"),
     "leaderboard": leaderboard,

@@ -5,12 +5,12 @@ import re
 
 import pages
 import pytest
-from pages import PAGES, ROOT, blocks, folder  # noqa: F401 (a fixture)
+from pages import PAGES, ROOT, RUN, blocks, folder  # noqa: F401 (a fixture)
 
 IDS = [page.stem for page in PAGES]
 
 
-@pytest.mark.parametrize("page", PAGES[1:], ids=IDS[1:])  # the README runs in test_readme.py
+@pytest.mark.parametrize("page", RUN[1:], ids=[page.stem for page in RUN[1:]])  # README: test_readme.py
 def test_the_blocks_of_a_page_run_one_after_the_other(page, folder, monkeypatch):  # noqa: F811
     done, _ = pages.run(page, folder, monkeypatch)
     assert done == [block.where for block in blocks(page) if block not in pages.install_commands()]

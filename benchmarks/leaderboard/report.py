@@ -85,7 +85,7 @@ def table(entries: Entries, progress: Progress) -> str:
         f"{first['model']}, {first['hardware']['processor']}, one thread a run; {progress}. "
         f"What is done took {progress.cpu_hours:.1f} CPU hours. "
         "Written by `python -m benchmarks.leaderboard.report`; the protocol is in "
-        "[benchmarks/PAGE.md](../../PAGE.md). Mean ± standard deviation over splits; in brackets the "
+        "[benchmarks/README.md](../../README.md). Mean ± standard deviation over splits; in brackets the "
         "number of splits where it is not that of all.",
         "",
     ]
