@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from commands import bad, caller, fill
 from safetensors.torch import load_file, save_file
 
@@ -53,7 +54,7 @@ def kill_at(folder, steps, *command):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},  # as in this process
     )
     deadline = time.monotonic() + 120
     while recorded(folder) < steps:
