@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from gfo.core.delta import Delta
 from gfo.core.errors import GfoError
 from gfo.models.apply import Change
 from gfo.models.attention import attention_of_branches
-from gfo.models.branches import Context, Rows
+from gfo.models.branches import Context, RowLayout
 from gfo.models.families import attention_windows, why_unsupported
 from gfo.models.frozen import FrozenModel
 from gfo.models.last_layer import read_tokens_only
@@ -73,7 +74,7 @@ class Decoder(FrozenModel):
         C, S, _ = entry.shape
         if parent is not None and len(parent.length) != C:
             parent = parent.expand(C)
-        rows = Rows.single(length, S)
+        rows = RowLayout.single(length, S)
         cache = DynamicCache() if parent is None else parent.growing_cache()
         hidden = self._pass(entry[:, None], rows, parent, cache, change, start, stop)[:, 0]
         position = rows.positions(parent, C)
@@ -90,7 +91,7 @@ class Decoder(FrozenModel):
         self,
         context: Context | None,
         entry: Tensor,
-        rows: Rows,
+        rows: RowLayout,
         *,
         change: Change | None = None,
         start: int = 0,
@@ -109,7 +110,7 @@ class Decoder(FrozenModel):
         Returns:
             Hidden states of the tokens that are read, [C, M, D]; with `stop` those of all, [C, R, T, D].
         """
-        cache = None if context is None else context.frozen_cache()
+        cache = None if context is None else context.frozen_cache
         hidden = self._pass(entry, rows, context, cache, change, start, stop)
         return rows.reading(hidden.flatten(1, 2)) if stop is None else hidden
 
@@ -174,7 +175,7 @@ class Decoder(FrozenModel):
         embeds = self.embed(ids)[None]  # (1, 12, D)
         context, _ = self.context(embeds[:, :7], torch.tensor([7], device=self.device))
         column = torch.arange(10, device=self.device)[None]  # the second branch must not see the first
-        rows = Rows(column // 5, column % 5, torch.tensor([[9]], device=self.device))
+        rows = RowLayout(column // 5, column % 5, torch.tensor([[9]], device=self.device))
         hidden = self.branches(context, embeds[:, None, 7:].repeat(1, 1, 2, 1), rows)
         self._compare(self.logits(hidden[0, 0], some), plain)
 
@@ -187,7 +188,7 @@ class Decoder(FrozenModel):
     def _pass(
         self,
         entry: Tensor,
-        rows: Rows,
+        rows: RowLayout,
         context: Context | None,
         cache: DynamicCache | None,
         change: Change | None,
@@ -199,7 +200,7 @@ class Decoder(FrozenModel):
         Behind the final norm those of tokens that are not read are not the model's.
         """
         C = len(entry)
-        mask = self._masks(lambda window: rows.mask(context, C, window, entry.dtype))
+        mask = self._masks(partial(rows.mask, context, C, dtype=entry.dtype))
         with ExitStack() as hooks:
             hooks.enter_context(attention_of_branches(self.config))
             if stop is None:

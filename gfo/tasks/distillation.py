@@ -173,9 +173,8 @@ class BoundDistillation(BoundRows):
             "loss": as_array(self.loss(answers, batch)),
             "agreement": np.array([accuracy(said, each) for each in guessed]),
         }
-        _, split, index = batch.key
-        if split in self._task.targets:
-            target = self._task.targets[split][list(index)]
+        if batch.split in self._task.targets:
+            target = self._task.targets[batch.split][list(batch.numbers)]
             labels = [self._of_labels(logits[None])[0].argmax(dim=-1).cpu().numpy() for logits in answers]
             teacher = self._of_labels(taught[None])[0].argmax(dim=-1).cpu().numpy()
             found["accuracy"] = np.array([accuracy(target, each) for each in labels])
@@ -201,11 +200,10 @@ class BoundDistillation(BoundRows):
         """The teacher's logits of a batch, [B, V']."""
         import torch
 
-        _, split, index = batch.key
-        if split not in self._known:
-            self._known[split] = self._ask(split)
-        place, logits = self._known[split]
-        return torch.from_numpy(np.asarray(logits[[place[i] for i in index]])).to(device)
+        if batch.split not in self._known:
+            self._known[batch.split] = self._ask(batch.split)
+        place, logits = self._known[batch.split]
+        return torch.from_numpy(np.asarray(logits[[place[i] for i in batch.numbers]])).to(device)
 
     def _ask(self, split: str) -> tuple[dict[int, int], Array]:
         """Where each row's logits are, and the teacher's logits of all rows of a split, [N, V']."""

@@ -126,9 +126,8 @@ class BoundMultipleChoice(BoundRows):
         if self._task.normalize == "sum":
             return answers
         sizes = torch.ones(answers.shape[1:])
-        _, split, index = batch.key
-        for b, i in enumerate(index):
-            tokens, texts = self._endings[split][i], self._task.options[split][i]
+        for b, i in enumerate(batch.numbers):
+            tokens, texts = self._endings[batch.split][i], self._task.options[batch.split][i]
             size = [
                 len(ids) if self._task.normalize == "mean" else len(text.encode())
                 for ids, text in zip(tokens, texts, strict=True)
