@@ -81,6 +81,8 @@ class LocalEvaluator:
         self.model, self.space, self.task = model, space, task.bind(model)
         self._reuse, self._chunk_tokens, self._memory = reuse, chunk_tokens, memory
         self._repairing = space if isinstance(space, Repairing) else None
+        if isinstance(space, Repairing):
+            self.repair = space.repair  # for the loop, which tells the points that are evaluated
         self._measuring = space if isinstance(space, Measuring) else None
         self._row_task = self.task if isinstance(self.task, RowTask) else None
         self._tokens_kept: int | None = None
@@ -95,12 +97,14 @@ class LocalEvaluator:
         """Loss of each candidate on the step's batch; z [K, d]; nan where it is not finite."""
         start = time.perf_counter()
         batch, meter = self.task.batch("train", step), Meter(self.model.layers)
+        if self._repairing is not None:
+            z = self._repairing.repair(z)
         answers = self._answers(self._decode(z), batch, meter)
         rows = None if self._row_task is None else self._row_task.row_scores(answers, batch).get("loss")
         found = self.task.loss(answers, batch) if rows is None else np.mean(rows, axis=1, dtype=np.float64)
         loss = torch.as_tensor(found).double().cpu().numpy().copy()
         loss[~np.isfinite(loss)] = np.nan
-        values = {} if self._measuring is None else self._measuring.measure(self.repair(z))
+        values = {} if self._measuring is None else self._measuring.measure(z)
         return Evaluation(loss, meter.cost(len(z), start), values, rows)
 
     @torch.enable_grad()
@@ -141,10 +145,6 @@ class LocalEvaluator:
     def answers(self, z: Array, batch: Batch | Batches) -> Answers:
         """What the model answers a batch, changed as z [K, d] says: see `gfo.core.protocols.Batch`."""
         return self._answers(self._decode(z), batch, Meter(self.model.layers))
-
-    def repair(self, z: Array) -> Array:
-        """z [K, d] -> the nearest points that the space allows, [K, d]."""
-        return z if self._repairing is None else self._repairing.repair(z)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -188,7 +188,9 @@ class LocalEvaluator:
         z = np.asarray(z, dtype=np.float64)
         if z.ndim != 2 or z.shape[1] != len(self.space.domain.low):
             raise GfoError(f"z has the shape {z.shape}; the evaluator takes (K, {self.space.domain.d})")
-        points = torch.from_numpy(self.repair(z)).to(self.model.device)
+        if self._repairing is not None:
+            z = self._repairing.repair(z)
+        points = torch.from_numpy(z).to(self.model.device)
         return self.space.decode(points).to(points.device, self.model.dtype)
 
     def _answers(self, delta: Delta, batch: Batch | Batches, meter: Meter) -> Answers:
