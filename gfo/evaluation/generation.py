@@ -18,9 +18,10 @@ from gfo.core.delta import Delta
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Decoding, Tokens
 from gfo.core.seeding import stream
-from gfo.evaluation.layouts import ByCandidate, ByExample, Meter, Shape, parts
+from gfo.evaluation.layouts import ByCandidate, ByExample, parts
 from gfo.evaluation.plan import tiles
 from gfo.evaluation.rows import TokenRows
+from gfo.evaluation.shape import Meter, Shape
 from gfo.models.apply import Change
 from gfo.models.branches import Context
 from gfo.models.decoder import Decoder

@@ -6,9 +6,8 @@ Called with candidates it yields the hidden states that the task reads, chunk by
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
@@ -16,97 +15,24 @@ import torch
 from torch import Tensor
 
 from gfo.core.delta import Delta
-from gfo.core.protocols import Batch, Cost
+from gfo.core.protocols import Batch
 from gfo.evaluation.endings import wanted_of, with_endings
 from gfo.evaluation.packing import SPARE, groups_of_texts, lay_out, rows_of_branches
 from gfo.evaluation.plan import Plan, Row, plan, tiles
 from gfo.evaluation.rows import Forks, TokenRows
+from gfo.evaluation.shape import Meter, Shape
 from gfo.models.apply import Change
 from gfo.models.branches import Context, Forced, RowLayout
 
 if TYPE_CHECKING:
-    from gfo.models.decoder import Decoder
+    from gfo.models.decoder import Decoder, Placed
     from gfo.models.frozen import FrozenModel
 
-FORWARD_AND_BACKWARD = 3  # a backward pass counts as two forward passes
 SPREADS_KEPT = 4  # population sizes of which a layout remembers how the candidates lie
 
 Hidden = tuple[slice, int, Tensor]
 """Candidates k, the number of a group of branches b, and their hidden states [k, b, D]; of trees those of the
 M places at which the group is read, [k, M, D]."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What all Deltas of a space have in common.
-
-    Attributes:
-        P: tokens of the soft prompt.
-        prefix: tokens of the prefix.
-        everywhere: whether all tokens depend on the candidate, not the soft prompt's and those behind, or,
-            where there is none, the last one alone.
-        modules: whether modules change.
-        first_layer: the layer below which, and at whose entrance, none does.
-        prompt: the soft prompt that all candidates share where first_layer > 0, [1, P, D].
-    """
-
-    P: int
-    prefix: int
-    everywhere: bool
-    modules: bool
-    first_layer: int
-    prompt: Tensor | None
-
-    @classmethod
-    def of(cls, delta: Delta, model: FrozenModel) -> Shape:
-        """The shape of a space for a model, from any of its Deltas."""
-        prompt = None if delta.prompt is None else delta.prompt[:1]
-        everywhere = delta.everywhere and not model.unseen(delta)
-        return cls(
-            delta.prompt_tokens,
-            delta.prefix_tokens,
-            everywhere,
-            bool(delta.modules),
-            delta.first_layer,
-            prompt,
-        )
-
-    def whole(self) -> Shape:
-        """The shape with which every candidate computes all layers, of all tokens where modules change."""
-        return replace(self, first_layer=0, everywhere=self.everywhere or self.modules)
-
-    def enter(self, model: FrozenModel, rows: TokenRows) -> Tensor:
-        """Input embeddings [R, T, D] of rows with the soft prompt that all candidates share."""
-        words = rows.embed(model)
-        if self.prompt is None:
-            return words
-        return Change(Delta(prompt=self.prompt), rows.places(1, self.P)[0]).put_prompts(words)
-
-
-@dataclass
-class Meter:
-    """Counts tokens times layers.
-
-    Attributes:
-        layers: L of the model.
-        computed: what went through the model, padding included.
-        needed: what the frontiers require.
-    """
-
-    layers: int
-    computed: int = 0
-    needed: int = 0
-
-    def cost(self, candidates: int, start: float) -> Cost:
-        """What was counted since the time `start`, in tokens: those of some layers are that share of one."""
-        computed, needed = -(-self.computed // self.layers), -(-self.needed // self.layers)
-        return Cost(candidates, computed, needed, time.perf_counter() - start)
-
-    def count(self, computed: int, needed: int, layers: int) -> None:
-        """Tokens that went through `layers` layers, and go back through them where gradients are kept."""
-        passes = FORWARD_AND_BACKWARD if torch.is_grad_enabled() else 1
-        self.computed += passes * computed * layers
-        self.needed += passes * needed * layers
 
 
 @lru_cache
@@ -124,12 +50,14 @@ class Spread:
         R, m: each text's branches lie in R rows of m; the last candidate fills up.
         place: which of the candidates' soft-prompt tokens stands where, int [C * R, m * n].
         lie: the rows behind each text.
+        placed: where their tokens stand and what they see.
     """
 
     R: int
     m: int
     place: Tensor
     lie: RowLayout
+    placed: Placed
 
 
 class ByExample:
@@ -169,7 +97,8 @@ class ByExample:
     @property
     def bytes(self) -> int:
         """Memory held."""
-        return sum(context.bytes for context in self.contexts) + sum(t.nbytes for t in self._entries)
+        kept = [*self.contexts, *(spread.placed for spread in self._spreads.values())]
+        return sum(part.bytes for part in kept) + sum(t.nbytes for t in self._entries)
 
     def __call__(self, delta: Delta, meter: Meter) -> Iterator[Hidden]:
         """Hidden states of the delta's K candidates."""
@@ -195,7 +124,10 @@ class ByExample:
         if not start:
             entry = change.put_prompts(entry)
         entry = entry.view(C, R, m * n, -1)
-        hidden = self.model.branches(self.contexts[i], entry, spread.lie, change=change, start=start)
+        lie, placed = spread.lie, spread.placed
+        hidden = self.model.branches(
+            self.contexts[i], entry, lie, change=change, start=start, placed=placed
+        )
         meter.count(C * R * m * n, K * tokens.real, meter.layers - start)
         return hidden
 
@@ -208,7 +140,9 @@ class ByExample:
         place = tokens.places(K, self.shape.P)[candidate].transpose(0, 1).reshape(C * R, m * n)
         if len(self._spreads) >= SPREADS_KEPT * len(self._tokens):
             self._spreads.clear()
-        self._spreads[i, K] = Spread(R, m, place, self._lie(i, K, R, m))
+        lie = self._lie(i, K, R, m)
+        placed = self.model.place(self.contexts[i], C, lie, self._entries[i].dtype)
+        self._spreads[i, K] = Spread(R, m, place, lie, placed)
         return self._spreads[i, K]
 
     def _lie(self, i: int, K: int, R: int, m: int) -> RowLayout:

@@ -33,7 +33,7 @@ from gfo.core.protocols import (
 )
 from gfo.evaluation.endings import check_endings, with_longest_ending
 from gfo.evaluation.generation import AnswerWriter, Room, check_length, shape_of
-from gfo.evaluation.layouts import ByCandidate, ByExample, Meter, Shape, lay_out_batch
+from gfo.evaluation.layouts import ByCandidate, ByExample, lay_out_batch
 from gfo.evaluation.memory import (
     SHARE_FOR_CONTEXTS,
     Store,
@@ -44,6 +44,7 @@ from gfo.evaluation.memory import (
     kept_tokens,
 )
 from gfo.evaluation.reading import read_log_likelihoods, read_logits
+from gfo.evaluation.shape import Meter, Shape
 from gfo.models.frozen import FrozenModel
 
 

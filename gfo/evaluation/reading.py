@@ -7,7 +7,8 @@ from torch import Tensor
 
 from gfo.core.delta import Delta
 from gfo.core.protocols import Batch
-from gfo.evaluation.layouts import ByCandidate, ByExample, Meter
+from gfo.evaluation.layouts import ByCandidate, ByExample
+from gfo.evaluation.shape import Meter
 
 
 def read_logits(layout: ByExample | ByCandidate, delta: Delta, batch: Batch, meter: Meter) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,25 @@ from gfo.models.families import attention_windows, why_unsupported
 from gfo.models.frozen import FrozenModel
 from gfo.models.last_layer import read_tokens_only
 from gfo.models.structure import find_stacks
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where the tokens of a pass stand and what they see.
+
+    Attributes:
+        position: int [rows, T].
+        mask: additive, [rows, 1, T, keys], or one for each kind of layer, as transformers takes them.
+    """
+
+    position: Tensor
+    mask: Any
+
+    @property
+    def bytes(self) -> int:
+        """Memory held."""
+        masks = self.mask.values() if isinstance(self.mask, dict) else [self.mask]
+        return int(self.position.nbytes + sum(mask.nbytes for mask in masks))
 
 
 class Decoder(FrozenModel):
@@ -76,8 +96,9 @@ class Decoder(FrozenModel):
             parent = parent.expand(C)
         rows = RowLayout.single(length, S)
         cache = DynamicCache() if parent is None else parent.growing_cache()
-        hidden = self._pass(entry[:, None], rows, parent, cache, change, start, stop)[:, 0]
-        position = rows.positions(parent, C)
+        placed = self.place(parent, C, rows, entry.dtype)
+        hidden = self._pass(entry[:, None], rows, placed, cache, change, start, stop)[:, 0]
+        position = placed.position
         visible = rows.position < length[:, None]
         if parent is not None:
             visible = torch.cat([parent.visible, visible], dim=1)
@@ -96,6 +117,7 @@ class Decoder(FrozenModel):
         change: Change | None = None,
         start: int = 0,
         stop: int | None = None,
+        placed: Placed | None = None,
     ) -> Tensor:
         """Run branches behind each of C contexts.
 
@@ -106,13 +128,20 @@ class Decoder(FrozenModel):
             change: candidates to apply, in C * R rows.
             start: the first layer run.
             stop: the layer not run any more; None to run all and the final norm.
+            placed: what `place` gives for these rows, if it is known.
 
         Returns:
             Hidden states of the tokens that are read, [C, M, D]; with `stop` those of all, [C, R, T, D].
         """
         cache = None if context is None else context.frozen_cache
-        hidden = self._pass(entry, rows, context, cache, change, start, stop)
+        placed = self.place(context, len(entry), rows, entry.dtype) if placed is None else placed
+        hidden = self._pass(entry, rows, placed, cache, change, start, stop)
         return rows.reading(hidden.flatten(1, 2)) if stop is None else hidden
+
+    def place(self, context: Context | None, C: int, rows: RowLayout, dtype: torch.dtype) -> Placed:
+        """Where tokens stand, and what they see, in rows behind each of C contexts, or of nothing."""
+        mask = self._masks(partial(rows.mask, context, C, dtype=dtype))
+        return Placed(rows.positions(context, C), mask)
 
     def extend(
         self,
@@ -189,7 +218,7 @@ class Decoder(FrozenModel):
         self,
         entry: Tensor,
         rows: RowLayout,
-        context: Context | None,
+        placed: Placed,
         cache: DynamicCache | None,
         change: Change | None,
         start: int,
@@ -200,7 +229,6 @@ class Decoder(FrozenModel):
         Behind the final norm those of tokens that are not read are not the model's.
         """
         C = len(entry)
-        mask = self._masks(partial(rows.mask, context, C, dtype=entry.dtype))
         with ExitStack() as hooks:
             hooks.enter_context(attention_of_branches(self.config))
             if stop is None:
@@ -211,8 +239,8 @@ class Decoder(FrozenModel):
                 change,
                 start,
                 stop,
-                attention_mask=mask,
-                position_ids=rows.positions(context, C),
+                attention_mask=placed.mask,
+                position_ids=placed.position,
                 past_key_values=cache,
                 use_cache=cache is not None,
             )

@@ -100,7 +100,7 @@ class History:
         return self._steps[-1] if self._steps else None
 
     def append(self, step: Step) -> None:
-        """Add a step."""
+        """Add a step; a recorded one is in the file already."""
         if len(self._steps) >= len(self.recorded):
             self._write("a", json.dumps(asdict(step), allow_nan=False) + "\n")
         self._steps.append(step)
