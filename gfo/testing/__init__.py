@@ -1,5 +1,6 @@
 """Contract checks, test functions and a tiny model, for gfo's own parts and for plug-ins."""
 
+from gfo.testing.evaluator_contract import EVALUATOR_CHECKS, check_evaluator
 from gfo.testing.functions import (
     BenchmarkFunction,
     Ellipsoid,
@@ -16,6 +17,7 @@ from gfo.testing.space_contract import SPACE_CHECKS, check_space, logit_response
 from gfo.testing.tiny import tiny_model
 
 __all__ = [
+    "EVALUATOR_CHECKS",
     "OPTIMIZER_CHECKS",
     "SPACE_CHECKS",
     "BenchmarkFunction",
@@ -27,6 +29,7 @@ __all__ = [
     "Rastrigin",
     "Rosenbrock",
     "Sphere",
+    "check_evaluator",
     "check_optimizer",
     "check_space",
     "logit_response",
