@@ -124,9 +124,7 @@ class AnswerWriter:
         meter: counts tokens.
     """
 
-    def __init__(
-        self, layout: ByExample | ByCandidate, decoding: Decoding, room: Room, meter: Meter
-    ) -> None:
+    def __init__(self, layout: ByExample | ByCandidate, decoding: Decoding, room: Room, meter: Meter) -> None:
         self._model: FrozenModel = layout.model
         self._layout, self._branches, self._shape = layout, layout.branches, layout.shape
         self._decoding, self._room, self._meter = decoding, room, meter

@@ -125,9 +125,7 @@ class ByExample:
             entry = change.put_prompts(entry)
         entry = entry.view(C, R, m * n, -1)
         lie, placed = spread.lie, spread.placed
-        hidden = self.model.branches(
-            self.contexts[i], entry, lie, change=change, start=start, placed=placed
-        )
+        hidden = self.model.branches(self.contexts[i], entry, lie, change=change, start=start, placed=placed)
         meter.count(C * R * m * n, K * tokens.real, meter.layers - start)
         return hidden
 

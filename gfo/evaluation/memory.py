@@ -25,6 +25,7 @@ SHARE_FOR_CONTEXTS = 0.25
 
 _INNER = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "encoder_ffn_dim")  # configs' names for I
 
+
 def free_bytes(device: torch.device) -> int:
     """Memory free on the device."""
     if device.type == "cuda":

@@ -21,9 +21,7 @@ def read_logits(layout: ByExample | ByCandidate, delta: Delta, batch: Batch, met
     return out
 
 
-def read_log_likelihoods(
-    layout: ByExample | ByCandidate, delta: Delta, batch: Batch, meter: Meter
-) -> Tensor:
+def read_log_likelihoods(layout: ByExample | ByCandidate, delta: Delta, batch: Batch, meter: Meter) -> Tensor:
     """float32 log-likelihoods [K, B, m] of the batch's endings in nats, -inf where a row has fewer."""
     model, m = layout.model, max(map(len, batch.endings))
     out = torch.full((delta.candidates, len(batch.after) * m), -torch.inf, device=model.device)

@@ -230,7 +230,9 @@ class EncoderDecoder(FrozenModel):
         )
         return rows.reading(torch.cat([first, behind.reshape(C, -1, first.shape[-1])], dim=1))
 
-    def _answer_once(self, encoded: Tensor, rows: RowLayout, C: int, change: Change | None, start: int) -> Tensor:
+    def _answer_once(
+        self, encoded: Tensor, rows: RowLayout, C: int, change: Change | None, start: int
+    ) -> Tensor:
         """The decoder for C candidates over one encoder's output [R, T, D]: states read, [C, M, D].
 
         What does not depend on the candidate comes from one pass over the R rows: the hidden states

@@ -59,9 +59,10 @@ def minimize(
         The result. Ctrl-C ends the run and returns what was found until then.
 
     Raises:
-        GfoError: if the budget is smaller than one population, `dev_every` is given for a function, `out` holds a run already (with `resume`:
-            another one), has another process running in it or cannot be written, or the evaluation of every
-            candidate of the first step ends in an exception. Later ones are failed candidates.
+        GfoError: if the budget is smaller than one population, `dev_every` is given for a function, `out`
+            holds a run already (with `resume`: another one), has another process running in it or cannot be
+            written, or the evaluation of every candidate of the first step ends in an exception. Later ones
+            are failed candidates.
     """
     if dev_every is not None and dev_every < 1:
         raise GfoError(f"dev_every = {dev_every} must be at least 1")

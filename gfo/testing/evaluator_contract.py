@@ -100,7 +100,9 @@ def check_determinism(setting: Setting) -> None:
     later = _evaluated(setting, first, setting.z).loss
     _require(np.array_equal(loss, later, equal_nan=True), "a loss depends on what was evaluated before")
     other = _evaluated(setting, setting.factory(), setting.z).loss
-    _require(np.array_equal(loss, other, equal_nan=True), "a new evaluator gives the same points another loss")
+    _require(
+        np.array_equal(loss, other, equal_nan=True), "a new evaluator gives the same points another loss"
+    )
 
 
 def check_candidates(setting: Setting) -> None:
@@ -116,7 +118,9 @@ def check_candidates(setting: Setting) -> None:
         "losses must come in the order of the points",
     )
     good = loss[np.isfinite(loss)]
-    _require(len(good) and np.ptp(good) > setting.tolerance, "all points have one loss; give points that differ")
+    _require(
+        len(good) and np.ptp(good) > setting.tolerance, "all points have one loss; give points that differ"
+    )
 
 
 def check_failures(setting: Setting) -> None:
@@ -142,11 +146,11 @@ def check_cost(setting: Setting) -> None:
     first, second = (_evaluated(setting, evaluator, setting.z).cost for _ in range(2))
     for cost in (first, second):
         _require(cost.candidates == K, f"cost must count {K} candidates, counts {cost.candidates}")
-        _require(
-            min(cost.forward_tokens, cost.tokens_needed, cost.seconds) >= 0, f"cost is negative: {cost}"
-        )
+        _require(min(cost.forward_tokens, cost.tokens_needed, cost.seconds) >= 0, f"cost is negative: {cost}")
     both, one = first + second, _evaluated(setting, evaluator, setting.z[:1]).cost
-    _require(one.candidates == 1 and both.candidates == 2 * K, "cost must be that of the call, not of all calls")
+    _require(
+        one.candidates == 1 and both.candidates == 2 * K, "cost must be that of the call, not of all calls"
+    )
     _require(
         second.forward_tokens <= first.forward_tokens and one.forward_tokens <= second.forward_tokens,
         "forward_tokens must be those of the call, not of all calls so far",
@@ -170,7 +174,9 @@ def check_score(setting: Setting) -> None:
         for name, value in scored.metrics.items():
             _require(np.shape(value) == (K,), f"score: '{name}' must be [{K}], is {np.shape(value)}")
         alone = [evaluator.score(point[None].copy(), split).metrics["loss"][0] for point in setting.z]
-        _require(setting.same(scored.metrics["loss"], np.array(alone)), "score: K at once are not K one by one")
+        _require(
+            setting.same(scored.metrics["loss"], np.array(alone)), "score: K at once are not K one by one"
+        )
         _require(scored.cost.candidates == K, f"cost of score must count {K} candidates")
     try:
         evaluator.score(setting.z.copy(), SPLIT)

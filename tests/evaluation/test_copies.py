@@ -15,7 +15,10 @@ from gfo.testing import tiny_model
 
 D = 6
 Z = np.random.default_rng(0).standard_normal((4, D))
-ROWS = [{"text": f"the film was {word}", "label": label} for word, label in (("dull", "bad"), ("fine", "good")) * 3]
+ROWS = [
+    {"text": f"the film was {word}", "label": label}
+    for word, label in (("dull", "bad"), ("fine", "good")) * 3
+]
 LABELS = {"bad": " bad", "good": " good"}
 COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda x: pickle.loads(pickle.dumps(x))}
 SPACES = {
@@ -54,7 +57,9 @@ def test_a_copy_has_the_same_losses(model, how, used, space):
         evaluator(Z[:2], 0)
     other = COPIES[how](evaluator)
     assert other.model is not model
-    np.testing.assert_array_equal(other(Z, 0).loss, gfo.LocalEvaluator(model, task(), SPACES[space](model))(Z, 0).loss)
+    np.testing.assert_array_equal(
+        other(Z, 0).loss, gfo.LocalEvaluator(model, task(), SPACES[space](model))(Z, 0).loss
+    )
     assert other.settings() == evaluator.settings()
     other.model.module.get_input_embeddings().weight.data.zero_()  # control: it has weights of its own
     fresh = gfo.LocalEvaluator(other.model, task(), evaluator.space)
@@ -79,7 +84,9 @@ def test_parts_are_copied(model, how):
 def test_a_result_is_copied(model, how, tmp_path):
     space = SPACES["prompt"](model)
     budget = gfo.Budget(evaluations=24)
-    result = gfo.tune(model, task(), space, optimizer="ga", budget=budget, out=tmp_path / "run", progress=False)
+    result = gfo.tune(
+        model, task(), space, optimizer="ga", budget=budget, out=tmp_path / "run", progress=False
+    )
     other = COPIES[how](result)
     assert str(other) == str(result)
     np.testing.assert_array_equal(other.z, result.z)
@@ -88,9 +95,7 @@ def test_a_result_is_copied(model, how, tmp_path):
 
 
 def test_another_process_has_the_same_losses(model):
-    evaluators = [
-        gfo.LocalEvaluator(model, each, SPACES["prompt"](model)) for each in (task(), generation())
-    ]
+    evaluators = [gfo.LocalEvaluator(model, each, SPACES["prompt"](model)) for each in (task(), generation())]
     here = [evaluate(evaluator) for evaluator in evaluators]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:

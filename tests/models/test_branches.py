@@ -245,7 +245,9 @@ def test_gradients_flow_to_the_embeddings(tiny, first):
     generator = torch.Generator().manual_seed(3)
     text = torch.randn(1, 4, model.hidden_size, dtype=torch.float64, generator=generator)
     branch = torch.randn(1, 1, 6, model.hidden_size, dtype=torch.float64, generator=generator)
-    lie = RowLayout(rows(1, 2, 3).branch, rows(1, 2, 3).position, torch.tensor([[2, 4]]))  # the last is padding
+    lie = RowLayout(
+        rows(1, 2, 3).branch, rows(1, 2, 3).position, torch.tensor([[2, 4]])
+    )  # the last is padding
     weight = torch.randn(1, 2, model.hidden_size, dtype=torch.float64, generator=generator)
 
     def value(text, branch):

@@ -1,4 +1,4 @@
-"""Several objectives, measures and repairs: what the optimizer is told, the front, and going on to the bit."""
+"""Several objectives, measures, repairs: what the optimizer is told, the front, going on to the bit."""
 
 import json
 
@@ -164,7 +164,9 @@ def test_a_space_that_measures_and_repairs():
     np.testing.assert_array_equal(found.loss, plain(inside, 0).loss)
     assert not np.array_equal(found.loss, plain(z, 0).loss)
     np.testing.assert_array_equal(found.values["norm"], np.abs(inside).sum(axis=1))
-    np.testing.assert_array_equal(evaluator.score(z, "train").metrics["loss"], plain.score(inside, "train").metrics["loss"])
+    np.testing.assert_array_equal(
+        evaluator.score(z, "train").metrics["loss"], plain.score(inside, "train").metrics["loss"]
+    )
     optimizer = Toy(("loss", "norm"))
     result = minimize(optimizer, evaluator, budget=Budget(evaluations=12))
     assert max(np.abs(z).max() for z, _ in optimizer.told) == 0.5

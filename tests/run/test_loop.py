@@ -359,7 +359,9 @@ def test_the_optimizer_is_told_once_what_lies_ahead(evaluator, budget, expected)
 def test_a_run_that_goes_on_keeps_its_plan(tmp_path):
     def run(out, evaluations, **options):
         optimizer = Plans()
-        return optimizer, minimize(optimizer, sphere, budget=Budget(evaluations=evaluations), out=out, **options)
+        return optimizer, minimize(
+            optimizer, sphere, budget=Budget(evaluations=evaluations), out=out, **options
+        )
 
     run(tmp_path / "a", 24)
     optimizer, longer = run(tmp_path / "a", 48, resume=True)
