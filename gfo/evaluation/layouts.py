@@ -97,8 +97,8 @@ class ByExample:
     @property
     def bytes(self) -> int:
         """Memory held."""
-        kept = [*self.contexts, *(spread.placed for spread in self._spreads.values())]
-        return sum(part.bytes for part in kept) + sum(t.nbytes for t in self._entries)
+        held = [context.bytes for context in self.contexts] + [t.nbytes for t in self._entries]
+        return sum(held) + sum(spread.placed.bytes for spread in self._spreads.values())
 
     def __call__(self, delta: Delta, meter: Meter) -> Iterator[Hidden]:
         """Hidden states of the delta's K candidates."""
