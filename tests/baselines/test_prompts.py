@@ -19,6 +19,8 @@ from gfo import (
     baselines,
 )
 from gfo.baselines import make
+from gfo.baselines.prompts import Worded
+from gfo.baselines.unchanged import Unchanged
 from gfo.core.errors import GfoError
 
 SEPARATOR = ". "
@@ -193,3 +195,26 @@ def test_a_task_without_label_words(tiny):
     with pytest.raises(GfoError, match=r"'in-context' shows label words; give it a gfo\.Classification"):
         make("in-context", tiny("llama"), Other())
     assert isinstance(make_task(), Classification)
+
+
+@pytest.mark.parametrize("normalize", ["mean", "sum"])
+def test_rows_with_words_are_found_again(tiny, normalize):
+    """Distillation and MultipleChoice ask where a batch's rows come from, not what it is called."""
+    model = tiny("llama")
+    rows = [{"text": "good food", "options": ["good", "bad food"], "label": 0}]
+    rows += [{"text": "bad food", "options": ["a waste", "great", "bad"], "label": 1}]
+    tasks = (
+        Distillation(rows, template="{text}{soft} It was", teacher_template="so {text} It was"),
+        MultipleChoice(rows, template="{text}{soft} It was", options="options", normalize=normalize),
+    )
+    for task in tasks:
+        bound = Worded(task, soft=model.encode(" very")).bind(model)
+        plain = task.bind(model)
+        batch, same = bound.batch("train", 0), plain.batch("train", 0)
+        assert batch.key != same.key
+        assert (batch.split, batch.numbers) == (same.split, same.numbers) == ("train", (0, 1))
+        evaluator = LocalEvaluator(model, Worded(task, soft=model.encode(" very")), Unchanged(model))
+        with_word = evaluator(np.zeros((1, 1)), 0).loss
+        assert np.isfinite(with_word).all()
+        without = LocalEvaluator(model, task, Unchanged(model))(np.zeros((1, 1)), 0).loss
+        assert not np.allclose(with_word, without)  # control
