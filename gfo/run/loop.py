@@ -64,16 +64,9 @@ def minimize(
             written, or the evaluation of every candidate of the first step ends in an exception. Later ones
             are failed candidates.
     """
-    if dev_every is not None and dev_every < 1:
-        raise GfoError(f"dev_every = {dev_every} must be at least 1")
     if resume and out is None:
         raise GfoError("resume = True: give out, the folder of the run to go on with")
-    if dev_every is not None and not isinstance(evaluator, Evaluator):
-        raise GfoError(
-            f"dev_every = {dev_every}: a function has no dev rows; leave it out, or give an evaluator with a "
-            "`score`"
-        )
-    judge = evaluator if isinstance(evaluator, Evaluator) else FunctionEvaluator(evaluator)
+    judge = _judge(evaluator, dev_every)
     evaluate = Guarded(judge)
     chosen = (
         None
@@ -91,6 +84,20 @@ def minimize(
             result.recall(folder)
             result.save(folder)
     return result
+
+
+def _judge(evaluator: Evaluator | Callable[[Array], Array], dev_every: int | None) -> Evaluator:
+    """The run's evaluator, if it can be read on dev so often."""
+    if dev_every is not None and dev_every < 1:
+        raise GfoError(f"dev_every = {dev_every} must be at least 1")
+    if isinstance(evaluator, Evaluator):
+        return evaluator
+    if dev_every is not None:
+        raise GfoError(
+            f"dev_every = {dev_every}: a function has no dev rows; leave it out, or give an evaluator with a "
+            "`score`"
+        )
+    return FunctionEvaluator(evaluator)
 
 
 def _watched(
