@@ -63,7 +63,7 @@ class FZOO(BaseOptimizer):
         self.T = number(self.name, "T", T, above=0)
         self.theta = self.x0.copy()
         self.t = 0
-        self._u = np.empty((0, domain.d))
+        self._u: Array = np.empty((0, domain.d))
 
     def _ask(self) -> Array:
         self._u = self.rng.integers(0, 2, (self.population - 1, self.domain.d)) * 2.0 - 1.0

@@ -104,11 +104,9 @@ class GeneticAlgorithm(Championed):
         self._take(population=population, scale=scale, x0=x0)
         self.elites = whole(self.name, "elites", elites, least=0)
         self.reevaluate = bool(reevaluate)
-        if self.elites > self.population - self.reevaluate:
-            most = self.population - self.reevaluate
-            raise option_error(
-                self.name, "elites", elites, f"at most {most} with population = {self.population}"
-            )
+        if self.elites > (most := self.population - self.reevaluate):
+            wanted = f"at most {most} with population = {self.population}"
+            raise option_error(self.name, "elites", elites, wanted)
         self.selection = one_of(self.name, "selection", selection, SELECTIONS)
         self.rank_based = self.selection != "roulette"
         self.tournament_size = whole(self.name, "tournament_size", tournament_size)
@@ -125,9 +123,8 @@ class GeneticAlgorithm(Championed):
         self.strength = one_of(self.name, "strength", strength, ("adaptive", "scheduled", "constant"))
         self.decay = number(self.name, "decay", decay, above=0, most=1)
         self.p_m = number(self.name, "p_m", p_m, least=0, most=1)
-        self.p_reset = number(
-            self.name, "p_reset", 1 / domain.d if p_reset is None else p_reset, least=0, most=1
-        )
+        p_reset = 1 / domain.d if p_reset is None else p_reset
+        self.p_reset = number(self.name, "p_reset", p_reset, least=0, most=1)
         self.parents = np.empty((0, domain.d))
         self.parents_loss = np.empty(0)
         self.first_parent_loss = np.empty(0)

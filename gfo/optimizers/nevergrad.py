@@ -201,12 +201,22 @@ def _set_global_generators(states: tuple[Any, Any]) -> None:
 
 
 def _nevergrad() -> Any:
-    """The library; importing it draws from the global generators, which are put back."""
+    """The library; importing it draws from the global generators, which are put back.
+
+    Its metamodels call float on arrays of one number, which numpy refuses from 2.4 on (nevergrad 1.0.12).
+    """
     callers = _global_generators()
     import nevergrad
+    from nevergrad.optimization import metamodel
 
+    metamodel.float = _number
     _set_global_generators(callers)
     return nevergrad
+
+
+def _number(x: Any) -> float:
+    """x as a float, also where it is an array of one number."""
+    return float(np.asarray(x, dtype=np.float64).reshape(-1)[0])
 
 
 def nevergrad_method(method: str) -> type[Nevergrad]:

@@ -52,7 +52,8 @@ def parameter(ng: Any, domain: Domain, genes: Genes, sigma: Array, x0: Array) ->
         made.value = tuple(int(x) for x in x0[which])
         return made
     array = ng.p.Array(init=x0[which])
-    array.set_mutation(sigma=(high - low) / 6 if kind == "wide" else sigma[which])
+    steps = (high - low) / 6 if kind == "wide" else sigma[which]
+    array.set_mutation(sigma=steps if np.ptp(steps) else float(steps[0]))  # some methods want a number
     if kind != "free":
         array.set_bounds(low, high)
     if kind == "wide":

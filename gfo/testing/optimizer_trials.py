@@ -66,13 +66,13 @@ def _search(
     return float(f(best[None])[0]) / start
 
 
-def check_flat_losses(factory: Factory, *, steps: int = FLAT_STEPS) -> None:
+def check_flat_losses(factory: Factory, *, evaluations: int = EVALUATIONS, steps: int = FLAT_STEPS) -> None:
     """Equal losses end no run, and the search does not draw together on them."""
     for domain in (Domain.unbounded(D), Domain.box(-1.5, 2.0, D)):
         optimizer = factory(domain, 1)
         spreads: list[float] = []
         with _no_warning():
-            for step in range(steps):
+            for step in range(min(steps, evaluations)):
                 reason = optimizer.should_stop()
                 _require(reason is None, f"equal losses end the run after {step} steps: {reason}")
                 z = optimizer.ask()
@@ -178,6 +178,6 @@ def check_ties(factory: Factory, *, evaluations: int = EVALUATIONS, reduction: f
 
 TRIALS: dict[str, Callable[..., None]] = {
     check.__name__.removeprefix("check_"): check
-    for check in (check_offsets, check_noise, check_scales, check_genes, check_ties)
+    for check in (check_flat_losses, check_offsets, check_noise, check_scales, check_genes, check_ties)
 }
 """name -> trial(factory, evaluations=...)."""

@@ -111,3 +111,34 @@ def test_clip_is_the_nearest_point_inside(domain, data):
     np.testing.assert_array_equal(clipped[inside], z[inside])
     other = domain.clip(data.draw(arrays(np.float64, (4, domain.d), elements=st.floats(-50, 50))))
     assert (np.abs(clipped - z) <= np.abs(other - z)).all()
+
+
+def test_categorical_genes_are_integer_genes():
+    domain = Domain.box([0, -1, 0], [4, 1, 3], integer=[False, False, True], categorical=[True, False, False])
+    assert domain.integer.tolist() == [True, False, True]
+    assert domain.categorical.tolist() == [True, False, False]
+    assert domain.clip(np.array([1.4, 0.3, 2.6])).tolist() == [1.0, 0.3, 3.0]
+    assert not Domain.box(0, 1, 3).categorical.any()
+    assert not Domain(np.zeros(2), np.ones(2), np.zeros(2, dtype=bool)).categorical.any()
+    with pytest.raises(GfoError, match=r"categorical gene 1 has bounds \[0.0, 2.5\]"):
+        Domain.box([0, 0], [1, 2.5], categorical=True)
+    with pytest.raises(GfoError, match="do not fit together"):
+        Domain.box([0, 0], [1, 2], categorical=[True, False, True])
+
+
+@pytest.mark.parametrize("names", [("a",), ("a", "a"), ("a", 3), "ab"])
+def test_names_are_one_different_text_a_dimension(names):
+    with pytest.raises(GfoError, match="names"):
+        Domain(np.zeros(2), np.ones(2), np.zeros(2, dtype=bool), names=names)
+
+
+def test_parts_and_joins_keep_kinds_and_names():
+    domain = Domain.box(0, 3, 3, categorical=[True, False, True], names=("a", "b", "c"))
+    part = domain.part(slice(1, 3))
+    assert part.names == ("b", "c")
+    assert part.categorical.tolist() == [False, True]
+    both = Domain.joined([part, Domain.box(0, 1, 1, names=("d",))])
+    assert both.names == ("b", "c", "d")
+    assert both.categorical.tolist() == [False, True, False]
+    assert Domain.joined([domain, domain]).names is None  # the same names twice
+    assert Domain.joined([domain, Domain.unbounded(1)]).names is None
