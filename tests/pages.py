@@ -52,7 +52,9 @@ class Block:
 
     @property
     def commands(self):
-        """The gfo command lines of a bash block."""
+        """The gfo command lines of a bash block; none in others."""
+        if self.language != "bash":
+            return []
         lines = [shlex.split(line, comments=True) for line in self.text.splitlines()]
         return [line for line in lines if line[:1] == ["gfo"]]
 
