@@ -23,7 +23,7 @@ from tokenizers import processors
 from gfo.models.loading import freeze
 from gfo.testing.tiny import draw_weights, token_ids, train_tokenizer
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("GFO_TEST_THREADS", "1")))  # see .ci/processors
 hypothesis.settings.register_profile("gfo", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("gfo")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import pytest
 
 import gfo
+from gfo.core.registry import entries
 
 HEAVY = [
     "torch",
@@ -74,3 +76,16 @@ def test_import_gfo_takes_little_time():
     """CPU time, which other programs change little."""
     code = "import time; start = time.process_time(); import gfo; print(time.process_time() - start)"
     assert min(float(fresh(code)[0]) for _ in range(3)) < 0.5
+
+
+def test_type_checkers_see_the_same_names():
+    """The block for them is written out; spaces and tasks come from the registry's table."""
+    tree = ast.parse(inspect.getsource(gfo))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.asname: node.module for node in block.body for alias in node.names if node.module != "gfo"}
+    modules = {alias.asname for node in block.body for alias in node.names if node.module == "gfo"}
+    assert seen == gfo._PUBLIC | {"datasets": "gfo.tasks.parts"}
+    assert modules | {"datasets"} == set(gfo._MODULES)
+    for kind in ("space", "task"):
+        for entry in entries(kind).values():
+            assert getattr(gfo, entry.place.partition(":")[2]) is entry.load()

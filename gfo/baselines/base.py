@@ -79,7 +79,8 @@ def joined_losses(found: Sequence[Evaluation]) -> Evaluation:
 def joined(scores: Sequence[Scores]) -> Scores:
     """The scores of several points as one."""
     metrics = {name: np.concatenate([one.metrics[name] for one in scores]) for name in scores[0].metrics}
-    return Scores(metrics, sum((one.cost for one in scores), Cost()))
+    rows = {name: np.concatenate([one.rows[name] for one in scores]) for name in scores[0].rows}
+    return Scores(metrics, sum((one.cost for one in scores), Cost()), rows)
 
 
 class Fixed:

@@ -20,9 +20,10 @@ from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.core.metric import Metric
 from gfo.core.protocols import Batch, Cost, Evaluation, Scores
-from gfo.evaluation.layouts import ByCandidate, Meter, Shape
+from gfo.evaluation.layouts import ByCandidate
 from gfo.evaluation.memory import chunk_tokens
 from gfo.evaluation.plan import plan
+from gfo.evaluation.shape import Meter, Shape
 
 GRID = (0.01, 0.1, 1.0, 10.0)  # inverse strengths of the penalty, of which dev chooses
 

@@ -15,11 +15,13 @@ from gfo.baselines.base import Fixed, Setting, joined, joined_losses
 from gfo.baselines.unchanged import Unchanged
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
+from gfo.core.metric import Metric
 from gfo.core.protocols import (
     Batch,
     Batches,
     BoundTask,
     Evaluation,
+    RowTask,
     Scores,
     Task,
     Tokenizer,
@@ -55,8 +57,12 @@ class BoundWorded:
 
     def __init__(self, task: BoundTask, words: Worded, start: Tokens) -> None:
         self._task, self._words, self._start = task, words, start
-        self.splits = task.splits
+        self.splits, self.metrics = task.splits, task.metrics
         self.loss, self.score = task.loss, task.score
+
+    def row_scores(self, answers: Any, batch: Any) -> dict[str, Array]:
+        """Values of rows [K, B], if the task has them."""
+        return self._task.row_scores(answers, batch) if isinstance(self._task, RowTask) else {}
 
     def batch(self, split: str, step: int) -> Batch | Batches:
         """One batch for all candidates of a step."""
@@ -93,6 +99,11 @@ class Shots:
     def score(self, z: Array, split: str) -> Scores:
         """Metrics on a split."""
         return joined([self._with(point).score(point[None], split) for point in z])
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What `score` gives: the task's."""
+        return self._with(np.zeros(1)).metrics
 
     def _with(self, point: Array) -> LocalEvaluator:
         number = int(point[0])

@@ -100,7 +100,7 @@ def describe(entry: Entry) -> Description:
 
 def _options(entry: Entry, thing: Any) -> Iterable[Option]:
     """Keys of a section of a config, or keyword arguments."""
-    said, of_rows = arguments(thing), arguments(Data.load)
+    said, of_rows = arguments(thing), arguments(Data.load) | arguments(Data, "Attributes")
     if entry.kind in ("space", "task"):
         section = space_section(entry) if entry.kind == "space" else task_section(entry)
         for name, field in section.model_fields.items():

@@ -9,6 +9,10 @@ from __future__ import annotations
 # kind -> name -> ("module:attribute" behind "gfo.", a line on it)
 BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "optimizer": {
+        "1+1-ea": (
+            "optimizers.one_plus_one:OnePlusOneEA",
+            "(1 + lambda) EA with heavy-tailed mutation, for genes",
+        ),
         "bipop": (
             "optimizers.restarts:BIPOP",
             "restarts of any optimizer, large and small in turn",
@@ -22,11 +26,23 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "any optimizer on one block of z at a time, as BBTv2 visits layers",
         ),
         "cma": ("optimizers.cma_es:CMAES", "CMA-ES, full covariance matrix (pycma)"),
+        "de": (
+            "optimizers.differential_evolution:DifferentialEvolution",
+            "differential evolution as L-SHADE",
+        ),
+        "fzoo": (
+            "optimizers.fzoo:FZOO",
+            "one-sided +-1 directions, a step over the standard deviation of losses",
+        ),
         "ga": (
             "optimizers.genetic:GeneticAlgorithm",
             "genetic algorithm; also for integer and binary genes",
         ),
         "ipop": ("optimizers.restarts:IPOP", "restarts of any optimizer, each with twice the population"),
+        "lm-ma-es": (
+            "optimizers.lm_ma_es:LMMAES",
+            "limited-memory matrix adaptation, for high dimensions",
+        ),
         "nevergrad:<name>": (
             "optimizers.nevergrad:nevergrad_method",
             "any optimizer of nevergrad's registry, as nevergrad:DE",
@@ -56,6 +72,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "spsa": (
             "optimizers.spsa:SPSA",
             "simultaneous perturbation stochastic approximation; MeZO's estimator",
+        ),
+        "vkd-cma": (
+            "optimizers.cma_es:VkDCMAES",
+            "CMA-ES with a diagonal matrix and a few directions (pycma)",
         ),
     },
     "space": {

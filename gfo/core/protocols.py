@@ -135,7 +135,8 @@ class Batch:
     | generated text                      | `decoding`   | K lists of B token tuples; None for a failed   |
 
     Attributes:
-        key: names the batch; equal keys mean equal contents, so that work on it can be kept.
+        key: names the batch's contents; equal keys mean equal contents, so that work on it can be kept. It
+            says nothing else: where the rows come from is `split` and `numbers`.
         before: token ids in front of the soft prompt, one tuple an example.
         after: token ids behind the soft prompt, one tuple an example. The task reads the logits where
             the model does (`Tokenizer.reads`): at the example's last token, or its mask token.
@@ -150,6 +151,8 @@ class Batch:
             in order: as many as there are masks.
         decoding: how to generate a continuation of each row. A candidate has failed, and has None instead of
             its list, where a logit of any of its rows is not finite; the loss is then nan.
+        split: where the task has the rows.
+        numbers: of the rows there, by which the task finds them again.
     """
 
     key: tuple[Any, ...]
@@ -161,6 +164,8 @@ class Batch:
     recurs: bool = True
     endings: tuple[tuple[Tokens, ...], ...] = ()
     decoding: Decoding | None = None
+    split: str = "train"
+    numbers: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.after)
@@ -338,7 +343,9 @@ class Scores:
 class Evaluator(Protocol):
     """z -> loss; owns the model and decides what is computed once.
 
-    It may have `metrics`, what `score` gives, "loss" first; see `metrics_of`.
+    It may have `metrics`, what `score` gives, "loss" first; see `metrics_of`. It may be `Repairing`: the loop
+    then evaluates and tells the points that are allowed. It may have `batches_differ`, whether losses of
+    different steps are of different rows, which optimizers are told.
     """
 
     def __call__(self, z: Array, step: int) -> Evaluation:

@@ -64,9 +64,11 @@ class Entry:
         return found(self.member) if self.member else found
 
     def describe(self) -> str:
-        """A line on it."""
-        doc = "" if self.line else inspect.getdoc(self.load()) or ""
-        return self.line or next(iter(doc.splitlines()), "")
+        """A line on it; on one that cannot be loaded, why."""
+        try:
+            return self.line or next(iter((inspect.getdoc(self.load()) or "").splitlines()), "")
+        except GfoError as error:
+            return str(error)
 
     def _imported(self) -> Any:
         module, _, attribute = self.place.partition(":")

@@ -18,9 +18,10 @@ from gfo.core.delta import Delta
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Decoding, Tokens
 from gfo.core.seeding import stream
-from gfo.evaluation.layouts import ByCandidate, ByExample, Meter, Shape, parts
+from gfo.evaluation.layouts import ByCandidate, ByExample, parts
 from gfo.evaluation.plan import tiles
 from gfo.evaluation.rows import TokenRows
+from gfo.evaluation.shape import Meter, Shape
 from gfo.models.apply import Change
 from gfo.models.branches import Context
 from gfo.models.decoder import Decoder
@@ -113,31 +114,23 @@ def check_length(model: FrozenModel, decoding: Decoding, length: int, name: str)
         )
 
 
-class Generation:
-    """The answers to one batch.
+class AnswerWriter:
+    """Writes the answers to one batch.
 
     Args:
-        model: a decoder or encoder-decoder.
-        layout: the batch, laid out with the shape that `shape_of` gives.
-        shape: that shape.
+        layout: the batch, laid out for a decoder or encoder-decoder with the shape that `shape_of` gives.
         decoding: how tokens are chosen.
         room: how much at once.
         meter: counts tokens.
     """
 
-    def __init__(
-        self,
-        model: FrozenModel,
-        layout: ByExample | ByCandidate,
-        shape: Shape,
-        decoding: Decoding,
-        room: Room,
-        meter: Meter,
-    ) -> None:
-        self._model, self._layout, self._branches, self._shape = model, layout, layout.branches, shape
+    def __init__(self, layout: ByExample | ByCandidate, decoding: Decoding, room: Room, meter: Meter) -> None:
+        self._model: FrozenModel = layout.model
+        self._layout, self._branches, self._shape = layout, layout.branches, layout.shape
         self._decoding, self._room, self._meter = decoding, room, meter
-        self._stop = torch.tensor(sorted(decoding.stop), dtype=torch.long, device=model.device)
+        self._stop = torch.tensor(sorted(decoding.stop), dtype=torch.long, device=layout.model.device)
 
+    @torch.no_grad()
     def __call__(self, delta: Delta) -> list[list[Tokens] | None]:
         """Per candidate the answers to the B examples, or None where logits were not finite."""
         B = len(self._branches)

@@ -7,103 +7,57 @@ Called with candidates it yields the hidden states that the task reads, chunk by
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
 from gfo.core.delta import Delta
-from gfo.evaluation.endings import wanted_of
+from gfo.core.protocols import Batch
+from gfo.evaluation.endings import wanted_of, with_endings
 from gfo.evaluation.packing import SPARE, groups_of_texts, lay_out, rows_of_branches
-from gfo.evaluation.plan import Plan, Row, tiles
+from gfo.evaluation.plan import Plan, Row, plan, tiles
 from gfo.evaluation.rows import Forks, TokenRows
+from gfo.evaluation.shape import Meter, Shape
 from gfo.models.apply import Change, context_of
-from gfo.models.branches import Context, Forced, Rows
+from gfo.models.branches import Context, Forced, RowLayout
 
 if TYPE_CHECKING:
-    from gfo.models.decoder import Decoder
+    from gfo.models.decoder import Decoder, Placed
     from gfo.models.frozen import FrozenModel
 
-FORWARD_AND_BACKWARD = 3  # a backward pass counts as two forward passes
+SPREADS_KEPT = 4  # population sizes of which a layout remembers how the candidates lie
 
 Hidden = tuple[slice, int, Tensor]
 """Candidates k, the number of a group of branches b, and their hidden states [k, b, D]; of trees those of the
 M places at which the group is read, [k, M, D]."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """What all Deltas of a space have in common.
-
-    Attributes:
-        P: tokens of the soft prompt.
-        prefix: tokens of the prefix.
-        everywhere: whether all tokens depend on the candidate, not the soft prompt's and those behind, or,
-            where there is none, the last one alone.
-        modules: whether modules change.
-        first_layer: the layer below which, and at whose entrance, none does.
-        prompt: the soft prompt that all candidates share where first_layer > 0, [1, P, D].
-    """
-
-    P: int
-    prefix: int
-    everywhere: bool
-    modules: bool
-    first_layer: int
-    prompt: Tensor | None
-
-    @classmethod
-    def of(cls, delta: Delta, model: FrozenModel) -> Shape:
-        """The shape of a space for a model, from any of its Deltas."""
-        prompt = None if delta.prompt is None else delta.prompt[:1]
-        everywhere = delta.everywhere and not model.unseen(delta)
-        return cls(
-            delta.prompt_tokens,
-            delta.prefix_tokens,
-            everywhere,
-            bool(delta.modules),
-            delta.first_layer,
-            prompt,
-        )
-
-    def whole(self) -> Shape:
-        """The shape with which every candidate computes all layers, of all tokens where modules change."""
-        return replace(self, first_layer=0, everywhere=self.everywhere or self.modules)
-
-    def enter(self, model: FrozenModel, rows: TokenRows) -> Tensor:
-        """Input embeddings [R, T, D] of rows with the soft prompt that all candidates share."""
-        words = rows.embed(model)
-        if self.prompt is None:
-            return words
-        return Change(Delta(prompt=self.prompt), rows.places(1, self.P)[0]).put_prompts(words)
-
-
-@dataclass
-class Meter:
-    """Counts tokens times layers.
-
-    Attributes:
-        layers: L of the model.
-        computed: what went through the model, padding included.
-        needed: what the frontiers require.
-    """
-
-    layers: int
-    computed: int = 0
-    needed: int = 0
-
-    def count(self, computed: int, needed: int, layers: int) -> None:
-        """Tokens that went through `layers` layers, and go back through them where gradients are kept."""
-        passes = FORWARD_AND_BACKWARD if torch.is_grad_enabled() else 1
-        self.computed += passes * computed * layers
-        self.needed += passes * needed * layers
-
-
-def parts(K: int, size: int) -> list[slice]:
+@lru_cache
+def parts(K: int, size: int) -> tuple[slice, ...]:
     """The candidates 0 to K - 1 in parts of at most `size`, as equal as can be."""
     number = -(-K // max(1, size))
-    return [slice(i * K // number, (i + 1) * K // number) for i in range(number)]
+    return tuple(slice(i * K // number, (i + 1) * K // number) for i in range(number))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How the branches of K candidates behind a group's C texts lie: the same in every step.
+
+    Attributes:
+        R, m: each text's branches lie in R rows of m; the last candidate fills up.
+        place: which of the candidates' soft-prompt tokens stands where, int [C * R, m * n].
+        lie: the rows behind each text.
+        placed: where their tokens stand and what they see.
+    """
+
+    R: int
+    m: int
+    place: Tensor
+    lie: RowLayout
+    placed: Placed
 
 
 class ByExample:
@@ -115,37 +69,45 @@ class ByExample:
         shape: of the space's Deltas.
         most: the most tokens of a forward pass.
         meter: counts what is computed here once.
+
+    Attributes:
+        model, shape: as given.
+        branches: of the plan.
+        groups: which branches are computed together.
+        wanted: of each group, where its branches are trees.
+        contexts: of each group's texts.
     """
 
     def __init__(self, model: Decoder, todo: Plan, shape: Shape, most: int, meter: Meter) -> None:
-        self._model, self._shape, self._most = model, shape, most
+        self.model, self.shape, self._most = model, shape, most
         self.branches = todo.branches
         self.groups = groups_of_texts(todo, most)
-        self._rows = [TokenRows.padded([todo.branches[b] for b in g], model.device) for g in self.groups]
+        self._tokens = [TokenRows.padded([todo.branches[b] for b in g], model.device) for g in self.groups]
         self.wanted = wanted_of(todo, self.groups, model.device)
         self._forks = [
-            Forks.of([todo.trees[b] for b in group], rows.ids.shape[1], model.device)
-            for group, rows in zip(self.groups if todo.trees else [], self._rows, strict=bool(todo.trees))
+            Forks.of([todo.trees[b] for b in group], tokens.ids.shape[1], model.device)
+            for group, tokens in zip(self.groups if todo.trees else [], self._tokens, strict=bool(todo.trees))
         ]
+        self._spreads: dict[tuple[int, int], Spread] = {}
         self.contexts = [self._context([todo.shared[b] for b in g], meter) for g in self.groups]
-        self._entries: list[Tensor] = []
+        self._entries = [self._entry(i, meter) for i in range(len(self.groups))]
         if shape.first_layer:
-            self._entries = [self._lower(i, meter) for i in range(len(self.groups))]
             self.contexts = [context.above(shape.first_layer) for context in self.contexts]
 
     @property
     def bytes(self) -> int:
         """Memory held."""
-        return sum(context.bytes for context in self.contexts) + sum(map(_bytes, self._entries))
+        held = [context.bytes for context in self.contexts] + [t.nbytes for t in self._entries]
+        return sum(held) + sum(spread.placed.bytes for spread in self._spreads.values())
 
     def __call__(self, delta: Delta, meter: Meter) -> Iterator[Hidden]:
         """Hidden states of the delta's K candidates."""
-        for i in range(len(self.groups)):
-            C, n = self._rows[i].ids.shape
-            todo = parts(delta.candidates, self._most // (C * n))
+        K = delta.candidates
+        for i, tokens in enumerate(self._tokens):
+            todo = [*parts(K, self._most // tokens.ids.numel())]
             while todo:
                 k = todo.pop(0)
-                hidden = self._branches(i, delta.select(k), meter)
+                hidden = self._branches(i, delta if k == slice(0, K) else delta.select(k), meter)
                 if k.stop - k.start > 1 and not bool(hidden.isfinite().all()):
                     # nan gets through the mask to the others (0 * nan): each alone
                     todo[:0] = [slice(one, one + 1) for one in range(k.start, k.stop)]
@@ -154,54 +116,63 @@ class ByExample:
 
     def _branches(self, i: int, delta: Delta, meter: Meter) -> Tensor:
         """Hidden states [C, K, D] of all candidates behind the texts of a group."""
-        rows, start = self._rows[i], self._shape.first_layer
-        K, (C, n) = delta.candidates, rows.ids.shape
-        R, m = rows_of_branches(K, n, spare=0.0 if delta.modules else SPARE)
-        candidate = torch.arange(R * m, device=rows.ids.device).clamp(max=K - 1)  # the last fills up
-        place = rows.places(K, self._shape.P)[candidate].transpose(0, 1).reshape(C, R, m * n)
-        change = Change(delta, place.flatten(0, 1), cycles=C)
-        entry = self._entries[i] if start else rows.embed(self._model)  # (C, n, D)
-        entry = entry[:, None, None].expand(-1, R, m, -1, -1).reshape(C * R, m * n, -1)
+        tokens, start, K = self._tokens[i], self.shape.first_layer, delta.candidates
+        spread = self._spreads.get((i, K)) or self._spread(i, K)
+        (C, n), R, m = tokens.ids.shape, spread.R, spread.m
+        change = Change(delta, spread.place, cycles=C)
+        entry = self._entries[i][:, None, None].expand(-1, R, m, -1, -1).reshape(C * R, m * n, -1)
         if not start:
             entry = change.put_prompts(entry)
-        hidden = self._model.branches(
-            self.contexts[i],
-            entry.view(C, R, *entry.shape[1:]),
-            self._lie(i, K, R, m),
-            change=change,
-            start=start,
-        )
-        meter.count(C * R * m * n, K * rows.real, meter.layers - start)
+        entry = entry.view(C, R, m * n, -1)
+        lie, placed = spread.lie, spread.placed
+        hidden = self.model.branches(self.contexts[i], entry, lie, change=change, start=start, placed=placed)
+        meter.count(C * R * m * n, K * tokens.real, meter.layers - start)
         return hidden
 
-    def _lie(self, i: int, K: int, R: int, m: int) -> Rows:
+    def _spread(self, i: int, K: int) -> Spread:
+        """How the branches of K candidates behind the texts of a group lie; kept, for a few K."""
+        tokens = self._tokens[i]
+        C, n = tokens.ids.shape
+        R, m = rows_of_branches(K, n, spare=0.0 if self.shape.modules else SPARE)
+        candidate = torch.arange(R * m, device=tokens.ids.device).clamp(max=K - 1)
+        place = tokens.places(K, self.shape.P)[candidate].transpose(0, 1).reshape(C * R, m * n)
+        if len(self._spreads) >= SPREADS_KEPT * len(self._tokens):
+            self._spreads.clear()
+        lie = self._lie(i, K, R, m)
+        placed = self.model.place(self.contexts[i], C, lie, self._entries[i].dtype)
+        self._spreads[i, K] = Spread(R, m, place, lie, placed)
+        return self._spreads[i, K]
+
+    def _lie(self, i: int, K: int, R: int, m: int) -> RowLayout:
         """How the branches of K candidates lie in R rows of m."""
         if self._forks:
             return self._forks[i].lie(K, R, m)
-        rows = self._rows[i]
-        n = rows.ids.shape[1]
-        column = torch.arange(m * n, device=rows.ids.device).expand(R, -1)
-        first = torch.arange(K, device=rows.ids.device) * n  # m * n columns a row: branch j begins at j * n
-        return Rows(column // n, column % n, first + rows.length[:, None] - 1)
+        tokens = self._tokens[i]
+        n = tokens.ids.shape[1]
+        column = torch.arange(m * n, device=tokens.ids.device).expand(R, -1)
+        first = torch.arange(K, device=tokens.ids.device) * n  # m * n columns a row: branch j begins at j * n
+        return RowLayout(column // n, column % n, first + tokens.length[:, None] - 1)
 
     def _context(self, texts: list[Row], meter: Meter) -> Context:
         """The texts' keys and values, computed side by side with texts of like length."""
         found = []
         order = tiles([len(text) for text in texts], most_tokens=self._most)
         for tile in order:
-            rows = TokenRows.padded([texts[i] for i in tile], self._model.device)
-            found.append(self._model.context(rows.embed(self._model), rows.length)[0])
-            meter.count(rows.ids.numel(), rows.real, meter.layers)
+            tokens = TokenRows.padded([texts[i] for i in tile], self.model.device)
+            found.append(self.model.context(tokens.embed(self.model), tokens.length)[0])
+            meter.count(tokens.ids.numel(), tokens.real, meter.layers)
         stacked = Context.stack(found)
         back = torch.tensor([i for tile in order for i in tile]).argsort()
-        return stacked.take(back.to(self._model.device))
+        return stacked.take(back.to(self.model.device))
 
-    def _lower(self, i: int, meter: Meter) -> Tensor:
-        """What enters the first layer that depends on the candidate, [C, n, D]."""
-        rows, stop = self._rows[i], self._shape.first_layer
-        entry = self._shape.enter(self._model, rows)[:, None]
-        meter.count(rows.ids.numel(), rows.real, stop)
-        return self._model.branches(self.contexts[i], entry, self._lie(i, 1, 1, 1), stop=stop)[:, 0]
+    def _entry(self, i: int, meter: Meter) -> Tensor:
+        """What enters the first layer that depends on the candidate, [C, n, D]: at 0 the words."""
+        tokens, stop = self._tokens[i], self.shape.first_layer
+        if not stop:
+            return tokens.embed(self.model)
+        entry = self.shape.enter(self.model, tokens)[:, None]
+        meter.count(tokens.ids.numel(), tokens.real, stop)
+        return self.model.branches(self.contexts[i], entry, self._lie(i, 1, 1, 1), stop=stop)[:, 0]
 
 
 class ByCandidate:
@@ -213,16 +184,23 @@ class ByCandidate:
         shape: of the space's Deltas.
         most: the most tokens of a forward pass.
         meter: counts what is computed here once.
+
+    Attributes:
+        model, shape: as given.
+        branches: of the plan.
+        groups: which branches are computed together.
+        wanted: of each group, where its branches are trees.
     """
 
     def __init__(self, model: FrozenModel, todo: Plan, shape: Shape, most: int, meter: Meter) -> None:
-        self._model, self._shape, self._most = model, shape, most
+        self.model, self.shape, self._most = model, shape, most
         self.branches = todo.branches
         self._decoder = cast("Decoder", model)  # the only kind with contexts
         self._own = TokenRows.padded([todo.own], model.device) if todo.own else None
         self._context = self._common(todo, meter)
-        self.groups, self._rows = lay_out(model, todo, most)
+        self.groups, self._laid = lay_out(model, todo, most)
         self.wanted = wanted_of(todo, self.groups, model.device)
+        self._at_once = max(map(_tokens_at_once, self._laid))
         self._entries: list[Tensor] = []
         self._own_entry: Tensor | None = None
         if shape.first_layer:
@@ -231,18 +209,19 @@ class ByCandidate:
     @property
     def bytes(self) -> int:
         """Memory held."""
-        return (self._context.bytes if self._context else 0) + sum(map(_bytes, self._entries))
+        return (self._context.bytes if self._context else 0) + sum(t.nbytes for t in self._entries)
 
     def __call__(self, delta: Delta, meter: Meter) -> Iterator[Hidden]:
         """Hidden states of the delta's K candidates."""
-        start, run = self._shape.first_layer, meter.layers - self._shape.first_layer
-        for k in parts(delta.candidates, self._most // max(map(_tokens_at_once, self._rows))):
-            some, C = delta.select(k), k.stop - k.start
+        start, run = self.shape.first_layer, meter.layers - self.shape.first_layer
+        K = delta.candidates
+        for k in parts(K, self._most // self._at_once):
+            some, C = delta if k == slice(0, K) else delta.select(k), k.stop - k.start
             context = self.context_of(some, meter)
-            for i, (rows, lie) in enumerate(self._rows):
+            for i, (rows, lie) in enumerate(self._laid):
                 entry = self._entries[i].expand(C, -1, -1, -1) if start else None
                 change, entry = self._enter(rows, some, entry)
-                hidden = self._model.branches(context, entry, lie, change=change, start=start)
+                hidden = self.model.branches(context, entry, lie, change=change, start=start)
                 meter.count(C * rows.ids.numel(), C * rows.real, run)
                 if lie.forced is not None:
                     self._count_forced(lie.forced, C, meter)
@@ -250,8 +229,8 @@ class ByCandidate:
 
     def _count_forced(self, forced: Forced, C: int, meter: Meter) -> None:
         """Count an encoder-decoder's forced tokens, once in the decoder's layers below the first changed."""
-        size = self._model.stacks[-1].size
-        once = max(0, self._shape.first_layer - (meter.layers - size))
+        size = self.model.stacks[-1].size
+        once = max(0, self.shape.first_layer - (meter.layers - size))
         meter.count(forced.ids.numel(), forced.real, once)
         meter.count(C * forced.ids.numel(), C * forced.real, size - once)
 
@@ -265,7 +244,7 @@ class ByCandidate:
         context = self._start_of(delta)
         if self._own is None:
             return context
-        K, start = delta.candidates, self._shape.first_layer
+        K, start = delta.candidates, self.shape.first_layer
         entry = None if self._own_entry is None else self._own_entry.expand(K, 1, -1, -1)
         change, entry = self._enter(self._own, delta, entry)
         length = self._own.length.expand(K)
@@ -274,62 +253,79 @@ class ByCandidate:
 
     def leaving(self, i: int, delta: Delta, stop: int, meter: Meter) -> Tensor:
         """What leaves layer `stop - 1`, or is kept of it, of the group i of whole sequences, [K, R, T, D]."""
-        rows, lie = self._rows[i]
-        if self._shape.first_layer == stop:
+        rows, lie = self._laid[i]
+        if self.shape.first_layer == stop:
             return self._entries[i].expand(delta.candidates, -1, -1, -1)
         change, entry = self._enter(rows, delta, None)
         meter.count(delta.candidates * rows.ids.numel(), delta.candidates * rows.real, stop)
-        return self._model.branches(None, entry, lie, change=change, stop=stop)
+        return self.model.branches(None, entry, lie, change=change, stop=stop)
 
     def real(self, i: int) -> Tensor:
         """Where the group i has tokens, bool [R, T]."""
-        return self._rows[i][1].branch >= 0
+        return self._laid[i][1].branch >= 0
 
     def _enter(self, rows: TokenRows, delta: Delta, entry: Tensor | None) -> tuple[Change, Tensor]:
         """The change of K candidates and what enters the first layer run, [K, R, T, D]."""
-        place = rows.places(delta.candidates, self._shape.P)
+        place = rows.places(delta.candidates, self.shape.P)
         change = Change(delta, place.flatten(0, 1))
         if entry is None:
-            words = rows.embed(self._model).expand(delta.candidates, -1, -1, -1)
+            words = rows.embed(self.model).expand(delta.candidates, -1, -1, -1)
             entry = Change(delta, place).put_prompts(words)
         return change, entry
 
     def _start_of(self, delta: Delta) -> Context | None:
         """What the candidates' rows continue: their prefix, or what they share."""
-        own = context_of(delta, self._model.layers)
+        own = context_of(delta, self.model.layers)
         if own is not None:
             return own
         return self._context.expand(delta.candidates) if self._context else None
 
     def _common(self, todo: Plan, meter: Meter) -> Context | None:
         """The first tokens that do not depend on the candidate."""
-        if self._shape.prefix:
-            return Context.nothing(self._shape.prefix, self._model.layers, self._model.device)
+        if self.shape.prefix:
+            return Context.nothing(self.shape.prefix, self.model.layers, self.model.device)
         if not todo.shared:
             return None
-        rows = TokenRows.padded(todo.shared, self._model.device)
+        rows = TokenRows.padded(todo.shared, self.model.device)
         meter.count(rows.ids.numel(), rows.ids.numel(), meter.layers)
-        return self._decoder.context(rows.embed(self._model), rows.length)[0]
+        return self._decoder.context(rows.embed(self.model), rows.length)[0]
 
     def _lower(self, meter: Meter) -> None:
         """What enters the first layer that depends on the candidate: own [1, 1, S, D], groups [R, T, D]."""
-        context, stop = self._context, self._shape.first_layer
+        context, stop = self._context, self.shape.first_layer
         if self._own is not None:
-            entry = self._shape.enter(self._model, self._own)
+            entry = self.shape.enter(self.model, self._own)
             context, hidden = self._decoder.context(entry, self._own.length, context, stop=stop)
             self._own_entry = hidden[:, None]
             meter.count(self._own.ids.numel(), self._own.ids.numel(), stop)
-        for rows, lie in self._rows:
-            entry = self._shape.enter(self._model, rows)[None]
-            self._entries.append(self._model.branches(context, entry, lie, stop=stop))
+        for rows, lie in self._laid:
+            entry = self.shape.enter(self.model, rows)[None]
+            self._entries.append(self.model.branches(context, entry, lie, stop=stop))
             meter.count(rows.ids.numel(), rows.real, stop)
 
 
-def _tokens_at_once(group: tuple[TokenRows, Rows]) -> int:
+def _tokens_at_once(group: tuple[TokenRows, RowLayout]) -> int:
     """Tokens of a candidate in one of a group's forward passes."""
     rows, lie = group
     return max(rows.ids.numel(), 0 if lie.forced is None else lie.forced.ids.numel())
 
 
-def _bytes(tensor: Any) -> int:
-    return int(tensor.numel() * tensor.element_size())
+def lay_out_batch(
+    model: FrozenModel, batch: Batch, shape: Shape, most: int, meter: Meter, *, reuse: bool = True
+) -> ByExample | ByCandidate:
+    """A batch laid out, with what all candidates share computed.
+
+    Args:
+        model: a frozen model.
+        batch: the examples.
+        shape: of the space's Deltas.
+        most: the most tokens of a forward pass.
+        meter: counts what is computed here once.
+        reuse: False to compute every sequence whole, the slow way.
+    """
+    todo = plan(batch, shape.P, everywhere=shape.everywhere, causal=model.causal, reuse=reuse)
+    if batch.endings:
+        todo = with_endings(todo, batch, model, most if reuse else 0)
+    if todo.by_example:
+        return ByExample(cast("Decoder", model), todo, shape, most, meter)
+    return ByCandidate(model, todo, shape, most, meter)

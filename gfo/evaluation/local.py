@@ -1,11 +1,14 @@
-"""The evaluator on this machine: K candidates -> K losses, every token computed once."""
+"""The evaluator on this machine: K candidates -> K losses, every token computed once.
+
+From top to bottom: points are decoded, a batch is laid out (once, what all candidates share with it), what
+the task wants is read of the layout's forward passes, and the task makes losses of it.
+"""
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
-from typing import TypeVar, cast
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -20,23 +23,30 @@ from gfo.core.protocols import (
     Batch,
     Batches,
     Cost,
-    Decoding,
     Evaluation,
+    Measuring,
+    Repairing,
+    RowTask,
     Scores,
     SearchSpace,
     Task,
-    Tokens,
 )
 from gfo.core.recording import recorded
-from gfo.evaluation.endings import check_endings, with_endings, with_longest_ending
-from gfo.evaluation.generation import Generation, Room, check_length, shape_of
-from gfo.evaluation.layouts import ByCandidate, ByExample, Meter, Shape
-from gfo.evaluation.memory import SHARE_FOR_CONTEXTS, Store, chunk_tokens, free_bytes, halving, kept_tokens
-from gfo.evaluation.plan import plan
-from gfo.models.decoder import Decoder
+from gfo.evaluation.endings import check_endings, with_longest_ending
+from gfo.evaluation.generation import AnswerWriter, Room, check_length, shape_of
+from gfo.evaluation.layouts import ByCandidate, ByExample, lay_out_batch
+from gfo.evaluation.memory import (
+    SHARE_FOR_CONTEXTS,
+    Store,
+    chunk_tokens,
+    empty_cache,
+    free_bytes,
+    halved,
+    kept_tokens,
+)
+from gfo.evaluation.reading import read_log_likelihoods, read_logits
+from gfo.evaluation.shape import Meter, Shape
 from gfo.models.frozen import FrozenModel
-
-T = TypeVar("T")
 
 
 @recorded
@@ -73,13 +83,16 @@ class LocalEvaluator:
                 raise GfoError(f"{name} = {value} must be at least 1")
         self.model, self.space, self.task = model, space, task.bind(model)
         self._reuse, self._chunk_tokens, self._memory = reuse, chunk_tokens, memory
+        self._repairing = space if isinstance(space, Repairing) else None
+        if isinstance(space, Repairing):
+            self.repair = space.repair  # for the loop, which tells the points that are evaluated
+        self._measuring = space if isinstance(space, Measuring) else None
+        self._row_task = self.task if isinstance(self.task, RowTask) else None
         self._tokens_kept: int | None = None
         self._store: Store[ByExample | ByCandidate] = Store(
             int(SHARE_FOR_CONTEXTS * free_bytes(model.device))
         )
-        zero = self._decode(np.zeros((1, space.domain.d)))
-        model.check(zero)
-        self._shape = Shape.of(zero, model)
+        self._shape = self._checked_shape()
         self._check_rows()
 
     @torch.no_grad()
@@ -87,10 +100,15 @@ class LocalEvaluator:
         """Loss of each candidate on the step's batch; z [K, d]; nan where it is not finite."""
         start = time.perf_counter()
         batch, meter = self.task.batch("train", step), Meter(self.model.layers)
-        found = self.task.loss(self._answers(self._decode(z), batch, meter), batch)
+        if self._repairing is not None:
+            z = self._repairing.repair(z)
+        answers = self._answers(self._decode(z), batch, meter)
+        rows = None if self._row_task is None else self._row_task.row_scores(answers, batch).get("loss")
+        found = self.task.loss(answers, batch) if rows is None else np.mean(rows, axis=1, dtype=np.float64)
         loss = torch.as_tensor(found).double().cpu().numpy().copy()
         loss[~np.isfinite(loss)] = np.nan
-        return Evaluation(loss, _cost(len(z), meter, start))
+        values = {} if self._measuring is None else self._measuring.measure(z)
+        return Evaluation(loss, meter.cost(len(z), start), values, rows)
 
     @torch.enable_grad()
     def loss_tensor(self, z: Tensor, step: int) -> tuple[Tensor, Cost]:
@@ -104,12 +122,13 @@ class LocalEvaluator:
         """
         start = time.perf_counter()
         batch, meter = self.task.batch("train", step), Meter(self.model.layers)
-        found = self.task.loss(self._answers(self._changes(z), batch, meter), batch)
+        delta = self.space.decode(z).to(self.model.device, self.model.dtype)
+        found = self.task.loss(self._answers(delta, batch, meter), batch)
         if not (isinstance(found, Tensor) and found.requires_grad):
             raise GfoError(
                 "task: its loss has no gradient; take a gradient-free optimizer, or gfo.Classification"
             )
-        return found, _cost(len(z), meter, start)
+        return found, meter.cost(len(z), start)
 
     @torch.no_grad()
     def score(self, z: Array, split: str) -> Scores:
@@ -121,7 +140,9 @@ class LocalEvaluator:
         start = time.perf_counter()
         batch, meter = self.task.all_rows(split), Meter(self.model.layers)
         answers = self._answers(self._decode(z), batch, meter)
-        return Scores(self.task.score(answers, batch), _cost(len(z), meter, start))
+        metrics = self.task.score(answers, batch)
+        rows = {} if self._row_task is None else self._row_task.row_scores(answers, batch)
+        return Scores(metrics, meter.cost(len(z), start), rows)
 
     @torch.no_grad()
     def answers(self, z: Array, batch: Batch | Batches) -> Answers:
@@ -132,6 +153,11 @@ class LocalEvaluator:
     def metrics(self) -> tuple[Metric, ...]:
         """What `score` gives: the task's."""
         return self.task.metrics
+
+    @property
+    def batches_differ(self) -> bool:
+        """Whether each step has rows of its own."""
+        return not all(part.recurs for part in _parts(self.task.batch("train", 0)))
 
     @property
     def tokens_at_once(self) -> int:
@@ -160,93 +186,56 @@ class LocalEvaluator:
         self._chunk_tokens, self._tokens_kept = settings["tokens_at_once"], settings["tokens_kept"]
         self._store.most_bytes = settings["store_bytes"]
 
-    def _answers(self, delta: Delta, batch: Batch | Batches, meter: Meter) -> Answers:
-        if isinstance(batch, Batches):
-            return tuple(self._answers(delta, part, meter) for part in batch.parts)
-        if batch.decoding is not None:
-            return self._generated(delta, batch, batch.decoding, meter)
-        if batch.endings:
-            return self._log_likelihoods(delta, batch, meter)
-        return self._logits(delta, batch, meter)
-
-    def _logits(self, delta: Delta, batch: Batch, meter: Meter) -> Tensor:
-        """float32 logits [K, B, V'] at the batch's vocabulary."""
-        wanted = self.model.vocabulary_size if batch.vocabulary is None else len(batch.vocabulary)
-        out = torch.empty(delta.candidates, len(batch), wanted, device=self.model.device)
-        shape = self._shape if self._reuse else self._shape.whole()
-
-        def read(layout: ByExample | ByCandidate) -> Tensor:
-            for k, i, hidden in layout(delta, meter):
-                out[k, layout.groups[i]] = self.model.logits(hidden, batch.vocabulary)
-            return out
-
-        return self._laid_out(batch, shape, meter, read)
-
-    def _log_likelihoods(self, delta: Delta, batch: Batch, meter: Meter) -> Tensor:
-        """float32 log-likelihoods [K, B, m] of the batch's endings in nats, -inf where a row has fewer."""
-        check_endings(batch, self.model, self._shape.P, "batch")
-        size = delta.candidates, len(batch), max(map(len, batch.endings))
-        out = torch.full((size[0], size[1] * size[2]), -torch.inf, device=self.model.device)
-        if not out.numel():
-            return out.view(size)
-        shape = self._shape if self._reuse else self._shape.whole()
-
-        def read(layout: ByExample | ByCandidate) -> Tensor:
-            for k, i, hidden in layout(delta, meter):
-                wanted = layout.wanted[i]
-                out[k, wanted.answers] = wanted.sums(self.model.log_likelihood(hidden, wanted.tokens))
-            return out.view(size)
-
-        return self._laid_out(batch, shape, meter, read)
-
-    @torch.no_grad()
-    def _generated(
-        self, delta: Delta, batch: Batch, decoding: Decoding, meter: Meter
-    ) -> list[list[Tokens] | None]:
-        """Per candidate B generated answers, None for a failed one."""
-        shape = shape_of(self.model, self._shape if self._reuse else self._shape.whole())
-
-        def read(layout: ByExample | ByCandidate) -> list[list[Tokens] | None]:
-            room = Room(self.tokens_at_once, self.tokens_kept)
-            return Generation(self.model, layout, shape, decoding, room, meter)(delta)
-
-        return self._laid_out(batch, shape, meter, read)
-
-    def _laid_out(
-        self, batch: Batch, shape: Shape, meter: Meter, read: Callable[[ByExample | ByCandidate], T]
-    ) -> T:
-        """What `read` makes of the batch's layout, of smaller passes where memory runs out."""
-
-        def run(most: int) -> T:
-            make = functools.partial(self._layout, batch, shape, most, meter)
-            return read(self._store.find(batch.key, make, recurs=batch.recurs))
-
-        def smaller(most: int) -> None:
-            self._chunk_tokens, self._tokens_kept = most, self.tokens_kept // 2
-            self._store.clear()  # which is laid out for larger passes
-
-        return halving(run, self.tokens_at_once, smaller=smaller)
-
-    @torch.no_grad()
-    def _layout(self, batch: Batch, shape: Shape, most: int, meter: Meter) -> ByExample | ByCandidate:
-        """The batch laid out, with what all candidates share computed."""
-        everywhere, causal = shape.everywhere, self.model.causal
-        todo = plan(batch, shape.P, everywhere=everywhere, causal=causal, reuse=self._reuse)
-        if batch.endings:
-            todo = with_endings(todo, batch, self.model, most if self._reuse else 0)
-        if todo.by_example:
-            return ByExample(cast(Decoder, self.model), todo, shape, most, meter)
-        return ByCandidate(self.model, todo, shape, most, meter)
-
     def _decode(self, z: Array) -> Delta:
         """The changes that z [K, d] stands for, in the model's dtype."""
         z = np.asarray(z, dtype=np.float64)
-        if z.ndim != 2 or z.shape[1] != self.space.domain.d:
+        if z.ndim != 2 or z.shape[1] != len(self.space.domain.low):
             raise GfoError(f"z has the shape {z.shape}; the evaluator takes (K, {self.space.domain.d})")
-        return self._changes(torch.from_numpy(z).to(self.model.device))
+        if self._repairing is not None:
+            z = self._repairing.repair(z)
+        points = torch.from_numpy(z).to(self.model.device)
+        return self.space.decode(points).to(points.device, self.model.dtype)
 
-    def _changes(self, z: Tensor) -> Delta:
-        return self.space.decode(z).to(self.model.device, self.model.dtype)
+    def _answers(self, delta: Delta, batch: Batch | Batches, meter: Meter) -> Answers:
+        """What the task wants to know of a batch, of smaller passes where memory runs out.
+
+        One thread at a time: candidates are applied by hooks on the model, which others may share.
+        """
+        if isinstance(batch, Batches):
+            return tuple(self._answers(delta, part, meter) for part in batch.parts)
+        while True:
+            with self.model.lock:
+                try:
+                    make = functools.partial(self._lay_out, batch, meter)
+                    layout = self._store.find(batch.key, make, recurs=batch.recurs)
+                    if batch.decoding is not None:
+                        room = Room(self.tokens_at_once, self.tokens_kept)
+                        return AnswerWriter(layout, batch.decoding, room, meter)(delta)
+                    read = read_log_likelihoods if batch.endings else read_logits
+                    return read(layout, delta, batch, meter)
+                except (RuntimeError, MemoryError) as error:
+                    fewer = halved(self.tokens_at_once, error)
+                self._chunk_tokens, self._tokens_kept = fewer, self.tokens_kept // 2
+                self._store.clear()  # which is laid out for larger passes
+                empty_cache(self.model.device)
+
+    @torch.no_grad()
+    def _lay_out(self, batch: Batch, meter: Meter) -> ByExample | ByCandidate:
+        """The batch laid out, with what all candidates share computed."""
+        if batch.endings:
+            check_endings(batch, self.model, self._shape.P, "batch")
+        shape = self._shape if self._reuse else self._shape.whole()
+        if batch.decoding is not None:
+            shape = shape_of(self.model, shape)
+        return lay_out_batch(self.model, batch, shape, self.tokens_at_once, meter, reuse=self._reuse)
+
+    @torch.no_grad()
+    def _checked_shape(self) -> Shape:
+        """What all changes of the space have in common, if they fit the model."""
+        zero = self._decode(np.zeros((1, self.space.domain.d)))
+        with self.model.lock:
+            self.model.check(zero)
+            return Shape.of(zero, self.model)
 
     def _check_rows(self) -> None:
         """Raise GfoError for a row that does not fit into the context, or has no place for the prompt."""
@@ -275,9 +264,3 @@ class LocalEvaluator:
 def _parts(batch: Batch | Batches) -> list[Batch]:
     """The batches that a batch is made of."""
     return [batch] if isinstance(batch, Batch) else [b for part in batch.parts for b in _parts(part)]
-
-
-def _cost(candidates: int, meter: Meter, start: float) -> Cost:
-    """Tokens that went through some layers count as that share of a token."""
-    computed, needed = (-(-n // meter.layers) for n in (meter.computed, meter.needed))
-    return Cost(candidates, computed, needed, time.perf_counter() - start)

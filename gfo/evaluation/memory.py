@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 # Beyond this many tokens a forward pass gains nothing: on a CPU the activations leave the cache,
 # on a GPU the matrix products are long since full.
 ENOUGH_TOKENS = {"cpu": 4096, "cuda": 32768}
+# How else than by its class an error says so, by what of torch or CUDA asked for the memory.
+NO_MEMORY = ("can't allocate memory", "out of memory", "status_alloc_failed", "not enough memory")
 LEAST_TOKENS = 16  # of a forward pass; a model that fails at so few has no room at all
 SHARE_FOR_ACTIVATIONS = 0.25
 SHARE_FOR_CONTEXTS = 0.25
 
 _INNER = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "encoder_ffn_dim")  # configs' names for I
-
-T = TypeVar("T")
 
 
 def free_bytes(device: torch.device) -> int:
@@ -84,36 +84,31 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch could not get memory, on a GPU or a CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)
 
 
-def halving(run: Callable[[int], T], tokens: int, *, smaller: Callable[[int], None]) -> T:
-    """run(tokens), with half the tokens as often as memory runs out.
-
-    Args:
-        run: takes the most tokens of a forward pass.
-        tokens: to begin with.
-        smaller: told each new number, before it is tried; frees what it can.
+def halved(tokens: int, error: Exception) -> int:
+    """Half the tokens of a forward pass that memory ran out at.
 
     Raises:
-        GfoError: if memory runs out at 16 tokens a pass too.
+        GfoError: if they are 16 already.
+        Exception: the error, if it is another one.
     """
-    while True:
-        try:
-            return run(tokens)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if tokens <= LEAST_TOKENS:
-                reason = str(error).splitlines()[0]
-                raise GfoError(
-                    f"out of memory with {tokens} tokens a forward pass ({reason}); free some memory, or "
-                    "take a smaller model, a smaller dtype or another device"
-                ) from None
-        tokens = max(LEAST_TOKENS, tokens // 2)
-        smaller(tokens)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    if not is_out_of_memory(error):
+        raise error
+    if tokens <= LEAST_TOKENS:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise GfoError(
+            f"out of memory with {tokens} tokens a forward pass ({reason}); free some memory, or "
+            "take a smaller model, a smaller dtype or another device"
+        ) from None
+    return max(LEAST_TOKENS, tokens // 2)
+
+
+def empty_cache(device: torch.device) -> None:
+    """Give back to the device what torch keeps of it without need."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 class Sized(Protocol):
@@ -129,13 +124,16 @@ S = TypeVar("S", bound=Sized)
 class Store(OrderedDict[Hashable, S]):
     """What is kept from step to step, the least recently used dropped when memory runs short.
 
-    Of what will not recur the newest alone is kept.
+    Of what will not recur the newest alone is kept. A copy, as in another process, begins empty.
     """
 
     def __init__(self, most_bytes: int) -> None:
         super().__init__()
         self.most_bytes = most_bytes
         self._once: Hashable | None = None
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.most_bytes,)
 
     def find(self, key: Hashable, make: Callable[[], S], *, recurs: bool = True) -> S:
         """What is kept under the key, or made and, unless it alone is too large, kept."""

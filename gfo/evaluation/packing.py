@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from gfo.evaluation.plan import Plan, bins, tiles
 from gfo.evaluation.rows import TokenRows, forced, packed
 
 if TYPE_CHECKING:
-    from gfo.models.branches import Rows
+    from gfo.models.branches import RowLayout
     from gfo.models.frozen import FrozenModel
 
 SPARE = 0.05  # of the places for branches behind a text
@@ -34,7 +35,7 @@ def groups_of_texts(todo: Plan, most: int) -> list[list[int]]:
 
 def lay_out(
     model: FrozenModel, todo: Plan, most: int
-) -> tuple[list[list[int]], list[tuple[TokenRows, Rows]]]:
+) -> tuple[list[list[int]], list[tuple[TokenRows, RowLayout]]]:
     """By candidate: the branches in groups of at most `most` tokens, and how each group lies in rows."""
     lengths = [len(row) for row in todo.branches]
     packs = [i for i, length in enumerate(lengths) if model.causal and length <= LONG_BRANCH]
@@ -104,6 +105,7 @@ def _row_sizes(lengths: list[int]) -> list[int]:
     return [int(-(-total * slack // count)) for count in counts for slack in (1.0, 1.02, 1.05)]
 
 
+@lru_cache
 def rows_of_branches(K: int, n: int, *, spare: float = SPARE) -> tuple[int, int]:
     """(R, m): into how many rows of m branches K branches of n tokens are best laid, with some to spare."""
     choices = [(R, -(-K // R)) for R in range(1, K + 1)]

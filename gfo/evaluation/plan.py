@@ -74,16 +74,6 @@ class Plan:
     branches: tuple[Row, ...]
     trees: tuple[Tree, ...] = ()
 
-    @property
-    def tokens_once(self) -> int:
-        """Tokens that all candidates share."""
-        return sum(map(len, self.shared))
-
-    @property
-    def tokens_each(self) -> int:
-        """Tokens that depend on the candidate, for one."""
-        return len(self.own) + sum(map(len, self.branches))
-
 
 def plan(batch: Batch, P: int, *, everywhere: bool = False, causal: bool = True, reuse: bool = True) -> Plan:
     """The plan of a batch.

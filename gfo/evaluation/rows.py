@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gfo.evaluation.plan import Row, Tree
-from gfo.models.branches import Forced, Rows
+from gfo.models.branches import Forced, RowLayout
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Forks:
         real = [c * J + j for c, tree in enumerate(trees) for j in range(len(tree.places))]
         return cls(*(torch.tensor(numbers, device=device) for numbers in (depth, end, place, real)))
 
-    def lie(self, K: int, R: int, m: int) -> Rows:
+    def lie(self, K: int, R: int, m: int) -> RowLayout:
         """K copies of each tree in R rows of m."""
         (C, n), J = self.depth.shape, self.place.shape[1]
         column = torch.arange(m * n, device=self.depth.device).expand(R, -1)
@@ -85,7 +85,7 @@ class Forks:
         end = (self.end[:, None] + first[:m, None]).reshape(C, 1, m * n).expand(-1, R, -1)
         position = self.depth.repeat(1, m)[:, None].expand(-1, R, -1)
         read = (first[:, None] + self.place[:, None]).reshape(C, K * J)
-        return Rows(column // n, position, read, end)
+        return RowLayout(column // n, position, read, end)
 
     def reading(self, hidden: Tensor) -> Tensor:
         """Hidden states [C, K * J, D] of what is read of K copies -> [K, M, D]."""
@@ -101,7 +101,7 @@ def packed(
     device: Any,
     read_token: int | None = None,
     trees: Sequence[Tree] = (),
-) -> tuple[TokenRows, Rows]:
+) -> tuple[TokenRows, RowLayout]:
     """Branches one behind the other in len(groups) rows of T tokens.
 
     Args:
@@ -138,7 +138,7 @@ def packed(
                 end[r, column:stop] = column + torch.tensor(trees[i].end)
                 read += [r * T + column + place for place in trees[i].places]
             column, count = stop, count + 1
-    lie = Rows(
+    lie = RowLayout(
         branch.to(device),
         position.to(device),
         torch.tensor([read], device=device),

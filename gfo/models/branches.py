@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,16 +23,19 @@ KeysValues = tuple[Tensor, Tensor]
 
 
 class _FrozenLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of C contexts: the tokens of C * R rows see them and leave no trace."""
+    """Keys and values of C contexts, or none: the tokens of C * R rows see them and leave no trace."""
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
+    def __init__(self, pair: KeysValues | None) -> None:
         super().__init__()
-        self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values
+        if pair:
+            self.lazy_initialization(*pair)
+            self.keys, self.values = pair
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            return key_states, value_states
         return _behind(self.keys, key_states), _behind(self.values, value_states)
 
 
@@ -130,10 +134,11 @@ class Context:
                 layer.keys, layer.values = pair
         return cache
 
+    @cached_property
     def frozen_cache(self) -> DynamicCache:
         """A transformers cache that hands out the context to R rows of branches each and never grows."""
         cache = DynamicCache()
-        cache.layers = [_FrozenLayer(*pair) if pair else DynamicLayer() for pair in self.layers]
+        cache.layers = [_FrozenLayer(pair) for pair in self.layers]
         return cache
 
 
@@ -159,7 +164,7 @@ class Forced:
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowLayout:
     """M branches laid one behind the other in R rows of T tokens, the same behind each of C contexts.
 
     Attributes:
@@ -181,7 +186,7 @@ class Rows:
     forced: Forced | None = None
 
     @classmethod
-    def single(cls, length: Tensor, n: int) -> Rows:
+    def single(cls, length: Tensor, n: int) -> RowLayout:
         """One branch of n tokens, padded behind the real `length` [C] of them."""
         position = torch.arange(n, device=length.device)[None]
         return cls(torch.zeros_like(position), position, (length - 1)[:, None])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,11 +17,30 @@ from gfo.core.delta import Delta
 from gfo.core.errors import GfoError
 from gfo.models.apply import Change
 from gfo.models.attention import attention_of_branches
-from gfo.models.branches import Context, Rows
+from gfo.models.branches import Context, RowLayout
 from gfo.models.families import attention_windows, why_unsupported
 from gfo.models.frozen import FrozenModel
 from gfo.models.last_layer import read_tokens_only
 from gfo.models.structure import find_stacks, hooked
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where the tokens of a pass stand and what they see.
+
+    Attributes:
+        position: int [rows, T].
+        mask: additive, [rows, 1, T, keys], or one for each kind of layer, as transformers takes them.
+    """
+
+    position: Tensor
+    mask: Any
+
+    @property
+    def bytes(self) -> int:
+        """Memory held."""
+        masks = self.mask.values() if isinstance(self.mask, dict) else [self.mask]
+        return int(self.position.nbytes + sum(mask.nbytes for mask in masks))
 
 
 class Decoder(FrozenModel):
@@ -73,10 +94,11 @@ class Decoder(FrozenModel):
         C, S, _ = entry.shape
         if parent is not None and len(parent.length) != C:
             parent = parent.expand(C)
-        rows = Rows.single(length, S)
+        rows = RowLayout.single(length, S)
         cache = DynamicCache() if parent is None else parent.growing_cache()
-        hidden = self._pass(entry[:, None], rows, parent, cache, change, start, stop)[:, 0]
-        position = rows.positions(parent, C)
+        placed = self.place(parent, C, rows, entry.dtype)
+        hidden = self._pass(entry[:, None], rows, placed, cache, change, start, stop)[:, 0]
+        position = placed.position
         visible = rows.position < length[:, None]
         if parent is not None:
             visible = torch.cat([parent.visible, visible], dim=1)
@@ -90,11 +112,12 @@ class Decoder(FrozenModel):
         self,
         context: Context | None,
         entry: Tensor,
-        rows: Rows,
+        rows: RowLayout,
         *,
         change: Change | None = None,
         start: int = 0,
         stop: int | None = None,
+        placed: Placed | None = None,
     ) -> Tensor:
         """Run branches behind each of C contexts.
 
@@ -105,13 +128,20 @@ class Decoder(FrozenModel):
             change: candidates to apply, in C * R rows.
             start: the first layer run.
             stop: the layer not run any more; None to run all and the final norm.
+            placed: what `place` gives for these rows, if it is known.
 
         Returns:
             Hidden states of the tokens that are read, [C, M, D]; with `stop` those of all, [C, R, T, D].
         """
-        cache = None if context is None else context.frozen_cache()
-        hidden = self._pass(entry, rows, context, cache, change, start, stop)
+        cache = None if context is None else context.frozen_cache
+        placed = self.place(context, len(entry), rows, entry.dtype) if placed is None else placed
+        hidden = self._pass(entry, rows, placed, cache, change, start, stop)
         return rows.reading(hidden.flatten(1, 2)) if stop is None else hidden
+
+    def place(self, context: Context | None, C: int, rows: RowLayout, dtype: torch.dtype) -> Placed:
+        """Where tokens stand, and what they see, in rows behind each of C contexts, or of nothing."""
+        mask = self._masks(partial(rows.mask, context, C, dtype=dtype))
+        return Placed(rows.positions(context, C), mask)
 
     def extend(
         self,
@@ -177,7 +207,7 @@ class Decoder(FrozenModel):
         embeds = self.embed(ids)[None]  # (1, 12, D)
         context, _ = self.context(embeds[:, :7], torch.tensor([7], device=self.device))
         column = torch.arange(10, device=self.device)[None]  # the second branch must not see the first
-        rows = Rows(column // 5, column % 5, torch.tensor([[9]], device=self.device))
+        rows = RowLayout(column // 5, column % 5, torch.tensor([[9]], device=self.device))
         hidden = self.branches(context, embeds[:, None, 7:].repeat(1, 1, 2, 1), rows)
         self._compare(self.logits(hidden[0, 0], some), plain)
 
@@ -190,8 +220,8 @@ class Decoder(FrozenModel):
     def _pass(
         self,
         entry: Tensor,
-        rows: Rows,
-        context: Context | None,
+        rows: RowLayout,
+        placed: Placed,
         cache: DynamicCache | None,
         change: Change | None,
         start: int,
@@ -202,7 +232,6 @@ class Decoder(FrozenModel):
         Behind the final norm those of tokens that are not read are not the model's.
         """
         C = len(entry)
-        mask = self._masks(lambda window: rows.mask(context, C, window, entry.dtype))
         with ExitStack() as hooks:
             hooks.enter_context(attention_of_branches(self.config))
             if stop is None:
@@ -213,8 +242,8 @@ class Decoder(FrozenModel):
                 change,
                 start,
                 stop,
-                attention_mask=mask,
-                position_ids=rows.positions(context, C),
+                attention_mask=placed.mask,
+                position_ids=placed.position,
                 past_key_values=cache,
                 use_cache=cache is not None,
             )

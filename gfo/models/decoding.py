@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from gfo.models.apply import Change, applied
 from gfo.models.attention import attention_of_branches
-from gfo.models.branches import Context, KeysValues, Rows
+from gfo.models.branches import Context, KeysValues, RowLayout
 from gfo.models.last_layer import read_tokens_only
 from gfo.models.shared_attention import Grid, NotSharedError, Shared, may_share, shared_attention
 
@@ -103,7 +103,7 @@ class DecoderSequences:
         T = entry.shape[1]
         self.first_pass, self.rows, self.columns = True, rows, T
         self._length[rows] = length
-        lie = Rows.single(length, T)
+        lie = RowLayout.single(length, T)
         position = self._start[rows][:, None] + torch.arange(T, device=rows.device)
         config = self._model.config
         heads = int(config.num_attention_heads)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gfo.core.errors import GfoError
 from gfo.models.apply import Change
-from gfo.models.branches import Context, Rows
+from gfo.models.branches import Context, RowLayout
 from gfo.models.frozen import FrozenModel
 from gfo.models.structure import find_stacks, without
 
@@ -54,7 +54,7 @@ class Encoder(FrozenModel):
         self,
         context: Context | None,
         entry: Tensor,
-        rows: Rows,
+        rows: RowLayout,
         *,
         change: Change | None = None,
         start: int = 0,
@@ -99,11 +99,11 @@ class Encoder(FrozenModel):
         at = 8
         ids[at] = self.tokenizer.mask_token_id
         plain = self.module(input_ids=ids[None]).logits[0, at, list(some)].float()
-        rows = Rows.single(torch.tensor([at + 1], device=self.device), len(ids))
+        rows = RowLayout.single(torch.tensor([at + 1], device=self.device), len(ids))
         hidden = self.branches(None, self.embed(ids)[None, None], rows)
         self._compare(self.logits(hidden[0, 0], some), plain)
 
-    def _read(self, hidden: Tensor, rows: Rows, real: Tensor) -> Tensor:
+    def _read(self, hidden: Tensor, rows: RowLayout, real: Tensor) -> Tensor:
         """Hidden states [C, R, T, D] -> what the head's last matrix, or the similarity, takes: [C, R, D]."""
         if self.reads == "sentence":
             weight = real.to(hidden.dtype)[..., None]  # (R, T, 1)
@@ -125,7 +125,7 @@ class Encoder(FrozenModel):
         if texts not in self._anchors:
             found = []
             for ids in texts:
-                rows = Rows.single(torch.tensor([len(ids)], device=self.device), len(ids))
+                rows = RowLayout.single(torch.tensor([len(ids)], device=self.device), len(ids))
                 entry = self.embed(torch.tensor(ids, device=self.device))[None, None]
                 found.append(self.branches(None, entry, rows)[0, 0].float())
             self._anchors[texts] = nn.functional.normalize(torch.stack(found), dim=-1)

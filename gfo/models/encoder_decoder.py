@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from gfo.core.errors import GfoError
 from gfo.models.apply import Change, applied
-from gfo.models.branches import Context, Rows
+from gfo.models.branches import Context, RowLayout
 from gfo.models.families import CROSS_ATTENTION
 from gfo.models.frozen import FrozenModel
 from gfo.models.structure import find_stacks
@@ -119,7 +119,7 @@ class EncoderDecoder(FrozenModel):
         self,
         context: Context | None,
         entry: Tensor,
-        rows: Rows,
+        rows: RowLayout,
         *,
         change: Change | None = None,
         start: int = 0,
@@ -161,7 +161,7 @@ class EncoderDecoder(FrozenModel):
         some, ids = self._probe()
         answer = torch.tensor([self._answer], device=self.device)
         plain = self.module(input_ids=ids[None], decoder_input_ids=answer).logits[0, -1, list(some)].float()
-        rows = Rows.single(torch.tensor([len(ids)], device=self.device), len(ids))
+        rows = RowLayout.single(torch.tensor([len(ids)], device=self.device), len(ids))
         entry = self.embed(ids)[None, None]
         self._compare(self.logits(self.branches(None, entry, rows)[0, 0], some), plain)
         output = self.branches(None, entry, rows, stop=self.encoder_layers)
@@ -209,7 +209,7 @@ class EncoderDecoder(FrozenModel):
         """The answers' first tokens, int [rows, T']."""
         return torch.tensor(self._answer, device=self.device).expand(rows, -1)
 
-    def _answer_all(self, encoded: Tensor, rows: Rows, C: int, change: Change | None) -> Tensor:
+    def _answer_all(self, encoded: Tensor, rows: RowLayout, C: int, change: Change | None) -> Tensor:
         """The decoder over the encoder's output of C candidates [C * R, T, D]: states read, [C, M, D]."""
         R = len(rows.branch)
         real = (rows.branch >= 0).repeat(C, 1)
@@ -224,7 +224,9 @@ class EncoderDecoder(FrozenModel):
         )
         return rows.reading(torch.cat([first, behind.reshape(C, -1, first.shape[-1])], dim=1))
 
-    def _answer_once(self, encoded: Tensor, rows: Rows, C: int, change: Change | None, start: int) -> Tensor:
+    def _answer_once(
+        self, encoded: Tensor, rows: RowLayout, C: int, change: Change | None, start: int
+    ) -> Tensor:
         """The decoder for C candidates over one encoder's output [R, T, D]: states read, [C, M, D].
 
         What does not depend on the candidate comes from one pass over the R rows: the hidden states

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +18,15 @@ from torch import Tensor, nn
 from gfo.core.delta import Delta
 from gfo.core.errors import GfoError, unknown_name
 from gfo.models.apply import Change, applied, check_applied
-from gfo.models.branches import Context, Rows
+from gfo.models.branches import Context, RowLayout
 from gfo.models.families import USUAL_TARGETS, context_length, logit_transform, weight_of
 from gfo.models.structure import LinearInfo, Stack, find_linears, hidden_of, hooked
 
 TOKENS_READ = 2048  # in one pass of `read`
 LOGITS_AT_ONCE = 2**22  # float32 numbers; more leave a CPU's cache, and fill a GPU no better
 CHECKED_TOKENS = 64  # of the vocabulary, where a model is compared with a plain forward pass
+
+_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 
 
 class FrozenModel(ABC):
@@ -70,6 +74,11 @@ class FrozenModel(ABC):
         self.vocabulary_size, self.hidden_size = (int(n) for n in self._embedding.weight.shape)
         self.context_length = context_length(self.config)
         self._start, self._end = self._special_ends()
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Held while the module runs with hooks of one caller: one a module, whoever has frozen it."""
+        return _LOCKS.setdefault(self.module, threading.RLock())
 
     @property
     def device(self) -> torch.device:
@@ -229,7 +238,7 @@ class FrozenModel(ABC):
                 if self.read_token is not None:
                     at = torch.where(ids == self.read_token, column, -1).amax(dim=1)
                 first = torch.arange(len(some), device=self.device) * T
-                lie = Rows(torch.zeros_like(ids), column, (first + at)[None])
+                lie = RowLayout(torch.zeros_like(ids), column, (first + at)[None])
                 hidden = self.branches(None, self.embed(ids)[None], lie)
                 out[some] = self.logits(hidden[0], vocabulary)
         return out
@@ -239,7 +248,7 @@ class FrozenModel(ABC):
         self,
         context: Context | None,
         entry: Tensor,
-        rows: Rows,
+        rows: RowLayout,
         *,
         change: Change | None = None,
         start: int = 0,
@@ -253,7 +262,7 @@ class FrozenModel(ABC):
 
     def logits(self, hidden: Tensor, vocabulary: Sequence[Any] | None) -> Tensor:
         """float32 logits [..., V'] of the chosen tokens, or of all for None, from hidden states [..., D]."""
-        chosen = slice(None) if vocabulary is None else torch.tensor(vocabulary, device=self.device)
+        chosen = slice(None) if vocabulary is None else torch.tensor(vocabulary, device=hidden.device)
         return self._logits(hidden, chosen)
 
     def log_likelihood(self, hidden: Tensor, tokens: Tensor) -> Tensor:

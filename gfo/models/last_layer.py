@@ -11,13 +11,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gfo.models.branches import Rows
+from gfo.models.branches import RowLayout
 from gfo.models.families import feed_forward_of
 from gfo.models.structure import hooked
 
 
 @contextmanager
-def read_tokens_only(layer: nn.Module, rows: Rows, C: int) -> Iterator[None]:
+def read_tokens_only(layer: nn.Module, rows: RowLayout, C: int) -> Iterator[None]:
     """Within, the layer's feed-forward network gives 0 for tokens that are not read.
 
     Args:

@@ -10,10 +10,10 @@ arXiv:1910.06403.
     ask       the K points that maximise the acquisition function in the box, or in the trust region
 
 The box is the unit cube of all computations: the domain, and x0 +- radius where a bound is missing. A
-failed candidate counts as the worst loss. Where batches differ, each batch has the best point so far as one more, and
-its losses are moved by what that point's has moved. The state holds the points and losses, not the model: it is a
-function of these, of the options and of the seed, and is fitted again (on the same machine with the same
-number of threads, to the same bits).
+failed candidate counts as the worst loss. Where batches differ, each batch has the best point so far as one
+more, and its losses are moved by what that point's has moved. The state holds the points and losses, not the
+model: it is a function of these, of the options and of the seed, and is fitted again (on the same machine
+with the same number of threads, to the same bits).
 """
 
 from __future__ import annotations

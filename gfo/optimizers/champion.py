@@ -13,7 +13,8 @@ from typing import ClassVar
 import numpy as np
 
 from gfo.core.domain import Array, Domain
-from gfo.optimizers.base import BaseOptimizer
+from gfo.optimizers.base import WIDER, WIDEST, BaseOptimizer
+from gfo.optimizers.options import within
 
 FEWEST, MOST, SURE = 3, 20, 2.5
 """Steps that a duel lasts at least and at most, and the standard errors that decide it."""
@@ -23,7 +24,7 @@ class Championed(BaseOptimizer):
     """A method that compares points it remembers with new ones."""
 
     _books: ClassVar[tuple[str, ...]] = (
-        *BaseOptimizer._books, "_champion", "_challenger", "_differences", "_rivals",
+        *BaseOptimizer._books, "_champion", "_challenger", "_differences", "_rivals", "_wide",
     )  # fmt: skip
 
     def __init__(self, domain: Domain, seed: int) -> None:
@@ -32,9 +33,18 @@ class Championed(BaseOptimizer):
         self._challenger: Array | None = None
         self._differences: list[float] = []  # of the champion's loss and the challenger's, step by step
         self._rivals = 0  # rows of the step that are these two: 0 or 2
+        self._wide = 1.0  # what flat stretches made of the first steps
 
     def _go_back(self, z: Array) -> None:
         """Search about z [d] again: all points since then were worse."""
+
+    def _scattered(self, n: int, first: Array) -> Array:
+        """n points about the incumbent after a flat stretch, wider each time, [n, d]; itself the first."""
+        self._wide = min(WIDER * self._wide, WIDEST)
+        step = within(self.domain, self._wide * first)
+        z = self.domain.clip(self.best_z + step * self.rng.standard_normal((n, self.domain.d)))
+        z[0] = self.best_z
+        return z
 
     def ask(self) -> Array:
         if self._asked is None:

@@ -42,7 +42,10 @@ def start_option(method: str, domain: Domain, x0: Sequence[float] | Array | None
     """x0 as an array [d], or zero moved into the domain."""
     if x0 is None:
         return start_point(domain)
-    point = np.array(x0, dtype=np.float64)
+    try:
+        point = np.array(x0, dtype=np.float64)
+    except (TypeError, ValueError):
+        point = np.empty(0)
     if point.shape != (domain.d,) or not domain.contains(point):
         raise option_error(method, "x0", x0, f"{domain.d} numbers inside the domain")
     return point
@@ -58,7 +61,10 @@ def scale_option(method: str, domain: Domain, value: float | Sequence[float] | A
         return np.where(np.isfinite(width), width / SHARE_OF_A_BOX, 1.0)
     if isinstance(value, Real):
         return np.full(domain.d, number(method, "scale", value, above=0))
-    given = np.array(value, dtype=np.float64)
+    try:
+        given = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        given = np.empty(0)
     if given.shape != (domain.d,) or not (np.isfinite(given) & (given > 0)).all():
         raise option_error(method, "scale", value, f"a finite number above 0, or {domain.d} of them")
     return given

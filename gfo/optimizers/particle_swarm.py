@@ -157,7 +157,8 @@ class ParticleSwarm(Championed):
         self.p[np.argmax(self.p_loss)] = z
 
     def _widen(self) -> None:
-        """New velocities, as at the start: particles that score alike would only draw together."""
+        """Particles and velocities anew: those that score alike would only draw together."""
+        self.x = self._scattered(len(self.x), self.sigma0)
         self.v = self._velocities()
 
     def _neighbours_best(self) -> Array:

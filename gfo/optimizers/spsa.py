@@ -43,10 +43,10 @@ class SPSA(BaseOptimizer):
             even, and at most 2 ceil(d / 4): on few dimensions more directions gain less than they cost.
         scale: a typical change of a coordinate; 1 by default, within a box a fifth of its width.
         step: the first step's change of a coordinate in root mean square, in z; fixes `a`, and no step is
-            longer. 0.3 `scale` by default, and 0.1 from d = 100 on, where estimates are mostly noise.
+            longer. 0.3 `scale` by default.
         a: the gain, where it is to be given instead; the recursion is then Spall's to the letter.
         c: half the distance of the two points along a coordinate, in z; 0.1 `scale` by default, and 0.35
-            from d = 100 on.
+            from d = 100 on, where narrower differences drown in the noise of many coordinates.
         A: stability constant, in steps (about a tenth of the steps expected; Spall 1998), here of 200.
         alpha: decay of a_k (Spall 1998: 0.602; 0 for a fixed step).
         gamma: decay of c_k (Spall 1998: 0.101; 0 for a fixed width).
@@ -76,12 +76,11 @@ class SPSA(BaseOptimizer):
         super().__init__(domain, seed)
         default = min(even_population(self.name, domain, None), 2 * math.ceil(domain.d / 4))
         self._take(population=population, default=default, even=True, scale=scale, x0=x0)
-        high = domain.d >= HIGH_D
-        self.step = self._size("step", step, 0.1 if high else 0.3)
+        self.step = self._size("step", step, 0.3)
         self.a = None if a is None else number(self.name, "a", a, above=0)
         self._longest = float(self.step.max()) if a is None else np.inf
         self._unit = self.step / self._longest if a is None else np.ones(domain.d)
-        self._c0 = self.c = self._size("c", c, 0.35 if high else 0.1)
+        self._c0 = self.c = self._size("c", c, 0.35 if domain.d >= HIGH_D else 0.1)
         self.A = number(self.name, "A", A, least=0)
         self.alpha = number(self.name, "alpha", alpha, least=0)
         self.gamma = number(self.name, "gamma", gamma, least=0)

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 from gfo.core.metric import LOSS, Metric
-from gfo.core.protocols import Cost, Evaluator, Optimizer, metrics_of
+from gfo.core.protocols import Cost, Evaluator, Optimizer, Repairing, metrics_of
 from gfo.report.scores import deciding_metric
 from gfo.run.budget import Budget
 from gfo.run.files import cannot_write
 from gfo.run.history import History
 
 if TYPE_CHECKING:
+    from gfo.run.front import Front
     from gfo.run.selection import DevSelection
 
 
@@ -30,6 +31,8 @@ class Run:
         cost: of the search, without scoring.
         seconds: wall-clock time since the start.
         incumbent: the candidate [d] with the lowest loss so far; None before the first.
+        repairs: whether points are moved to the nearest allowed ones before they are evaluated.
+        front: the candidates that none other beats in all objectives; None where there is one objective.
     """
 
     optimizer: Optimizer
@@ -40,6 +43,19 @@ class Run:
     cost: Cost = field(default_factory=Cost)
     seconds: float = 0.0
     incumbent: Array | None = None
+    front: Front | None = None
+
+    def __post_init__(self) -> None:
+        self.repairs = isinstance(self.evaluator, Repairing)
+
+    def repaired(self, z: Array) -> Array:
+        """z [K, d] -> the points [K, d] that are evaluated for it: the nearest allowed ones."""
+        return self.evaluator.repair(z) if isinstance(self.evaluator, Repairing) else z
+
+    def recommendation(self) -> Array:
+        """What the optimizer recommends now, [d], or the nearest allowed point."""
+        z: Array = self.repaired(self.optimizer.recommend()[None])[0]
+        return z
 
     @property
     def share_spent(self) -> float:

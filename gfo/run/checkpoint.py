@@ -32,7 +32,7 @@ from gfo.core.recording import walk
 from gfo.run.callbacks import Run
 from gfo.run.environment import FORMAT, check_format, format_of, threads, versions
 from gfo.run.files import write_whole
-from gfo.run.history import HISTORY, History, Step, checksum
+from gfo.run.history import HISTORY, History, Step, checksum, recorded_losses
 from gfo.run.result import RESULT, RUN, read_json
 from gfo.run.selection import Snapshot
 from gfo.run.state import load_state, save_state
@@ -60,7 +60,6 @@ class Checkpoint:
         self._environment = {"versions": versions(), "threads": threads()}
         self._then: dict[str, Any] = {}
         self._points: Array | None = None
-        self._new = True
         self._saved_at = 0.0
         if folder is None:
             return
@@ -79,7 +78,21 @@ class Checkpoint:
             "metrics": metrics,
             **self._environment,
         }
+        if "plan" in self._then:
+            self._facts["plan"] = self._then["plan"]
         self._write(run)
+
+    def plan(self, run: Run, now: dict[str, Any]) -> dict[str, Any] | None:
+        """What the optimizer is told of the run ahead: that of now, or of the start of a run that goes on.
+
+        None for a run that goes on and was told nothing.
+        """
+        if self._then:
+            return self._then.get("plan")
+        if self._folder is not None:
+            self._facts["plan"] = now
+            self._write(run)
+        return now
 
     def load(self, run: Run) -> int:
         """Put a saved state back; the number of steps that need not be told again."""
@@ -108,21 +121,18 @@ class Checkpoint:
                 f"out = {self._folder}: at step {then.step} the optimizer asks for other points than "
                 f"it did, so the run cannot go on; {self._difference()}"
             )
-        return np.array([np.nan if loss is None else loss for loss in then.loss])
+        return recorded_losses(then.loss)
 
-    def goes_on(self, run: Run, evaluate: Evaluator) -> bool:
-        """Whether the step to come is the first new one of a run that goes on; checks the last one if so.
+    def goes_on(self, run: Run, evaluate: Evaluator) -> None:
+        """Check the last recorded step of a run that goes on.
 
         Raises:
-            GfoError: if the losses of the last step are others now.
+            GfoError: if its losses are others now.
         """
-        first, self._new = self._new and bool(run.history.recorded), False
-        if first and isinstance(run.evaluator, Resumable) and self._points is not None:
+        if isinstance(run.evaluator, Resumable) and self._points is not None:
             last = run.history[-1]
             now = evaluate(self._points, last.step).loss
-            then = np.array([np.nan if loss is None else loss for loss in last.loss])
-            self._compare(now, then, last.step)
-        return first
+            self._compare(now, recorded_losses(last.loss), last.step)
 
     def after(self, run: Run, z: Array) -> None:
         """After a new step: keep what the evaluator settled on and, if it is worth it, the state."""
@@ -179,8 +189,8 @@ class Checkpoint:
 
 
 def saves_state(run: Run) -> bool:
-    """Whether the run's optimizer is better loaded than told everything again."""
-    return bool(getattr(run.optimizer, "saves_state", False))
+    """Whether the run's optimizer is better loaded than told everything again, which makes a front again."""
+    return run.front is None and bool(getattr(run.optimizer, "saves_state", False))
 
 
 def scoring_cost(step: Step) -> Cost:

@@ -6,7 +6,7 @@ import functools
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -35,7 +35,16 @@ class FunctionEvaluator:
         return Evaluation(loss, Cost(candidates=len(z), seconds=time.perf_counter() - start))
 
     def score(self, z: Array, split: str) -> Scores:
-        """The loss, whatever the split: a function has no data."""
+        """The loss, on "train" alone: a function has no rows to hold out.
+
+        Raises:
+            GfoError: for another split.
+        """
+        if split != "train":
+            raise GfoError(
+                f'split "{split}": a function has no rows; take score("train"), or an evaluator with a '
+                f"`score` that knows {split}"
+            )
         evaluation = self(z, 0)
         return Scores({"loss": evaluation.loss}, evaluation.cost)
 
@@ -62,12 +71,15 @@ class Guarded:
         Raises:
             GfoError: if all candidates of step 0 end in an exception.
         """
-        found = _tried(lambda: self._evaluator(z, step))
-        if isinstance(found, Exception):
-            found = self._one_by_one(z, step, found)
+        try:
+            found = self._evaluator(z, step)
+        except GfoError:
+            raise
+        except Exception as error:
+            found = self._one_by_one(z, step, error)
         loss = np.array(found.loss, dtype=np.float64)
         loss[~np.isfinite(loss)] = np.nan
-        return Evaluation(loss, found.cost)
+        return replace(found, loss=loss)
 
     def score(self, z: Array, split: str) -> Scores:
         """Metrics of z [K, d]; all nan if there is an exception.
@@ -87,6 +99,7 @@ class Guarded:
 
     def _one_by_one(self, z: Array, step: int, error: Exception) -> Evaluation:
         loss, cost, failed = np.full(len(z), np.nan), Cost(), []
+        values: dict[str, Array] = {}
         for i in range(len(z)):
             again = functools.partial(self._evaluator, z[i : i + 1], step)
             found = error if len(z) == 1 else _tried(again)
@@ -97,6 +110,8 @@ class Guarded:
             else:
                 loss[i] = found.loss[0]
                 cost += found.cost
+                for name, value in found.values.items():
+                    values.setdefault(name, np.full(len(z), np.nan))[i] = value[0]
         if len(failed) == len(z) and step == 0:
             raise GfoError(
                 f"the evaluation of each of the first {len(z)} candidates failed ({_text(error)}); "
@@ -105,7 +120,7 @@ class Guarded:
         if failed:
             which = ", ".join(map(str, failed))
             self._warn(f"step {step}: the evaluation of candidate {which} failed ({_text(error)})")
-        return Evaluation(loss, cost)
+        return Evaluation(loss, cost, values)
 
     def _warn(self, text: str) -> None:
         if not self._warned:

@@ -41,6 +41,7 @@ class Step:
         points: a checksum of the step's candidates, by which a resumed run knows that it asks for the same.
         search_seconds: the part of the time that evaluating took.
         scoring: what scoring on dev took so far, as `Cost` has it; None without.
+        values: other numbers of the step's candidates by name, such as further objectives; None without.
     """
 
     step: int
@@ -55,6 +56,7 @@ class Step:
     points: str = ""
     search_seconds: float = 0.0
     scoring: dict[str, Any] | None = None
+    values: dict[str, list[float | None]] | None = None
 
     @property
     def cost(self) -> Cost:
@@ -92,9 +94,14 @@ class History:
         """The recorded step that is to be appended next; None behind them."""
         return self.recorded[len(self)] if len(self) < len(self.recorded) else None
 
+    @property
+    def last(self) -> Step | None:
+        """The step appended last; None before the first."""
+        return self._steps[-1] if self._steps else None
+
     def append(self, step: Step) -> None:
-        """Add a step."""
-        if self.again is None:
+        """Add a step; a recorded one is in the file already."""
+        if len(self._steps) >= len(self.recorded):
             self._write("a", json.dumps(asdict(step), allow_nan=False) + "\n")
         self._steps.append(step)
 
@@ -189,7 +196,15 @@ def checksum(z: Array) -> str:
 
 def plain_losses(loss: Array) -> list[float | None]:
     """Losses [K] as JSON has them: None for those that failed."""
-    return [float(value) if np.isfinite(value) else None for value in loss]
+    plain = loss.astype(object)
+    plain[~np.isfinite(loss)] = None
+    found: list[float | None] = plain.tolist()
+    return found
+
+
+def recorded_losses(losses: Sequence[float | None]) -> Array:
+    """Losses as JSON has them -> [K], nan for those that failed."""
+    return np.array(losses, dtype=np.float64)
 
 
 def plain_scores(scores: Mapping[str, float]) -> dict[str, float | None]:

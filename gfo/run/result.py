@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gfo.report.figures import Figure
     from gfo.report.tables import Table
     from gfo.run.callbacks import Run
+    from gfo.run.front import Front
 
 RESULT, POINT, PLOT, CONFIG = "result.json", "best.safetensors", "plot.png", "config.json"
 RUN = "run.json"
@@ -47,6 +48,7 @@ class Result:
         record: what was run (seed, model, optimizer, config ...), as plain values for result.json.
         folder: the run folder, if there is one.
         domain: of the search; None takes all of R^d.
+        front: of several objectives, the points that none other beats; None where there is one objective.
     """
 
     z: Array
@@ -60,12 +62,13 @@ class Result:
     record: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     domain: Domain | None = None
+    front: Front | None = None
 
     @classmethod
     def of(cls, run: Run, stopped: str, record: Mapping[str, Any]) -> Result:
         """The result of a run that ended."""
         chosen = None if run.selection is None else run.selection.best
-        z = run.optimizer.recommend() if chosen is None else chosen.z
+        z = run.recommendation() if chosen is None else chosen.z
         how = "the last recommendation"
         if run.selection is not None and chosen is not None:
             how = run.selection.describe()
@@ -86,6 +89,7 @@ class Result:
             run.evaluator,
             record={**facts, **record},
             domain=optimizer.domain,
+            front=run.front,
         )
 
     @property

@@ -73,7 +73,6 @@ def tune(
     if isinstance(optimizer, str):
         name, given = optimizer, plain(options or {})
         optimizer = optimizers.make_with(name, space.domain, stream_seed(seed, "optimizer"), options or {})
-    shown = [ProgressBar()] if progress else []
     facts: dict[str, Any] = {"seed": seed, "model": model.name, "optimizer": name, "d": space.domain.d}
     facts |= {"options": given, "space": description(space), "task": description(task)}
     facts |= {"data": fingerprints(evaluator.task), **(record or {})}
@@ -81,7 +80,7 @@ def tune(
         optimizer,
         evaluator,
         budget=budget,
-        callbacks=[*callbacks, PeakMemory(facts), *shown],
+        callbacks=[*callbacks, PeakMemory(facts), *([ProgressBar()] if progress else [])],
         out=out,
         resume=resume,
         dev_every=dev_every if "dev" in evaluator.task.splits else None,

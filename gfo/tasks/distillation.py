@@ -144,10 +144,6 @@ class BoundDistillation(BoundRows):
             split: {i: self._teacher_row(split, i, tokenizer) for i in self._encoded[split]}
             for split in self.splits
         }
-        sizes = [len(rows) for rows in task.data.rows.values()]
-        self._first = dict(  # split -> where its rows begin in the count of all
-            zip(self.splits, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True)
-        )
         self._known: dict[str, tuple[dict[int, int], Array]] = {}
 
     @property
@@ -171,9 +167,8 @@ class BoundDistillation(BoundRows):
         said = _likeliest(self._compared(taught[None]))[0]
         guessed = np.concatenate([_likeliest(self._compared(logits[None])) for logits in answers])
         found = {"loss": as_array(self._row_losses(answers, batch)), "agreement": guessed == said}
-        split, index = self._places(batch)
-        if split in self._task.targets:
-            target = self._task.targets[split][index]
+        if batch.split in self._task.targets:
+            target = self._task.targets[batch.split][list(batch.numbers)]
             labels = np.concatenate([_likeliest(self._of_labels(logits[None])) for logits in answers])
             found["accuracy"] = labels == target
             right = _likeliest(self._of_labels(taught[None]))[0] == target
@@ -196,15 +191,7 @@ class BoundDistillation(BoundRows):
         return T**2 * torch.stack(found)
 
     def _wanted(self, split: str, index: Array) -> dict[str, Any]:
-        return {"vocabulary": self._vocabulary, "target": self._first[split] + index}
-
-    def _places(self, batch: Batch) -> tuple[str, Array]:
-        """A batch's split, and its rows' numbers there."""
-        split = max(
-            (each for each in self.splits if self._first[each] <= batch.target[0]),
-            key=self._first.__getitem__,
-        )
-        return split, batch.target - self._first[split]
+        return {"vocabulary": self._vocabulary, "target": index}
 
     def _compared(self, logits: Tensor) -> Tensor:
         """Logits [K, B, V'] -> those that are compared: of all tokens, or the labels' scores [K, B, C]."""
@@ -221,11 +208,10 @@ class BoundDistillation(BoundRows):
         """The teacher's logits of a batch, [B, V']."""
         import torch
 
-        split, index = self._places(batch)
-        if split not in self._known:
-            self._known[split] = self._ask(split)
-        place, logits = self._known[split]
-        return torch.from_numpy(np.asarray(logits[[place[i] for i in index.tolist()]])).to(device)
+        if batch.split not in self._known:
+            self._known[batch.split] = self._ask(batch.split)
+        place, logits = self._known[batch.split]
+        return torch.from_numpy(np.asarray(logits[[place[i] for i in batch.numbers]])).to(device)
 
     def _ask(self, split: str) -> tuple[dict[int, int], Array]:
         """Where each row's logits are, and the teacher's logits of all rows of a split, [N, V']."""

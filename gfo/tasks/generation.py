@@ -11,18 +11,28 @@ from typing import Any, Unpack
 import numpy as np
 
 from gfo.core.domain import Array
-from gfo.core.errors import GfoError, check_name, unknown_name
+from gfo.core.errors import GfoError, GfoWarning, check_name, unknown_name
 from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Batch, Decoding, Tokenizer, Tokens
 from gfo.core.recording import recorded
 from gfo.tasks.parts.base import BoundRows, Data, RowOptions
 from gfo.tasks.parts.datasets import Row, Source
 from gfo.tasks.parts.metrics import ANSWER_TOKENS, SCORE, own_metric
-from gfo.tasks.parts.templates import Template
+from gfo.tasks.parts.templates import Template, is_missing
 from gfo.tasks.parts.text_metrics import METRICS, REGEX, ByRow, NumberMatch, TextMetric
 
 Score = Callable[[list[str], list[Row]], Sequence[float]]
 """The user's: outputs and their rows -> a number a row."""
+
+
+REACHED = 1 - 1e-6  # what a reference scores by itself, but for rounding
+MOST_LOOKED_AT = 1000  # rows of a split whose references are scored when a task is bound
+UNREACHED = {  # why a metric may not know a reference again
+    **dict.fromkeys(
+        ("rouge1", "rouge2", "rougeL"), " (its words are of the letters a to z and digits alone)"
+    ),
+    "bleu": " (it counts runs of four words, with blanks between them)",
+}
 
 
 @recorded
@@ -127,6 +137,8 @@ class BoundGeneration(BoundRows):
             task.max_tokens, _stop_tokens(tokenizer, task.stop), task.temperature, task.seed
         )
         self._warned = False
+        for split in task.data.rows:
+            self._tell_unreachable(split)
         self._last: tuple[Any, Batch, Array, Array | None] | None = None  # answers scored, and their values
 
     def _wanted(self, split: str, index: Array) -> dict[str, Any]:
@@ -164,10 +176,12 @@ class BoundGeneration(BoundRows):
 
     def answer_texts(self, rows: Sequence[Tokens]) -> list[str]:
         """The answers as texts: cut at the first stop text, stripped."""
-        texts = self._tokenizer.decode(rows)
+        return [self._cut(text) for text in self._tokenizer.decode(rows)]
+
+    def _cut(self, text: str) -> str:
         for stop in self._task.stop:
-            texts = [text.partition(stop)[0] for text in texts]
-        return [text.strip() for text in texts]
+            text = text.partition(stop)[0]
+        return text.strip()
 
     def _values(self, answers: Sequence[Any], batch: Batch) -> tuple[Array, Array | None]:
         """The metric of each candidate, [K], and of each row, [K, B], unless it is of all rows together;
@@ -203,6 +217,29 @@ class BoundGeneration(BoundRows):
             )
         return (values if rows is None else rows.mean(axis=1)), rows
 
+    def _tell_unreachable(self, split: str) -> None:
+        """Warn if the references of a split, as outputs, are not scored as right: then no output can be."""
+        task = self._task
+        if task.function is not None or task.pattern is not None:  # which finds targets within their texts
+            return
+        rows = [self._data.rows[split][i] for i in self._numbers_of[split][:MOST_LOOKED_AT].tolist()]
+        texts = [self._cut(_references(row, task.target, split)[0]) for row in rows]
+        measure = task.metric_for(rows)
+        if isinstance(measure, ByRow):
+            low = [text for text, value in zip(texts, measure.rows(texts), strict=True) if value < REACHED]
+            what = f"{len(low)} of {len(rows)} targets ({len(low) / len(rows):.0%})"
+        else:
+            score = measure(texts)
+            low, what = texts[: score < REACHED], f"the targets, as outputs, reach {score:.3f}:"
+        if low:
+            name, why = task.metric.name, UNREACHED.get(task.metric.name, "")
+            warnings.warn(
+                f"{split}: {what} are not scored as right by '{name}', such as {low[0][:40]!r}{why}; no "
+                "output can be: take another metric, or mend the targets",
+                GfoWarning,
+                stacklevel=2,
+            )
+
     def _warn(self, text: str) -> None:
         """Warn once in the life of a bound task, which is a run."""
         if not self._warned:
@@ -228,7 +265,11 @@ def _references(row: Row, fields: Sequence[str], where: str) -> list[str]:
     if field is None:
         raise GfoError(f"{where}: {unknown_name('target', ' or '.join(fields), map(str, row))}")
     found = row[field] if isinstance(row[field], list | tuple) else [row[field]]
-    if not found or any(not isinstance(text, str | int | float) or isinstance(text, bool) for text in found):
+    plain = (
+        isinstance(text, str | int | float) and not isinstance(text, bool) and not is_missing(text)
+        for text in found
+    )
+    if not found or not all(plain):
         raise GfoError(f"{where}: target '{field}' is {row[field]!r}; give a text or a list of texts")
     return [str(text) for text in found]
 

@@ -15,7 +15,7 @@ from gfo.tasks.parts.base import Data, RowOptions
 from gfo.tasks.parts.datasets import Source
 from gfo.tasks.parts.labelled import BoundClasses, ClassTask, GivenMetrics, NamedLoss, chosen_metrics
 from gfo.tasks.parts.metrics import ACCURACY, CE
-from gfo.tasks.parts.templates import Template
+from gfo.tasks.parts.templates import Template, is_missing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,8 +41,8 @@ class MultipleChoice(ClassTask):
         template: text with `{field}` places and, for a soft prompt, one `{soft}`; an option follows its end.
             What stands in front of the options is computed once for all of them.
         options: the rows' field that holds the list of options, or the fields that hold one each. Rows may
-            have different numbers of options, two at least; a field that a row lacks, or that is None, is
-            no option.
+            have different numbers of options, two at least; a field that a row lacks, or that is None or nan,
+            is no option.
         label_field: the rows' field that says which is right: its number, counted from 0, or its text.
         delimiter: what stands between the template's end and an option.
         loss: "ce", cross-entropy over the options; "accuracy", 1 less the metric; or "accuracy+ce", accuracy
@@ -163,9 +163,11 @@ def _options(row: Mapping[str, Any], fields: str | Sequence[str], where: str) ->
                 f"{where}: field '{fields}' is {found!r}; give a list of texts, or name one field an option"
             )
     else:
-        found = [row[field] for field in fields if row.get(field) is not None]
+        given = [row.get(field) for field in fields]
+        found = [option for option in given if option is not None and not is_missing(option)]
     for option in found:
-        if isinstance(option, bool) or not isinstance(option, str | int | float) or not str(option).strip():
+        plain = isinstance(option, str | int | float) and not isinstance(option, bool)
+        if not plain or is_missing(option) or not str(option).strip():
             raise GfoError(f"{where}: an option is {option!r}; give it some text")
     texts = tuple(map(str, found))
     if len(texts) < 2:

@@ -1,5 +1,6 @@
 """Contract checks, test functions and a tiny model, for gfo's own parts and for plug-ins."""
 
+from gfo.testing.evaluator_contract import EVALUATOR_CHECKS, check_evaluator
 from gfo.testing.functions import (
     BenchmarkFunction,
     Ellipsoid,
@@ -17,6 +18,7 @@ from gfo.testing.task_contract import TASK_CHECKS, check_task
 from gfo.testing.tiny import tiny_model
 
 __all__ = [
+    "EVALUATOR_CHECKS",
     "OPTIMIZER_CHECKS",
     "SPACE_CHECKS",
     "TASK_CHECKS",
@@ -29,6 +31,7 @@ __all__ = [
     "Rastrigin",
     "Rosenbrock",
     "Sphere",
+    "check_evaluator",
     "check_optimizer",
     "check_space",
     "check_task",

@@ -101,7 +101,7 @@ def check_offsets(factory: Factory, *, evaluations: int = EVALUATIONS, reduction
     _require(
         reached <= reduction,
         f"with an offset a step common to all candidates the loss falls to {reached:.2g} of the start's, not "
-        f"{reduction:.2g}: losses of different steps are compared; ask remembered points again beside new ones",
+        f"{reduction:.2g}: losses of different steps are compared; ask again for what is remembered",
     )
 
 
@@ -115,7 +115,7 @@ def check_noise(factory: Factory, *, evaluations: int = 2 * EVALUATIONS, reducti
     )
     _require(
         reached <= reduction,
-        f"with noise of a tenth of the start's loss the loss falls to {reached:.2g} of it, not {reduction:.2g}: "
+        f"with noise of a tenth of the start's loss it falls to {reached:.2g} of that, not {reduction:.2g}: "
         "a lucky loss stays, or the steps shrink without a way back",
     )
 
@@ -171,8 +171,8 @@ def check_ties(factory: Factory, *, evaluations: int = EVALUATIONS, reduction: f
     reached = _search(optimizer, f, evaluations, lambda loss, start: np.ceil(np.minimum(loss / start, 4) * 8))
     _require(
         reached <= reduction,
-        f"a loss in steps of an eighth falls to {reached:.2g} of the start's, not {reduction:.2g}: equal losses "
-        "are taken for failures, or for success",
+        f"a loss in steps of an eighth falls to {reached:.2g} of the start's, not {reduction:.2g}: equal "
+        "losses are taken for failures, or for success",
     )
 
 

@@ -74,10 +74,15 @@ def test_it_learns(tiny, name):
 @pytest.mark.parametrize("family_name", ["gpt2", "bert", "t5", "bart"])
 @pytest.mark.parametrize("name", ["full", "lora", "gradient", "linear-head", "mezo"])
 def test_it_learns_with_other_kinds_of_models(tiny, name, family_name):
-    model = tiny(family_name)
+    """By 5 %, several spreads over seeds away: at most to 0.4 ± 0.15 of the first loss, with "gradient"."""
+    slow = {"gradient": 100, "mezo": 600}
+    # T5's tied embeddings make its logits small, and slopes too small to be followed in so few steps
+    untied = {"tie_word_embeddings": False} if family_name == "t5" and name in slow else {}
+    model = tiny(family_name, **untied)
     task = make_task(TEXT_FIRST + (" {mask}" if model.mask else ""), splits=())
-    options = {"full": {"dropout": 0.0}, "lora": {"dropout": 0.0}, "mezo": {"lr": 2e-3}}.get(name, {})
-    result = run(name, model, task, evaluations=40, **options)
+    lr = {"lr": 1e-4 if untied else 1e-3}
+    options = {"full": {"dropout": 0.0}, "lora": {"dropout": 0.0}, "mezo": lr}.get(name, {})
+    result = run(name, model, task, evaluations=slow.get(name, 40), **options)
     losses = [step.mean_loss for step in result.history]
     first = np.log(2) if name == "linear-head" else losses[0]  # whose point 0 is a coin
     assert np.mean(losses[-2:]) < 0.95 * first

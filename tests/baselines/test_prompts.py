@@ -8,8 +8,19 @@ import torch
 from examples import LABELS, PLAIN, ROWS, TEXT_FIRST, make_task, tokens_computed
 from torch.nn.functional import cross_entropy
 
-from gfo import Budget, Classification, baselines
+from gfo import (
+    BiasSpace,
+    Budget,
+    Classification,
+    Distillation,
+    LanguageModeling,
+    LocalEvaluator,
+    MultipleChoice,
+    baselines,
+)
 from gfo.baselines import make
+from gfo.baselines.prompts import Worded
+from gfo.baselines.unchanged import Unchanged
 from gfo.core.errors import GfoError
 
 SEPARATOR = ". "
@@ -147,6 +158,29 @@ def test_a_manual_prompt_is_a_plain_forward_pass(tiny):
     assert abs(losses[0] - losses[1]) > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["distillation", "multiple choice, characters", "masked"])
+def test_a_manual_prompt_of_other_tasks(tiny, kind):
+    """A batch with another key is scored as its own rows; the words matter."""
+    model = tiny("bert" if kind == "masked" else "llama")
+    rows = [{"text": row["text"]} for row in ROWS]
+    if kind == "distillation":
+        rows, dev = rows[:-2], rows[-2:]
+        task = Distillation(rows, dev, template="{text}{soft}", teacher_template="Review: {text}")
+    elif kind == "masked":
+        dev, task = rows, LanguageModeling(rows, rows, template="{soft}{text}", window=12)
+    else:
+        rows = [{**row, "options": ["good", "a bad one"], "label": i % 2} for i, row in enumerate(rows)]
+        dev = rows
+        task = MultipleChoice(rows, rows, template="{text}{soft}", normalize="characters")
+    words = [make("manual", model, task, text=text).judge for text in ("", "Say what it is.")]
+    empty, said = (judge.score(np.zeros((1, 1)), "dev").metrics for judge in words)
+    plain = LocalEvaluator(model, task, BiasSpace(model, dim=2)).score(np.zeros((1, 2)), "dev").metrics
+    for name, value in empty.items():
+        np.testing.assert_allclose(value, plain[name], rtol=1e-5)
+    assert abs(empty["loss"] - said["loss"])[0] > 1e-4
+    assert [metric.name for metric in words[0].metrics] == [*plain]
+
+
 def test_a_manual_text_without_a_place(tiny):
     make("manual", tiny("llama"), make_task(PLAIN))
     with pytest.raises(GfoError, match=r"text = 'so: ', but the template has no \{soft\} for it"):
@@ -161,3 +195,26 @@ def test_a_task_without_label_words(tiny):
     with pytest.raises(GfoError, match=r"'in-context' shows label words; give it a gfo\.Classification"):
         make("in-context", tiny("llama"), Other())
     assert isinstance(make_task(), Classification)
+
+
+@pytest.mark.parametrize("normalize", ["mean", "sum"])
+def test_rows_with_words_are_found_again(tiny, normalize):
+    """Distillation and MultipleChoice ask where a batch's rows come from, not what it is called."""
+    model = tiny("llama")
+    rows = [{"text": "good food", "options": ["good", "bad food"], "label": 0}]
+    rows += [{"text": "bad food", "options": ["a waste", "great", "bad"], "label": 1}]
+    tasks = (
+        Distillation(rows, template="{text}{soft} It was", teacher_template="so {text} It was"),
+        MultipleChoice(rows, template="{text}{soft} It was", options="options", normalize=normalize),
+    )
+    for task in tasks:
+        bound = Worded(task, soft=model.encode(" very")).bind(model)
+        plain = task.bind(model)
+        batch, same = bound.batch("train", 0), plain.batch("train", 0)
+        assert batch.key != same.key
+        assert (batch.split, batch.numbers) == (same.split, same.numbers) == ("train", (0, 1))
+        evaluator = LocalEvaluator(model, Worded(task, soft=model.encode(" very")), Unchanged(model))
+        with_word = evaluator(np.zeros((1, 1)), 0).loss
+        assert np.isfinite(with_word).all()
+        without = LocalEvaluator(model, task, Unchanged(model))(np.zeros((1, 1)), 0).loss
+        assert not np.allclose(with_word, without)  # control

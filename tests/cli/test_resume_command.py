@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from commands import bad, caller, fill
 from safetensors.torch import load_file, save_file
 
 from gfo.config import load_config
 from gfo.run.callbacks import Callback
+from gfo.run.environment import threads, versions
 from gfo.run.history import History
 from gfo.run.result import load_point
 
@@ -53,7 +56,7 @@ def kill_at(folder, steps, *command):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},  # as in this process
     )
     deadline = time.monotonic() + 120
     while recorded(folder) < steps:
@@ -170,6 +173,47 @@ def test_another_model_is_found_out(work, gfo):
         "step 3 has other losses than it had",
         "the model",
     )
+
+
+FORMAT1 = Path(__file__).parents[1] / "run" / "format1" / "config"
+
+
+def test_a_run_of_0_1_0_goes_on_and_opens(work, gfo):
+    """It was begun by that version, with "random", on the model and the rows of these tests."""
+    shutil.copytree(FORMAT1, work / "run")
+    code, out, _ = gfo("resume", "run")
+    assert code == 0
+    assert out.startswith("run has ended (budget: 40 of 40 evaluations spent)")
+    before = History.read(work / "run" / "history.jsonl").trajectory()
+    code, _, err = gfo("resume", "run", "--set", "budget.evaluations=80")
+    assert code == 0, err
+    after = History.read(work / "run" / "history.jsonl").trajectory()
+    assert len(after) == 2 * len(before)
+    assert after[: len(before)] == before
+    for name in ("run.json", "result.json"):
+        assert json.loads((work / "run" / name).read_text())["format"] == 2
+    changed = json.loads((work / "run" / "config.json").read_text())
+    assert gfo("eval", "run", "--split", "dev")[0] == 0
+    assert gfo("plot", "run", str(FORMAT1), "--out", "two.png")[0] == 0
+    more = ["--set", "optimizer.name=random", "--set", "optimizer.options.population=5"]
+    assert gfo("tune", "run.toml", *more, "--set", "budget.evaluations=80", "--out", "new")[0] == 0
+    new = json.loads((work / "new" / "config.json").read_text())
+    assert {k: v for k, v in changed["task"].items() if v != {}} == new["task"]
+    assert History.read(work / "new" / "history.jsonl").trajectory() == after
+
+
+def test_what_changed_in_a_run_of_0_1_0_is_named(work, gfo):
+    shutil.copytree(FORMAT1, work / "run")
+    more = ["--set", "budget.evaluations=80"]
+    bad(gfo("resume", "run", *more, "--set", "space.dim=9"), "the run there has config.space.dim = 10, not 9")
+    history = work / "run" / "history.jsonl"
+    first, *lines = history.read_text().splitlines(keepends=True)
+    other = json.dumps({**json.loads(first), "points": "0123abcd"}) + "\n"
+    history.write_text("".join([other, *lines]))
+    run = json.loads((work / "run" / "run.json").read_text())
+    run |= {"versions": versions(), "threads": threads()}
+    (work / "run" / "run.json").write_text(json.dumps(run))
+    bad(gfo("resume", "run", *more), "at step 0 the optimizer asks for other points", "gfo 0.1.0 began it")
 
 
 @pytest.fixture

@@ -121,6 +121,66 @@ class ChangedByRefusedTell(SNES):
             raise
 
 
+class StopsOnEqualLosses(SNES):
+    def should_stop(self):
+        return "the losses no longer differ" if self._flat_steps > 3 else None
+
+
+class ShrinksOnEqualLosses(SNES):
+    def _tell(self, z, loss):
+        super()._tell(z, loss)
+        if self._flat_steps:
+            self.sigma = self.sigma * 0.5
+
+
+class KeepsTheLowestLossEver(RandomSearch):
+    """(1 + K): draws about the best point ever told, in steps that shrink when it is not beaten."""
+
+    _state = ("sigma",)
+
+    def __init__(self, domain, seed):
+        super().__init__(domain, seed)
+        self.sigma, self.best, self.centre = 0.5, np.inf, self.x0
+
+    def _ask(self):
+        return self.domain.clip(self.centre + self.sigma * self.rng.standard_normal((8, self.domain.d)))
+
+    def _tell(self, z, loss):
+        better = np.nanmin(loss) < self.best
+        self.sigma *= 1.2 if better else 0.85
+        if better:
+            self.best, self.centre = np.nanmin(loss), z[np.nanargmin(loss)]
+
+    def recommend(self):
+        return self.centre.copy()
+
+    def should_stop(self):
+        return "the step fell below 1e-12" if self.sigma < 1e-12 else None
+
+
+class IgnoresTheBox(KeepsTheLowestLossEver):
+    def _tell(self, z, loss):
+        super()._tell(z, loss)
+        self.sigma = 0.5
+
+
+class IgnoresOrder(SNES):
+    def tell(self, z, loss):
+        super().tell(self._asked if self._asked is not None and np.shape(z) == self._asked.shape else z, loss)
+
+
+class NeverChangesCategories(RandomSearch):
+    def _ask(self):
+        z = super()._ask()
+        return np.where(self.domain.integer, self.x0, z)
+
+
+class TakesTiesForFailures(KeepsTheLowestLossEver):
+    def _tell(self, z, loss):
+        super()._tell(z, loss)
+        self.sigma *= 0.8 if np.nanmin(loss) >= self.best else 1.0
+
+
 class GivesFractions(RandomSearch):
     def _ask(self):
         return super()._ask() * 0.99
@@ -147,6 +207,14 @@ class GivesFractions(RandomSearch):
         (AcceptsAnyShape, "errors", "tell before ask must raise"),
         (ChangedByRefusedTell, "errors", "a refused tell changed"),
         (GivesFractions, "integer_genes", "fraction"),
+        (StopsOnEqualLosses, "flat_losses", "equal losses end the run after 4 steps"),
+        (ShrinksOnEqualLosses, "flat_losses", "losses that are equal say nothing"),
+        (KeepsTheLowestLossEver, "offsets", "losses of different steps are compared|stops after"),
+        (KeepsTheLowestLossEver, "noise", "stops after .* the step fell below"),
+        (IgnoresOrder, "shuffled_rows", "another order"),
+        (IgnoresTheBox, "scales", "steps must be shares of the box"),
+        (NeverChangesCategories, "genes", "the loss falls to 1"),
+        (TakesTiesForFailures, "ties", "taken for failures|stops after"),
     ],
 )
 def test_broken_optimizer_is_caught(broken, check, sentence):

@@ -17,7 +17,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "bipop": {"options": {"sigma0": 0.3}},
     "bo": {"population": 2, "initial": 22, "ard": False},  # few models, which are slow; all after the design
     "cma": {"sigma0": 0.3},
+    "1+1-ea": {"sigma0": 0.3},
+    "de": {"sigma0": 0.3},
+    "fzoo": {"eps": 0.2},
     "ga": {"sigma0": 0.3},
+    "lm-ma-es": {"sigma0": 0.3},
+    "vkd-cma": {"sigma0": 0.3},
     "ipop": {"options": {"sigma0": 0.3}},
     "nevergrad:CMA": {"sigma0": 0.3},
     "nevergrad:DE": {"sigma0": 0.3},
@@ -28,10 +33,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "snes": {"sigma0": 0.3},
     "spsa": {"c": 0.2},
 }
-# name -> loss ratio reached on the rotated quadratic, where 1e-4 is not for it
-TARGET = {"bo": 0.05, "nevergrad:DE": 0.05, "openai-es": 1e-3, "random": 0.5, "sobol": 0.5}
+# name -> loss ratio reached on the rotated quadratic, where 1e-4 is not for it. Its logarithm has a spread
+# over seeds, which the last bits could draw from: openai-es reaches 10^(-4.1 ± 0.6), snes 10^(-18 ± 6)
+TARGET = {"bo": 0.05, "fzoo": 0.05, "nevergrad:DE": 0.05, "openai-es": 1e-2, "random": 0.5, "sobol": 0.5}
 # name -> the budget there, for the slow ones
-EVALUATIONS = {"bo": 100, "nevergrad:DE": 1500}
+EVALUATIONS = {"bo": 100, "nevergrad:DE": 1500, "openai-es": 20_000, "snes": 20_000}
 # name -> options of the trials where they need others than those above
 TRIAL_EVALUATIONS = {"bo": 60, "nevergrad:DE": 600}
 # nevergrad's registry is reached by name, not listed; it is slow, so one method stands for all

@@ -11,10 +11,10 @@ import torch
 
 from gfo import Classification, LocalEvaluator, SoftPrompt, load_model
 from gfo.core.errors import GfoError
-from gfo.models.branches import Rows
+from gfo.models.branches import RowLayout
 
 K = 4
-TOLERANCE = 1e-5
+TOLERANCE = 3e-5
 LABELS = {"bad": " terrible", "good": " great"}
 TEXTS = [
     "a",
@@ -175,7 +175,7 @@ def test_float64_is_exact_beyond_rounding(tiny, family):
     length, own = torch.tensor([9, 4]), torch.tensor([[5, 1, 3, 2], [2, 5, 5, 4]])
     with torch.no_grad():
         order = torch.arange(20)
-        lie = Rows(order[None] // 5, order[None] % 5, torch.arange(4) * 5 + own - 1)
+        lie = RowLayout(order[None] // 5, order[None] % 5, torch.arange(4) * 5 + own - 1)
         context, _ = model.context(text, length)
         hidden = model.branches(context, branch.flatten(1, 2)[:, None], lie)
         for c in range(2):

@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from gfo import Classification, GfoError, LocalEvaluator, SoftPrompt
 from gfo.evaluation import memory
-from gfo.evaluation.memory import Store, chunk_tokens, halving, is_out_of_memory, token_bytes
+from gfo.evaluation.memory import Store, chunk_tokens, halved, is_out_of_memory, token_bytes
 
 LABELS = {"bad": " terrible", "good": " great"}
 ROWS = [
@@ -76,21 +76,50 @@ def test_chunks_follow_the_memory_given(tiny):
 
 
 def test_halving_until_it_fits():
-    tried, told = [], []
-
-    def run(tokens):
-        tried.append(tokens)
-        if tokens > 100:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return tokens
-
-    assert halving(run, 700, smaller=told.append) == 87
-    assert (tried, told) == ([700, 350, 175, 87], [350, 175, 87])
+    full = torch.OutOfMemoryError("CUDA out of memory")
+    assert [halved(tokens, full) for tokens in (700, 87, 40, 20)] == [350, 43, 20, 16]
     with pytest.raises(GfoError, match=r"out of memory with 16 tokens a forward pass .*free some memory"):
-        halving(lambda tokens: run(1000), 40, smaller=told.append)
+        halved(16, full)
     with pytest.raises(RuntimeError, match="another"):  # is not taken for one
-        halving(lambda tokens: (_ for _ in ()).throw(RuntimeError("another")), 40, smaller=told.append)
-    assert not is_out_of_memory(ValueError("can't allocate memory"))
+        halved(700, RuntimeError("another"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+    ],
+)
+def test_memory_runs_out_under_many_names(error):
+    assert is_out_of_memory(error)
+    assert halved(64, error) == 32
+    assert not is_out_of_memory(ValueError(str(error) or "can't allocate memory"))
+    assert not is_out_of_memory(RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED"))
+
+
+@pytest.mark.parametrize("where", ["layout", "pass"])
+def test_memory_runs_out_until_it_fits(tiny, monkeypatch, where):
+    model = tiny("llama")
+    right = make(model, chunk_tokens=1024)(points(), 0).loss
+    evaluator, tried = make(model, chunk_tokens=1024), []
+    kept = evaluator.tokens_kept
+    part = "context" if where == "layout" else "branches"
+    run = getattr(model, part)
+
+    def limited(*args, **options):
+        tried.append(evaluator.tokens_at_once)
+        if evaluator.tokens_at_once > 300:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(*args, **options)
+
+    monkeypatch.setattr(model, part, limited)
+    np.testing.assert_allclose(evaluator(points(), 0).loss, right, rtol=1e-5)
+    assert (evaluator.tokens_at_once, evaluator.tokens_kept) == (256, kept // 4)
+    assert sorted(set(tried), reverse=True) == [1024, 512, 256]
 
 
 LIMITED = """

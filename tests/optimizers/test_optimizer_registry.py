@@ -82,26 +82,32 @@ def test_integer_genes_are_whole(name):
     ("name", "least", "most"),
     [
         ("ga", 0.8, 1),
-        ("sa", 0.55, 1),
+        ("sa", 0.6, 1),
         ("nevergrad:DE", 0.45, 1),
         ("nevergrad:DiscreteOnePlusOne", 0.45, 1),
-        ("random", 0, 0.4),  # a control
+        ("random", 0, 0.44),  # a control
     ],
 )
 def test_searches_of_words_find_more_than_random_draws(name, least, most):
-    """Genes whose numbers mean nothing: the share of 12 genes of 30 values that are right, by 1,500 draws."""
+    """Genes whose numbers mean nothing: the share of 12 genes of 30 values that are right, by 2,500 draws.
+
+    Over seeds it is 0.98 ± 0.03, 0.93 ± 0.12, 0.67 ± 0.09, 0.52 ± 0.05 (never below 0.49) and 0.33 ± 0.04.
+    """
     domain = Domain.box(0, 29, 12, integer=True)
     rng = np.random.default_rng(0)
     word, weight = rng.integers(0, 30, 12), rng.uniform(1, 2, 12)
-    optimizer = optimizers.make(name, domain=domain, seed=0, population=10)
-    start = best = float(weight.sum())
-    for _ in range(150):
-        z = optimizer.ask()
-        assert domain.contains(z).all()
-        loss = (weight * (z != word)).sum(axis=1)
-        optimizer.tell(z, loss)
-        best = min(best, float(loss.min()))
-    assert least <= 1 - best / start <= most
+    start, found = float(weight.sum()), []
+    for seed in range(5):
+        optimizer = optimizers.make(name, domain=domain, seed=seed, population=10)
+        best = start
+        for _ in range(250):
+            z = optimizer.ask()
+            assert domain.contains(z).all()
+            loss = (weight * (z != word)).sum(axis=1)
+            optimizer.tell(z, loss)
+            best = min(best, float(loss.min()))
+        found.append(1 - best / start)
+    assert least <= np.median(found) <= most
 
 
 def test_chains_of_integers_always_move():

@@ -348,14 +348,14 @@ def test_a_moved_point_is_used_where_it_is():
 
 
 def test_the_mean_beats_the_incumbent_on_a_noisy_loss():
+    """While the steps are still long, so that a point lies well above the mean: in 29 of 30 seeds."""
     rng = np.random.default_rng(0)
-    mean, incumbent = [], []
+    better = 0
     for seed in range(10):
-        f = Ellipsoid(10, condition=10, seed=seed)
+        f = Ellipsoid(30, condition=10, seed=seed)
         optimizer = SNES(f.domain, seed)
-        for _ in range(150):
+        for _ in range(60):
             z = optimizer.ask()
             optimizer.tell(z, f(z) + 5.0 * rng.standard_normal(len(z)))
-        mean.append(f(optimizer.recommend()[None])[0])
-        incumbent.append(f(optimizer.best_z[None])[0])
-    assert np.median(mean) < np.median(incumbent)
+        better += f(optimizer.recommend()[None])[0] < f(optimizer.best_z[None])[0]
+    assert better >= 7  # 0 if it recommended the incumbent itself

@@ -60,15 +60,19 @@ def test_restarts_take_any_optimizer(inner):
 
 
 def test_restarts_solve_what_one_run_does_not():
+    """In 7 of 8 seeds and in 1 of 8; which one is chance, and so the last bits', hence a median."""
     f = Rastrigin(3, seed=1)
     losses = {}
     for name in ("cma", "ipop"):
-        optimizer = make(name, domain=f.domain, seed=1)
-        used = 0
-        while used < 12_000 and optimizer.should_stop() is None:
-            used += sum(run(optimizer, f, 1))
-        losses[name] = f(optimizer.recommend()[None])[0]
-    assert losses["ipop"] < 1e-6 < losses["cma"]
+        found = []
+        for seed in range(5):
+            optimizer = make(name, domain=f.domain, seed=seed)
+            used = 0
+            while used < 12_000 and optimizer.should_stop() is None:
+                used += sum(run(optimizer, f, 1))
+            found.append(f(optimizer.recommend()[None])[0])
+        losses[name] = np.median(found)
+    assert losses["ipop"] < 1e-6 < 0.5 < losses["cma"]
 
 
 @pytest.mark.parametrize("method", [IPOP, BIPOP])

@@ -265,7 +265,10 @@ def test_an_error_in_the_function_still_ends_the_callbacks():
 
 def test_run_folder(tmp_path):
     record = {"seed": 7, "optimizer": "cma"}
-    result = minimize(make(), sphere, budget=Budget(evaluations=64), out=tmp_path, dev_every=4, record=record)
+    evaluator = WithDev(CENTRE)
+    result = minimize(
+        make(), evaluator, budget=Budget(evaluations=64), out=tmp_path, dev_every=4, record=record
+    )
     result.score("test")
     saved = json.loads((tmp_path / "result.json").read_text())
     assert saved["seed"] == 7
@@ -299,3 +302,78 @@ def test_damaged_files_are_named(tmp_path):
         load_point(tmp_path)
     with pytest.raises(gfo.GfoError, match="cannot read"):
         History.read(tmp_path / "history.jsonl")
+
+
+@pytest.mark.parametrize("split", ["test", "dev", "tset"])
+def test_a_function_has_no_rows_to_hold_out(split):
+    result = minimize(make(), sphere, budget=Budget(evaluations=64))
+    with pytest.raises(gfo.GfoError, match=rf'split "{split}": a function has no rows'):
+        result.score(split)
+    assert result.scores == {}
+    assert result.score("train")["loss"] == pytest.approx(sphere(result.z[None])[0])
+
+
+def test_dev_of_a_function_is_refused_before_the_first_step():
+    with pytest.raises(gfo.GfoError, match="dev_every = 2: a function has no dev rows"):
+        minimize(make(), lambda z: 1 / 0, budget=Budget(evaluations=64), dev_every=2)
+    minimize(make(), WithDev(CENTRE), budget=Budget(evaluations=64), dev_every=2)  # control
+
+
+class Plans:
+    """Cools down by the number of evaluations ahead."""
+
+    def __init__(self, name="random"):
+        self.inner, self.plans = make(name, population=8), []
+        self.domain = self.inner.domain
+
+    def plan(self, evaluations=None, *, batches_differ=False):
+        self.plans.append((evaluations, batches_differ))
+
+    def ask(self):
+        share = 1.0 if not self.plans or self.plans[0][0] is None else 10 / self.plans[0][0]
+        return share * self.inner.ask()
+
+    def tell(self, z, loss):
+        self.inner.ask()
+        self.inner.tell(z, loss)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+class Differs(WithDev):
+    batches_differ = True
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "budget", "expected"),
+    [
+        (sphere, Budget(evaluations=24), (24, False)),
+        (WithDev(CENTRE), Budget(evaluations=24, forward_tokens=10**6), (24, False)),
+        (Differs(CENTRE), Budget(forward_tokens=100), (None, True)),
+    ],
+)
+def test_the_optimizer_is_told_once_what_lies_ahead(evaluator, budget, expected):
+    optimizer = Plans()
+    minimize(optimizer, evaluator, budget=budget)
+    assert optimizer.plans == [expected]
+
+
+def test_a_run_that_goes_on_keeps_its_plan(tmp_path):
+    def run(out, evaluations, **options):
+        optimizer = Plans()
+        return optimizer, minimize(
+            optimizer, sphere, budget=Budget(evaluations=evaluations), out=out, **options
+        )
+
+    run(tmp_path / "a", 24)
+    optimizer, longer = run(tmp_path / "a", 48, resume=True)
+    assert optimizer.plans == [(24, False)]
+    assert len(longer.history) == 6
+    other, _ = run(tmp_path / "b", 48)
+    assert other.plans == [(48, False)]  # control: a new run has another
+    facts = json.loads((tmp_path / "a" / "run.json").read_text())
+    assert facts.pop("plan") == {"evaluations": 24, "batches_differ": False}
+    (tmp_path / "a" / "run.json").write_text(json.dumps(facts))  # as before there were plans
+    with pytest.raises(gfo.GfoError, match="asks for other points"):
+        run(tmp_path / "a", 64, resume=True)

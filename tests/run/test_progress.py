@@ -22,7 +22,12 @@ SEARCH = """
 import time
 import gfo
 from gfo.run.callbacks import Callback
+from gfo.run.evaluate import FunctionEvaluator
 from gfo.run.progress import ProgressBar
+
+class Everywhere(FunctionEvaluator):
+    def score(self, z, split):
+        return super().score(z, "train")
 
 def sphere(z):
     time.sleep(0.03)
@@ -34,7 +39,8 @@ class Says(Callback):
 
 optimizer = gfo.optimizers.make("random", domain=gfo.Domain.unbounded(3), seed=0)
 budget = gfo.Budget(evaluations=160)
-result = gfo.minimize(optimizer, sphere, budget=budget, dev_every=2, callbacks=[ProgressBar(), Says()])
+callbacks = [ProgressBar(), Says()]
+result = gfo.minimize(optimizer, Everywhere(sphere), budget=budget, dev_every=2, callbacks=callbacks)
 """
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 

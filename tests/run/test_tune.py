@@ -23,14 +23,15 @@ def pieces(tiny):
     return model, task, gfo.SoftPrompt(model, tokens=3, dim=10, alpha=2.0)
 
 
-def run(pieces, seed=0, **options):
-    return gfo.tune(*pieces, budget=gfo.Budget(evaluations=60), seed=seed, progress=False, **options)
+def run(pieces, seed=0, evaluations=60, **options):
+    budget = gfo.Budget(evaluations=evaluations)
+    return gfo.tune(*pieces, budget=budget, seed=seed, progress=False, **options)
 
 
 def test_lowers_the_loss_and_reports_before_and_after(pieces, tmp_path):
-    result = run(pieces, out=tmp_path / "run", dev_every=2)
+    result = run(pieces, evaluations=300, out=tmp_path / "run", dev_every=2)
     losses = [step.mean_loss for step in result.history]
-    assert losses[-1] < losses[0]
+    assert losses[-1] < 0.95 * losses[0]  # 0.4 ± 0.18 over seeds
     after = result.score("test")
     assert after == result.scores["after"]["test"]
     assert set(after) == {"loss", "accuracy", "macro_f1"}

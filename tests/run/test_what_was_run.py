@@ -1,10 +1,10 @@
 """What runs are taken as: resumed as one, compared as seeds, or told apart; also those of other formats."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import gfo
@@ -49,14 +49,13 @@ def test_spaces_that_differ_are_two_groups(pieces, change):
 def test_tasks_options_and_functions_that_differ_are_two_groups(pieces):
     model, task = pieces
     space = gfo.SoftPrompt(model, 2, 5)
-    other = gfo.Classification(task.data.rows["train"], template="{text}{soft} It was", labels={"a": " good", "b": " bad"})  # fmt: skip
+    words = {"template": "{text}{soft} It was", "labels": {"a": " good", "b": " bad"}}
+    other = gfo.Classification(task.data.rows["train"], **words)
     assert len(gfo.compare([tune(pieces, space), tune((model, other), space, seed=1)]).groups) == 2
-    made = [
-        gfo.optimizers.make("random", domain=space.domain, seed=seed, population=n) for seed, n in ((0, 4), (1, 6))
-    ]  # fmt: skip
-    assert (
-        len(gfo.compare([tune(pieces, space, optimizer=m, seed=i) for i, m in enumerate(made)]).groups) == 2
-    )
+    make = functools.partial(gfo.optimizers.make, "random", domain=space.domain)
+    made = [make(seed=0, population=4), make(seed=1, population=6)]
+    runs = [tune(pieces, space, optimizer=each, seed=i) for i, each in enumerate(made)]
+    assert len(gfo.compare(runs).groups) == 2
 
     def search(function, seed):
         made = gfo.optimizers.make("random", domain=gfo.Domain.unbounded(3), seed=seed)
@@ -107,12 +106,12 @@ def test_a_run_goes_on_with_the_same_task_alone(pieces, tmp_path):
     tune(pieces, space, out=tmp_path)
     options = {"template": "{text}{soft} So:", "labels": {"a": " good", "b": " bad"}}
     other = gfo.Classification(task.data.rows["train"], loss="hinge", **options)
-    with pytest.raises(gfo.GfoError, match="task.loss = ce, not hinge"):
+    with pytest.raises(gfo.GfoError, match=r"task\.loss = ce, not hinge"):
         tune((model, other), space, out=tmp_path, resume=True)
     made = gfo.optimizers.make("random", domain=space.domain, seed=9, population=6)
     tune(pieces, space, out=tmp_path / "own", optimizer=made)
     made = gfo.optimizers.make("random", domain=space.domain, seed=8, population=6)
-    with pytest.raises(gfo.GfoError, match="options.seed = 9, not 8"):
+    with pytest.raises(gfo.GfoError, match=r"options\.seed = 9, not 8"):
         tune(pieces, space, out=tmp_path / "own", optimizer=made, resume=True)
 
 
@@ -180,23 +179,18 @@ def test_the_format_is_written_and_a_newer_one_refused(pieces, tmp_path):
 
 def test_a_python_run_of_format_1_says_why_it_cannot_go_on(pieces, tmp_path):
     shutil.copytree(FORMAT1 / "python", tmp_path / "run")
-    with pytest.raises(
-        gfo.GfoError, match="did not record what its space and task .* finish it with gfo 0.1.0"
-    ):
+    with pytest.raises(gfo.GfoError, match=r"did not record what .* finish it with gfo 0\.1\.0"):
         tune(pieces, gfo.SoftPrompt(pieces[0], 3, 10), out=tmp_path / "run", resume=True)
     assert labels(gfo.compare([tmp_path / "run"])) == ["random, SoftPrompt"]
 
 
 FOLDERS = sorted(path.parent for path in RESULTS.rglob("result.json"))
-SAMPLE = [FOLDERS[i] for i in np.linspace(0, len(FOLDERS) - 1, 40).astype(int)]
 
 
 def test_committed_runs_open_compare_and_plot(tmp_path):
-    """40 of those under benchmarks/results; gradient baselines have no steps to draw where nothing is trained."""
-    assert len(FOLDERS) > 100
-    comparison = gfo.compare(SAMPLE)
-    assert sum(len(group.runs) for group in comparison.groups) + 10 * len(comparison.notes) >= len(SAMPLE)
-    assert len(str(comparison).splitlines()) > len(comparison.groups)
+    assert len(FOLDERS) > 30
+    comparison = gfo.compare(FOLDERS)
+    assert sum(len(group.runs) for group in comparison.groups) == len(FOLDERS)
     comparison.plot(tmp_path / "all.png")
     assert (tmp_path / "all.png").stat().st_size > 10_000
     assert all("format" not in read_json(folder / "result.json") for folder in FOLDERS)

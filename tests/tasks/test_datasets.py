@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import json
 import sys
 
 import datasets
+import numpy as np
 import pytest
+from plain import refused as task_refused
 
 import gfo
 from gfo import Classification, GfoError
@@ -26,8 +31,6 @@ def write_jsonl(path, rows=ROWS, ascii=False):
 
 
 def write_csv(path):
-    import csv
-
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["text", "label"])
         writer.writeheader()
@@ -151,7 +154,7 @@ def test_folder_with_a_files_name(tmp_path):
 @pytest.mark.parametrize("name", ["a.txt", "a", "a.parquett"])
 def test_unknown_ending(tmp_path, name):
     (tmp_path / name).write_text("text")
-    refused(tmp_path / name, str(tmp_path / name), "give a .jsonl, .csv or .parquet file")
+    refused(tmp_path / name, str(tmp_path / name), "give a .jsonl, .json, .csv, .tsv or .parquet file")
 
 
 @pytest.mark.parametrize("row", ["only one", "one,two,three"])
@@ -165,7 +168,82 @@ def test_csv_with_a_very_long_field(tmp_path):
     """Longer than the csv module takes by default."""
     path = tmp_path / "long.csv"
     path.write_text("text,label\n" + "a" * 200_000 + ",b\n")
-    refused(path, str(path), "not CSV after line 1", "131072")
+    before = csv.field_size_limit()
+    assert load(path) == [{"text": "a" * 200_000, "label": "b"}]
+    assert csv.field_size_limit() == before  # which is the process's
+
+
+@pytest.mark.parametrize("name", ["a.CSV", "a.tsv", "a.json", "a.jsonl.gz", "a.csv.gz", "A.TSV.GZ"])
+def test_other_endings(tmp_path, name):
+    rows = [{"text": "a, b", "label": "x"}, {"text": "c", "label": "y"}]
+    delimiter = "\t" if ".tsv" in name.lower() else ","
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["text", "label"], delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    lines = json.dumps(rows, indent=1) if name == "a.json" else "\n".join(map(json.dumps, rows))
+    content = (lines if "json" in name else text.getvalue()).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.lower().endswith("gz") else content)
+    assert load(tmp_path / name) == rows
+
+
+def test_broken_arrays_and_archives(tmp_path):
+    (tmp_path / "a.json").write_text('[{"text": 1},\n')
+    refused(tmp_path / "a.json", "is no JSON array", "in line 2")
+    (tmp_path / "a.jsonl.gz").write_bytes(b"{}")
+    refused(tmp_path / "a.jsonl.gz", "cannot read", "a.jsonl.gz")
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(b"text\na\n")[:-9])
+    refused(tmp_path / "b.csv.gz", "cannot read", "b.csv.gz")
+
+
+@pytest.mark.parametrize("header", ["text,text,label", "label,text,label", "text,,"])
+def test_a_header_with_a_name_twice(tmp_path, header):
+    (tmp_path / "a.csv").write_text(f"{header}\na,b,c\n")
+    refused(tmp_path / "a.csv", "has 2 columns", "rename all but one")
+    (tmp_path / "b.csv").write_text("text,more,label\na,b,c\n")
+    assert load(tmp_path / "b.csv") == [{"text": "a", "more": "b", "label": "c"}]  # control
+
+
+def test_values_of_numpy_and_tables_of_pandas():
+    rows = load([{"text": np.str_("a"), "n": np.int64(3), "x": np.float32(0.5), "all": np.arange(2)}])
+    assert rows == [{"text": "a", "n": 3, "x": 0.5, "all": [0, 1]}]
+    assert [type(value) for value in rows[0].values()] == [str, int, float, list]
+
+    class Table(dict):
+        columns = ("text",)
+
+        def to_dict(self, orient):
+            return []
+
+    refused(Table(), "table of pandas", "to_dict('records')")
+
+
+@pytest.mark.parametrize("missing", [float("nan"), np.float64("nan"), np.float32("nan")])
+def test_missing_values(missing):
+    labels = {"a": " a", "b": " b"}
+    task_refused(
+        lambda: gfo.Classification([{"text": missing, "label": "a"}], template="{text}", labels=labels),
+        "train row 1: field 'text' is nan, a missing value",
+    )
+    for label in (missing, None):
+        task_refused(
+            lambda label=label: gfo.Classification(
+                [{"text": "a", "label": label}], template="{text}", labels=labels
+            ),
+            "train row 1: its label is",
+            "a missing value",
+        )
+    task_refused(
+        lambda: gfo.Generation([{"text": "a", "target": missing}], template="{text}"),
+        "target 'target' is nan",
+    )
+    task_refused(
+        lambda: gfo.MultipleChoice([{"text": "a", "options": ["x", missing], "label": 0}], template="{text}"),
+        "an option is nan",
+    )
+    row = {"text": "a", "A": "x", "B": "y", "C": missing, "label": 0}
+    chosen = gfo.MultipleChoice([row], template="{text}", options=["A", "B", "C"])
+    assert chosen.options["train"] == [("x", "y")]  # no option, as None
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sacrebleu
 
-from gfo import Generation, GfoError
+from gfo import Generation, GfoError, GfoWarning
 from gfo.core.protocols import BoundTask, Task, Tokenizer
 
 TEMPLATE = "Review: {text}\n{soft}Say:"
@@ -210,7 +210,26 @@ def test_tokens_that_stop(model):
     ahead = {token for token in inside if texts[token].partition("oo")[0].strip()}
     assert ahead
     assert ahead != inside
-    assert bound(model, stop="oo").decoding.stop == (inside - ahead) | {2}
+    with pytest.warns(GfoWarning, match=r"train: 1 of 3 targets \(33%\) are not scored as right by 'exact_"):
+        assert bound(model, stop="oo").decoding.stop == (inside - ahead) | {2}
+
+
+@pytest.mark.parametrize(
+    ("metric", "target", "words"),
+    [
+        ("rouge1", "ดี", r"1 of 2 targets \(50%\).*letters a to z"),
+        ("rougeL", "好的", "letters a to z"),
+        ("bleu", "yes", r"the targets, as outputs, reach 0\.000.*runs of four words"),
+        ("token_f1", "", "1 of 2 targets"),
+        ("exact_match", "two\nlines", "1 of 2 targets .*such as 'two'"),
+    ],
+)
+def test_targets_that_no_output_reaches(model, metric, target, words):
+    long = "the movie is a great joy from the first minute"
+    rows = [{"text": "a", "target": target}, {"text": "b", "target": target if metric == "bleu" else long}]
+    with pytest.warns(GfoWarning, match=words):
+        bound(model, rows, metric=metric)
+    bound(model, [{"text": "a", "target": long}], metric=metric)  # control: silent
 
 
 def test_ends_of_the_generation_config(tiny):

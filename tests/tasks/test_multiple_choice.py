@@ -23,7 +23,7 @@ def bound(rows=ROWS, **options):
     return MultipleChoice(rows, **{"template": TEMPLATE} | options).bind(Words())
 
 
-@pytest.mark.parametrize("normalize", ["sum", "mean", "bytes"])
+@pytest.mark.parametrize("normalize", ["sum", "mean", "characters", "bytes"])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_against_full_forward_passes(tiny, family, normalize):
     model = tiny(family)
@@ -37,7 +37,12 @@ def test_against_full_forward_passes(tiny, family, normalize):
             found = []
             for option in row["options"]:
                 ids = model.encode(f" {option}")
-                size = {"sum": 1, "mean": len(ids), "bytes": len(option.encode())}[normalize]
+                size = {
+                    "sum": 1,
+                    "mean": len(ids),
+                    "characters": len(option),
+                    "bytes": len(option.encode()),
+                }[normalize]
                 found.append(plain_log_likelihood(model, batch.before[b], prompt, batch.after[b], ids) / size)
             n = len(found)
             np.testing.assert_allclose(scores[k, b, :n], found, rtol=1e-4, atol=1e-4)
@@ -162,3 +167,14 @@ def test_rows_are_told_apart_by_their_options():
     bound(dev=[other])  # any warning is an error
     with pytest.warns(UserWarning, match="1 of 2 dev rows are train rows"):
         bound(dev=[other, {**ROWS[0]}])
+
+
+@pytest.mark.parametrize(
+    ("normalize", "scores"), [("characters", (-28.105, -15.77 / 6)), ("bytes", (-56.21 / 6, -15.77 / 6))]
+)
+def test_lengths_of_other_scripts(normalize, scores):
+    """lm-evaluation-harness' acc_norm divides by characters, its acc_bytes by bytes."""
+    rows = [{"text": "x", "options": ["はい", "no way"], "label": 0}]
+    task = MultipleChoice(rows, template="{text}{soft}", normalize=normalize).bind(Words())
+    found = task.scores(torch.tensor([[[-56.21, -15.77]]]), task.all_rows("train"))
+    np.testing.assert_allclose(found[0, 0], scores, rtol=1e-6)

@@ -51,7 +51,7 @@ def test_batches_are_drawn_from_the_rows_that_are_left(model):
         task = bound(model, rows, batch_size=3, max_length=limit)
     steps = [task.batch("train", step) for step in range(30)]
     assert all(len(batch) == 3 and max(lengths(batch)) <= limit for batch in steps)
-    assert {number for batch in steps for number in batch.key[2]} == {0, 1, 2, 3, 8, 9, 10, 11}
+    assert {number for batch in steps for number in batch.numbers} == {0, 1, 2, 3, 8, 9, 10, 11}
 
 
 def test_a_field_is_cut(model):

@@ -160,6 +160,44 @@ def test_numbers(text, number):
     assert number_or_text(text) != Decimal("18.5")
 
 
+@pytest.mark.parametrize(
+    ("text", "other", "same"),
+    [
+        ("3,5", "35", False),
+        ("1,00", "100", False),
+        ("1_000", "1000", False),
+        ("1,000,000", "1000000", True),
+        ("1,000.50", "1000.5", True),
+        ("5%", "5", True),
+        ("5 %.", "5", True),
+        ("\N{MINUS SIGN}5", "-5", True),
+        ("-$5", "$-5.0", True),
+        ("1e3", "1000", True),
+        ("-", "--", False),
+        ("$", "", False),
+    ],
+)
+def test_numbers_that_are_the_same(text, other, same):
+    assert (number_or_text(text) == number_or_text(other)) == same
+
+
+@pytest.mark.parametrize("name", ["exact_match", "token_f1"])
+@pytest.mark.parametrize("reference", ["A", "the", "!", "An"])
+def test_references_of_which_normalization_leaves_nothing(name, reference):
+    """Silence is no answer to them; the same letter, with other punctuation, is."""
+    metric = METRICS[name]([[reference]])
+    assert metric([""]) == metric(["?"]) == metric(["D"]) == 0
+    assert metric([reference]) == metric([f" {reference} "]) == 1
+    assert (metric([f"{reference.lower()}."]) == 1) == (reference != "!")
+
+
+def test_the_pattern_finds_targets_in_their_texts():
+    """As GSM8K's raw rows have them."""
+    metric = NumberMatch([["2 + 2 = 4, so #### 4"], ["7"]], re.compile(r"#### (\d+)"))
+    assert metric(["it is #### 4", "#### 7"]) == 1
+    assert metric(["it is #### 2", "7"]) == 0
+
+
 def test_the_last_match_counts():
     metric = NumberMatch(
         [["72"], ["1,000"], ["8"], ["8"], ["5"]], re.compile(r"(?:answer is|####) *(-?[\d.,$]+)")

@@ -46,6 +46,6 @@ def test_it_can_be_tuned(model):
     )
     space = gfo.SoftPrompt(model, tokens=4, dim=10)
     result = gfo.tune(model, task, space, budget=gfo.Budget(evaluations=60), progress=False)
-    assert result.loss < result.history[0].loss[0]
+    assert result.loss < result.history[0].mean_loss  # 0.79 ± 0.06 of it over seeds
     assert np.isfinite(result.score("test")["loss"])
     assert "tiny-llama" in str(result.summary())

@@ -113,7 +113,9 @@ def write_prompt(candidate: Candidate, folder: Path, soft: Sequence[str], note: 
         values: dict[str, Any] = {"soft_prompt": "".join(soft)}
     else:
         mask = {} if candidate.model.mask is None else {"mask": candidate.model.mask}
-        values = {"template": template.text(soft="".join(soft), **mask), "words": candidate.task.words}
+        values = {"template": template.text(soft="".join(soft), **mask)}
+        if hasattr(candidate.task, "words"):
+            values["words"] = candidate.task.words
     values |= {"soft_tokens": list(soft)} if soft else {}
     values |= {"note": note} if note else {}
     (folder / PROMPT).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from gfo.core.domain import Array
-from gfo.core.errors import GfoError, unknown_name
+from gfo.core.errors import GfoError, GfoWarning, unknown_name
 from gfo.core.metric import Metric
 from gfo.core.protocols import Batch, Tokenizer, Tokens
 from gfo.core.seeding import stream
@@ -152,6 +152,7 @@ class BoundExamples(ABC):
         self._data, self._soft, self._encoded = data, soft, encoded
         self._number = next(self._numbers)  # so that no two tasks have batches of one key
         self._numbers_of = {split: np.array([*rows]) for split, rows in encoded.items()}
+        self._whole: dict[str, Batch] = {}
         self._tell_repeated()
 
     @property
@@ -166,7 +167,9 @@ class BoundExamples(ABC):
     def batch(self, split: str, step: int) -> Batch:
         """The rows of a step."""
         self._check(split)
-        return self._rows(split, self._of_step(split, step), recurs=not self._data.draws(split))
+        if not self._data.draws(split):
+            return self.all_rows(split)
+        return self._rows(split, self._of_step(split, step), recurs=False)
 
     def all_rows(self, split: str) -> Batch:
         """The whole split as one batch.
@@ -175,7 +178,9 @@ class BoundExamples(ABC):
             GfoError: if the task has no such split.
         """
         self._check(split)
-        return self._rows(split, self._numbers_of[split])
+        if split not in self._whole:
+            self._whole[split] = self._rows(split, self._numbers_of[split])
+        return self._whole[split]
 
     def _check(self, split: str) -> None:
         if split not in self.splits:
@@ -188,9 +193,12 @@ class BoundExamples(ABC):
         return self._data.of_step(split, step, self._numbers_of[split])
 
     def _rows(self, split: str, index: Array, *, recurs: bool = True) -> Batch:
-        encoded = [self._encoded[split][i] for i in index.tolist()]
+        numbers = tuple(index.tolist())
+        encoded = [self._encoded[split][i] for i in numbers]
         return Batch(
-            key=(self._number, split, tuple(index.tolist())),
+            key=(self._number, split, numbers),
+            split=split,
+            numbers=numbers,
             before=tuple(before for before, _ in encoded),
             after=tuple(after for _, after in encoded),
             prompt=self._soft,
@@ -211,7 +219,7 @@ class BoundExamples(ABC):
                 warnings.warn(
                     f"{repeated} of {len(rows)} {other} rows are {one} rows, too, in the template; "
                     f"scores on {other} say little of unseen rows",
-                    UserWarning,
+                    GfoWarning,
                     stacklevel=2,
                 )
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import re
+import sys
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +42,11 @@ def load(
     """The rows of a data source.
 
     Args:
-        source: a path to a .jsonl, .csv or .parquet file; "gfo:sentiment/train.jsonl", or dev or test, for
-            the rows that come with gfo; "hub:ID:SPLIT" or "hub:ID:CONFIG:SPLIT" for a data set that
-            `datasets` can load, such as "hub:nyu-mll/glue:sst2:train"; a list of mappings; or any iterable
-            of mappings, such as a `datasets.Dataset`.
+        source: a path to a .jsonl, .json, .csv, .tsv or .parquet file, also packed as .gz;
+            "gfo:sentiment/train.jsonl", or dev or test, for the rows that come with gfo; "hub:ID:SPLIT" or
+            "hub:ID:CONFIG:SPLIT" for a data set that `datasets` can load, such as
+            "hub:nyu-mll/glue:sst2:train"; a list of mappings; or any iterable of mappings, such as a
+            `datasets.Dataset`.
         name: what errors call the source, "train" say.
         keep: only the rows for which it is true.
         shuffle: a seed to put the rows in random order before `skip` and `limit` count.
@@ -57,6 +61,8 @@ def load(
         raise GfoError(f"{name}: limit = {limit} must be at least 1")
     if skip < 0:
         raise GfoError(f"{name}: skip = {skip} must be 0 or more")
+    if hasattr(source, "to_dict") and hasattr(source, "columns"):
+        raise GfoError(f"{name}: a table of pandas; give its rows, as table.to_dict('records')")
     if isinstance(source, str | Path):
         rows, where = _read(source, name), f"{name}: {source}"
     else:
@@ -75,7 +81,14 @@ def load(
         raise GfoError(f"{where}: skip = {skip} leaves none of {len(kept)} rows; skip fewer")
     if shuffle is not None:
         kept = [kept[i] for i in stream(shuffle, "rows").permutation(len(kept))]
-    return [dict(row) for row in kept[skip:][:limit]]
+    return [{field: _plain(value) for field, value in row.items()} for row in kept[skip:][:limit]]
+
+
+def _plain(value: Any) -> Any:
+    """numpy's numbers and arrays as Python's, also in lists."""
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def few_shot(
@@ -176,27 +189,40 @@ def _read(source: str | Path, name: str) -> list[Any]:
         return _read_hub(str(source), name)
     packaged = str(source).startswith(PACKAGED)
     path = DATA / str(source).removeprefix(PACKAGED) if packaged else Path(source)
-    readers = {".jsonl": _read_jsonl, ".json": _read_jsonl, ".csv": _read_csv}
-    if path.suffix not in (*readers, ".parquet"):
+    packed = path.suffix.lower() == ".gz"
+    ending = (path.with_suffix("") if packed else path).suffix.lower()
+    if ending not in (*READERS, PARQUET):
         raise GfoError(
-            f"{name}: {path} has the ending '{path.suffix}'; give a .jsonl, .csv or .parquet file, or a data "
-            "set of a hub as hub:ID:SPLIT"
+            f"{name}: {path} has the ending '{path.suffix}'; give a .jsonl, .json, .csv, .tsv or .parquet "
+            "file, also as .gz, or a data set of a hub as hub:ID:SPLIT"
         )
     try:
         content = path.read_bytes()
-    except (OSError, ValueError) as error:  # a ValueError for a path with a null byte
+        content = gzip.decompress(content) if packed else content
+    except (OSError, ValueError, EOFError, zlib.error) as error:  # a ValueError for a null byte in the path
         reason = getattr(error, "strerror", None) or error
         raise GfoError(f"{name}: cannot read {path}: {reason}; check the path") from None
-    if path.suffix == ".parquet":
+    if ending == PARQUET:
         return _read_parquet(content, path, name)
     try:
         text = content.decode("utf-8").removeprefix("\ufeff")  # the byte-order mark of spreadsheets
     except UnicodeDecodeError as error:
         raise GfoError(f"{name}: {path} is not UTF-8 at byte {error.start}; convert it to UTF-8") from None
-    return readers[path.suffix](io.StringIO(text, newline=""), path, name)
+    return READERS[ending](io.StringIO(text, newline=""), path, name)
 
 
 def _read_jsonl(file: io.StringIO, path: Path, name: str) -> list[Any]:
+    """An object a line, or all of them in one array."""
+    text = file.getvalue()
+    if text.lstrip()[:1] == "[":
+        try:
+            found = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise GfoError(
+                f"{name}: {path} is no JSON array ({error.msg} in line {error.lineno}); mend it, or "
+                "write one JSON object a line"
+            ) from None
+        return list(found)
     rows = []
     for number, line in enumerate(file, 1):
         if not line.strip():
@@ -211,22 +237,35 @@ def _read_jsonl(file: io.StringIO, path: Path, name: str) -> list[Any]:
     return rows
 
 
-def _read_csv(file: io.StringIO, path: Path, name: str) -> list[Any]:
-    reader = csv.DictReader(file)
-    rows = []
+def _read_csv(file: io.StringIO, path: Path, name: str, delimiter: str = ",") -> list[Any]:
+    most = csv.field_size_limit(sys.maxsize)  # 131,072 characters by default; it is the process's
     try:
+        reader = csv.DictReader(file, delimiter=delimiter)
+        header = list(reader.fieldnames or ())
+        for field in header:
+            if header.count(field) > 1:
+                raise GfoError(
+                    f"{name}: {path} has {header.count(field)} columns '{field}'; rename all but one"
+                )
+        rows = []
         for row in reader:
             if None in row or None in row.values():
                 raise GfoError(
-                    f"{name}: {path} line {reader.line_num} has not the {len(reader.fieldnames or ())} "
-                    "fields of the header; quote fields that hold commas"
+                    f"{name}: {path} line {reader.line_num} has not the {len(header)} fields of the header; "
+                    "quote fields that hold commas"
                 )
             rows.append(row)
     except csv.Error as error:
         raise GfoError(
             f"{name}: {path} is not CSV after line {reader.line_num} ({error}); mend the next"
         ) from None
+    finally:
+        csv.field_size_limit(most)
     return rows
+
+
+def _read_tsv(file: io.StringIO, path: Path, name: str) -> list[Any]:
+    return _read_csv(file, path, name, "\t")
 
 
 def _read_parquet(content: bytes, path: Path, name: str) -> list[Any]:
@@ -265,3 +304,13 @@ def _no_datasets(name: str, source: str | Path) -> GfoError:
 
 def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+
+
+PARQUET = ".parquet"
+READERS: dict[str, Callable[[io.StringIO, Path, str], list[Any]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_jsonl,
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+}
+"""Ending of a text file -> what reads it."""

@@ -37,7 +37,7 @@ from gfo.tasks.parts.losses import (
     only_finite,
 )
 from gfo.tasks.parts.metrics import ACCURACY, CE, CORRELATIONS, macro_f1
-from gfo.tasks.parts.templates import Template
+from gfo.tasks.parts.templates import Template, is_missing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -252,6 +252,8 @@ def label_indices(
         where = f"{split} row {i + 1}"
         if field not in row:
             raise GfoError(f"{where}: {unknown_name('label_field', field, map(str, row))}")
+        if row[field] is None or is_missing(row[field]):
+            raise GfoError(f"{where}: its {field} is {row[field]!r}, a missing value; drop the row")
         label = str(row[field])
         if label not in index:
             raise GfoError(f"{where}: label '{label}' has no word; add it to labels ({', '.join(labels)})")

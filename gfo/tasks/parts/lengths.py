@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gfo.core.errors import GfoError, unknown_name
+from gfo.core.errors import GfoError, GfoWarning, unknown_name
 from gfo.core.protocols import Tokenizer, Tokens
 from gfo.tasks.parts.templates import Template
 
@@ -53,7 +53,7 @@ class Longest:
         """Number -> tokens of the rows that are left, cut where they are to be.
 
         Warns:
-            UserWarning: with the number of rows left out or cut.
+            GfoWarning: with the number of rows left out or cut.
 
         Raises:
             GfoError: if no row is left, there is no such field, or a row is too long without it.
@@ -75,7 +75,7 @@ class Longest:
             warnings.warn(
                 f"{split}: {len(long)} of {len(rows)} rows have more than max_length = {self.tokens} tokens "
                 f"and {done}",
-                UserWarning,
+                GfoWarning,
                 stacklevel=2,
             )
         return fitting

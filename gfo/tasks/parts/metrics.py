@@ -78,7 +78,7 @@ EXACT_MATCH, TOKEN_F1, BLEU, CHRF, ROUGE1, ROUGE2, ROUGEL, REGEX_MATCH = (
 
 
 def own_metric(name: str) -> Metric:
-    """The registered metric of a name, also as "PART.NAME"; of an unknown name a number, the higher the better.
+    """The registered metric of a name, also as "PART.NAME"; of an unknown name a number, higher is better.
 
     For what says nothing of its metrics but their names, as run folders of version 0.1.0; whoever has a
     bound task asks its `metrics`.

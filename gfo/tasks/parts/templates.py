@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,11 @@ from gfo.core.protocols import Tokenizer, Tokens
 
 SOFT = "soft"
 MASK = "mask"  # where a masked language model says the answer
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for none, as nan does in tables."""
+    return isinstance(value, float) and math.isnan(value)
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,10 @@ class Template:
         for field in self.fields:
             if field not in row:
                 raise GfoError(f"template at {where}: {unknown_name('field', field, map(str, row))}")
+            if is_missing(row[field]):
+                raise GfoError(
+                    f"{where}: field '{field}' is {row[field]!r}, a missing value; drop the row, or fill it"
+                )
             if not isinstance(row[field], str | int | float) or isinstance(row[field], bool):
                 raise GfoError(
                     f"{where}: field '{field}' is {row[field]!r}; a template takes text and numbers only"

@@ -11,7 +11,8 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -46,18 +47,32 @@ class ByRow:
         return sum(found) / len(found)
 
 
-def squad_normalized(text: str) -> str:
+def squad_normalized(text: str, *, articles: bool = False) -> str:
     """Lower case, without punctuation, articles and extra blanks, as SQuAD compares answers.
 
     The rules are those of the official evaluation of SQuAD v1.1 (Rajpurkar et al. 2016, arXiv:1606.05250).
+
+    Args:
+        text: any.
+        articles: whether to leave them in.
     """
     text = "".join(letter for letter in text.lower() if letter not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+    return " ".join((text if articles else re.sub(r"\b(a|an|the)\b", " ", text)).split())
+
+
+def _comparable(output: str, reference: str) -> tuple[str, str]:
+    """Both behind SQuAD's normalization; of a reference of which that leaves nothing, such as the letter "A"
+    or "!", behind as much of it as leaves something."""
+    for normalize in (squad_normalized, partial(squad_normalized, articles=True), str.strip):
+        if wanted := normalize(reference):
+            return normalize(output), wanted
+    return output.strip(), ""
 
 
 def exact_match(output: str, reference: str) -> float:
     """1 if both are the same behind SQuAD's normalization, else 0."""
-    return float(squad_normalized(output) == squad_normalized(reference))
+    found, wanted = _comparable(output, reference)
+    return float(found == wanted)
 
 
 def token_f1(output: str, reference: str) -> float:
@@ -66,7 +81,7 @@ def token_f1(output: str, reference: str) -> float:
     Words count as often as they stand in both; 0 where none does, also where both texts are empty
     (Rajpurkar et al. 2016, section 6.1, and version 1.1 of the official evaluation).
     """
-    found, wanted = squad_normalized(output).split(), squad_normalized(reference).split()
+    found, wanted = (text.split() for text in _comparable(output, reference))
     shared = (Counter(found) & Counter(wanted)).total()
     return 2 * shared / (len(found) + len(wanted)) if shared else 0.0  # 2 P R / (P + R)
 
@@ -75,7 +90,7 @@ class NumberMatch(ByRow):
     """Whether an output's last match of a regular expression is the row's answer, as GSM8K is scored.
 
     Args:
-        references: the rows' answers.
+        references: the rows' answers, or texts in which the pattern finds them, as in GSM8K's raw rows.
         pattern: a regular expression; its first group that matched is the answer, the whole match if it
             has no groups.
 
@@ -86,9 +101,10 @@ class NumberMatch(ByRow):
     """
 
     def __init__(self, references: References, pattern: re.Pattern[str]) -> None:
-        super().__init__(self._matches, [{number_or_text(text) for text in texts} for texts in references])
         self.pattern = pattern
         self.seen = self.matched = 0
+        right = [{number_or_text(self.answer(text) or text) for text in texts} for texts in references]
+        super().__init__(self._matches, right)
 
     def _matches(self, output: str, right: set[Decimal | str]) -> bool:
         """Whether an output's answer is right; one that does not match is wrong."""
@@ -106,15 +122,17 @@ class NumberMatch(ByRow):
         return str(groups[0] if groups else matches[-1][0])
 
 
+_NUMBER = re.compile(r"\$?[-+]?\$?(\d{1,3}(,\d{3})+|\d+)?(\.\d*)?([eE][-+]?\d+)?")
+
+
 def number_or_text(text: str) -> Decimal | str:
-    """The number that a text is, whatever its currency sign, thousands' commas, zeros and full stop; or the
-    text, stripped."""
+    """The number that a text is, whatever its currency or percent sign, commas between thousands, zeros,
+    full stop and kind of minus; or the text, stripped. A comma elsewhere ("3,5") makes no number."""
     text = text.strip()
-    try:
-        number = Decimal(text.replace(",", "").replace("$", "").rstrip(". "))
-    except InvalidOperation:
+    plain = text.replace("\N{MINUS SIGN}", "-").rstrip(". ").removesuffix("%").rstrip()
+    if not _NUMBER.fullmatch(plain) or not any(map(str.isdigit, plain)):
         return text
-    return number if number.is_finite() else text
+    return Decimal(plain.replace(",", "").replace("$", ""))
 
 
 def _by_row(compare: Callable[[str, str], float]) -> Callable[[References], TextMetric]:

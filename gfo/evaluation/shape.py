@@ -1,0 +1,93 @@
+"""What all Deltas of a space have in common, and a count of what goes through the model."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gfo.core.delta import Delta
+from gfo.core.protocols import Cost
+from gfo.evaluation.rows import TokenRows
+from gfo.models.apply import Change
+
+if TYPE_CHECKING:
+    from gfo.models.frozen import FrozenModel
+
+FORWARD_AND_BACKWARD = 3  # a backward pass counts as two forward passes
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What all Deltas of a space have in common.
+
+    Attributes:
+        P: tokens of the soft prompt.
+        prefix: tokens of the prefix.
+        everywhere: whether all tokens depend on the candidate, not the soft prompt's and those behind, or,
+            where there is none, the last one alone.
+        modules: whether modules change.
+        first_layer: the layer below which, and at whose entrance, none does.
+        prompt: the soft prompt that all candidates share where first_layer > 0, [1, P, D].
+    """
+
+    P: int
+    prefix: int
+    everywhere: bool
+    modules: bool
+    first_layer: int
+    prompt: Tensor | None
+
+    @classmethod
+    def of(cls, delta: Delta, model: FrozenModel) -> Shape:
+        """The shape of a space for a model, from any of its Deltas."""
+        prompt = None if delta.prompt is None else delta.prompt[:1]
+        everywhere = delta.everywhere and not model.unseen(delta)
+        return cls(
+            delta.prompt_tokens,
+            delta.prefix_tokens,
+            everywhere,
+            bool(delta.modules),
+            delta.first_layer,
+            prompt,
+        )
+
+    def whole(self) -> Shape:
+        """The shape with which every candidate computes all layers, of all tokens where modules change."""
+        return replace(self, first_layer=0, everywhere=self.everywhere or self.modules)
+
+    def enter(self, model: FrozenModel, rows: TokenRows) -> Tensor:
+        """Input embeddings [R, T, D] of rows with the soft prompt that all candidates share."""
+        words = rows.embed(model)
+        if self.prompt is None:
+            return words
+        return Change(Delta(prompt=self.prompt), rows.places(1, self.P)[0]).put_prompts(words)
+
+
+@dataclass
+class Meter:
+    """Counts tokens times layers.
+
+    Attributes:
+        layers: L of the model.
+        computed: what went through the model, padding included.
+        needed: what the frontiers require.
+    """
+
+    layers: int
+    computed: int = 0
+    needed: int = 0
+
+    def cost(self, candidates: int, start: float) -> Cost:
+        """What was counted since the time `start`, in tokens: those of some layers are that share of one."""
+        computed, needed = -(-self.computed // self.layers), -(-self.needed // self.layers)
+        return Cost(candidates, computed, needed, time.perf_counter() - start)
+
+    def count(self, computed: int, needed: int, layers: int) -> None:
+        """Tokens that went through `layers` layers, and go back through them where gradients are kept."""
+        passes = FORWARD_AND_BACKWARD if torch.is_grad_enabled() else 1
+        self.computed += passes * computed * layers
+        self.needed += passes * needed * layers
