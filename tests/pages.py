@@ -48,7 +48,7 @@ class Block:
 
     @property
     def where(self):
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
+        return f"{self.page.name}:{self.line}"
 
     @property
     def commands(self):
