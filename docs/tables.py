@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from gfo.core.docstrings import summary
 from gfo.core.registry import Entry, entries
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,7 +25,7 @@ PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end of table -->)", 
 LEADERBOARD = ROOT / "docs" / "leaderboard.md"
 SHORT = ("full", "lora", "cma-biases", "prompt-tuning", "openai-es", "cma", "manual", "random")
 
-_NAME = r"(?:Ben )?[A-Z\u00c0-\u00de][\w'-]+"
+_NAME = r"(?:Ben |De )?[A-Z\u00c0-\u00de][\w'-]+"
 _AUTHORS = rf"{_NAME}(?:(?:, and|,| and) {_NAME})*(?: et al\.)?"
 _YEAR = r"\(?((?:19|20)\d\d)\)?"
 # "Spall (1992), doi:...", "Hu et al. 2021, LoRA, arXiv:...", "Sun and Qian: Title, ICML 2022 (arXiv:...)"
@@ -39,11 +40,12 @@ def pages() -> list[Path]:
 
 
 def sources(thing: Any) -> list[str]:
-    """The papers that the docstring of a module cites, or else of its class, as Markdown."""
-    for documented in (import_module(thing.__module__), thing):
+    """The papers that are cited above the arguments of a docstring, or else by its module, or among the
+    arguments, as Markdown."""
+    module, whole = (inspect.getdoc(each) or "" for each in (import_module(thing.__module__), thing))
+    for text in (summary(thing), module, whole):
         found: dict[str, str] = {}
-        text = " ".join((inspect.getdoc(documented) or "").split())
-        for authors, year, year_behind_title, address in _CITATION.findall(text):
+        for authors, year, year_behind_title, address in _CITATION.findall(" ".join(text.split())):
             found.setdefault(f"{_short(authors)} {year or year_behind_title}", _link(address))
         if found:
             return [f"[{name}]({link})" if link else name for name, link in found.items()]

@@ -48,11 +48,13 @@ class Block:
 
     @property
     def where(self):
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
+        return f"{self.page.name}:{self.line}"
 
     @property
     def commands(self):
-        """The gfo command lines of a bash block."""
+        """The gfo command lines of a bash block; none in others."""
+        if self.language != "bash":
+            return []
         lines = [shlex.split(line, comments=True) for line in self.text.splitlines()]
         return [line for line in lines if line[:1] == ["gfo"]]
 

@@ -7,6 +7,8 @@ import pages
 import pytest
 from pages import PAGES, ROOT, RUN, blocks, folder  # noqa: F401 (a fixture)
 
+from gfo import GfoError
+
 IDS = [page.stem for page in PAGES]
 
 
@@ -14,6 +16,22 @@ IDS = [page.stem for page in PAGES]
 def test_the_blocks_of_a_page_run_one_after_the_other(page, folder, monkeypatch):  # noqa: F811
     done, _ = pages.run(page, folder, monkeypatch)
     assert done == [block.where for block in blocks(page) if block not in pages.install_commands()]
+
+
+@pytest.mark.parametrize(
+    ("block", "error"),
+    [
+        ("```python\nassert 1 == 2\n```\n", AssertionError),
+        ("```bash\ngfo tune nowhere.toml\n```\n", AssertionError),
+        ('```toml\n[space]\nkind = "soft-promt"\n```\n', GfoError),
+        ("```toml\n# mine.toml\nseed = 0\n```\n", GfoError),
+    ],
+)
+def test_a_block_that_fails_is_seen(block, error, folder, monkeypatch):  # noqa: F811
+    page = folder / "page.md"
+    page.write_text(f"# A page\n\n{block}")
+    with pytest.raises(error):
+        pages.run(page, folder, monkeypatch)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
@@ -40,6 +58,12 @@ def slugs(page):
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
     headings = re.findall(r"^#+ (.*)$", text, flags=re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_anchors_are_those_of_forges(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# What `gfo` is\n\n```bash\n# no heading\n```\n\n## Costs, and times\n")
+    assert slugs(page) == {"what-gfo-is", "costs-and-times"}
 
 
 def links(page):
