@@ -84,7 +84,7 @@ class Generation:
     ) -> None:
         self.metric, self.function = _measure(metric)
         self.loss_of: Callable[[Array], Array] = (
-            metric.as_loss if isinstance(metric, Metric) else lambda values: 1 - values
+            metric.as_loss if isinstance(metric, Metric) else _less_than_one
         )
         if max_tokens < 1:
             raise GfoError(f"max_tokens = {max_tokens} must be at least 1")
@@ -307,6 +307,11 @@ class ByUser(ByRow):
             raise ValueError(f"it gave {values[bad]} for row {bad + 1}")
         found: list[float] = values.tolist()
         return found
+
+
+def _less_than_one(values: Array) -> Array:
+    """1 - values: the loss of a metric without a direction of its own."""
+    return 1 - values
 
 
 def _measure(metric: Any) -> tuple[Metric, Score | None]:
