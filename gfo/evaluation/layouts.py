@@ -200,7 +200,7 @@ class ByCandidate:
         self._context = self._common(todo, meter)
         self.groups, self._laid = lay_out(model, todo, most)
         self.wanted = wanted_of(todo, self.groups, model.device)
-        self._at_once = max(map(_tokens_at_once, self._laid))
+        self._at_once = max(map(_tokens_at_once, self._laid), default=1)
         self._entries: list[Tensor] = []
         self._own_entry: Tensor | None = None
         if shape.first_layer:

@@ -23,9 +23,9 @@ def read_logits(layout: ByExample | ByCandidate, delta: Delta, batch: Batch, met
 
 def read_log_likelihoods(layout: ByExample | ByCandidate, delta: Delta, batch: Batch, meter: Meter) -> Tensor:
     """float32 log-likelihoods [K, B, m] of the batch's endings in nats, -inf where a row has fewer."""
-    model, m = layout.model, max(map(len, batch.endings))
+    model, m = layout.model, max(map(len, batch.endings), default=0)
     out = torch.full((delta.candidates, len(batch.after) * m), -torch.inf, device=model.device)
     for k, i, hidden in layout(delta, meter):
         wanted = layout.wanted[i]
         out[k, wanted.answers] = wanted.sums(model.log_likelihood(hidden, wanted.tokens))
-    return out.view(delta.candidates, -1, m)
+    return out.view(delta.candidates, len(batch.after), m)

@@ -32,12 +32,12 @@ OPTIONS = {
     "prompt-tuning": {"lr": 0.1},
     "prefix-tuning": {"lr": 0.1},
     "lora": {"lr": 1e-2},
-    "mezo": {"lr": 4e-3},
+    "mezo": {"lr": 2e-3},
     "mezo-lora": {"lr": 5e-3, "rank": 4, "alpha": 32.0},
     "linear-head": {},
 }
 TRAINED = sorted(OPTIONS)
-STEPS = {"mezo": 400, "mezo-lora": 1600}
+STEPS = {"mezo": 800, "mezo-lora": 2400}
 PASSES = {"mezo": 2, "mezo-lora": 2}  # forward passes of a step; 3 with a backward pass
 
 

@@ -144,7 +144,7 @@ def test_the_encoder_runs_once_whatever_the_number_of_endings(tiny, encoder_fami
 def cost_of_rows(evaluator):
     """Tokens of the layout's rows, padding included."""
     (layout,) = evaluator._store.values()
-    return sum(rows.ids.numel() for rows, _ in layout._rows)
+    return sum(rows.ids.numel() for rows, _ in layout._laid)
 
 
 def test_a_tree_as_large_as_the_passes(tiny):
