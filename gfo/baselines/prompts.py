@@ -6,6 +6,7 @@ front of each row, the same ones for all, so that they are computed once for a b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -152,14 +153,11 @@ def in_context(
             "baseline 'in-context' shows label words; give it a gfo.Classification and no sentence encoder"
         )
     bound = task.bind(model)
-    batches = {split: bound.all_rows(split) for split in bound.splits}
-    batch = batches["train"]
+    batch = bound.all_rows("train")
     if not 1 <= k <= len(batch):
         raise GfoError(f"baseline 'in-context': k = {k} must be 1 to {len(batch)}, the training rows")
     limit = min(max_tokens or model.context_length, model.context_length)
-    longest = max(
-        len(b) + len(a) for part in batches.values() for b, a in zip(part.before, part.after, strict=True)
-    )
+    longest = _longest([bound.all_rows(split) for split in bound.splits])
     chosen = balanced(batch.target, k, setting.seed)
     words = [model.encode(some[0]) for some in task.words.values()]  # a label's first word
     behind = model.encode(separator)
@@ -183,6 +181,11 @@ def balanced(target: Array, k: int, seed: int) -> list[int]:
     while len(chosen) < k:
         chosen += [int(pile.pop()) for pile in piles if pile]
     return [int(i) for i in rng.permutation(chosen[:k])]
+
+
+def _longest(batches: Sequence[Batch]) -> int:
+    """Tokens of the longest row."""
+    return max(len(b) + len(a) for part in batches for b, a in zip(part.before, part.after, strict=True))
 
 
 def _answered(model: FrozenModel, batch: Batch, i: int, answer: Tokens) -> Tokens:

@@ -117,48 +117,55 @@ class Config(Section):
 
         With `resume`, go on with the run that `out` holds, if it holds one.
         """
-        from gfo import baselines, optimizers
-        from gfo.run.budget import Budget
         from gfo.run.checkpoint import check_terms
         from gfo.run.files import write_whole
         from gfo.run.folder import RunFolder
-        from gfo.run.selection import Selection
 
         if resume and (out / CONFIG).exists():
             then = load_config(out / CONFIG).record()
             check_terms(out, {"config": then}, {"config": self.record()})
-        if self.baseline is not None:
-            baselines.check(self.baseline.name, self.baseline.options)  # fails early, as does the next
-            if resume:
-                raise GfoError(f"baseline '{self.baseline.name}': its runs cannot be resumed; start it anew")
-        else:
-            name, options = self.optimizer.name, self.optimizer.options
-            optimizers.check(name, options)
-            if (domain := self.space.domain()) is not None:
-                optimizers.make_with(name, domain, 0, options)
-        budget, selection = Budget(**self.budget.model_dump()), Selection(**self.selection.model_dump())
+        self._check_method(resume)
+        settings = self._settings()
         stops = self.stop.callbacks()
         task = self.task.build(stream_seed(self.seed, "task"))
         with (folder := RunFolder(out, resume=resume)):
             model, space = self._model_and_space()
             dumped = self.model_dump_json(indent=1, exclude_none=True, exclude=self._unused)
             write_whole(out / CONFIG, dumped + "\n")
-            settings: dict[str, Any] = {
-                "budget": budget,
-                "seed": self.seed,
-                "dev_every": self.dev_every,
-                "selection": selection,
-                "callbacks": [*stops, *callbacks],
-                "progress": progress,
-                "out": folder,
-                "memory": self.model.memory,
-                "record": {"config": self.record()},
-            }
+            settings |= {"callbacks": [*stops, *callbacks], "progress": progress, "out": folder}
             result = self._search(model, task, space, resume, settings)
             scored = not test or "test" in result.scores.get("after", {})
             if not scored and self.task.has_test and result.stopped != "interrupted":
                 result.score("test")
         return result
+
+    def _check_method(self, resume: bool) -> None:
+        """Fail early for an optimizer or a baseline that would fail once the model is loaded."""
+        from gfo import baselines, optimizers
+
+        if self.baseline is not None:
+            baselines.check(self.baseline.name, self.baseline.options)
+            if resume:
+                raise GfoError(f"baseline '{self.baseline.name}': its runs cannot be resumed; start it anew")
+            return
+        name, options = self.optimizer.name, self.optimizer.options
+        optimizers.check(name, options)
+        if (domain := self.space.domain()) is not None:
+            optimizers.make_with(name, domain, 0, options)
+
+    def _settings(self) -> dict[str, Any]:
+        """What `gfo.tune` and `gfo.baselines.run` take alike."""
+        from gfo.run.budget import Budget
+        from gfo.run.selection import Selection
+
+        return {
+            "budget": Budget(**self.budget.model_dump()),
+            "seed": self.seed,
+            "dev_every": self.dev_every,
+            "selection": Selection(**self.selection.model_dump()),
+            "memory": self.model.memory,
+            "record": {"config": self.record()},
+        }
 
     def _search(
         self,

@@ -107,8 +107,11 @@ def plain_type(hint: Any) -> Any:
     if isinstance(hint, type) and issubclass(hint, PurePath):
         return str
     outer = origin or hint
-    if not isinstance(outer, type):
-        return NO_KEY
+    return _plain_container(outer, inner) if isinstance(outer, type) else NO_KEY
+
+
+def _plain_container(outer: type, inner: tuple[Any, ...]) -> Any:
+    """A mapping or sequence, of `inner`, as `plain_type` has it."""
     if issubclass(outer, Mapping):
         value = plain_type(inner[1]) if inner else Any
         return NO_KEY if value is NO_KEY else dict[str, value]  # type: ignore[valid-type]

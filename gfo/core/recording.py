@@ -97,6 +97,11 @@ def plain(value: Any) -> Any:
         return value if math.isfinite(value) else str(value)
     if isinstance(value, str | PurePath):
         return _text(value)
+    return _with_parts(value)
+
+
+def _with_parts(value: Any) -> Any:
+    """What may have parts, as `plain` has it."""
     if is_dataclass(value) and not isinstance(value, type):
         inner = {field.name: plain(getattr(value, field.name)) for field in fields(value)}
         return {"kind": type(value).__name__, **inner}

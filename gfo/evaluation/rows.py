@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +30,9 @@ class TokenRows:
     real: int
 
     @classmethod
-    def padded(cls, rows: Sequence[Row], device: Any) -> TokenRows:
-        """Rows side by side, padded to the longest on the right."""
-        T = max(1, *map(len, rows)) if rows else 1
+    def padded(cls, rows: Sequence[Row], device: Any, least: int = 1) -> TokenRows:
+        """Rows side by side, padded on the right to the longest, or to the least number of tokens."""
+        T = max([least, *map(len, rows)])
         token = torch.zeros(len(rows), T, dtype=torch.long)
         length = torch.tensor([len(row) for row in rows])
         for i, row in enumerate(rows):
@@ -115,36 +115,37 @@ def packed(
     Returns:
         The tokens, and how the branches lie; branches are counted through the groups.
     """
-    tokens = TokenRows.padded([sum((rows[i] for i in group), ()) for group in groups], device)
-    missing = T - tokens.ids.shape[1]
-    ids = torch.nn.functional.pad(tokens.ids, (0, missing))
-    slot = torch.nn.functional.pad(tokens.slot, (0, missing), value=-1)
+    tokens = TokenRows.padded([sum((rows[i] for i in group), ()) for group in groups], device, T)
     branch = torch.full((len(groups), T), -1)
     position = torch.zeros(len(groups), T, dtype=torch.long)
     end = torch.arange(1, T + 1).repeat(len(groups), 1) if trees else None
     read: list[int] = []
-    count = 0
+    for count, (r, column, i) in enumerate(_places(rows, groups)):
+        at = r, slice(column, column + len(rows[i]))
+        branch[at] = count
+        if end is None:
+            position[at] = torch.arange(len(rows[i]))
+            read.append(r * T + column + _read_place(rows[i], read_token))
+        else:
+            position[at] = torch.tensor(trees[i].depth)
+            end[at] = column + torch.tensor(trees[i].end)
+            read += [r * T + column + place for place in trees[i].places]
+    end = None if end is None else end.to(device)
+    return tokens, RowLayout(branch.to(device), position.to(device), torch.tensor([read], device=device), end)
+
+
+def _places(rows: Sequence[Row], groups: Sequence[Sequence[int]]) -> Iterator[tuple[int, int, int]]:
+    """(row, column, number) of branches one behind the other: where each begins."""
     for r, group in enumerate(groups):
         column = 0
         for i in group:
-            stop = column + len(rows[i])
-            branch[r, column:stop] = count
-            if end is None:
-                position[r, column:stop] = torch.arange(stop - column)
-                back = 0 if read_token is None else rows[i][::-1].index(read_token)
-                read.append(r * T + stop - 1 - back)
-            else:
-                position[r, column:stop] = torch.tensor(trees[i].depth)
-                end[r, column:stop] = column + torch.tensor(trees[i].end)
-                read += [r * T + column + place for place in trees[i].places]
-            column, count = stop, count + 1
-    lie = RowLayout(
-        branch.to(device),
-        position.to(device),
-        torch.tensor([read], device=device),
-        None if end is None else end.to(device),
-    )
-    return TokenRows(ids, slot, tokens.length, tokens.real), lie
+            yield r, column, i
+            column += len(rows[i])
+
+
+def _read_place(row: Row, read_token: int | None) -> int:
+    """Where a branch is read that does not fork."""
+    return len(row) - 1 - (0 if read_token is None else row[::-1].index(read_token))
 
 
 def forced(trees: Sequence[Tree], device: Any) -> tuple[Tensor, Forced | None]:

@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from gfo.core.errors import GfoError
 from gfo.models.apply import Change, applied
-from gfo.models.branches import Context, RowLayout
+from gfo.models.branches import Context, Forced, RowLayout
 from gfo.models.families import CROSS_ATTENTION
 from gfo.models.frozen import FrozenModel
 from gfo.models.structure import find_stacks
@@ -66,6 +66,11 @@ class _SharedLayer(DynamicLayer):  # type: ignore[misc]
 
 def _new_cache() -> EncoderDecoderCache:
     return EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+
+def _layers(cache: EncoderDecoderCache) -> tuple[list[Any], list[Any]]:
+    """The layers' own keys and values, and those of the encoder's output."""
+    return cache.self_attention_cache.layers, cache.cross_attention_cache.layers
 
 
 def _cache_of(own: Sequence[Any], cross: Sequence[Any], rows: Tensor) -> EncoderDecoderCache:
@@ -217,12 +222,7 @@ class EncoderDecoder(FrozenModel):
         first = self._decode(self._starts(C * R), encoded, real, change, cache)[:, -1].reshape(C, R, -1)
         if rows.forced is None or cache is None:
             return first
-        index = _of_candidates(rows.forced.row, R, C)
-        past = _cache_of(cache.self_attention_cache.layers, cache.cross_attention_cache.layers, index)
-        behind = self._decode(
-            rows.forced.ids.repeat(C, 1), _unread(encoded, index), real[index], change, past
-        )
-        return rows.reading(torch.cat([first, behind.reshape(C, -1, first.shape[-1])], dim=1))
+        return rows.reading(self._with_forced(first, rows.forced, _layers(cache), encoded, real, change))
 
     def _answer_once(
         self, encoded: Tensor, rows: RowLayout, C: int, change: Change | None, start: int
@@ -249,28 +249,52 @@ class EncoderDecoder(FrozenModel):
         first = first[:, -1].reshape(C, R, -1)
         if rows.forced is None or cache is None:
             return first
-        ids, row = rows.forced.ids, rows.forced.row
-        own, cross = cache.self_attention_cache.layers, cache.cross_attention_cache.layers
+        layers = _layers(cache)
         if start:  # the candidates' caches hold nothing of the layers below, whose length counts
-            lower = once.self_attention_cache.layers, once.cross_attention_cache.layers
-            past = _cache_of(*lower, row)
+            ids, row = rows.forced.ids, rows.forced.row
+            past = _cache_of(*_layers(once), row)
             hidden = self._entering(start, ids, _unread(encoded, row), real[row], past, start)
             own, cross = (
                 [_SharedLayer.of(layer, every) for layer in below[:start]] + above[start:]
-                for below, above in zip(lower, (own, cross), strict=True)
+                for below, above in zip(_layers(once), layers, strict=True)
             )
-        index = _of_candidates(row, R, C)
-        past = _cache_of(own, cross, index)
-        behind = self._decode(
-            ids.repeat(C, 1),
-            _unread(encoded, index),
-            all_real[index],
-            change,
-            past,
-            start,
-            _repeated(hidden, C),
+            layers = own, cross
+        with_forced = self._with_forced(
+            first, rows.forced, layers, all_encoded, all_real, change, start, _repeated(hidden, C)
         )
-        return rows.reading(torch.cat([first, behind.reshape(C, -1, first.shape[-1])], dim=1))
+        return rows.reading(with_forced)
+
+    def _with_forced(
+        self,
+        first: Tensor,
+        forced: Forced,
+        layers: tuple[list[Any], list[Any]],
+        encoded: Tensor,
+        real: Tensor,
+        change: Change | None,
+        start: int = 0,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
+        """States of the answers' starts [C, R, D], with those of the tokens forced behind them.
+
+        Args:
+            first: the former.
+            forced: tokens, which continue the rows' answers.
+            layers: of the C * R rows, the layers' own keys and values, and those of the encoder's output.
+            encoded, real, change, start, hidden: as `_decode` has them; the first two of C * R rows.
+        """
+        C, R, D = first.shape
+        index = _of_candidates(forced.row, R, C)
+        behind = self._decode(
+            forced.ids.repeat(C, 1),
+            _unread(encoded, index),
+            real[index],
+            change,
+            _cache_of(*layers, index),
+            start,
+            hidden,
+        )
+        return torch.cat([first, behind.reshape(C, -1, D)], dim=1)
 
     def _entering(
         self,

@@ -16,7 +16,7 @@ from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 from gfo.core.metric import LOSS, Metric
 from gfo.report.scores import metrics_named
-from gfo.report.tables import Table
+from gfo.report.tables import Table, Tabled
 
 if TYPE_CHECKING:
     from gfo.report.figures import Figure
@@ -55,9 +55,15 @@ class Group:
     label: str
     runs: tuple[RunValues, ...]
 
+    def end(self, x: str) -> float:
+        """Where the longest of the runs ends, one of which has steps."""
+        from gfo.report.figures import x_values
 
-@dataclass(frozen=True)
-class Comparison:
+        return max(x_values(run.steps, x)[-1] for run in self.runs if run.steps)
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison(Tabled):
     """Runs compared; shows itself as a table, `plot` gives the figure.
 
     Attributes:
@@ -89,24 +95,19 @@ class Comparison:
         from gfo.report import figures
 
         x = self.x if x is None else x
-        lowest = {"train": train_curve, "dev": dev_curve}
         groups = [group for group in self.groups if any(run.steps for run in group.runs)]
         if not groups:
             raise GfoError("plot: none of the runs has steps; there is nothing to draw")
         groups.sort(key=lambda group: _last(group, x))
-        curves = {
-            split: {g.label: [curve(run.steps, x) for run in g.runs] for g in groups}
-            for split, curve in lowest.items()
-        }
+        curves = _curves(groups, x)
         looks = _looks([group.label for group in groups])
-        panels = [split for split, of in curves.items() if split == "train" or _some(of)]
         beside = len(groups) > MOST_ABOVE
         height = max(3.4, 1.0 + 0.22 * len(groups)) if beside else 3.7
         figure = figures.Figure(height, width=8.4 + beside)
-        axes = np.ravel(figure.subplots(1, len(panels)))
-        end = max(figures.x_values(run.steps, x)[-1] for group in groups for run in group.runs if run.steps)
-        for panel, split in zip(axes, panels, strict=True):
-            _panel(panel, curves[split], looks)
+        axes = np.ravel(figure.subplots(1, len(curves)))
+        end = max(group.end(x) for group in groups)
+        for panel, (split, found) in zip(axes, curves.items(), strict=True):
+            _panel(panel, found, looks)
             panel.set_title(f"{split} loss, lowest so far", fontsize=10, loc="left")
             panel.set_xlabel(figures.X_AXES[x])
             panel.set_xlim(0, 1.02 * end or 1)
@@ -132,31 +133,13 @@ class Comparison:
         metrics = metrics_named(known, (name.removeprefix("test_") for name in names))
         tested = (f"test {metric.name}" for metric in metrics)
         header = ("", "runs", "evaluations", "tokens", "seconds", "train loss", *tested)
-        cells = [
-            (
-                row["label"],
-                str(row["runs"]),
-                *(f"{row[key]:,.0f}" for key in ("evaluations", "forward_tokens", "seconds")),
-                LOSS.show_spread(*row["train_loss"]),
-                *(m.show_spread(*row.get(n, NONE)) for m, n in zip(metrics, names, strict=True)),
-            )
-            for row in rows
-        ]
+        cells = [_cells(row, dict(zip(names, metrics, strict=True))) for row in rows]
         notes = [
             f"{row['label']}: {row['scored']} of {row['runs']} scored on test"
             for row in rows
             if row["scored"] < row["runs"] and metrics
         ]
         return Table(header, tuple(cells), (*notes, *self.notes))
-
-    def __str__(self) -> str:
-        return str(self.table())
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
 
 
 def train_curve(steps: Sequence[Mapping[str, Any]], x: str) -> Curve:
@@ -251,8 +234,29 @@ def _last(group: Group, x: str) -> float:
     return float(median[-1]) if len(median) else math.inf
 
 
+def _curves(groups: Sequence[Group], x: str) -> dict[str, dict[str, list[Curve]]]:
+    """What each panel shows: split -> label -> the curves of its runs; dev only where there are any."""
+    lowest = {"train": train_curve, "dev": dev_curve}
+    curves = {
+        split: {group.label: [curve(run.steps, x) for run in group.runs] for group in groups}
+        for split, curve in lowest.items()
+    }
+    return {split: found for split, found in curves.items() if split == "train" or _some(found)}
+
+
 def _some(curves: Mapping[str, Sequence[Curve]]) -> bool:
     return any(len(x) for found in curves.values() for x, _ in found)
+
+
+def _cells(row: Mapping[str, Any], metrics: Mapping[str, Metric]) -> tuple[str, ...]:
+    """A line of the table; metrics by their keys in the row."""
+    return (
+        row["label"],
+        str(row["runs"]),
+        *(f"{row[key]:,.0f}" for key in ("evaluations", "forward_tokens", "seconds")),
+        LOSS.show_spread(*row["train_loss"]),
+        *(metric.show_spread(*row.get(key, NONE)) for key, metric in metrics.items()),
+    )
 
 
 def _row(group: Group) -> dict[str, Any]:

@@ -48,18 +48,21 @@ def labels(facts: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[str
         facts: of `flatten`, for each run.
         names: of their folders; "" without.
     """
+    by_facts = [[_label(each, keys) for each in facts] for keys in _telling_apart(facts)]
+    bare = [re.sub(r"[-_.]*seed[-_]?\d+$", "", name) for name in names]
+    for found in (*by_facts, bare, list(names)):
+        if all(found) and len(set(found)) == len(found):
+            return found
+    return numbered(by_facts[0])
+
+
+def _telling_apart(facts: Sequence[Mapping[str, str]]) -> list[list[str]]:
+    """Keys that may tell runs apart: those of NAMES that differ, and all that do, if these are few."""
     keys = list(dict.fromkeys(key for each in facts for key in each))
     differing = [key for key in keys if len({each.get(key) for each in facts}) > 1]
     few = [key for key in NAMES if key in differing] or [key for key in NAMES[:5] if key in keys]
-    bare = [re.sub(r"[-_.]*seed[-_]?\d+$", "", name) for name in names]
-    tries = [[_label(each, few) for each in facts]]
-    if len(differing) <= MOST_FACTS:
-        tries.append([_label(each, [*few, *(key for key in differing if key not in few)]) for each in facts])
-    tries += [bare, list(names)]
-    for found in tries:
-        if all(found) and len(set(found)) == len(found):
-            return found
-    return numbered(tries[0])
+    every = [*few, *(key for key in differing if key not in few)]
+    return [few, every] if len(differing) <= MOST_FACTS else [few]
 
 
 def numbered(found: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,30 +51,31 @@ def plot_history(
     spread = [
         (e, step["spread"]) for e, step in zip(at, steps, strict=True) if step.get("spread") is not None
     ]
-    spread = spread if any(value for _, value in spread) else []  # one point that is moved has none
-    panels = ["loss"] + ["score"] * (metric is not None) + ["spread"] * bool(spread)
-    heights = [HEIGHTS[panel] for panel in panels]
-    figure = figures.Figure(sum(heights) + 1.0)
-    axes = dict(
-        zip(panels, np.ravel(figure.subplots(len(panels), sharex=True, height_ratios=heights)), strict=True)
-    )
-    for panel in axes.values():
-        figures.tidy(panel)
-    _losses(axes["loss"], at, steps, dev)
+    drawn: dict[str, Callable[[Any], None]] = {"loss": lambda axes: _losses(axes, at, steps, dev)}
     if metric is not None:
-        _score(axes["score"], dev, metric)
-    if spread:
-        axes["spread"].plot(*zip(*spread, strict=True), color=figures.GREEN, **_style(len(spread), "o"))
-        axes["spread"].set_ylabel("spread of\ncandidates")
-        if not figures.log_where_wide(axes["spread"], [value for _, value in spread]):
-            axes["spread"].set_ylim(bottom=0)
-    last = axes[panels[-1]]
+        drawn["score"] = lambda axes: _score(axes, dev, metric)
+    if any(value for _, value in spread):  # one point that is moved has none
+        drawn["spread"] = lambda axes: _spread(axes, spread)
+    return _panels(drawn, x, at[-1]).write(path)
+
+
+def _panels(drawn: Mapping[str, Callable[[Any], None]], x: str, end: float) -> Figure:
+    """A figure of panels one below the other, each drawn by a function; the first one's legend above all."""
+    from gfo.report import figures
+
+    heights = [HEIGHTS[panel] for panel in drawn]
+    figure = figures.Figure(sum(heights) + 1.0)
+    panels = np.ravel(figure.subplots(len(drawn), sharex=True, height_ratios=heights))
+    for axes, draw in zip(panels, drawn.values(), strict=True):
+        figures.tidy(axes)
+        draw(axes)
+    last = panels[-1]
     last.set_xlabel(figures.X_AXES[x])
-    figures.number_axis(last.xaxis, at[-1])
+    figures.number_axis(last.xaxis, end)
     last.set_xlim(left=0)
-    figure.legend_outside(axes["loss"], 4)
+    figure.legend_outside(panels[0], 4)
     figure.align_ylabels()
-    return figure.write(path)
+    return figure
 
 
 def _losses(
@@ -87,26 +88,9 @@ def _losses(
     from gfo.report import figures
 
     rows = [figures.finite(step["loss"]) for step in steps]
-    good = [(e, *np.quantile(row, (0.25, 0.5, 0.75))) for e, row in zip(at, rows, strict=True) if row]
+    good = [(e, row) for e, row in zip(at, rows, strict=True) if row]
     best = [(e, step["best"]) for e, step in zip(at, steps, strict=True) if step["best"] is not None]
-    shown: list[float] = []
-    if good:
-        x, low, median, high = (list(column) for column in zip(*good, strict=True))
-        band = {"color": figures.BLUE, "alpha": 0.22, "lw": 0, "label": "train, middle half"}
-        if len(good) == 1:  # a band of no width would not be seen
-            axes.vlines(x, low, high, **{**band, "lw": 9})
-        else:
-            axes.fill_between(x, low, high, **band)
-        axes.plot(x, median, color=figures.BLUE, label="train, median", **_style(len(x), "o"))
-        axes.plot(
-            *zip(*best, strict=True),
-            color=figures.GREY,
-            ls=":",
-            label="train, best so far",
-            lw=1.6,
-            marker="v" if len(x) == 1 else None,
-        )
-        shown += [*low, *high, *(value for _, value in best)]
+    shown = _train_losses(axes, good, best) if good else []
     scored = [(e, value["loss"]) for e, value in dev if figures.finite([value.get("loss")])]
     if scored:
         style = _style(len(scored), "s")
@@ -123,6 +107,35 @@ def _losses(
     if not shown:
         axes.text(0.5, 0.5, "no finite loss", transform=axes.transAxes, ha="center", color=figures.GREY)
         axes.set_yticks([])
+
+
+def _train_losses(
+    axes: Any, rows: Sequence[tuple[float, list[float]]], best: Sequence[tuple[float, float]]
+) -> list[float]:
+    """The population's median and quartiles and the best so far, by where steps lie; the values shown."""
+    from gfo.report import figures
+
+    x = [e for e, _ in rows]
+    low, median, high = np.array([np.quantile(row, (0.25, 0.5, 0.75)) for _, row in rows]).T.tolist()
+    band = {"color": figures.BLUE, "alpha": 0.22, "lw": 0, "label": "train, middle half"}
+    if len(x) == 1:  # a band of no width would not be seen
+        axes.vlines(x, low, high, **{**band, "lw": 9})
+    else:
+        axes.fill_between(x, low, high, **band)
+    axes.plot(x, median, color=figures.BLUE, label="train, median", **_style(len(x), "o"))
+    style = {"color": figures.GREY, "ls": ":", "lw": 1.6, "marker": "v" if len(x) == 1 else None}
+    axes.plot(*zip(*best, strict=True), label="train, best so far", **style)
+    return [*low, *high, *(value for _, value in best)]
+
+
+def _spread(axes: Any, spread: Sequence[tuple[float, float]]) -> None:
+    """The spread of the candidates."""
+    from gfo.report import figures
+
+    axes.plot(*zip(*spread, strict=True), color=figures.GREEN, **_style(len(spread), "o"))
+    axes.set_ylabel("spread of\ncandidates")
+    if not figures.log_where_wide(axes, [value for _, value in spread]):
+        axes.set_ylim(bottom=0)
 
 
 def _score(axes: Any, dev: Sequence[tuple[float, Mapping[str, Any]]], metric: Metric) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -53,6 +54,23 @@ class Table:
             body = "".join(line(row, "td") for row in self.rows)
             table = f"<table><thead>{line(self.header, 'th')}</thead><tbody>{body}</tbody></table>"
         return table + "".join(f"<div>{escape(note)}</div>" for note in self.notes)
+
+
+class Tabled(ABC):
+    """Shows itself as its table, in terminals and in notebooks."""
+
+    @abstractmethod
+    def table(self) -> Table:
+        """What is shown."""
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
 
 
 def scores_table(

@@ -266,8 +266,14 @@ def check_terms(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key, value then, value now) of nested values that differ; None where there is none."""
-    old, new = ({key: value for key, _, value in walk(each)} for each in (then, now))
+    """(key, value then, value now) of nested values that differ; None where there is none.
+
+    An empty list is none: an option that came later, with nothing in it, is no difference.
+    """
+    old, new = (
+        {key: value for key, _, value in walk(each) if value or not isinstance(value, list | tuple)}
+        for each in (then, now)
+    )
     return [(key, old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)]
 
 

@@ -16,6 +16,8 @@ from gfo.run.history import HISTORY, History
 from gfo.run.result import CONFIG, RESULT, Result, metrics_record, read_json
 
 RunLike = Result | str | Path
+Named = tuple[str, Sequence[RunValues], bool]
+"""A label, its runs, and whether to say how many seeds they are."""
 RECORDED = (
     "optimizer",
     "baseline",
@@ -68,25 +70,31 @@ def compare(
     if isinstance(runs, RunLike) or not len(runs):
         raise GfoError(f"compare: runs = {runs!r}; give a list of results or run folders")
     if isinstance(runs, Mapping):
-        lists = {k: [v] if isinstance(v, RunLike) else list(v) for k, v in runs.items()}
-        named = [(k, [_read(run).values for run in v], False) for k, v in lists.items()]
-        if not all(values for _, values, _ in named):
-            raise GfoError("compare: a label has no runs; leave it out")
-        return _joined(named, x, [])
+        return _joined(_named(runs), x, [])
     found = [_read(run) for run in runs]
+    return _joined(_grouped(found), x, _notes_on_unknown(found))
+
+
+def _named(runs: Mapping[str, RunLike | Sequence[RunLike]]) -> list[Named]:
+    """The user's groups."""
+    lists = {k: [v] if isinstance(v, RunLike) else list(v) for k, v in runs.items()}
+    if not all(lists.values()):
+        raise GfoError("compare: a label has no runs; leave it out")
+    return [(k, [_read(run).values for run in v], False) for k, v in lists.items()]
+
+
+def _grouped(found: Sequence[_Found]) -> list[Named]:
+    """Groups of runs that differ by their seeds alone, labelled by what else differs."""
     indices = group_runs([f.facts for f in found], [None if f.unknown else f.seed for f in found])
     first = [found[group[0]] for group in indices]
     names = labels([f.facts for f in first], [f.name for f in first])
-    groups = [
+    return [
         (label, [found[i].values for i in group], True) for label, group in zip(names, indices, strict=True)
     ]
-    return _joined(groups, x, _notes_on_unknown(found))
 
 
-def _joined(
-    groups: Sequence[tuple[str, Sequence[RunValues], bool]], x: str, notes: Sequence[str]
-) -> Comparison:
-    """Groups as (label, runs, whether to say how many seeds), those of equal runs as one run with a note."""
+def _joined(groups: Sequence[Named], x: str, notes: Sequence[str]) -> Comparison:
+    """The groups, those of equal runs as one run with a note."""
     shown, said = [], list(notes)
     for label, runs, counted in groups:
         if len(runs) > 1 and all(_same(runs[0], run) for run in runs[1:]):

@@ -18,6 +18,7 @@ from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Cost, Evaluation, Evaluator, metrics_of
 from gfo.core.recording import options_of, plain
 from gfo.report.scores import SplitScores, recorded_scores, scores_record
+from gfo.report.tables import Table, Tabled, scores_table
 from gfo.run.environment import FORMAT, check_format, hardware, versions
 from gfo.run.files import cannot_write, write_whole
 from gfo.run.history import History
@@ -25,7 +26,6 @@ from gfo.run.history import History
 if TYPE_CHECKING:
     from gfo.report.export import Exported
     from gfo.report.figures import Figure
-    from gfo.report.tables import Table
     from gfo.run.callbacks import Run
     from gfo.run.front import Front
 
@@ -34,7 +34,7 @@ RUN = "run.json"
 
 
 @dataclass(repr=False)
-class Result:
+class Result(Tabled):
     """The best point of a run, how it was found and what it cost; shows itself as a small table.
 
     Attributes:
@@ -225,8 +225,6 @@ class Result:
 
     def table(self) -> Table:
         """Scores before and after, cost, why the run ended and how the result was chosen."""
-        from gfo.report.tables import scores_table
-
         loss = "none was finite" if self.loss is None else f"{LOSS.show(self.loss)}, the lowest found"
         notes = [f"train loss: {loss}"]
         for name, cost in (("search", self.cost), ("scoring", self.scoring)):
@@ -238,15 +236,6 @@ class Result:
         if not self.scores:
             notes.append('not scored: result.score("test") reads the test rows')
         return scores_table(self.scores, list(self.scores.get("after", {})), notes)
-
-    def __str__(self) -> str:
-        return str(self.table())
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
 
     def _prompt(self) -> tuple[Any, Any]:
         """The soft prompt found, [P, D], and the model."""

@@ -25,31 +25,13 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     from safetensors.numpy import save
 
     arrays: dict[str, Array] = {}
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            name = str(len(arrays))
-            arrays[name] = np.array(value, order="C")
-            return {ARRAY: name}
-        if isinstance(value, np.generic):
-            return value.item()
-        if isinstance(value, Mapping):
-            return {str(key): plain(inner) for key, inner in value.items()}
-        return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-    text = json.dumps(plain(state))
+    text = json.dumps(_plain(state, arrays))
     write_whole(path, save(arrays, metadata={"state": text, "sha256": _digest(text, arrays)}))
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
     """What was saved; None for a file that is missing or damaged."""
     from safetensors import SafetensorError, safe_open
-
-    def filled(value: Any) -> Any:
-        if isinstance(value, dict):
-            inner = {key: filled(each) for key, each in value.items()}
-            return arrays[value[ARRAY]] if ARRAY in value else inner
-        return [filled(inner) for inner in value] if isinstance(value, list) else value
 
     try:
         with safe_open(path, framework="numpy") as file:
@@ -58,10 +40,31 @@ def load_state(path: Path) -> dict[str, Any] | None:
         text = metadata.get("state", "")
         if metadata.get("sha256") != _digest(text, arrays):
             return None
-        state: dict[str, Any] = filled(json.loads(text))
+        state: dict[str, Any] = _filled(json.loads(text), arrays)
     except (OSError, SafetensorError, ValueError, KeyError):
         return None
     return state
+
+
+def _plain(value: Any, arrays: dict[str, Array]) -> Any:
+    """A nested value as JSON has it; its arrays are put among `arrays`, under new names."""
+    if isinstance(value, np.ndarray):
+        name = str(len(arrays))
+        arrays[name] = np.array(value, order="C")
+        return {ARRAY: name}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner, arrays) for key, inner in value.items()}
+    return [_plain(inner, arrays) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _filled(value: Any, arrays: Mapping[str, Array]) -> Any:
+    """The nested value that `_plain` was given."""
+    if isinstance(value, dict):
+        inner = {key: _filled(each, arrays) for key, each in value.items()}
+        return arrays[value[ARRAY]] if ARRAY in value else inner
+    return [_filled(inner, arrays) for inner in value] if isinstance(value, list) else value
 
 
 def _digest(text: str, arrays: Mapping[str, Array]) -> str:

@@ -26,6 +26,7 @@ from gfo.run.result import Result
 from gfo.run.selection import Selection
 
 DEV_EVERY = 5
+WHERE = ("key", "split", "numbers")  # of a batch: where its rows come from, and not what they are
 
 
 def tune(
@@ -99,8 +100,8 @@ def fingerprints(task: BoundTask) -> dict[str, str]:
 
 def _bare(value: Any) -> Any:
     """Nested tuples of texts and whole numbers; others, which a model may have computed, are left out."""
-    if is_dataclass(value):  # a batch, whose key tells it from others of this process
-        return tuple(_bare(getattr(value, field.name)) for field in fields(value) if field.name != "key")
+    if is_dataclass(value):
+        return tuple(_bare(getattr(value, f.name)) for f in fields(value) if f.name not in WHERE)
     if isinstance(value, set | frozenset):
         return tuple(sorted(map(repr, value)))
     if isinstance(value, list | tuple):

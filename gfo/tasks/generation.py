@@ -83,9 +83,7 @@ class Generation:
         **rows: Unpack[RowOptions],
     ) -> None:
         self.metric, self.function = _measure(metric)
-        self.loss_of: Callable[[Array], Array] = (
-            metric.as_loss if isinstance(metric, Metric) else _less_than_one
-        )
+        self.loss_of: Callable[[Array], Array] = metric.as_loss if isinstance(metric, Metric) else _shortfall
         if max_tokens < 1:
             raise GfoError(f"max_tokens = {max_tokens} must be at least 1")
         if not 0 <= temperature < math.inf:
@@ -309,11 +307,6 @@ class ByUser(ByRow):
         return found
 
 
-def _less_than_one(values: Array) -> Array:
-    """1 - values: the loss of a metric without a direction of its own."""
-    return 1 - values
-
-
 def _measure(metric: Any) -> tuple[Metric, Score | None]:
     """What a metric that was given is, and the user's function in it."""
     if isinstance(metric, str):
@@ -326,6 +319,11 @@ def _measure(metric: Any) -> tuple[Metric, Score | None]:
     if callable(metric):
         return SCORE, metric
     raise GfoError(f"metric = {metric!r}: give a name, a function, or a gfo.Metric with one")
+
+
+def _shortfall(values: Array) -> Array:
+    """The loss where the metric is a share, or a function's score: what is missing to 1."""
+    return 1 - values
 
 
 def _lengths(answers: Sequence[Any], values: Array, rows: int) -> Array:

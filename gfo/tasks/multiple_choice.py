@@ -154,17 +154,7 @@ class BoundMultipleChoice(BoundClasses):
 
 def _options(row: Mapping[str, Any], fields: str | Sequence[str], where: str) -> tuple[str, ...]:
     """The texts of a row's options; two at least, all different."""
-    if isinstance(fields, str):
-        if fields not in row:
-            raise GfoError(f"{where}: {unknown_name('field of options', fields, map(str, row))}")
-        found = row[fields]
-        if isinstance(found, str) or not isinstance(found, Sequence):
-            raise GfoError(
-                f"{where}: field '{fields}' is {found!r}; give a list of texts, or name one field an option"
-            )
-    else:
-        given = [row.get(field) for field in fields]
-        found = [option for option in given if option is not None and not is_missing(option)]
+    found = _given_options(row, fields, where)
     for option in found:
         plain = isinstance(option, str | int | float) and not isinstance(option, bool)
         if not plain or is_missing(option) or not str(option).strip():
@@ -175,6 +165,21 @@ def _options(row: Mapping[str, Any], fields: str | Sequence[str], where: str) ->
     if len(set(texts)) < len(texts):
         raise GfoError(f"{where}: options = {list(texts)}: two are the same; drop one")
     return texts
+
+
+def _given_options(row: Mapping[str, Any], fields: str | Sequence[str], where: str) -> Sequence[Any]:
+    """What a field lists, or what there is in several."""
+    if not isinstance(fields, str):
+        given = [row.get(field) for field in fields]
+        return [option for option in given if option is not None and not is_missing(option)]
+    if fields not in row:
+        raise GfoError(f"{where}: {unknown_name('field of options', fields, map(str, row))}")
+    found = row[fields]
+    if isinstance(found, str) or not isinstance(found, Sequence):
+        raise GfoError(
+            f"{where}: field '{fields}' is {found!r}; give a list of texts, or name one field an option"
+        )
+    return found
 
 
 def _right(row: Mapping[str, Any], field: str, options: tuple[str, ...], where: str) -> int:

@@ -80,14 +80,8 @@ class Weighted:
         if not tasks:
             raise GfoError("tasks: there are none; give at least one with its weight")
         self.names = [f"task{i}" for i in range(1, len(tasks) + 1)] if names is None else list(names)
-        if len(self.names) != len(tasks) or len(set(self.names)) < len(tasks) or "" in self.names:
-            raise GfoError(f"names = {self.names}: give {len(tasks)} different names, one a task")
-        for (_, weight), name in zip(tasks, self.names, strict=True):
-            if not 0 < weight < math.inf:
-                raise GfoError(f"weight = {weight} of {name} must be above 0; leave the task out instead")
+        _check_parts(tasks, self.names)
         self.parts = [task for task, _ in tasks]
-        if len({id(task) for task in self.parts}) < len(tasks):
-            raise GfoError("tasks: one is there twice; add its weights up")
         self.weights = [float(weight) for _, weight in tasks]
         self.constraints = tuple(constraints)
         for constraint in constraints:
@@ -102,6 +96,17 @@ class Weighted:
             GfoError: as the tasks; for no split that all have, or a metric that a task has not.
         """
         return BoundWeighted(self, tokenizer)
+
+
+def _check_parts(tasks: Sequence[tuple[Task, float]], names: Sequence[str]) -> None:
+    """Raise GfoError for names, weights or tasks that cannot be used."""
+    if len(names) != len(tasks) or len(set(names)) < len(tasks) or "" in names:
+        raise GfoError(f"names = {names}: give {len(tasks)} different names, one a task")
+    for (_, weight), name in zip(tasks, names, strict=True):
+        if not 0 < weight < math.inf:
+            raise GfoError(f"weight = {weight} of {name} must be above 0; leave the task out instead")
+    if len({id(task) for task, _ in tasks}) < len(tasks):
+        raise GfoError("tasks: one is there twice; add its weights up")
 
 
 class BoundWeighted:

@@ -251,34 +251,41 @@ def check_inputs(factory: Factory) -> None:
     )
 
 
+def _one_failed(bad: float) -> Callable[[Array], Array]:
+    def change(loss: Array) -> Array:
+        loss = loss.copy()
+        loss[len(loss) // 2] = bad
+        return loss
+
+    return change
+
+
+FAILURES: dict[str, Callable[[Array], Any]] = {
+    "one nan a step": _one_failed(np.nan),
+    "one inf a step": _one_failed(np.inf),
+    "one -inf a step": _one_failed(-np.inf),
+    "all but one nan": lambda loss: np.where(np.arange(len(loss)) == 0, loss, np.nan),
+    "all equal": np.ones_like,
+}
+"""name -> what becomes of a step's losses [K]"""
+
+
 def check_failed_candidates(factory: Factory) -> None:
     """nan and inf losses, some, all, or all equal, never end a run or poison the points."""
     domain = DOMAINS["unbounded"]
-
-    def one_failed(bad: float) -> Callable[[Array], Array]:
-        def change(loss: Array) -> Array:
-            loss = loss.copy()
-            loss[len(loss) // 2] = bad
-            return loss
-
-        return change
-
-    def all_but_one(loss: Array) -> Array:
-        return np.where(np.arange(len(loss)) == 0, loss, np.nan)
-
-    cases: dict[str, Callable[[Array], Any]] = {
-        "one nan a step": one_failed(np.nan),
-        "one inf a step": one_failed(np.inf),
-        "one -inf a step": one_failed(-np.inf),
-        "all but one nan": all_but_one,
-        "all equal": np.ones_like,
-    }
-    for name, change in cases.items():
+    for name, change in FAILURES.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", GfoWarning)  # that all losses are equal
             trace = _run(factory(domain, 1), change=change)
         _require(all(np.isfinite(x).all() for x in trace), f"points are not finite after losses with {name}")
-    optimizer = factory(domain, 1)
+    _check_failed_steps(factory(domain, 1))
+    if getattr(factory(domain, 1), "rank_based", False):
+        lost, huge = (_run(factory(domain, 1), change=_one_failed(bad)) for bad in (np.nan, 1e9))
+        _require(_same(lost, huge), "a failed candidate must count as the worst of its step")
+
+
+def _check_failed_steps(optimizer: Optimizer) -> None:
+    """Steps all of whose candidates failed."""
     for bad in (np.nan, np.inf):
         z = optimizer.ask()
         optimizer.tell(z, np.full(len(z), bad))
@@ -288,11 +295,8 @@ def check_failed_candidates(factory: Factory) -> None:
             not np.array_equal(z, new),
             "after a step in which all candidates failed, ask must draw new points",
         )
-        optimizer.tell(new, _function(domain)(new))
+        optimizer.tell(new, _function(optimizer.domain)(new))
     _require(np.isfinite(_run(optimizer)[-1]).all(), "the optimizer does not recover after failed steps")
-    if getattr(optimizer, "rank_based", False):
-        lost, huge = (_run(factory(domain, 1), change=one_failed(bad)) for bad in (np.nan, 1e9))
-        _require(_same(lost, huge), "a failed candidate must count as the worst of its step")
 
 
 def check_ranks(factory: Factory) -> None:

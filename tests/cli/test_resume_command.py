@@ -178,6 +178,7 @@ def test_another_model_is_found_out(work, gfo):
 FORMAT1 = Path(__file__).parents[1] / "run" / "format1" / "config"
 
 
+@pytest.mark.filterwarnings("ignore:out = run. evaluated again:gfo.core.errors.GfoWarning")
 def test_a_run_of_0_1_0_goes_on_and_opens(work, gfo):
     """It was begun by that version, with "random", on the model and the rows of these tests."""
     shutil.copytree(FORMAT1, work / "run")
@@ -199,7 +200,10 @@ def test_a_run_of_0_1_0_goes_on_and_opens(work, gfo):
     assert gfo("tune", "run.toml", *more, "--set", "budget.evaluations=80", "--out", "new")[0] == 0
     new = json.loads((work / "new" / "config.json").read_text())
     assert {k: v for k, v in changed["task"].items() if v != {}} == new["task"]
-    assert History.read(work / "new" / "history.jsonl").trajectory() == after
+    again = History.read(work / "new" / "history.jsonl").trajectory()
+    assert [step["points"] for step in again] == [step["points"] for step in after]
+    for one, other in zip(again, after, strict=True):  # another processor began it, which rounds its own way
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
 def test_what_changed_in_a_run_of_0_1_0_is_named(work, gfo):

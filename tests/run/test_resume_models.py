@@ -83,8 +83,8 @@ def test_other_pieces_are_refused(tiny, tmp_path):
     refused("optimizer = cma, not snes", optimizer="snes")
     refused("options.sigma0 = None, not 0.1", options={"sigma0": 0.1})
     refused("model = tiny-llama, not tiny-gpt2", family="gpt2")
-    refused("step 2 has other losses", batch_size=4)
-    refused("data.train = ", template=TEXT_FIRST.replace("Review", "Text"))
-    refused("space.scale = ", space=lambda m: gfo.SoftPrompt(m, tokens=3, dim=10, alpha=1.0))
-    refused("step 2 has other losses", space=lambda m: gfo.SoftPrompt(m, tokens=3, dim=10, alpha=2.0, seed=9))
+    refused("task.batch_size = None, not 4", batch_size=4)
+    refused("task.template = ", template=TEXT_FIRST.replace("Review", "Text"))
+    refused("space.alpha = 2.0, not 1.0", space=lambda m: gfo.SoftPrompt(m, tokens=3, dim=10, alpha=1.0))
+    refused("space.seed = 0, not 9", space=lambda m: gfo.SoftPrompt(m, tokens=3, dim=10, alpha=2.0, seed=9))
     assert len(tune(tiny, TEXT_FIRST, soft, None, **more).history) == 5

@@ -92,16 +92,7 @@ def write_merged(candidate: Candidate, folder: Path) -> Exported:
     model, delta = candidate.model, candidate.delta
     _check(candidate)
     soft = None if delta.prompt is None else SoftTokens.of(candidate)
-    own = {id(p) for name in delta.modules for p in model.module.get_submodule(name).parameters()}
-    if soft is not None:
-        V = model.vocabulary_size
-        own |= {id(t) for t in _tensors(model.module) if V in (t.shape[0], t.shape[-1])}
-    twin = copy.deepcopy(model.module, {id(t): t for t in _tensors(model.module) if id(t) not in own})
-    with torch.no_grad():
-        for name in sorted(delta.modules):
-            _merge(twin.get_submodule(name), name, delta)
-        if soft is not None:
-            _put_rows(twin, soft, model.vocabulary_size)
+    twin = _merged(candidate, soft)
     folder.mkdir(parents=True, exist_ok=True)
     with no_progress_bars():
         twin.save_pretrained(folder)
@@ -115,6 +106,22 @@ def write_merged(candidate: Candidate, folder: Path) -> Exported:
         f"tokenizer = transformers.AutoTokenizer.from_pretrained({str(folder)!r})",
     )
     return Exported(folder, load, tuple(notes))
+
+
+def _merged(candidate: Candidate, soft: SoftTokens | None) -> Any:
+    """The changed model; it shares with the frozen one what is the same in both."""
+    model, delta = candidate.model, candidate.delta
+    own = {id(p) for name in delta.modules for p in model.module.get_submodule(name).parameters()}
+    if soft is not None:
+        V = model.vocabulary_size
+        own |= {id(t) for t in _tensors(model.module) if V in (t.shape[0], t.shape[-1])}
+    twin = copy.deepcopy(model.module, {id(t): t for t in _tensors(model.module) if id(t) not in own})
+    with torch.no_grad():
+        for name in sorted(delta.modules):
+            _merge(twin.get_submodule(name), name, delta)
+        if soft is not None:
+            _put_rows(twin, soft, model.vocabulary_size)
+    return twin
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

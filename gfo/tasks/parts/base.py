@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -95,31 +95,15 @@ class Data:
         Raises:
             GfoError: for data that cannot be read, an unknown split, or a number out of range.
         """
-        for option, by_split in (("limits", limits), ("skip", skip)):
-            for split in by_split or {}:
-                if split not in SPLITS:
-                    raise unknown_name(f"split in {option}", split, SPLITS)
-        given = {
-            split: source
-            for split, source in zip(SPLITS, (train, dev, test), strict=True)
-            if source is not None
-        }
+        limits, skip = limits or {}, skip or {}
+        _check_splits(limits=limits, skip=skip)
+        sources = zip(SPLITS, (train, dev, test), strict=True)
+        given = {split: source for split, source in sources if source is not None}
         rows = {
-            split: load(
-                source,
-                split,
-                shuffle=shuffle,
-                skip=(skip or {}).get(split, 0),
-                limit=(limits or {}).get(split),
-            )
+            split: load(source, split, shuffle=shuffle, skip=skip.get(split, 0), limit=limits.get(split))
             for split, source in given.items()
         }
-        same = {
-            (one, other)
-            for one, other in itertools.combinations(given, 2)
-            if given[one] is given[other] and not isinstance(given[one], str | Path)
-        }
-        return cls(rows, batch_size, seed, Longest.of(max_length, truncate), frozenset(same))
+        return cls(rows, batch_size, seed, Longest.of(max_length, truncate), _same(given))
 
     def of_step(self, split: str, step: int, numbers: Array) -> Array:
         """Which of the rows with these numbers are a step's, sorted: all, or `batch_size` drawn without
@@ -132,6 +116,23 @@ class Data:
     def draws(self, split: str) -> bool:
         """Whether each step has rows of its own."""
         return split == "train" and self.batch_size is not None
+
+
+def _check_splits(**options: Iterable[str]) -> None:
+    """Raise GfoError for an option of splits that are none."""
+    for option, splits in options.items():
+        for split in splits:
+            if split not in SPLITS:
+                raise unknown_name(f"split in {option}", split, SPLITS)
+
+
+def _same(given: Mapping[str, Source]) -> frozenset[tuple[str, str]]:
+    """Pairs of splits that were given as one list of rows; of a file `skip` and `limits` may make two."""
+    return frozenset(
+        (one, other)
+        for one, other in itertools.combinations(given, 2)
+        if given[one] is given[other] and not isinstance(given[one], str | Path)
+    )
 
 
 class BoundExamples(ABC):

@@ -61,6 +61,19 @@ def load(
         raise GfoError(f"{name}: limit = {limit} must be at least 1")
     if skip < 0:
         raise GfoError(f"{name}: skip = {skip} must be 0 or more")
+    rows, where = _all_rows(source, name)
+    kept = rows if keep is None else [row for row in rows if keep(row)]
+    if not kept:
+        raise GfoError(f"{where}: none of {len(rows)} rows is left after filtering; keep more")
+    if skip >= len(kept):
+        raise GfoError(f"{where}: skip = {skip} leaves none of {len(kept)} rows; skip fewer")
+    if shuffle is not None:
+        kept = [kept[i] for i in stream(shuffle, "rows").permutation(len(kept))]
+    return [{field: _plain(value) for field, value in row.items()} for row in kept[skip:][:limit]]
+
+
+def _all_rows(source: Source, name: str) -> tuple[list[Row], str]:
+    """All rows of a source, one at least, each a mapping, and what errors call it."""
     if hasattr(source, "to_dict") and hasattr(source, "columns"):
         raise GfoError(f"{name}: a table of pandas; give its rows, as table.to_dict('records')")
     if isinstance(source, str | Path):
@@ -74,14 +87,7 @@ def load(
             )
     if not rows:
         raise GfoError(f"{where} has no rows; give at least one example")
-    kept = rows if keep is None else [row for row in rows if keep(row)]
-    if not kept:
-        raise GfoError(f"{where}: none of {len(rows)} rows is left after filtering; keep more")
-    if skip >= len(kept):
-        raise GfoError(f"{where}: skip = {skip} leaves none of {len(kept)} rows; skip fewer")
-    if shuffle is not None:
-        kept = [kept[i] for i in stream(shuffle, "rows").permutation(len(kept))]
-    return [{field: _plain(value) for field, value in row.items()} for row in kept[skip:][:limit]]
+    return rows, where
 
 
 def _plain(value: Any) -> Any:

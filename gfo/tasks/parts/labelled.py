@@ -293,26 +293,29 @@ def chosen_metrics(
     found = list(usual)
     if isinstance(given, str | Metric):
         raise GfoError(f"metrics = {given!r}: give a list")
+    numbers = values is not None and values.dtype.kind == "f"
     for each in [*([loss] if loss in names else []), *given]:
-        if isinstance(each, str):
-            check_name("metric", each, names)
-            metric = names[each]
-            if metric.name in CORRELATIONS and (values is None or values.dtype.kind != "f"):
-                raise GfoError(
-                    f"metrics: '{each}' needs labels that are numbers; name them so, or take 'mcc'"
-                )
-            if metric in found:
-                continue
-        elif isinstance(each, Metric) and each.function is not None:
-            metric = each
-        else:
-            raise GfoError(
-                f"metrics: {each!r} is no name of {', '.join(names)} and no gfo.Metric with a function"
-            )
+        metric = _chosen(each, names, numbers)
+        if isinstance(each, str) and metric in found:
+            continue
         if metric.name in (LOSS.name, *(other.name for other in found)):
             raise GfoError(f"metrics: '{metric.name}' is there already; name it otherwise")
         found.append(metric)
     return tuple(found)
+
+
+def _chosen(each: str | Metric, names: Mapping[str, Metric], numbers: bool) -> Metric:
+    """A built-in metric by its name, or the user's own; correlations where the labels are numbers."""
+    if isinstance(each, Metric) and each.function is not None:
+        return each
+    if not isinstance(each, str):
+        raise GfoError(
+            f"metrics: {each!r} is no name of {', '.join(names)} and no gfo.Metric with a function"
+        )
+    check_name("metric", each, names)
+    if names[each].name in CORRELATIONS and not numbers:
+        raise GfoError(f"metrics: '{each}' needs labels that are numbers; name them so, or take 'mcc'")
+    return names[each]
 
 
 class NamedLoss:
