@@ -65,6 +65,10 @@ class BoundWorded:
         """Values of rows [K, B], if the task has them."""
         return self._task.row_scores(answers, batch) if isinstance(self._task, RowTask) else {}
 
+    def row_losses(self, answers: Any, batch: Any) -> Array | None:
+        """Losses of rows [K, B], if the task has them."""
+        return self._task.row_losses(answers, batch) if isinstance(self._task, RowTask) else None
+
     def batch(self, split: str, step: int) -> Batch | Batches:
         """One batch for all candidates of a step."""
         return self._with_words(self._task.batch(split, step))

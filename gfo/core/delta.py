@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.slots import SLOTS, Slot
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-S = TypeVar("S", bound=Slot)
 
 
 class Delta:
@@ -35,18 +33,24 @@ class Delta:
     Attributes:
         slots: those given, in the order of `gfo.core.slots.SLOTS`. Under a slot's name stands what `changes`
             takes under it, as in `delta.lora`, which is empty without such changes; `delta.prompt` is None.
+        by_class: the same by their classes.
         first_layer: as given.
         candidates: K.
 
     Raises:
         GfoError: for a Delta without any change, a slot given twice, an unknown name, or slots of
-            different K.
+            different K. This is seen once: what `map`, `to`, `select` and `take` make of a Delta fits too.
     """
 
-    __slots__ = ("_slot", "candidates", "first_layer", "slots")
+    __slots__ = ("by_class", "candidates", "first_layer", "slots")
+
+    slots: tuple[Slot, ...]
+    by_class: Mapping[type[Slot], Slot]
+    first_layer: int
+    candidates: int
 
     def __init__(self, *slots: Slot, first_layer: int = 0, **changes: Any) -> None:
-        given = [slot for slot in slots if len(slot.at)]
+        given = list(slots)
         for name, value in changes.items():
             if name not in SLOTS:
                 raise unknown_name("change of a Delta", name, SLOTS)
@@ -55,31 +59,32 @@ class Delta:
         if len(given) > 1:
             order = list(SLOTS)
             given.sort(key=lambda slot: order.index(slot.name))
-        self.slots = tuple(given)
-        self.first_layer = first_layer
-        self._slot = {type(slot): slot for slot in self.slots}
-        if len(self._slot) < len(self.slots):
-            raise GfoError(
-                f"Delta: one kind of change twice, of {', '.join(s.name for s in self.slots)}; give it once"
-            )
-        sizes = {int(tensor.shape[0]) for tensor in self.tensors()}
+        by_class: dict[type[Slot], Slot] = {}
+        sizes: set[int] = set()
+        for slot in given:
+            if not len(slot.at):
+                continue
+            if type(slot) in by_class:
+                raise GfoError(
+                    f"Delta: one kind of change twice, of {', '.join(s.name for s in given)}; give it once"
+                )
+            by_class[type(slot)] = slot
+            for tensor in slot.tensors():
+                sizes.add(int(tensor.shape[0]))
         if len(sizes) != 1:
             found = "no change at all" if not sizes else f"slots of {sorted(sizes)} candidates"
             raise GfoError(
                 f"Delta: {found}; give every slot the same number of candidates K, in one at least"
             )
-        self.candidates = sizes.pop()
+        self.slots, self.by_class = tuple(by_class.values()), by_class
+        self.first_layer, self.candidates = first_layer, sizes.pop()
 
     def __getattr__(self, name: str) -> Any:
         """The changes of a slot, by its name."""
         if name not in SLOTS:
             raise AttributeError(f"'Delta' object has no attribute '{name}'")
-        slot = self.get(SLOTS[name])
+        slot = self.by_class.get(SLOTS[name])
         return SLOTS[name].absent if slot is None else slot.value
-
-    def get(self, kind: type[S]) -> S | None:
-        """The slot of a class, or None."""
-        return self._slot.get(kind)  # type: ignore[return-value]
 
     @property
     def prompt_tokens(self) -> int:
@@ -108,16 +113,27 @@ class Delta:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Delta:
         """The Delta with `change` applied to each tensor, in their order; it must keep the axes."""
-        return Delta(*(slot.map(change) for slot in self.slots), first_layer=self.first_layer)
+        return self._with([slot.map(change) for slot in self.slots])
 
     def to(self, device: Any, dtype: Any) -> Delta:
-        """The Delta on a device and in a dtype; shared tensors stay shared."""
-        return Delta(*(slot.to(device, dtype) for slot in self.slots), first_layer=self.first_layer)
+        """The Delta on a device and in a dtype, itself if it is there; shared tensors stay shared."""
+        for slot in self.slots:
+            for tensor in slot.tensors():
+                if tensor.device != device or tensor.dtype != dtype:
+                    return self._with([slot.to(device, dtype) for slot in self.slots])
+        return self
 
     def select(self, part: slice) -> Delta:
         """Some of the candidates, as views; shared tensors stay shared."""
-        return Delta(*(slot.select(part) for slot in self.slots), first_layer=self.first_layer)
+        return self._with([slot.select(part) for slot in self.slots])
 
     def take(self, candidates: Tensor) -> Delta:
         """Some of the candidates, by their numbers; shared tensors stay shared."""
-        return Delta(*(slot.take(candidates) for slot in self.slots), first_layer=self.first_layer)
+        return self._with([slot.take(candidates) for slot in self.slots])
+
+    def _with(self, slots: Sequence[Slot]) -> Delta:
+        """The Delta with other tensors in the same slots, which need no second check."""
+        made = Delta.__new__(Delta)
+        made.slots, made.by_class = tuple(slots), dict(zip(self.by_class, slots, strict=True))
+        made.first_layer, made.candidates = self.first_layer, int(next(slots[0].tensors()).shape[0])
+        return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -124,12 +125,12 @@ class Domain:
         names = None if self.names is None else self.names[which]
         return Domain(self.low[which], self.high[which], self.integer[which], self.categorical[which], names)
 
-    @property
+    @cached_property
     def d(self) -> int:
         """The number of search dimensions."""
         return int(self.low.size)
 
-    @property
+    @cached_property
     def bounded(self) -> bool:
         """True if any dimension has a finite bound."""
         return bool(np.isfinite(self.low).any() or np.isfinite(self.high).any())

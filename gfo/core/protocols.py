@@ -271,6 +271,10 @@ class RowTask(BoundTask, Protocol):
         """
         ...
 
+    def row_losses(self, answers: Answers, batch: Any) -> Array | None:
+        """Their "loss" alone, [K, B], which is what a step asks for; None where they have none."""
+        ...
+
 
 @runtime_checkable
 class Task(Protocol):

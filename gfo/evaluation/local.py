@@ -103,7 +103,7 @@ class LocalEvaluator:
         if self._repairing is not None:
             z = self._repairing.repair(z)
         answers = self._answers(self._decode(z), batch, meter)
-        rows = None if self._row_task is None else self._row_task.row_scores(answers, batch).get("loss")
+        rows = None if self._row_task is None else self._row_task.row_losses(answers, batch)
         found = self.task.loss(answers, batch) if rows is None else np.mean(rows, axis=1, dtype=np.float64)
         loss = torch.as_tensor(found).double().cpu().numpy().copy()
         loss[~np.isfinite(loss)] = np.nan

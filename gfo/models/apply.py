@@ -174,7 +174,10 @@ def applied(change: Change | None, module: nn.Module, layers: Sequence[nn.Module
             hook = _change_layer(function, change.place, value)
             handles.append(layers[layer].register_forward_pre_hook(hook, with_kwargs=True))
     before, behind = _found("input", change.delta), _found("output", change.delta)
-    for name in sorted(change.delta.modules):
+    names: set[str] = set()
+    for _, slot in before + behind:
+        names.update(slot.at)
+    for name in sorted(names):
         part = module.get_submodule(name)
         if steps := _steps(before, name):
             handles.append(part.register_forward_pre_hook(_change_input(change, name, steps)))
@@ -192,8 +195,11 @@ Found = list[tuple[Callable[..., Any], Slot]]
 
 def _found(place: Place, delta: Delta) -> Found:
     """The functions at a place that have something to do, in their order, with their slots."""
-    pairs = [(function, delta.get(kind)) for kind, function in _APPLIED[place].items()]
-    return [(function, slot) for function, slot in pairs if slot is not None]
+    found: Found = []
+    for kind, function in _APPLIED[place].items():
+        if kind in delta.by_class:
+            found.append((function, delta.by_class[kind]))
+    return found
 
 
 def _steps(found: Found, name: str) -> Steps:

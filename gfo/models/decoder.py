@@ -18,7 +18,7 @@ from gfo.core.errors import GfoError
 from gfo.models.apply import Change
 from gfo.models.attention import attention_of_branches
 from gfo.models.branches import Context, RowLayout
-from gfo.models.families import attention_windows, why_unsupported
+from gfo.models.families import attention_windows, feed_forward_of, why_unsupported
 from gfo.models.frozen import FrozenModel
 from gfo.models.last_layer import read_tokens_only
 from gfo.models.structure import find_stacks, hooked
@@ -46,6 +46,9 @@ class Placed:
 class Decoder(FrozenModel):
     """A causal language model of transformers; the next word behind the last token is read.
 
+    Attributes:
+        last_network: the last layer's feed-forward network, or None where it has none of the usual name.
+
     Raises:
         GfoError: for a model whose attention cannot be branched (see `gfo.models.families`).
     """
@@ -66,6 +69,7 @@ class Decoder(FrozenModel):
             )
         super().__init__(module, tokenizer, name, find_stacks(body, config.num_hidden_layers))
         self._window, self._mixed_windows = attention_windows(self.config)
+        self.last_network = feed_forward_of(self._layers[-1])
 
     def context(
         self,
@@ -235,7 +239,7 @@ class Decoder(FrozenModel):
         with ExitStack() as hooks:
             hooks.enter_context(attention_of_branches(self.config))
             if stop is None:
-                hooks.enter_context(read_tokens_only(self._layers[-1], rows, C))
+                hooks.enter_context(read_tokens_only(self.last_network, rows, C))
             hidden = self._run(
                 self.stacks[0],
                 entry.flatten(0, 1),

@@ -112,7 +112,7 @@ class DecoderSequences:
         grid = (
             Grid.of(self.owner[rows]) if T * heads <= kept * size else None
         )  # scores or copies: the smaller
-        with read_tokens_only(self._model.all_layers[-1], lie, len(rows)):
+        with read_tokens_only(self._model.last_network, lie, len(rows)):
             hidden = self._pass(entry, position, grid, change)
         return lie.reading(hidden)[:, 0]
 

@@ -79,9 +79,9 @@ class Encoder(FrozenModel):
         hidden = hidden.reshape(C, *real.shape, -1)
         return self._read(hidden, rows, real) if stop is None else hidden
 
-    def logits(self, hidden: Tensor, vocabulary: Sequence[Any] | None) -> Tensor:
+    def logits(self, hidden: Tensor, vocabulary: Sequence[Any] | slice | None) -> Tensor:
         """float32 logits [..., V'] of tokens, or of label texts (as token ids) for a sentence encoder."""
-        if self.reads == "mask":
+        if self.reads == "mask" or isinstance(vocabulary, slice):
             return super().logits(hidden, vocabulary)
         anchors = self._anchors_of(tuple(vocabulary or ()))  # (V', D)
         return nn.functional.normalize(hidden.float(), dim=-1) @ anchors.T / TEMPERATURE

@@ -260,10 +260,16 @@ class FrozenModel(ABC):
     def check_branches(self) -> None:
         """Raise GfoError if `branches` differs from a plain forward pass by more than rounding."""
 
-    def logits(self, hidden: Tensor, vocabulary: Sequence[Any] | None) -> Tensor:
+    def logits(self, hidden: Tensor, vocabulary: Sequence[Any] | slice | None) -> Tensor:
         """float32 logits [..., V'] of the chosen tokens, or of all for None, from hidden states [..., D]."""
-        chosen = slice(None) if vocabulary is None else torch.tensor(vocabulary, device=hidden.device)
-        return self._logits(hidden, chosen)
+        chosen: Any = slice(None) if vocabulary is None else vocabulary
+        if not isinstance(chosen, slice):
+            chosen = torch.tensor(chosen, device=hidden.device)
+        weight = self._head.weight[chosen].float()  # (V', D)
+        bias = None if self._bias is None else self._bias[chosen].float()
+        logits = torch.nn.functional.linear(hidden.float(), weight, bias)
+        logits = logits * self._logit_scale
+        return logits if self._logit_cap is None else self._logit_cap * torch.tanh(logits / self._logit_cap)
 
     def log_likelihood(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """float32 log-likelihoods, in nats, of W tokens [..., W] behind each hidden state [..., D]: [..., W].
@@ -275,20 +281,12 @@ class FrozenModel(ABC):
         total = hidden.new_full(hidden.shape[:-1], -math.inf, dtype=torch.float32)  # log of the sum of exp
         own = hidden.new_zeros(tokens.shape, dtype=torch.float32)
         for first in range(0, len(self._head.weight), size):
-            logits = self._logits(hidden, slice(first, first + size))
+            logits = self.logits(hidden, slice(first, first + size))
             total = torch.logaddexp(total, logits.logsumexp(dim=-1))
             here = (tokens >= first) & (tokens < first + size)
             found = logits.gather(-1, (tokens - first).clamp(0, logits.shape[-1] - 1))
             own = torch.where(here, found, own)
         return own - total[..., None]
-
-    def _logits(self, hidden: Tensor, rows: slice | Tensor) -> Tensor:
-        """float32 logits [..., V'] by some rows of the head."""
-        weight = self._head.weight[rows].float()  # (V', D)
-        bias = None if self._bias is None else self._bias[rows].float()
-        logits = torch.nn.functional.linear(hidden.float(), weight, bias)
-        logits = logits * self._logit_scale
-        return logits if self._logit_cap is None else self._logit_cap * torch.tanh(logits / self._logit_cap)
 
     def _decoded(self, rows: Sequence[Sequence[int]], **options: Any) -> list[str]:
         lists = [list(row) for row in rows]

@@ -12,20 +12,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from gfo.models.branches import RowLayout
-from gfo.models.families import feed_forward_of
 from gfo.models.structure import hooked
 
 
 @contextmanager
-def read_tokens_only(layer: nn.Module, rows: RowLayout, C: int) -> Iterator[None]:
-    """Within, the layer's feed-forward network gives 0 for tokens that are not read.
+def read_tokens_only(network: nn.Module | None, rows: RowLayout, C: int) -> Iterator[None]:
+    """Within, the last layer's feed-forward network gives 0 for tokens that are not read.
 
     Args:
-        layer: the last one.
+        network: that one; None where there is none, and all tokens go through.
         rows: how branches lie in R rows of T tokens.
         C: number of contexts.
     """
-    network = feed_forward_of(layer)  # where there is none, all tokens go through
     R, T = rows.branch.shape
     if network is None or rows.read.shape[1] == R * T:
         yield

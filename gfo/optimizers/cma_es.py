@@ -187,7 +187,9 @@ class CMAES(BaseOptimizer):
     def should_stop(self) -> str | None:
         if reason := super().should_stop():
             return reason
-        return "; ".join(f"{_REASONS.get(k, k)} ({k} = {v})" for k, v in self._es.stop().items()) or None
+        if reasons := self._es.stop():
+            return "; ".join(f"{_REASONS.get(k, k)} ({k} = {v})" for k, v in reasons.items())
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -73,6 +73,10 @@ class Step:
 class History:
     """The steps of a run, also written to a file as they happen.
 
+    Attributes:
+        recorded: as given.
+        last: the step appended last; None before the first.
+
     Args:
         path: a file for the JSON lines; None keeps the steps in memory only.
         recorded: the steps that the file has, which will be appended again, first; without them it is
@@ -84,35 +88,23 @@ class History:
 
     def __init__(self, path: Path | None = None, recorded: Sequence[Step] = ()) -> None:
         self._steps: list[Step] = []
+        self.last: Step | None = None
         self._path = path
         self.recorded = tuple(recorded)
         if path is not None and not recorded:
-            self._write("w", "")
+            _write(path, "w", "")
 
     @property
     def again(self) -> Step | None:
         """The recorded step that is to be appended next; None behind them."""
         return self.recorded[len(self)] if len(self) < len(self.recorded) else None
 
-    @property
-    def last(self) -> Step | None:
-        """The step appended last; None before the first."""
-        return self._steps[-1] if self._steps else None
-
     def append(self, step: Step) -> None:
         """Add a step; a recorded one is in the file already."""
-        if len(self._steps) >= len(self.recorded):
-            self._write("a", json.dumps(asdict(step), allow_nan=False) + "\n")
+        if self._path is not None and len(self._steps) >= len(self.recorded):
+            _write(self._path, "a", json.dumps(asdict(step), allow_nan=False) + "\n")
         self._steps.append(step)
-
-    def _write(self, mode: str, text: str) -> None:
-        if self._path is None:
-            return
-        try:
-            with self._path.open(mode, encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise cannot_write(self._path.parent, error) from None
+        self.last = step
 
     @classmethod
     def read(cls, path: Path) -> History:
@@ -122,7 +114,8 @@ class History:
             GfoError: if the file cannot be read as such.
         """
         history = cls()
-        history._steps = _read(path)[0]
+        for step in _read(path)[0]:
+            history.append(step)
         return history
 
     @classmethod
@@ -153,6 +146,14 @@ class History:
 
     def __getitem__(self, index: int) -> Step:
         return self._steps[index]
+
+
+def _write(path: Path, mode: str, text: str) -> None:
+    try:
+        with path.open(mode, encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise cannot_write(path.parent, error) from None
 
 
 def _read(path: Path) -> tuple[list[Step], int]:

@@ -93,7 +93,7 @@ class Classification(LabelledRows):
     def row_losses(self, scores: Tensor, target: Array) -> Tensor | None:
         """Scores [K, B, C] -> the loss of each row [K, B], unless it is "macro_f1", "accuracy+ce" or a
         metric's."""
-        return self._loss.rows(scores, target)
+        return None if self._loss.rows is None else self._loss.rows(scores, target)
 
     def losses(self, scores: Tensor, target: Array) -> Tensor | Array:
         """Scores [K, B, C] -> the loss [K]; differentiable for ce and hinge."""

@@ -153,7 +153,7 @@ class BoundDistillation(BoundRows):
 
     def loss(self, answers: Tensor, batch: Batch) -> Tensor:
         """Logits [K, B, V'] -> the loss [K]; differentiable."""
-        return self._row_losses(answers, batch).mean(dim=1)
+        return self._losses(answers, batch).mean(dim=1)
 
     def score(self, answers: Tensor, batch: Batch) -> dict[str, Array]:
         """Logits [K, B, V'] -> loss; agreement, the share of rows whose likeliest word, or label, is the
@@ -166,17 +166,21 @@ class BoundDistillation(BoundRows):
         taught = self._taught(batch, answers.device)
         said = _likeliest(self._compared(taught[None]))[0]
         guessed = np.concatenate([_likeliest(self._compared(logits[None])) for logits in answers])
-        found = {"loss": as_array(self._row_losses(answers, batch)), "agreement": guessed == said}
+        found = {"loss": as_array(self._losses(answers, batch)), "agreement": guessed == said}
         if batch.split in self._task.targets:
             target = self._task.targets[batch.split][list(batch.numbers)]
             labels = np.concatenate([_likeliest(self._of_labels(logits[None])) for logits in answers])
             found["accuracy"] = labels == target
             right = _likeliest(self._of_labels(taught[None]))[0] == target
             found["teacher_accuracy"] = np.tile(right, (len(answers), 1))
-        failed = ~np.array([bool(logits.isfinite().all()) for logits in answers])
+        failed = _failed(answers)
         return {name: only_finite(values.astype(np.float64), failed) for name, values in found.items()}
 
-    def _row_losses(self, answers: Tensor, batch: Batch) -> Tensor:
+    def row_losses(self, answers: Tensor, batch: Batch) -> Array:
+        """Logits [K, B, V'] -> the loss of each row, [K, B]; nan where a candidate failed."""
+        return only_finite(as_array(self._losses(answers, batch)), _failed(answers))
+
+    def _losses(self, answers: Tensor, batch: Batch) -> Tensor:
         """Logits [K, B, V'] -> the loss of each row, [K, B]; differentiable."""
         import torch
 
@@ -264,6 +268,11 @@ def _likeliest(logits: Tensor) -> Array:
     """Logits or scores [K, B, V'] -> int [K, B]."""
     found: Array = logits.argmax(dim=-1).cpu().numpy()
     return found
+
+
+def _failed(answers: Tensor) -> Array:
+    """Which candidates have an answer [K, B, V'] that is not finite, bool [K]."""
+    return ~np.array([bool(logits.isfinite().all()) for logits in answers])
 
 
 def _room(rows: int, columns: int) -> Array:

@@ -172,6 +172,11 @@ class BoundGeneration(BoundRows):
             return tokens
         return {LOSS.name: self._task.loss_of(rows), self._task.metric.name: rows, **tokens}
 
+    def row_losses(self, answers: Sequence[Any], batch: Batch) -> Array | None:
+        """K lists of B token tuples -> the loss of each row, [K, B]; None of BLEU and chrF."""
+        rows = self._values(answers, batch)[1]
+        return None if rows is None else self._task.loss_of(rows)
+
     def answer_texts(self, rows: Sequence[Tokens]) -> list[str]:
         """The answers as texts: cut at the first stop text, stripped."""
         return [self._cut(text) for text in self._tokenizer.decode(rows)]

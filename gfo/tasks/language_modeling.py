@@ -172,11 +172,15 @@ class _BoundWindows(BoundExamples):
 
     def score(self, answers: Tensor, batch: Batch) -> dict[str, Array]:
         """Log-likelihoods -> loss and perplexity, each [K]; nan where a candidate failed."""
-        loss = self.row_scores(answers, batch)["loss"].mean(axis=1)
+        loss = self.row_losses(answers, batch).mean(axis=1)
         with np.errstate(over="ignore"):  # inf
             return {"loss": loss, "perplexity": np.exp(loss)}
 
     def row_scores(self, answers: Tensor, batch: Batch) -> dict[str, Array]:
+        """Log-likelihoods -> loss of each window, [K, B]."""
+        return {"loss": self.row_losses(answers, batch)}
+
+    def row_losses(self, answers: Tensor, batch: Batch) -> Array:
         """Log-likelihoods -> loss of each window, [K, B]: its nats over the mean number of tokens of the
         batch's windows, so that the mean over windows is nats per token whatever their lengths.
 
@@ -185,7 +189,7 @@ class _BoundWindows(BoundExamples):
         """
         nats = -as_array(answers[..., 0])
         failed = np.logical_not(np.isfinite(nats).all(axis=1))
-        return {"loss": only_finite(nats * len(batch) / int(batch.target.sum()), failed)}
+        return only_finite(nats * len(batch) / int(batch.target.sum()), failed)
 
     def _contents(self, split: str) -> list[Window]:
         return self._windows[split]

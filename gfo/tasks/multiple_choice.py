@@ -96,7 +96,7 @@ class MultipleChoice(ClassTask):
 
     def row_losses(self, scores: Tensor, target: Array) -> Tensor | None:
         """Scores [K, B, m] -> the loss of each row [K, B], unless it is "accuracy+ce" or a metric's."""
-        return self._loss.rows(scores, target)
+        return None if self._loss.rows is None else self._loss.rows(scores, target)
 
     def losses(self, scores: Tensor, target: Array) -> Tensor | Array:
         """Scores [K, B, m] -> the loss [K]; differentiable for ce."""

@@ -194,6 +194,19 @@ class BoundWeighted:
             return named
         return {LOSS.name: self._joint([scores[LOSS.name] for scores in found], {}), **named}
 
+    def row_losses(self, answers: Sequence[Any], batch: Batches) -> Array | None:
+        """The tasks' answers -> the joint loss of the rows of a number, [K, B]; None as `row_scores` says."""
+        if self._task.constraints:
+            return None
+        losses: list[Array] = []
+        for part, answer, rows in zip(self.parts, answers, batch.parts, strict=True):
+            found = part.row_losses(answer, rows) if isinstance(part, RowTask) else None
+            if found is None or (losses and found.shape != losses[0].shape):
+                return None
+            losses.append(found)
+        joint: Array = self._joint(losses, {})
+        return joint
+
     def _losses(self, answers: Sequence[Any], batch: Batches) -> list[Any]:
         """The loss [K] of each task; arrays, unless all are tensors."""
         losses: list[Any] = [

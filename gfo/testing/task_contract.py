@@ -202,13 +202,16 @@ def check_rows(asked: Asked) -> None:
     for batch in asked.batches:
         answers = asked.answer(batch)
         scores, sizes = bound.score(answers, batch), {len(part.target) for part in _parts(batch)}
-        for name, rows in bound.row_scores(answers, batch).items():
+        values, losses = bound.row_scores(answers, batch), bound.row_losses(answers, batch)
+        for name, rows in values.items():
             _require(name in scores, f"row_scores gives '{name}', which score does not")
             kept = rows.ndim == 2 and rows.shape[0] == K and rows.shape[1] in sizes
             _require(kept, f"row_scores['{name}'] must have the shape [K, B], has {rows.shape}")
             mean = rows.mean(axis=1)
             kept = _near(mean, scores[name], 1e-9)
             _require(kept, f"the rows' mean of '{name}' is {mean}, score gives {scores[name]}")
+        kept = "loss" not in values if losses is None else np.array_equal(losses, values.get("loss"), True)
+        _require(kept, "row_losses must be the 'loss' of row_scores, to the bit, or None without")
 
 
 def check_gradient(asked: Asked) -> None:

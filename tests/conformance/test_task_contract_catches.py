@@ -139,6 +139,8 @@ CASES = {
         changed("row_scores", lambda rows: {"loss": rows["loss"].mean(1, keepdims=True)}),
         "must have the shape",
     ),
+    "rows' losses": (changed("row_losses", lambda rows: rows + 1e-9), "row_losses must be the 'loss'"),
+    "... left out": ({"row_losses": lambda self, answers, batch: None}, "row_losses must be the 'loss'"),
     "gradient": (changed("loss", torch.Tensor.detach), "a loss that is a tensor must have a gradient"),
     "metric's direction": (
         {

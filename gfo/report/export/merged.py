@@ -157,7 +157,7 @@ def _check_biases(candidate: Candidate) -> None:
 
 def _merge(part: Any, name: str, delta: Delta) -> None:
     """Write a candidate's changes into a module of the copy, rounding once."""
-    found = ((merge, delta.get(kind)) for kind, merge in _MERGES.items())
+    found = ((merge, delta.by_class.get(kind)) for kind, merge in _MERGES.items())
     todo = [(merge, slot) for merge, slot in found if slot is not None and name in slot.at]
     if linear_sizes(part) is None:
         if [type(slot) for _, slot in todo] != [Scales]:

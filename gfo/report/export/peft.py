@@ -159,7 +159,7 @@ def _ia3(candidate: Candidate, folder: Path) -> Exported:
 def _no_adapter(candidate: Candidate) -> Exception:
     """Why these changes are no PEFT adapter, and what can be done."""
     slots = candidate.slots
-    if candidate.delta.get(LayerPrompts) is not None:
+    if LayerPrompts in candidate.delta.by_class:
         return deep_prompt("an adapter of PEFT")
     usual = "search a SoftPrompt, Prefix (of all layers), LoRASubspace or Scaling to export peft"
     remedy = f"export merged, or {usual}" if can_merge(candidate.delta) else usual

@@ -108,14 +108,10 @@ class Data:
     def of_step(self, split: str, step: int, numbers: Array) -> Array:
         """Which of the rows with these numbers are a step's, sorted: all, or `batch_size` drawn without
         replacement."""
-        if not self.draws(split):
+        if split != "train" or self.batch_size is None:
             return numbers
         order = stream(self.seed, f"batch {step}").permutation(numbers)
         return np.sort(order[: self.batch_size])
-
-    def draws(self, split: str) -> bool:
-        """Whether each step has rows of its own."""
-        return split == "train" and self.batch_size is not None
 
 
 def _check_splits(**options: Iterable[str]) -> None:
@@ -167,8 +163,7 @@ class BoundExamples(ABC):
 
     def batch(self, split: str, step: int) -> Batch:
         """The rows of a step."""
-        self._check(split)
-        if not self._data.draws(split):
+        if split != "train" or self._data.batch_size is None:
             return self.all_rows(split)
         return self._rows(split, self._of_step(split, step), recurs=False)
 
@@ -178,8 +173,8 @@ class BoundExamples(ABC):
         Raises:
             GfoError: if the task has no such split.
         """
-        self._check(split)
         if split not in self._whole:
+            self._check(split)
             self._whole[split] = self._rows(split, self._numbers_of[split])
         return self._whole[split]
 

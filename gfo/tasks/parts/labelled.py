@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -143,6 +143,12 @@ class BoundClasses(BoundRows):
         failed = failures(scores, batch.target)
         found = self._row_values(scores, batch.target)
         return {name: only_finite(rows, failed) for name, rows in found.items()}
+
+    def row_losses(self, answers: Tensor, batch: Batch) -> Array | None:
+        """The model's answers -> the loss of each row, [K, B]; None if the loss is no mean of them."""
+        scores = self.scores(answers, batch)
+        rows = self._task.row_losses(scores, batch.target)
+        return None if rows is None else only_finite(as_array(rows), failures(scores, batch.target))
 
     def _row_values(self, scores: Tensor, target: Array) -> dict[str, Array]:
         """Of the loss and the built-in metrics that are means of rows, float64 [K, B]."""
@@ -326,6 +332,11 @@ class NamedLoss:
         names: those of LOSSES that the task takes.
         task: whose metrics they are.
 
+    Attributes:
+        name: as given.
+        rows: scores [K, B, C] and targets [B] -> what each row loses, [K, B]; None if the loss is no mean of
+            rows.
+
     Raises:
         GfoError: for an unknown name.
     """
@@ -334,11 +345,7 @@ class NamedLoss:
         by_name = {metric.name: metric for metric in task.own_metrics if metric.name not in names}
         check_name("loss", name, (*names, *by_name))
         self.name, self._metric, self._task = name, by_name.get(name), task
-
-    def rows(self, scores: Tensor, target: Array) -> Tensor | None:
-        """What each row loses, [K, B]; None if the loss is no mean of rows."""
-        make: Callable[[Tensor, Array], Tensor] | None = ROW_LOSSES.get(self.name)
-        return None if make is None or self._metric is not None else make(scores, target)
+        self.rows = None if self._metric is not None else ROW_LOSSES.get(name)
 
     def __call__(self, scores: Tensor, target: Array) -> Tensor | Array:
         """The loss of each candidate, [K]."""
