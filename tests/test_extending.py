@@ -18,6 +18,7 @@ BLOCKS = [match.groups() for match in BLOCK.finditer(PAGE)]
 FILES = {name: text for name, _, text in BLOCKS if name}
 CODE = {"one_plus_lambda": "optimizers", "mixture": "spaces", "rating": "tasks"}
 NAMES = ("one-plus-lambda", "mixture", "rating")
+SLOT, ITS_SPACE = "shift", "input-shift"
 (LINES,) = (text for name, language, text in BLOCKS if not name and language == "python")
 (COMMANDS,) = (text.splitlines() for _, language, text in BLOCKS if language == "bash")
 
@@ -25,17 +26,19 @@ NAMES = ("one-plus-lambda", "mixture", "rating")
 def test_how_much_each_takes():
     """A file and a line each, and a task of at most 60 lines; there is no other code on the page."""
     assert set(FILES) == {
-        *(f"mypackage/{file}.py" for file in CODE),
+        *(f"mypackage/{file}.py" for file in (*CODE, SLOT)),
         "pyproject.toml",
         "ratings.toml",
         "checks.py",
     }
     assert len(BLOCKS) == len(FILES) + 2
     points = tomllib.loads(FILES["pyproject.toml"])["project"]["entry-points"]["gfo.plugins"]
-    assert [name.split(".")[1] for name in points] == list(NAMES)
-    assert [place.partition(":")[0] for place in points.values()] == [f"mypackage.{file}" for file in CODE]
+    places = {name.split(".")[1]: place.partition(":")[0] for name, place in points.items()}
+    files = dict(zip(NAMES, CODE, strict=True)) | {ITS_SPACE: SLOT}
+    assert places == {name: f"mypackage.{file}" for name, file in files.items()}
     assert [line.split('"')[1] for line in LINES.splitlines()] == list(NAMES)
-    assert max(len(FILES[f"mypackage/{file}.py"].splitlines()) for file in CODE) <= 60
+    assert max(len(FILES[f"mypackage/{file}.py"].splitlines()) for file in files.values()) <= 60
+    assert len(FILES["mypackage/rating.py"].splitlines()) <= 30
     assert max(len(line) for text in FILES.values() for line in text.splitlines()) <= 110
 
 
@@ -72,9 +75,9 @@ def checkout(folder):
 
 
 @pytest.fixture
-def run(tmp_path, tiny):
+def run(tmp_path, tiny, request):
     """Runs a command line in a new process: (exit code, stdout, stderr)."""
-    model = tiny("llama")
+    model = tiny(getattr(request, "param", "llama"))
     model.module.save_pretrained(tmp_path / "model")
     model.tokenizer.save_pretrained(tmp_path / "model")
     for split in ("train", "dev", "test"):
@@ -110,7 +113,7 @@ def test_in_a_checkout(tmp_path, run):
         assert f"  {name} " in listed
     code, said, err = run("tune", "ratings.toml", "--out", "run")
     assert code == 0, err
-    assert "mean_error" in said
+    assert "mae" in said
 
 
 def test_as_a_package(tmp_path, run):
@@ -128,8 +131,8 @@ def test_as_a_package(tmp_path, run):
         code, said[command[1]], err = run(*command[1:])
         assert code == 0, err
         assert "warning" not in err
-    assert "number -> the word that says it." in said["list"]
-    assert "mean_error" in said["tune"]
+    assert "label -> the word that stands for it" in said["list"]
+    assert "mae" in said["tune"]
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["cost"]["candidates"] == 90
     assert result["space"] == {"kind": "Mixture", "words": [" good", " bad", " food", " not"], "tokens": 2}
@@ -159,3 +162,35 @@ def test_the_checks_of_the_page_pass(tmp_path, run):
     package(tmp_path / "site")
     code, _, err = run(file=str(tmp_path / "site" / "checks.py"))
     assert code == 0, err
+
+
+@pytest.mark.parametrize(("run", "biases"), [("gpt2", True), ("llama", False)], indirect=["run"])
+def test_a_slot_of_the_page(tmp_path, run, biases):
+    """Its space is searched from a TOML; it leaves in the weights of a model that has a place for it."""
+    package(tmp_path / "site")
+    small(tmp_path)
+    text = re.sub(r"\[space\]\n.*?\n\n", f'[space]\nkind = "{ITS_SPACE}"\nalpha = 2.0\n\n',
+                  (tmp_path / "ratings.toml").read_text().replace("{soft}", ""), flags=re.S)  # fmt: skip
+    (tmp_path / "shifts.toml").write_text(text)
+    code, _, err = run("tune", "shifts.toml", "--out", "run")
+    assert code == 0, err
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["space"]["kind"] == "InputShift"
+    before, after = (result["scores"][when]["test"]["loss"] for when in ("before", "after"))
+    code, _, err = run("export", "run", "--format", "peft")
+    assert code == 2
+    assert "PEFT has no adapter for shift" in err
+    code, _, err = run("export", "run", "--format", "merged", "--out", "merged")
+    if not biases:
+        assert code == 2
+        assert "a module without a bias cannot hold a shift" in err
+        return
+    assert code == 0, err
+    # the merged model, unmoved, is the model that was found
+    plain = text.replace('"model"', '"merged"').replace("= 60", "= 6")
+    (tmp_path / "merged.toml").write_text(plain)
+    code, _, err = run("tune", "merged.toml", "--out", "again")
+    assert code == 0, err
+    again = json.loads((tmp_path / "again" / "result.json").read_text())["scores"]["before"]["test"]["loss"]
+    assert again == pytest.approx(after, rel=1e-4)
+    assert again != pytest.approx(before, rel=1e-3)
