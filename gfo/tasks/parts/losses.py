@@ -63,7 +63,10 @@ def cross_entropy(scores: Tensor, target: Array) -> Tensor:
 
 
 def hinge(scores: Tensor, target: Array) -> Tensor:
-    """Multi-class hinge loss, the mean over C labels of max(0, margin - l_target + l_j), j != target."""
+    """Multi-class hinge loss, the mean over C labels of max(0, margin - l_target + l_j), j != target.
+
+    The sum form of Weston and Watkins (1999), margin 2; see `hinges`.
+    """
     return hinges(scores, target).mean(dim=1)
 
 
