@@ -59,7 +59,8 @@ def test_a_step_of_gfo(tmp_path, capsys):
     assert len(files) == found["files"] >= found["rooms_entered_again"]
     assert str(tmp_path) not in file.read_text()
     assert f"{found['functions']} functions in {found['files']} files" in capsys.readouterr().out
-    assert calls.one_step(4) == {name: found[name] for name in calls.one_step(4)}  # as every later step
+    later = calls.one_step(4)  # as every later step, but for whether a candidate is the best so far
+    assert abs(later["functions"] - found["functions"]) <= 2
     assert calls.one_step(1)["functions"] > found["functions"]  # control: what is computed once
 
 
