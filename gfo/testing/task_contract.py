@@ -210,8 +210,9 @@ def check_rows(asked: Asked) -> None:
             mean = rows.mean(axis=1)
             kept = _near(mean, scores[name], 1e-9)
             _require(kept, f"the rows' mean of '{name}' is {mean}, score gives {scores[name]}")
-        there = values.get("loss")
-        kept = there is None if losses is None else there is not None and np.array_equal(losses, there, True)
+        kept = (losses is None) == ("loss" not in values)
+        if kept and losses is not None:
+            kept = np.array_equal(losses, values["loss"], equal_nan=True)
         _require(kept, "row_losses must be the 'loss' of row_scores, to the bit, or None without")
 
 

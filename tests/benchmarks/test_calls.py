@@ -54,12 +54,14 @@ def test_a_step_of_gfo(tmp_path, capsys):
     assert {"gfo/run/loop.py", "gfo/spaces/soft_prompt.py", "gfo/evaluation/local.py"} <= set(files)
     for name in ("functions", "calls", "visits"):
         assert sum(row[name] for row in files.values()) == found[name]
-    assert found["functions"] <= 80 < calls.one_step(1)["functions"]  # later steps; control: the first one
+    assert found["functions"] <= 80
     assert found["functions"] <= found["calls"]
     assert len(files) == found["files"] >= found["rooms_entered_again"]
     assert str(tmp_path) not in file.read_text()
     assert f"{found['functions']} functions in {found['files']} files" in capsys.readouterr().out
-    assert calls.one_step(4) == {name: found[name] for name in calls.one_step(4)}  # as every later step
+    later = calls.one_step(4)  # as every later step, but for whether a candidate is the best so far
+    assert abs(later["functions"] - found["functions"]) <= 2
+    assert calls.one_step(1)["functions"] > found["functions"]  # control: what is computed once
 
 
 @pytest.mark.parametrize(
