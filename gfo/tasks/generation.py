@@ -230,15 +230,15 @@ class BoundGeneration(BoundRows):
         measure = task.metric_for(rows)
         if isinstance(measure, ByRow):
             low = [text for text, value in zip(texts, measure.rows(texts), strict=True) if value < REACHED]
-            what = f"{len(low)} of {len(rows)} targets ({len(low) / len(rows):.0%})"
+            what = f"{len(low)} of {len(rows)} targets ({len(low) / len(rows):.0%}) are not scored as right"
         else:
             score = measure(texts)
-            low, what = texts[: score < REACHED], f"the targets, as outputs, reach {score:.3f}:"
+            low, what = texts[: score < REACHED], f"the targets themselves reach {score:.3f} instead of 1"
         if low:
             name, why = task.metric.name, UNREACHED.get(task.metric.name, "")
             warnings.warn(
-                f"{split}: {what} are not scored as right by '{name}', such as {low[0][:40]!r}{why}; no "
-                "output can be: take another metric, or mend the targets",
+                f"{split}: {what} by '{name}', such as {low[0][:40]!r}{why}; no output can: take another "
+                "metric, or mend the targets",
                 GfoWarning,
                 stacklevel=2,
             )
