@@ -125,7 +125,7 @@ def test_log_likelihoods_by_blocks_of_the_vocabulary(tiny, family, monkeypatch):
     for most in (1, 70, 640, 10**9):  # blocks of 1, 7, 64 and all tokens
         monkeypatch.setattr(frozen, "LOGITS_AT_ONCE", most)
         found = model.log_likelihood(hidden, tokens)
-        assert difference(found, expected) < 1e-5, most
+        assert difference(found, expected) < 5e-5, most  # 1e-5 with other kernels, of 200 sums of two
         assert difference(found, expected.flip(0)) > 1e-2
 
 
