@@ -17,7 +17,7 @@ LABELS = {"a": " terrible", "b": " great"}
 DIM = 12
 SPACES = {
     "ia3": lambda model, **options: Scaling(model, DIM, **{"alpha": 0.4} | options),
-    "norm": lambda model, **options: Scaling(model, DIM, **{"alpha": 0.4, "kind": "norm"} | options),
+    "norm": lambda model, **options: Scaling(model, DIM, **{"alpha": 0.4, "method": "norm"} | options),
     "bias": lambda model, **options: BiasSpace(model, DIM, **{"alpha": 0.4} | options),
 }
 

@@ -186,5 +186,6 @@ def test_paths_of_a_section(tmp_path):
         'dev = "d.csv"\n[budget]\n'
     )
     task = load_config(tmp_path / "c.toml").task
-    assert task._path(task.train) == "hub:a/b:train"
-    assert str(task._path(task.dev)) == "there/d.csv"
+    options = task._options()
+    assert options["train"] == "hub:a/b:train"
+    assert str(options["dev"]) == "there/d.csv"
