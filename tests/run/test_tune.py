@@ -36,10 +36,10 @@ def test_lowers_the_loss_and_reports_before_and_after(pieces, tmp_path):
     assert after == result.scores["after"]["test"]
     assert set(after) == {"loss", "accuracy", "macro_f1"}
     start = result.evaluator.score(np.zeros((1, 10)), "test").metrics
-    assert result.scores["before"]["test"]["loss"] == pytest.approx(start["loss"][0], abs=1e-6)
+    assert result.scores["before"]["test"]["loss"] == pytest.approx(start["loss"][0], abs=1e-5)
     dev = [step.dev for step in result.history if step.dev]
     assert (
-        result.evaluator.score(result.z[None], "dev").metrics["loss"][0] <= min(d["loss"] for d in dev) + 1e-6
+        result.evaluator.score(result.z[None], "dev").metrics["loss"][0] <= min(d["loss"] for d in dev) + 1e-5
     )
 
 
