@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from gfo.core.errors import GfoError, check_name, unknown_name
+from gfo.core.errors import GfoError, check_name
 
 FORMS = ("share", "nats", "number", "tokens")
 SMALL = 5e-4  # nats below are shown as 1.2e-07
@@ -112,18 +112,6 @@ class Metric:
 
 LOSS = Metric("loss", lower_is_better=True, form="nats")
 """What the optimizer minimises; every task has it, first of its metrics."""
-
-
-def find_metric(metrics: Iterable[Metric], name: str, kind: str = "metric") -> Metric:
-    """The metric of that name.
-
-    Raises:
-        GfoError: if there is none; names those that there are.
-    """
-    known = {metric.name: metric for metric in metrics}
-    if name not in known:
-        raise unknown_name(kind, name, known)
-    return known[name]
 
 
 def main_metric(metrics: Iterable[Metric]) -> Metric | None:
