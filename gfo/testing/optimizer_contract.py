@@ -36,7 +36,8 @@ def check_optimizer(factory: Factory, *, evaluations: int = 10_000, reduction: f
         factory: `factory(domain, seed)` gives a new optimizer, its options always the same. Integer
             genes may be refused with a GfoError, bounds may not.
         evaluations: the budget on a shifted and rotated quadratic, d = 5, condition number 100.
-        reduction: the loss of `recommend()` over the loss of the first one that must be reached there.
+        reduction: the loss of `recommend()` over the loss of the first one that must be reached there, in the
+            median of three seeds.
     """
     trials = [name for name in OPTIMIZER_CHECKS if name in TRIALS]
     for name in OPTIMIZER_CHECKS:
@@ -348,22 +349,27 @@ def check_errors(factory: Factory) -> None:
 
 
 def check_convergence(factory: Factory, *, evaluations: int = 10_000, reduction: float = 1e-4) -> None:
-    """recommend() comes near the optimum of a shifted, rotated, ill-conditioned quadratic."""
-    for seed in (1, 2):
-        f = Ellipsoid(5, condition=100, seed=seed)
-        optimizer = factory(f.domain, seed)
-        start = f(optimizer.recommend()[None])[0]
-        used = 0
-        while used < evaluations and optimizer.should_stop() is None:
-            z = optimizer.ask()
-            optimizer.tell(z, f(z))
-            used += len(z)
-        reached = f(optimizer.recommend()[None])[0] / start
-        _require(
-            reached <= reduction,
-            f"after {used} evaluations of a shifted, rotated quadratic (d = 5, condition 100) the loss is "
-            f"{reached:.2g} times that of the start, not {reduction:.2g}: the update or a default is wrong",
-        )
+    """recommend() comes near the optimum of shifted, rotated, ill-conditioned quadratics; median of three."""
+    reached = sorted(_reached(factory, seed, evaluations) for seed in (1, 2, 3))
+    _require(
+        reached[1] <= reduction,
+        f"after {evaluations} evaluations of a shifted, rotated quadratic (d = 5, condition 100) the loss is "
+        f"{reached[1]:.2g} times that of the start, not {reduction:.2g}, in the median of three seeds: the "
+        "update or a default is wrong",
+    )
+
+
+def _reached(factory: Factory, seed: int, evaluations: int) -> float:
+    """The loss of recommend() over that of the first one on the quadratic of a seed."""
+    f = Ellipsoid(5, condition=100, seed=seed)
+    optimizer = factory(f.domain, seed)
+    start = f(optimizer.recommend()[None])[0]
+    used = 0
+    while used < evaluations and optimizer.should_stop() is None:
+        z = optimizer.ask()
+        optimizer.tell(z, f(z))
+        used += len(z)
+    return float(f(optimizer.recommend()[None])[0] / start)
 
 
 OPTIMIZER_CHECKS: dict[str, Callable[[Factory], None]] = {

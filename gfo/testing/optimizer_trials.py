@@ -128,10 +128,10 @@ def check_shuffled_rows(factory: Factory) -> None:
     for _ in range(8):
         z = told.ask()
         _require(np.array_equal(shuffled.ask(), z), "rows told in another order change the run; match them")
-        told.tell(z, f(z))
-        other = z[rng.permutation(len(z))]
+        order, loss = rng.permutation(len(z)), f(z)
+        told.tell(z, loss)
         try:
-            shuffled.tell(other, f(other))
+            shuffled.tell(z[order], loss[order])
         except GfoError:
             return
 

@@ -110,7 +110,7 @@ def test_rivals_agree_and_candidates_differ(one, tiny, name, P, family, chunk_to
     it = one(name, P, model=tiny(family), chunk_tokens=chunk_tokens)
     found = measure.measure(it, 1)
     low, high = found["losses"]
-    assert found["max_loss_difference"] < 2e-5
+    assert found["max_loss_difference"] < 5e-5
     assert high - low > 50 * found["max_loss_difference"]
 
 

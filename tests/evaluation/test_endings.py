@@ -15,7 +15,7 @@ from test_memory import peak_bytes
 from gfo.models import frozen
 
 K = 3
-TOLERANCE = 2e-5
+TOLERANCE = 5e-5
 TEXTS = ["a", "a great joy from the first minute to the last", "bad!"]
 WORDS = [
     (
@@ -112,7 +112,7 @@ def test_one_token_is_the_softmax_of_the_logits(tiny, family):
     assert logits.shape == (K, len(TEXTS), model.vocabulary_size)
     expected = logits.log_softmax(-1)[..., list(words)]
     found = asked.answers(z, batch)
-    assert difference(found, expected) < 1e-5
+    assert difference(found, expected) < 5e-5
     assert difference(found, expected.roll(1, 2)) > 0.05  # control
 
 

@@ -231,4 +231,4 @@ def test_rows_without_endings(tiny):
     one = [none[0], ((5,), (), ((6, 7),))]
     found = found_by(model, Changes(model, ["lora"]), one, False, z())
     assert bool((found[:, 0] == -torch.inf).all())
-    assert difference(found[:, 1:], found_by(model, Changes(model, ["lora"]), one[1:], False, z())) < 1e-5
+    assert difference(found[:, 1:], found_by(model, Changes(model, ["lora"]), one[1:], False, z())) < 5e-5

@@ -9,7 +9,7 @@ from continuations import check_all_ways, difference, found_by, slow, tokenized
 from test_equality_encoders import DECODER_WORKLOADS, WORKLOADS
 
 K = 3
-TOLERANCE = 2e-5
+TOLERANCE = 5e-5
 MASKED = "Review: {text} {soft} It was {masks}."
 ANSWERED = "Review: {text}\n{soft}Sentiment:"
 ROWS = [("a", 2), ("a great joy from the first minute to the last", 1), ("bad!", 3), ("not good", 2)]

@@ -14,7 +14,7 @@ from gfo.core.errors import GfoError
 from gfo.models.branches import RowLayout
 
 K = 4
-TOLERANCE = 3e-5
+TOLERANCE = 5e-5
 LABELS = {"bad": " terrible", "good": " great"}
 TEXTS = [
     "a",

@@ -10,7 +10,7 @@ from changes import DIM, Changes, changed_module, hook_prompts, layer_names, pas
 from gfo import Classification, LocalEvaluator
 
 K = 3
-TOLERANCE = 2e-5
+TOLERANCE = 5e-5
 LABELS = {"bad": " terrible", "good": " great"}
 TEXTS = [
     "a",

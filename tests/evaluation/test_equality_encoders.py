@@ -13,7 +13,7 @@ from changes import DIM, Changes, changed_module, hook_prompts, layer_names
 from gfo import Classification, GfoError, LocalEvaluator, SoftPrompt, freeze
 
 K = 3
-TOLERANCE = 2e-5
+TOLERANCE = 5e-5
 LABELS = {"bad": " terrible", "good": " great"}
 TEXTS = ["a", "a great joy from the first minute to the last", "bad!", "the food was good", "not good"]
 ROWS = [{"text": t, "label": v} for t, v in zip(TEXTS, ["good", "good", "bad", "good", "bad"], strict=True)]

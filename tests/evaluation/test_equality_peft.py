@@ -17,7 +17,7 @@ with warnings.catch_warnings():
     import peft
 
 K = 3
-TOLERANCE = 2e-5
+TOLERANCE = 5e-5
 LABELS = {"bad": " terrible", "good": " great"}
 TEXTS = ["a", "a great joy from the first minute to the last", "bad!", "the food was good"]
 ROWS = [

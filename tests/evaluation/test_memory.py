@@ -70,7 +70,7 @@ def test_chunks_follow_the_memory_given(tiny):
     small, large = make(model, memory=50 * size), make(model)
     assert small.tokens_at_once == 50
     assert large.tokens_at_once > 50
-    np.testing.assert_allclose(small(points(), 0).loss, large(points(), 0).loss, atol=1e-5)
+    np.testing.assert_allclose(small(points(), 0).loss, large(points(), 0).loss, atol=5e-5)
     with pytest.raises(GfoError, match="memory = 0 must be at least 1"):
         make(model, memory=0)
 
@@ -145,7 +145,7 @@ LIMITED = """
     resource.setrlimit(resource.RLIMIT_AS, (now + int(sys.argv[2]), -1))
     evaluator = gfo.LocalEvaluator(model, task, space, chunk_tokens=100_000)
     loss = evaluator(z, 0).loss
-    assert np.abs(loss - expected).max() < 1e-5
+    assert np.abs(loss - expected).max() < 5e-5
     print(evaluator.tokens_at_once)
 """
 

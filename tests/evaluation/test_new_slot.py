@@ -22,7 +22,7 @@ from gfo.report.export.merged import merges
 from gfo.testing import check_space
 
 K = 3
-TOLERANCE = 2e-5
+TOLERANCE = 5e-5
 PLAIN, ALIKE = "Review: {text}\nSentiment:", "{text} It was"
 LABELS = {"bad": " terrible", "good": " great"}
 TEXTS = ["a", "a great joy from the first minute to the last", "bad!", "the food was good"]

@@ -187,7 +187,7 @@ def test_logits_of_chosen_words_are_the_full_heads(tiny, family):
         expected = model.module(ids, use_cache=False).logits[0, -1]
         hidden = model.module.base_model(ids, use_cache=False).last_hidden_state[0, -1]
         found = model.logits(hidden, (7, 150, 3))
-    torch.testing.assert_close(found, expected[[7, 150, 3]], rtol=0, atol=1e-5)
+    torch.testing.assert_close(found, expected[[7, 150, 3]], rtol=0, atol=5e-5)
     assert float((found - expected[[8, 151, 4]]).abs().max()) > 0.01
 
 
@@ -223,6 +223,6 @@ def test_factors_and_caps_of_logits(tokenizer, kind, options):
         ids = torch.tensor([[5, 9, 20, 33]])
         expected = module(ids, use_cache=False).logits[0, -1, :9]
         hidden = module.base_model(ids, use_cache=False).last_hidden_state[0, -1]
-    torch.testing.assert_close(model.logits(hidden, range(9)), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model.logits(hidden, range(9)), expected, rtol=1e-5, atol=5e-5)
     bare = hidden @ module.get_output_embeddings().weight[:9].T
     assert float((bare - expected).abs().max()) > 0.1  # control: the factor counts

@@ -169,7 +169,7 @@ def test_a_run_out_of_memory_goes_on_with_smaller_passes_and_so_does_one_resumed
     short = run("short", 150, 1)
     ample = run("ample", 0, 1)
     assert short["tokens"] < ample["tokens"]
-    assert np.allclose(short["losses"], ample["losses"], atol=1e-5)
+    assert np.allclose(short["losses"], ample["losses"], atol=5e-5)
     settled = json.loads((tmp_path / "short" / "run.json").read_text())["evaluator"]
     assert settled["tokens_at_once"] == short["tokens"]
     assert run("short", 0, 2)["tokens"] == short["tokens"]

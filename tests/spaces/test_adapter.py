@@ -60,7 +60,7 @@ def test_equals_adapters_in_a_copy(tiny, name):
     )
     found = evaluator.answers(z, evaluator.task.all_rows("train"))
     expected = slow_logits(model, space.decode(torch.from_numpy(z)))
-    assert float((found - expected).abs().max()) < 2e-5
+    assert float((found - expected).abs().max()) < 5e-5
     assert float((found - expected.roll(1, 0)).abs().amax((1, 2)).min()) > 1e-3
     start = evaluator.answers(0 * z, evaluator.task.all_rows("train"))
     assert float((found - start).abs().amax((1, 2)).min()) > 1e-3

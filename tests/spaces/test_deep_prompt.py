@@ -73,7 +73,7 @@ def test_equals_plain_forward_passes(tiny, family, template, layers):
     space = make_space(model, layers=layers)
     expected = plain_logits(model, template, space.decode(torch.from_numpy(z)))
     found = logits(model, space, z, template)
-    assert float((found - expected).abs().max()) < 2e-5
+    assert float((found - expected).abs().max()) < 5e-5
     # controls: each candidate, no change, another layer
     assert float((found - expected.roll(1, 0)).abs().amax((1, 2)).min()) > 1e-3
     assert float((found - logits(model, space, 0 * z, template)).abs().amax((1, 2)).min()) > 1e-3

@@ -53,7 +53,7 @@ def test_equals_merged_weights(tiny, family, method):
     space = make_space(model, method=method)
     expected = merged_logits(model, space.decode(torch.from_numpy(z)))
     found = logits(model, space, z)
-    assert float((found - expected).abs().max()) < 2e-5
+    assert float((found - expected).abs().max()) < 5e-5
     # controls: each candidate, and no change at all
     assert float((found - expected.roll(1, 0)).abs().amax((1, 2)).min()) > 1e-3
     start = logits(model, space, np.zeros((1, DIM)))

@@ -55,7 +55,7 @@ def test_equals_past_keys_and_values(tiny, name):
     space = make_space(model)
     expected = plain_logits(model, space.decode(torch.from_numpy(z)))
     found = logits(model, space, z)
-    assert float((found - expected).abs().max()) < 2e-5
+    assert float((found - expected).abs().max()) < 5e-5
     assert float((found - expected.roll(1, 0)).abs().amax((1, 2)).min()) > 1e-3
     assert float((found - logits(model, space, 0 * z)).abs().amax((1, 2)).min()) > 1e-3
 
@@ -72,7 +72,7 @@ def test_zero_is_the_text_in_front(tiny, family):
         for b, row in enumerate(task.data.rows["train"]):
             whole = torch.tensor([*ids, *model.encode(f"Review: {row['text']} It was")])[None]
             expected = model.module(whole).logits[0, -1, words]
-            assert float((found[0, b] - expected).abs().max()) < 2e-5
+            assert float((found[0, b] - expected).abs().max()) < 5e-5
     other = logits(model, make_space(model, tokens=len(ids)), np.zeros((1, DIM)))
     assert float((other - found).abs().max()) > 1e-3
 
@@ -85,7 +85,7 @@ def test_some_layers(tiny, layers):
     task = Classification(ROWS, template="Review: {text} It was", labels=LABELS)
     fast, slow = (LocalEvaluator(model, task, space, reuse=reuse) for reuse in (True, False))
     batch = fast.task.all_rows("train")
-    assert float((fast.answers(z, batch) - slow.answers(z, batch)).abs().max()) < 2e-5
+    assert float((fast.answers(z, batch) - slow.answers(z, batch)).abs().max()) < 5e-5
     assert float((fast.answers(z, batch) - logits(model, make_space(model), z)).abs().max()) > 1e-3
     assert space.first_layer == min(space.decode(torch.zeros(1, DIM)).prefix)
 

@@ -57,7 +57,7 @@ def test_all_at_once(model, parts):
         tensors, merged = list(own.tensors()), list(delta.tensors())
         assert all(any(torch.equal(t, m) for m in merged) for t in tensors)
     found = logits(model, space, z)
-    assert float((found - logits(model, space, z, reuse=False)).abs().max()) < 2e-5
+    assert float((found - logits(model, space, z, reuse=False)).abs().max()) < 5e-5
     for i in range(len(parts)):  # controls: every part matters
         other = z.copy()
         other[:, ends[i] : ends[i + 1]] = 0
@@ -75,7 +75,7 @@ def test_first_layer_is_the_lowest(model, parts):
     assert first(top, parts[0]) == 0
     deep = ProductSpace(top, DeepPrompt(model, 2, 5, layers=[2]))
     z = np.random.default_rng(0).standard_normal((3, 10))
-    assert float((logits(model, deep, z) - logits(model, deep, z, reuse=False)).abs().max()) < 2e-5
+    assert float((logits(model, deep, z) - logits(model, deep, z, reuse=False)).abs().max()) < 5e-5
 
 
 def test_integer_genes_stay(model):

@@ -68,7 +68,7 @@ def test_equals_changed_modules(tiny, family, kind):
     space = SPACES[kind](model)
     expected = changed_logits(model, space.decode(torch.from_numpy(z)))
     found = logits(model, space, z)
-    assert float((found - expected).abs().max()) < 2e-5
+    assert float((found - expected).abs().max()) < 5e-5
     assert float((found - expected.roll(1, 0)).abs().amax((1, 2)).min()) > 1e-3
     start = logits(model, space, 0 * z)
     assert float((found - start).abs().amax((1, 2)).min()) > 1e-3
