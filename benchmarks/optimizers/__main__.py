@@ -2,6 +2,7 @@
 
     python -m benchmarks.optimizers
     python -m benchmarks.optimizers --overhead --data DIR
+    python -m benchmarks.optimizers --suite bbob
 
 See README.md of the benchmarks for the protocol.
 """
@@ -20,6 +21,7 @@ from benchmarks import shared
 from benchmarks.optimizers.cells import Cell, cells, read_runs, run_cell
 from benchmarks.optimizers.methods import PAIRS, installed, method
 from benchmarks.optimizers.problems import DIMENSIONS, INTEGER, REAL
+from benchmarks.optimizers.suites import SUITES
 from benchmarks.shared import check_at_least_one, chosen, say
 from gfo import optimizers
 from gfo.core.errors import GfoError
@@ -82,7 +84,11 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     add("--again", action="store_true", help="run what the folder has already, too")
     add("--overhead", action="store_true", help="measure ask + tell at d = 1,000, K = 64 instead")
     add("--data", type=Path, help="with --overhead: folder of SST-2, for the seconds of an evaluation step")
+    add("--suite", help=f"instead: problems of others, {', '.join(SUITES)}")
+    add("--instances", type=int, help="with --suite, of each function; default: the suite's")
     options = parser.parse_args(arguments)
+    if options.suite:
+        return _suite_options(options)
     every = [name for name in optimizers.names() if name != "bo"]  # bo: minutes a run
     default = every if options.overhead else ours
     options.methods = chosen("method", _listed(options.methods) or default, optimizers.names())
@@ -98,6 +104,18 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+def _suite_options(options: argparse.Namespace) -> argparse.Namespace:
+    """The checked options of a run on a suite."""
+    [name] = chosen("--suite", [options.suite], SUITES)
+    suite = SUITES[name]
+    every = [name for name in optimizers.names() if name != "bo"]  # bo: minutes a run
+    options.methods = chosen("method", _listed(options.methods) or every, optimizers.names())
+    options.dims = [_dimension(text) for text in _listed(options.dims)] or list(suite.dimensions)
+    options.instances = suite.instances if options.instances is None else options.instances
+    check_at_least_one(options, ["processes", "instances"])
+    return options
+
+
 def _listed(text: str | None) -> list[str]:
     return [name.strip() for name in text.split(",")] if text else []
 
@@ -109,7 +127,12 @@ def _dimension(text: str) -> int:
 
 
 def _run_and_write(options: argparse.Namespace) -> None:
-    if options.overhead:
+    if options.suite:
+        from benchmarks.optimizers.suite_runs import run_suite
+
+        suite, out = SUITES[options.suite], options.out / "suites"
+        run_suite(suite, options.methods, options.dims, options.instances, out, options.processes)
+    elif options.overhead:
         from benchmarks.optimizers.overhead import write_overhead
 
         write_overhead(options.out, options.data, options.methods)

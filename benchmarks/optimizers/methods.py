@@ -129,7 +129,7 @@ def _pycma(recorder: Recorder, seed: int, *, diagonal: bool = False) -> None:
         recorder.look(es.result.xfavorite)
 
 
-def _box(domain: Domain) -> tuple[Array, Array]:
+def box_of(domain: Domain) -> tuple[Array, Array]:
     """Bounds of real numbers [d] that round into the domain; [-5, 5] where it has none."""
     low = np.where(np.isfinite(domain.low), domain.low, -BOX) - 0.499 * domain.integer
     high = np.where(np.isfinite(domain.high), domain.high, BOX) + 0.499 * domain.integer
@@ -142,7 +142,7 @@ def _nevergrad(name: str, recorder: Recorder, seed: int, *, box: bool) -> None:
     array = ng.p.Array(init=recorder.start)
     array.set_mutation(sigma=SIGMA0)
     if box:
-        low, high = _box(recorder.domain)
+        low, high = box_of(recorder.domain)
         array.set_bounds(low, high, full_range_sampling=True)
     array.random_state = np.random.RandomState(seed)
     np.random.seed(seed)  # noqa: NPY002 (some of its methods draw from the global generator)
@@ -208,7 +208,7 @@ def _pymoo_ga(recorder: Recorder, seed: int) -> None:
     from pymoo.core.problem import Problem
     from pymoo.problems.static import StaticProblem
 
-    low, high = _box(recorder.domain)
+    low, high = box_of(recorder.domain)
     integer = recorder.domain.integer
     if integer.any():
         low, high = np.where(integer, np.ceil(low), low), np.where(integer, np.floor(high), high)
@@ -258,7 +258,7 @@ def _dual_annealing(recorder: Recorder, seed: int, *, local: bool) -> None:
 
     dual_annealing(
         recorder.one,
-        list(zip(*_box(recorder.domain), strict=True)),
+        list(zip(*box_of(recorder.domain), strict=True)),
         maxiter=10**9,
         maxfun=10 * recorder.budget,
         no_local_search=not local,
@@ -270,13 +270,13 @@ def _dual_annealing(recorder: Recorder, seed: int, *, local: bool) -> None:
 def _scipy_sobol(recorder: Recorder, seed: int) -> None:
     from scipy.stats import qmc
 
-    low, high = _box(recorder.domain)
+    low, high = box_of(recorder.domain)
     sequence = qmc.Sobol(recorder.domain.d, scramble=True, seed=np.random.default_rng(seed))
     while True:
         recorder(low + (high - low) * sequence.random(16))
 
 
-def _of_nevergrad(name: str, *, box: bool) -> Method:
+def of_nevergrad(name: str, *, box: bool) -> Method:
     def run(recorder: Recorder, seed: int) -> None:
         _nevergrad(name, recorder, seed, box=box)
 
@@ -292,9 +292,9 @@ REFERENCES: dict[str, Method] = {
     "scipy:dual_annealing": Method(lambda r, seed: _dual_annealing(r, seed, local=False), "scipy"),
     "scipy:dual_annealing+local": Method(lambda r, seed: _dual_annealing(r, seed, local=True), "scipy"),
     "scipy:Sobol": Method(_scipy_sobol, "scipy"),
-    "nevergrad:OnePlusOne": _of_nevergrad("OnePlusOne", box=False),
-    "nevergrad:SPSA": _of_nevergrad("SPSA", box=False),
-    "nevergrad:PSO": _of_nevergrad("PSO", box=True),
-    "nevergrad:DE": _of_nevergrad("DE", box=True),
-    "nevergrad:RandomSearch": _of_nevergrad("RandomSearch", box=True),
+    "nevergrad:OnePlusOne": of_nevergrad("OnePlusOne", box=False),
+    "nevergrad:SPSA": of_nevergrad("SPSA", box=False),
+    "nevergrad:PSO": of_nevergrad("PSO", box=True),
+    "nevergrad:DE": of_nevergrad("DE", box=True),
+    "nevergrad:RandomSearch": of_nevergrad("RandomSearch", box=True),
 }

@@ -63,6 +63,8 @@ class Recorder:
         hits: evaluations to each precision, None where it was not reached.
         seconds: CPU seconds of the method itself, to each precision.
         evaluations: done so far.
+        lowest: loss without noise of the best point evaluated.
+        recommended: loss without noise of the point that `look` saw last, or None.
     """
 
     def __init__(
@@ -81,6 +83,8 @@ class Recorder:
         self.seconds: list[float | None] = [None] * len(self._precisions)
         self._next = 0
         self._own = 0.0
+        self.lowest = gap + function.minimum
+        self.recommended: float | None = None
         self._begin = time.process_time()
 
     def _gap(self, z: Array) -> Array:
@@ -94,6 +98,7 @@ class Recorder:
         loss = self._function(z)
         gap = self._gap(z) if self._exact else loss - self._function.minimum
         before, self.evaluations = self.evaluations, self.evaluations + len(z)
+        self.lowest = min(self.lowest, float(gap[: self.budget - before].min()) + self._function.minimum)
         self._note(np.minimum.accumulate(gap), before + 1, entered)
         self._own += time.process_time() - entered
         if self.evaluations >= self.budget:
@@ -107,7 +112,9 @@ class Recorder:
     def look(self, z: Array) -> None:
         """Note what the method recommends now, z [d]; costs no evaluation."""
         entered = time.process_time()
-        self._note(self._gap(np.asarray(z)[None]), self.evaluations, entered)
+        gap = self._gap(np.asarray(z)[None])
+        self.recommended = float(gap[0]) + self._function.minimum
+        self._note(gap, self.evaluations, entered)
         self._own += time.process_time() - entered
 
     def _note(self, lowest: Array, first: int, entered: float) -> None:
@@ -118,7 +125,7 @@ class Recorder:
                 self.hits[self._next] = at
                 self.seconds[self._next] = entered - self._begin - self._own
             self._next += 1
-        if self._next == len(self._targets):
+        if self._precisions and self._next == len(self._targets):
             raise Finished
 
 
@@ -135,8 +142,13 @@ class Logistic(BenchmarkFunction):
         self._slope = (rng.standard_normal(d) + rng.standard_normal((rows, d))) / np.sqrt(2 * d)
         self._margin = rng.standard_normal(rows)
 
+    def of_rows(self, z: Array, rows: Array | slice) -> Array:
+        """The mean loss on some rows [K] of z [K, d]."""
+        margin = self._margin[rows] + z @ self._slope[rows].T
+        return np.asarray(np.logaddexp(0.0, -margin).mean(axis=1))
+
     def _loss(self, z: Array) -> Array:
-        return np.asarray(np.logaddexp(0.0, -(self._margin + z @ self._slope.T)).mean(axis=1))
+        return self.of_rows(z, slice(None))
 
 
 def low_budget_function(name: str, seed: int) -> BenchmarkFunction:
