@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from gfo.config import load_config
 from gfo.run.callbacks import Callback
 from gfo.run.environment import threads, versions
+from gfo.run.files import write_json
 from gfo.run.history import History
 from gfo.run.result import load_point
 
@@ -151,7 +152,7 @@ def test_data_that_are_gone_or_others(work, gfo):
     more = ("--set", "budget.evaluations=80")
     train = (work / "train.jsonl").read_text()
     (work / "train.jsonl").unlink()
-    bad(gfo("resume", "run", *more), "train: cannot read train.jsonl", "No such file")
+    bad(gfo("resume", "run", *more), "train: cannot read", "train.jsonl: No such file")
     (work / "train.jsonl").write_text(train.replace("atrain", "btrain"))
     bad(gfo("resume", "run", *more), "the run there has data.train = ", "only the budget")
     (work / "moved").mkdir()
@@ -216,7 +217,7 @@ def test_what_changed_in_a_run_of_0_1_0_is_named(work, gfo):
     history.write_text("".join([other, *lines]))
     run = json.loads((work / "run" / "run.json").read_text())
     run |= {"versions": versions(), "threads": threads()}
-    (work / "run" / "run.json").write_text(json.dumps(run))
+    write_json(work / "run" / "run.json", run)
     bad(gfo("resume", "run", *more), "at step 0 the optimizer asks for other points", "gfo 0.1.0 began it")
 
 
@@ -239,7 +240,7 @@ def test_a_full_disk(work, gfo, small_disk):
     result = gfo("tune", "run.toml", *LONG, "--out", "disk/run")
     bad(
         result,
-        "out = disk/run: cannot write there (No space left on device); make room and go on with gfo resume",
+        "disk/run: cannot write there (No space left on device); make room and go on with gfo resume",
     )
     done = len(History.read(small_disk / "run" / "history.jsonl"))
     assert 5 < done < 200
