@@ -1,4 +1,4 @@
-"""The command line: gfo demo | tune | resume | eval | plot | export | list | download."""
+"""The command line: gfo demo | tune | resume | eval | plot | export | check | list | download."""
 
 from __future__ import annotations
 
@@ -196,6 +196,18 @@ def export(
         typer.echo((written.folder / PROMPT_TEXT).read_text(encoding="utf-8"), nl=False)
     for line in written.load:
         typer.echo(f"  {line}")
+
+
+@app.command()
+def check(run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
+    """Say what of a run folder is whole, what is damaged and what can be done; exit code 1 if anything is."""
+    from gfo.run.integrity import check_folder
+
+    found = check_folder(run_dir)
+    for each in found:
+        typer.echo(str(each))
+    if any(each.damaged for each in found):
+        raise typer.Exit(1)
 
 
 @app.command("list")

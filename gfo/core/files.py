@@ -131,6 +131,18 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     sync_folder(folder.parent)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, if it is there; of a link the link.
+
+    Raises:
+        GfoError: if it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path.parent, error) from None
+
+
 def make_folder(path: Path) -> Path:
     """Make a folder, and those above it, if it is missing.
 

@@ -27,11 +27,12 @@ import numpy as np
 
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, GfoWarning
+from gfo.core.files import remove
 from gfo.core.protocols import Cost, Evaluator, Resumable
 from gfo.core.recording import walk
 from gfo.run.callbacks import Run
 from gfo.run.environment import threads, versions
-from gfo.run.files import FORMAT, PUT_BACK, format_of, write_json
+from gfo.run.files import FORMAT, format_of, write_json
 from gfo.run.history import HISTORY, History, Step, checksum, recorded_losses
 from gfo.run.schema import RESULT, RUN, read_result, read_run
 from gfo.run.selection import Snapshot
@@ -66,7 +67,7 @@ class Checkpoint:
             return
         if run.history.recorded:
             self._then = read_run(folder)
-            self._check_sealed(run.history)
+            run.history.check_sealed(folder, format_of(self._then))
             then, now = upgraded(folder, self._then, _json(terms))
             check_terms(folder, then, now, same_gfo=self._same_gfo)
             if isinstance(run.evaluator, Resumable) and self._then.get("evaluator"):
@@ -74,7 +75,7 @@ class Checkpoint:
             if not run.history.checked:
                 run.history.seal()
         else:
-            (folder / STATE).unlink(missing_ok=True)
+            remove(folder / STATE)
         metrics = [metric.record() for metric in run.metrics]  # so that the folder says what its scores are
         self._facts = {
             "terms": _json(terms),
@@ -173,11 +174,6 @@ class Checkpoint:
     def _same_gfo(self) -> bool:
         """Whether the run was begun by this version."""
         return bool(self._then.get("versions", {}).get("gfo") == versions()["gfo"])
-
-    def _check_sealed(self, history: History) -> None:
-        """Fail for a history without checksums where gfo wrote some."""
-        if not history.checked and format_of(self._then) > 1:
-            raise GfoError(f"history: the lines in {self._folder} have lost their checksums; {PUT_BACK}")
 
     def _write(self, run: Run) -> None:
         assert self._folder is not None

@@ -29,8 +29,15 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_whole(path, json.dumps({**values, CHECKSUM: checksum_of(values)}, indent=1) + "\n")
 
 
-def read_json(path: Path, *, remedy: str = "give the folder of a finished run") -> dict[str, Any]:
+def read_json(
+    path: Path, *, remedy: str = "give the folder of a finished run", changed: str = PUT_BACK
+) -> dict[str, Any]:
     """The values in a JSON file of a run folder, without their checksum.
+
+    Args:
+        path: of the file.
+        remedy: how errors end if it is missing or no such file.
+        changed: how they end if it was changed.
 
     Raises:
         GfoError: if it cannot be read, is of a newer gfo, or was changed since gfo wrote it.
@@ -40,7 +47,7 @@ def read_json(path: Path, *, remedy: str = "give the folder of a finished run") 
         raise GfoError(f"{path} cannot be read (it holds a {type(values).__name__}); {remedy}")
     check_format(values, path)
     if CHECKSUM in values or format_of(values) > 1:
-        check_unchanged(values, path, PUT_BACK)
+        check_unchanged(values, path, changed)
     return values
 
 

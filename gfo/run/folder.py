@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gfo.core.errors import GfoError
-from gfo.core.files import absolute, cannot_write, make_folder, sweep
+from gfo.core.files import absolute, cannot_write, make_folder, remove, sweep
 from gfo.run.history import HISTORY
 from gfo.run.result import RESULT
 
@@ -80,7 +80,7 @@ class RunFolder(os.PathLike[str]):
         try:
             make_folder(self.path)
             if (self.path / LOCK).is_symlink():
-                os.unlink(self.path / LOCK)
+                remove(self.path / LOCK)
             lock = FileLock(self.path / LOCK, timeout=0)
             lock.acquire()
         except Timeout:

@@ -20,7 +20,7 @@ from gfo.core.errors import GfoError
 from gfo.core.files import append, cut, write_whole
 from gfo.core.protocols import Cost
 from gfo.core.reading import parse_json, read_bytes
-from gfo.run.files import CHECKSUM, short_digest
+from gfo.run.files import CHECKSUM, PUT_BACK, short_digest
 from gfo.run.schema import first_error
 
 HISTORY = "history.jsonl"
@@ -83,6 +83,7 @@ class History:
         recorded: as given.
         last: the step appended last; None before the first.
         checked: whether the lines of the recorded steps have checksums, as all but those of gfo 0.1.0.
+        ends: whether the file that was read ends with a whole line.
 
     Args:
         path: a file for the JSON lines; None keeps the steps in memory only.
@@ -103,6 +104,7 @@ class History:
         self.recorded = tuple(recorded)
         self.checked = checksum is not None
         self._checksum = checksum or ""
+        self.ends = True
         self._synced = time.monotonic()
         if path is not None and not recorded:
             write_whole(path, "")
@@ -136,6 +138,11 @@ class History:
         if self._path is not None:
             write_whole(self._path, "".join(lines))
 
+    def check_sealed(self, folder: Path, format_: int) -> None:
+        """Raise GfoError for lines without checksums in a folder of a format that has them."""
+        if not self.checked and format_ > 1:
+            raise GfoError(f"history: the lines in {folder} have lost their checksums; {PUT_BACK}")
+
     @classmethod
     def read(cls, path: Path) -> History:
         """The history in a file; a last line that was not written to its end is left out.
@@ -143,8 +150,9 @@ class History:
         Raises:
             GfoError: if the file cannot be read as such.
         """
-        steps, _, checksum = _read(path)
+        steps, size, checksum = _read(path)
         history = cls(checksum=checksum)
+        history.ends = size == path.stat().st_size
         for step in steps:
             history.append(step)
         return history

@@ -23,9 +23,9 @@ from gfo.report.tables import Table, Tabled, scores_table
 from gfo.run.environment import hardware, versions
 from gfo.run.files import FORMAT, format_of, point_checksum, write_json
 from gfo.run.history import History
+from gfo.run.schema import GO_ON, read_result, read_run
 from gfo.run.schema import RESULT as RESULT
 from gfo.run.schema import RUN as RUN
-from gfo.run.schema import read_result, read_run
 
 if TYPE_CHECKING:
     from gfo.report.export import Exported
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from gfo.run.front import Front
 
 POINT, PLOT, CONFIG = "best.safetensors", "plot.png", "config.json"
-GO_ON = f"put back a copy, or delete {RESULT} and go on (gfo resume, resume=True), which writes both anew"
 
 
 @dataclass(repr=False)

@@ -12,6 +12,7 @@ from gfo.core.errors import GfoError
 from gfo.run.files import format_of, read_json
 
 RESULT, RUN = "result.json", "run.json"
+GO_ON = f"put back a copy, or delete {RESULT} and go on (gfo resume, resume=True), which writes it anew"
 Checked = TypeVar("Checked", bound=BaseModel)
 Scores = dict[str, dict[str, dict[str, float | None]]]
 
@@ -79,7 +80,7 @@ def read_result(folder: Path) -> dict[str, Any]:
     Raises:
         GfoError: if it cannot be read, is of a newer gfo, was changed, or does not hold what it has to.
     """
-    values = read_json(folder / RESULT)
+    values = read_json(folder / RESULT, changed=GO_ON)
     _check(values, ResultRecord, folder / RESULT, "give the folder of a finished run")
     if format_of(values) > 1 and not values.get("point"):
         raise GfoError(f"{folder / RESULT}: point: field required; give the folder of a finished run")

@@ -179,7 +179,7 @@ def test_another_model_is_found_out(work, gfo):
 FORMAT1 = Path(__file__).parents[1] / "run" / "format1" / "config"
 
 
-@pytest.mark.filterwarnings("ignore:out = run. evaluated again:gfo.core.errors.GfoWarning")
+@pytest.mark.filterwarnings("ignore:out = .*evaluated again:gfo.core.errors.GfoWarning")
 def test_a_run_of_0_1_0_goes_on_and_opens(work, gfo):
     """It was begun by that version, with "random", on the model and the rows of these tests."""
     shutil.copytree(FORMAT1, work / "run")
