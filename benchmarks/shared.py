@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gfo.core.errors import GfoError, unknown_name
+from gfo.core.files import write_whole
 from gfo.run.environment import hardware, versions
-from gfo.run.files import write_whole
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
 RESULTS = Path(__file__).parent / "results"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gfo.core.docstrings import summary
+from gfo.core.files import write_whole
 from gfo.core.registry import Entry, entries
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -162,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             what = "written" if write else "differs; run python docs/tables.py --write"
             print(f"{page.relative_to(ROOT)}: {what}")
             if write:
-                page.write_text(new, encoding="utf-8")
+                write_whole(page, new)
     return int(changed > 0 and not write)
 
 

@@ -1,8 +1,7 @@
-"""The command line: gfo demo | tune | resume | eval | plot | export | list | download."""
+"""The command line: gfo demo | tune | resume | eval | plot | export | check | list | download."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from gfo.core.errors import GfoError, GfoWarning
+from gfo.core.files import absolute
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,9 +29,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+def _folder(text: str) -> Path:
+    """A folder to write to, as it was given."""
+    absolute(text)  # an empty text would be the working folder
+    return Path(text)
+
+
 Out = Annotated[
     Path | None,
-    typer.Option("--out", help="Run folder; by default a new one under runs/.", show_default=False),
+    typer.Option(
+        "--out",
+        help="Run folder; by default a new one under runs/.",
+        show_default=False,
+        parser=_folder,
+        metavar="PATH",
+    ),
 ]
 INTERRUPTED = 130  # as shells have it for Ctrl-C
 
@@ -102,10 +115,11 @@ def evaluate(
     from gfo.core.protocols import metrics_of
     from gfo.report.scores import SplitScores, recorded_scores, scores_record
     from gfo.report.tables import scores_table
-    from gfo.run.files import write_whole
-    from gfo.run.result import RESULT, load_point, read_json
+    from gfo.run.files import write_json
+    from gfo.run.result import RESULT, load_point
+    from gfo.run.schema import read_result
 
-    result = read_json(run_dir / RESULT)
+    result = read_result(run_dir)
     z = load_point(run_dir)
     evaluator = load_config(run_dir / CONFIG).evaluator()
     scored = evaluator.score(np.stack([np.zeros_like(z), z]), split)
@@ -113,8 +127,10 @@ def evaluate(
     for i, when in enumerate(("before", "after")):
         scores.setdefault(when, {})[split] = SplitScores.of(scored, i, metrics)
     result |= scores_record(scores) | {"metrics": [metric.record() for metric in metrics]}
-    write_whole(run_dir / RESULT, json.dumps(result, indent=1) + "\n")
-    typer.echo(str(scores_table(scores, [split])))
+    typer.echo(
+        str(scores_table(scores, [split]))
+    )  # first: they have been computed, whatever comes of writing
+    write_json(run_dir / RESULT, result)
 
 
 @app.command()
@@ -182,6 +198,18 @@ def export(
         typer.echo(f"  {line}")
 
 
+@app.command()
+def check(run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
+    """Say what of a run folder is whole, what is damaged and what can be done; exit code 1 if anything is."""
+    from gfo.run.integrity import check_folder
+
+    found = check_folder(run_dir)
+    for each in found:
+        typer.echo(str(each))
+    if any(each.damaged for each in found):
+        raise typer.Exit(1)
+
+
 @app.command("list")
 def list_names(
     name: Annotated[
@@ -246,7 +274,11 @@ def _run(config: Config, out: Path | None, name: str, *, go_on: bool = False) ->
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = out or Path("runs") / f"{name}-seed{config.seed}-{stamp}"
     _say(f"{config.model.name}, {config.method}, seed {config.seed} -> {folder}")
-    result = config.run(folder, resume=go_on)
+    try:
+        result = config.run(folder, resume=go_on)
+    except KeyboardInterrupt as error:
+        _say(str(error))
+        raise typer.Exit(INTERRUPTED) from None
     if result.stopped == "interrupted":
         typer.echo(f"interrupted after {result.cost.candidates} evaluations; what was found is in {folder}")
         typer.echo(f"go on with: gfo resume {folder}; or score it on the test rows with: gfo eval {folder}")
@@ -276,12 +308,15 @@ def _say(text: str) -> None:
 
 def main() -> None:
     """Run the command line; bad input is one line on standard error and exit code 2."""
+    from gfo.run.signals import as_interrupts
+
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads leave a busy machine to the others
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            app()
+            with as_interrupts():
+                app()
     except GfoError as error:
         _say(f"error: {error}")
         sys.exit(2)

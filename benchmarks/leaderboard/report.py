@@ -21,7 +21,7 @@ from benchmarks.leaderboard.figures import plot_curves, plot_memory, plot_scores
 from benchmarks.leaderboard.runs import EXPERIMENTS, RESULTS
 from benchmarks.leaderboard.statistics import ACCURACY, KINDS, LOSS, Entries, Entry, Spread, beaten, ranks
 from gfo.core.errors import GfoError
-from gfo.run.files import write_whole
+from gfo.core.files import write_whole
 
 PAGE = Path(__file__).parents[2] / "docs" / "leaderboard.md"
 MARKS = ("<!-- leaderboard -->", "<!-- end of leaderboard -->")

@@ -27,7 +27,7 @@ from typing import Any
 import gfo
 from benchmarks import shared
 from gfo.core.errors import GfoError
-from gfo.run.files import write_whole
+from gfo.core.files import write_whole
 
 EXPERIMENTS = shared.EXPERIMENTS / "leaderboard"
 RESULTS = shared.RESULTS / "leaderboard"

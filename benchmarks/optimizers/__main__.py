@@ -25,6 +25,7 @@ from benchmarks.optimizers.suites import SUITES
 from benchmarks.shared import check_at_least_one, chosen, say
 from gfo import optimizers
 from gfo.core.errors import GfoError
+from gfo.core.files import append, write_whole
 
 RESULTS = shared.RESULTS / "optimizers"
 RUNS = "runs.jsonl"  # the raw results, a line a cell
@@ -47,16 +48,15 @@ def run_all(options: argparse.Namespace) -> dict[Cell, dict[str, Any]]:
     done = {} if options.again else {c: known[c] for c in asked if c in known}
     missing = [c for c in asked if c not in done]
     say(f"{len(asked)} cells, {len(missing)} of them to run, {options.seeds} seeds each")
-    with path.open("a", encoding="utf-8") as file:
-        if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-            file.write("\n")
-        for number, (cell, line) in enumerate(_results(missing, options.processes), start=1):
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            done[cell] = line
-            say(f"{number} of {len(missing)}: {cell.method}, {cell.function}, d = {cell.d}")
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    if not before.endswith("\n"):
+        write_whole(path, before + "\n" if before else "")
+    for number, (cell, line) in enumerate(_results(missing, options.processes), start=1):
+        append(path, json.dumps(line) + "\n")
+        done[cell] = line
+        say(f"{number} of {len(missing)}: {cell.method}, {cell.function}, d = {cell.d}")
     lines = (json.dumps(line) + "\n" for line in (known | done).values())  # without those replaced
-    path.write_text("".join(lines), encoding="utf-8")
+    write_whole(path, "".join(lines))
     return done
 
 

@@ -26,6 +26,7 @@ from benchmarks.optimizers.statistics import (
     seconds,
     summary,
 )
+from gfo.core.files import write_whole
 
 PACKAGES = ("cma", "nevergrad", "noisyopt", "pymoo", "pypop7", "scipy")
 
@@ -35,7 +36,7 @@ def write_report(out: Path, lines: Sequence[Line], methods: Sequence[str]) -> No
     runs, pairs = Runs(lines), [pair(name) for name in methods]
     found = results(runs, pairs)
     shared.write_json(out / "results.json", found)
-    (out / "table.md").write_text("\n".join(table(runs, pairs, found)) + "\n", encoding="utf-8")
+    write_whole(out / "table.md", "\n".join(table(runs, pairs, found)) + "\n")
     for d in runs.dimensions():
         plot_ecdf(runs, pairs, d, out / f"ecdf-d{d}.png")
 

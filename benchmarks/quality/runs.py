@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks import shared
 from gfo.core.errors import GfoError
-from gfo.run.files import write_whole
+from gfo.core.files import write_whole
 
 Results = dict[str, dict[str, Any]]
 """Name of the run -> its result.json."""

@@ -129,7 +129,7 @@ def run(
 
     options = dict(options or {})
     method = make(name, model, task, space, seed=seed, memory=memory, **options)
-    facts = {"seed": seed, "model": model.name, "baseline": name, "options": plain(options), **method.facts}
+    facts = {"seed": seed, "model": plain(model), "baseline": name, "options": plain(options), **method.facts}
     facts |= {"task": description(task), **({} if space is None else {"space": description(space)})}
     facts |= record or {}
     if isinstance(method, Fixed):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import os
 import tomllib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
-from gfo.config.sections import SAID, UNKNOWN_KEY, Section
+from gfo.config.sections import SAID, UNKNOWN_KEY, Section, anchored_name
 from gfo.config.spaces import SpaceConfig
 from gfo.config.tasks import TaskConfig
-from gfo.core.errors import GfoError, unknown_name
+from gfo.core.errors import GfoError, GfoWarning, unknown_name
+from gfo.core.files import absolute
+from gfo.core.reading import parse_json, parse_toml, read_text
 from gfo.core.seeding import stream_seed
+from gfo.run.files import CHECKSUM, check_unchanged
 from gfo.run.result import CONFIG as CONFIG
 from gfo.tasks.parts.datasets import DATA
 
@@ -40,6 +44,10 @@ class ModelConfig(Section):
     def memory(self) -> int | None:
         """`memory_gib` in bytes."""
         return None if self.memory_gib is None else max(1, int(self.memory_gib * 2**30))
+
+    def anchored(self) -> ModelConfig:
+        """The same, wherever the process goes."""
+        return self.model_copy(update={"name": anchored_name(self.name)})
 
 
 class OptimizerConfig(Section):
@@ -115,25 +123,30 @@ class Config(Section):
     ) -> Result:
         """Tune, score on the test rows (unless interrupted), and keep everything in `out`.
 
-        With `resume`, go on with the run that `out` holds, if it holds one.
+        With `resume`, go on with the run that `out` holds, if it holds one. Relative paths are in the folder
+        that the process works in now; config.json has them whole.
         """
+        here = self.model_copy(update={"model": self.model.anchored(), "task": self.task.anchored()})
+        settings = {"callbacks": callbacks, "progress": progress}
+        return here._run(absolute(out), resume, settings, test=test)
+
+    def _run(self, out: Path, resume: bool, settings: dict[str, Any], *, test: bool) -> Result:
+        """The same, with paths that mean the same everywhere."""
         from gfo.run.checkpoint import check_terms
-        from gfo.run.files import write_whole
+        from gfo.run.files import write_json
         from gfo.run.folder import RunFolder
 
         if resume and (out / CONFIG).exists():
             then = load_config(out / CONFIG).record()
             check_terms(out, {"config": then}, {"config": self.record()})
         self._check_method(resume)
-        settings = self._settings()
-        stops = self.stop.callbacks()
+        settings |= self._settings()
+        settings["callbacks"] = [*self.stop.callbacks(), *settings["callbacks"]]
         task = self.task.build(stream_seed(self.seed, "task"))
         with (folder := RunFolder(out, resume=resume)):
             model, space = self._model_and_space()
-            dumped = self.model_dump_json(indent=1, exclude_none=True, exclude=self._unused)
-            write_whole(out / CONFIG, dumped + "\n")
-            settings |= {"callbacks": [*stops, *callbacks], "progress": progress, "out": folder}
-            result = self._search(model, task, space, resume, settings)
+            write_json(out / CONFIG, self.model_dump(mode="json", exclude_none=True, exclude=self._unused))
+            result = self._search(model, task, space, resume, {**settings, "out": folder})
             scored = not test or "test" in result.scores.get("after", {})
             if not scored and self.task.has_test and result.stopped != "interrupted":
                 result.score("test")
@@ -187,8 +200,9 @@ class Config(Section):
         return tune(model, task, space, optimizer=name, options=options, resume=resume, **settings)
 
     def record(self) -> dict[str, Any]:
-        """The config as results have it: without what is a machine's own."""
-        return self.model_dump(exclude_none=True, exclude={"task": DATA_DIRS, **self._unused})
+        """The config as results have it: without what is a machine's own, such as where a folder is."""
+        values = self.model_dump(exclude_none=True, exclude={"task": DATA_DIRS, **self._unused})
+        return {key: _without_folders(value) for key, value in values.items()}
 
     def evaluator(self) -> Evaluator:
         """The evaluator of the run, for scoring what it found."""
@@ -236,21 +250,39 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         GfoError: for a file that cannot be read or parsed, or a key or value that is not known.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise GfoError(f"config: cannot read {path}: {reason}; check the path") from None
-    try:
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
-        raise GfoError(f"config: {path}: {error}; write TOML, or JSON in a .json file") from None
+    path = absolute(path, "config")
+    where, text = f"config: {path}", read_text(path, "config")
+    if path.suffix == ".json":
+        values = parse_json(text, where, "write TOML, or JSON in a .json file")
+    else:
+        values = parse_toml(text, where, "write TOML, or JSON in a .json file")
     if not isinstance(values, dict):
         raise GfoError(f"config: {path} holds a {type(values).__name__}; write keys and values")
+    if CHECKSUM in values:
+        check_unchanged(
+            values, path, f"change it with --set, or delete its key '{CHECKSUM}' to make it yours"
+        )
+        values = _known(values, path)
     for override in overrides:
         _set(values, override)
     return make_config(values, path)
+
+
+def _known(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What a run's config says without keys that a newer gfo wrote: as the format is known, they mean nothing
+    that changes the run."""
+    while True:
+        try:
+            Config.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            if first["type"] == UNKNOWN_KEY:
+                section, key = _section(first["loc"], values), first["ctx"]["key"]
+                del section[key]
+                said = f"config: {path}: the key '{key}' is of another gfo, and left out"
+                warnings.warn(said, GfoWarning, stacklevel=3)
+                continue
+        return values
 
 
 def make_config(values: dict[str, Any], name: str | Path) -> Config:
@@ -300,6 +332,24 @@ def _one_line(error: ValidationError, path: str | Path, values: Any) -> GfoError
     else:
         reason = f"{where} = {first['input']!r}: {first['msg'].lower().removeprefix('value error, ')}"
     return GfoError(f"config: {path}: {reason}")
+
+
+def _section(loc: Sequence[str | int], values: Any) -> Any:
+    """The section at a location, as `_keys` has it."""
+    for key in _keys(loc, values):
+        values = values[int(key)] if isinstance(values, list) else values[key]
+    return values
+
+
+def _without_folders(value: Any) -> Any:
+    """Nested values with folders of this machine as their names alone: runs travel."""
+    if isinstance(value, dict):
+        return {key: _without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(inner) for inner in value]
+    if isinstance(value, str) and os.path.isabs(value) and os.path.isdir(value):
+        return os.path.basename(value) or value
+    return value
 
 
 def _keys(loc: Sequence[str | int], values: Any) -> list[str]:

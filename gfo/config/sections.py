@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,12 @@ class Section(BaseModel):
             context = {"key": str(unknown[0]), "known": list(cls.model_fields)}
             raise PydanticCustomError(UNKNOWN_KEY, "unknown key", context)
         return values
+
+
+def anchored_name(name: str) -> str:
+    """A model's folder as a path that means the same everywhere; any other name as it is."""
+    folder = os.path.expanduser(name)
+    return os.path.abspath(folder) if os.path.isdir(folder) else name
 
 
 def of_kind(kind: str, default: str, make: Callable[[Entry], type[Section]]) -> Callable[[Any], Any]:

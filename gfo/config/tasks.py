@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import os
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, create_model
 
-from gfo.config.sections import Section, of_kind
+from gfo.config.sections import Section, anchored_name, of_kind
 from gfo.config.signatures import field_of, keys_of
 from gfo.core.errors import GfoError, check_name
+from gfo.core.files import absolute
 from gfo.core.protocols import Task
 from gfo.core.recording import remember
 from gfo.core.registry import Entry
@@ -43,6 +45,15 @@ class TaskSection(Section):
         """Whether there are test rows."""
         return getattr(self, "test", None) is not None
 
+    def anchored(self) -> TaskSection:
+        """The same with paths that mean the same wherever the process goes."""
+        names = {key: getattr(self, key) for key in self.models}
+        folder = getattr(self, "data_dir", None)
+        found = {key: anchored_name(name) for key, name in names.items() if isinstance(name, str)}
+        if folder is not None and not folder.startswith(PACKAGED):
+            found["data_dir"] = str(absolute(folder, "task.data_dir"))
+        return self.model_copy(update=found)
+
     def _options(self) -> dict[str, Any]:
         """The task's arguments."""
         options = self.model_dump(exclude={"kind"}, exclude_none=True)
@@ -63,8 +74,14 @@ class RowsSection(TaskSection):
         options = super()._options()
         folder = options.pop("data_dir")
         rows = {split: options[split] for split in SPLITS if split in options}
-        paths = {split: name if name.startswith(HUB) else Path(folder) / name for split, name in rows.items()}
-        return {**options, **paths}
+        return {**options, **{split: _rows_at(folder, name) for split, name in rows.items()}}
+
+
+def _rows_at(folder: str, name: str) -> str | Path:
+    """Where rows are, by the name in a section with that `data_dir`."""
+    if name.startswith((HUB, PACKAGED)):
+        return name
+    return Path(os.path.expanduser(folder)) / os.path.expanduser(name)
 
 
 class ConstraintConfig(Section):
@@ -116,7 +133,7 @@ class WeightedConfig(TaskSection):
         folder = getattr(section, "data_dir", PACKAGED)
         if folder.startswith(PACKAGED):
             return section
-        return section.model_copy(update={"data_dir": str(Path(self.data_dir) / folder)})
+        return section.model_copy(update={"data_dir": str(Path(self.data_dir) / os.path.expanduser(folder))})
 
 
 def task_section(entry: Entry) -> type[TaskSection]:

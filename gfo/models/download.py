@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from gfo.core.errors import GfoError
+from gfo.core.files import write_whole
 from gfo.core.registry import find
 
 MANIFEST = "gfo-model.json"
@@ -204,6 +205,8 @@ def _locked(folder: Path, say: Say) -> Iterator[None]:
 def _work_folder(folder: Path) -> Iterator[Path]:
     """A fresh folder beside `folder`, removed at the end. Called under the lock, so an older one is stale."""
     partial = folder.parent / f".{folder.name}.partial"
+    if partial.is_symlink():
+        partial.unlink()  # planted: what is behind it is not gfo's
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(exist_ok=True)
     try:
@@ -381,7 +384,7 @@ def _write_manifest(spec: BuiltInModel, ready: Path) -> None:
             for path in sorted(ready.iterdir())
         },
     }
-    (ready / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
+    write_whole(ready / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
 def _sha256(path: Path) -> str:

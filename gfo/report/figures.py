@@ -13,6 +13,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.ticker import FuncFormatter
 
 from gfo.core.errors import GfoError, unknown_name
+from gfo.core.files import absolute, write_whole
 
 # Okabe and Ito 2008, without yellow, which is faint on white: told apart by colour-blind people too
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -48,15 +49,13 @@ class Figure(MatplotlibFigure):  # type: ignore[misc]
         """
         if path is None:
             return self
-        kinds = self.canvas.get_supported_filetypes()
-        kind = Path(path).suffix.lstrip(".").lower() or str(rcParams["savefig.format"])
+        file, kinds = absolute(path, "plot: path"), self.canvas.get_supported_filetypes()
+        kind = file.suffix.lstrip(".").lower() or str(rcParams["savefig.format"])
         if kind not in kinds:
             raise GfoError(f"plot: {path}: {unknown_name('format', kind, kinds)}")
-        try:
-            self.savefig(path, dpi=DPI)
-        except OSError as error:
-            reason = error.strerror or error
-            raise GfoError(f"plot: {path}: cannot write there ({reason}); name another file") from None
+        drawn = io.BytesIO()
+        self.savefig(drawn, dpi=DPI, format=kind)
+        write_whole(file if file.suffix else file.with_suffix(f".{kind}"), drawn.getvalue(), name="plot")
         return self
 
     def legend_outside(self, axes: Any, columns: int | None) -> None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
+import io
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
+from gfo.core.files import absolute, append, write_whole
 from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Cost, Evaluator, Optimizer, Repairing, metrics_of
 from gfo.report.scores import deciding_metric
 from gfo.run.budget import Budget
-from gfo.run.files import cannot_write
 from gfo.run.history import History
 
 if TYPE_CHECKING:
@@ -178,36 +178,24 @@ class CSVLog(Callback):
     COLUMNS = ("step", "evaluations", "forward_tokens", "seconds", "mean_loss", "best", "spread")
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._file: TextIO | None = None
+        self.path = absolute(path, "CSVLog: path")
         self._dev: list[str] = []
 
     def start(self, run: Run) -> None:
-        try:
-            self._file = self.path.open("w", encoding="utf-8", newline="")
-        except OSError as error:
-            raise cannot_write(self.path, error) from None
+        write_whole(self.path, "", name="CSVLog")
 
     def step(self, run: Run) -> str | None:
-        assert self._file is not None
         last = run.history[-1]
         if not self._dev and run.selection is not None:
             self._dev = list(run.selection.names)
-        try:
-            writer = csv.writer(self._file)
-            if last.step == 0:
-                writer.writerow([*self.COLUMNS, *(f"dev_{name}" for name in self._dev)])
-            dev = last.dev or {}
-            writer.writerow([getattr(last, c) for c in self.COLUMNS] + [dev.get(name) for name in self._dev])
-            self._file.flush()
-        except OSError as error:
-            raise cannot_write(self.path, error) from None
+        rows = io.StringIO(newline="")
+        writer = csv.writer(rows)
+        if last.step == 0:
+            writer.writerow([*self.COLUMNS, *(f"dev_{name}" for name in self._dev)])
+        dev = last.dev or {}
+        writer.writerow([getattr(last, c) for c in self.COLUMNS] + [dev.get(name) for name in self._dev])
+        append(self.path, rows.getvalue())
         return None
-
-    def end(self, run: Run) -> None:
-        if self._file is not None:
-            with contextlib.suppress(OSError):  # of a full disk, which was told of
-                self._file.close()
 
 
 class TensorBoard(Callback):
@@ -227,7 +215,7 @@ class TensorBoard(Callback):
             raise GfoError(
                 "TensorBoard: it is not installed; pip install 'gfo[tensorboard]', or take gfo.CSVLog"
             ) from None
-        self.folder = Path(folder)
+        self.folder = absolute(folder, "TensorBoard: folder")
         self._make = SummaryWriter
         self._writer: Any = None
 

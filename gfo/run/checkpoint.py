@@ -20,26 +20,28 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, GfoWarning
+from gfo.core.files import remove
 from gfo.core.protocols import Cost, Evaluator, Resumable
 from gfo.core.recording import walk
 from gfo.run.callbacks import Run
-from gfo.run.environment import FORMAT, check_format, format_of, threads, versions
-from gfo.run.files import write_whole
+from gfo.run.environment import threads, versions
+from gfo.run.files import FORMAT, format_of, write_json
 from gfo.run.history import HISTORY, History, Step, checksum, recorded_losses
-from gfo.run.result import RESULT, RUN, read_json
+from gfo.run.schema import RESULT, RUN, read_result, read_run
 from gfo.run.selection import Snapshot
 from gfo.run.state import load_state, save_state
 
 STATE = "state.safetensors"
 SAVE_EVERY = 10.0  # seconds of the optimizer's own, which is what a resumed run may lose of them
 FREE = ("budget", "config.budget", "config.stop")  # what may change when a run goes on
+MODEL = ("model", "config.model.name")
 TOLERANCE = 0.05  # of losses, relative and absolute: more is no rounding
 
 
@@ -65,12 +67,15 @@ class Checkpoint:
             return
         if run.history.recorded:
             self._then = read_run(folder)
+            run.history.check_sealed(folder, format_of(self._then))
             then, now = upgraded(folder, self._then, _json(terms))
-            check_terms(folder, then, now)
+            check_terms(folder, then, now, same_gfo=self._same_gfo)
             if isinstance(run.evaluator, Resumable) and self._then.get("evaluator"):
                 run.evaluator.use(self._then["evaluator"])
+            if not run.history.checked:
+                run.history.seal()
         else:
-            (folder / STATE).unlink(missing_ok=True)
+            remove(folder / STATE)
         metrics = [metric.record() for metric in run.metrics]  # so that the folder says what its scores are
         self._facts = {
             "terms": _json(terms),
@@ -99,6 +104,15 @@ class Checkpoint:
         state = load_state(self._folder / STATE) if self._folder and run.history.recorded else None
         if state is None or not saves_state(run) or not 0 < state["steps"] <= len(run.history.recorded):
             return 0
+        try:
+            return self._put_back(run, state)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise GfoError(
+                f"{self._folder}/{STATE} is no state of this run ({error}); delete it: the run goes on from "
+                "its history alone"
+            ) from None
+
+    def _put_back(self, run: Run, state: Mapping[str, Any]) -> int:
         run.optimizer.load_state_dict(state["optimizer"])
         run.incumbent, self._points = state["incumbent"], state["points"]
         if run.selection is not None:
@@ -156,10 +170,15 @@ class Checkpoint:
             save_state(self._folder / STATE, state)
             self._saved_at = own
 
+    @property
+    def _same_gfo(self) -> bool:
+        """Whether the run was begun by this version."""
+        return bool(self._then.get("versions", {}).get("gfo") == versions()["gfo"])
+
     def _write(self, run: Run) -> None:
         assert self._folder is not None
         facts = {"format": FORMAT, **self._facts, "budget": asdict(run.budget)}
-        write_whole(self._folder / RUN, json.dumps(facts, indent=1) + "\n")
+        write_json(self._folder / RUN, facts)
 
     def _compare(self, now: Array, then: Array, step: int) -> None:
         """Losses [K] of one step, now and then."""
@@ -198,22 +217,6 @@ def scoring_cost(step: Step) -> Cost:
     return Cost(**step.scoring) if step.scoring else Cost()
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """What run.json holds.
-
-    Raises:
-        GfoError: if it cannot be read, or is of a newer gfo.
-    """
-    try:
-        found: dict[str, Any] = json.loads((folder / RUN).read_text(encoding="utf-8"))
-        if not isinstance(found["terms"], dict):
-            raise TypeError("its terms are no section")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise GfoError(f"out = {folder}: cannot go on without {RUN} ({error}); begin a new run") from None
-    check_format(found, folder / RUN)
-    return found
-
-
 def upgraded(
     folder: Path, found: Mapping[str, Any], now: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -247,7 +250,7 @@ def ended(folder: Path, config: Mapping[str, Any], *, scored: bool) -> str | Non
     """
     if not (folder / RESULT).exists():
         return None
-    result = read_json(folder / RESULT)
+    result = read_result(folder)
     same = not differences(result.get("config", {}), _json(config))
     whole = same and result.get("steps") == len(History.read(folder / HISTORY))
     tested = not scored or "test" in result.get("scores", {}).get("after", {})
@@ -255,10 +258,22 @@ def ended(folder: Path, config: Mapping[str, Any], *, scored: bool) -> str | Non
     return stopped if whole and tested and stopped != "interrupted" else None
 
 
-def check_terms(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise GfoError unless a run that goes on is the one of then, but for its budget and stops."""
+def check_terms(
+    folder: Path, then: Mapping[str, Any], now: Mapping[str, Any], *, same_gfo: bool = True
+) -> None:
+    """Raise GfoError unless a run that goes on is the one of then, but for its budget and stops.
+
+    Args:
+        folder: of the run.
+        then: its terms.
+        now: those it would go on with.
+        same_gfo: whether one version of gfo wrote both. Of two versions one may know keys that the other
+            does not; what they mean is the same, as another meaning is another format.
+    """
+    in_both = _keys(then) & _keys(now)
     for key, old, new in differences(then, now):
-        if not key.startswith(FREE):
+        moved = key in MODEL and PurePath(str(old)).name == new  # recorded without its folder since 0.2
+        if not key.startswith(FREE) and not moved and (same_gfo or key in in_both):
             raise GfoError(
                 f"out = {folder}: the run there has {key} = {old}, not {new}; only the budget and [stop] may "
                 "change when a run goes on: begin a new run for the rest"
@@ -275,6 +290,10 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[s
         for each in (then, now)
     )
     return [(key, old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)]
+
+
+def _keys(terms: Mapping[str, Any]) -> set[str]:
+    return {key for key, _, _ in walk(terms)}
 
 
 def _settings(evaluator: Evaluator) -> dict[str, Any]:

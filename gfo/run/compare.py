@@ -12,8 +12,10 @@ from gfo.core.recording import NOT_RECORDED
 from gfo.report.comparison import Comparison, Group, RunValues, group_runs
 from gfo.report.labels import flatten, labels, seeds
 from gfo.report.scores import recorded_metrics
+from gfo.run.files import read_json
 from gfo.run.history import HISTORY, History
-from gfo.run.result import CONFIG, RESULT, Result, metrics_record, read_json
+from gfo.run.result import CONFIG, RESULT, Result, metrics_record
+from gfo.run.schema import read_result
 
 RunLike = Result | str | Path
 Named = tuple[str, Sequence[RunValues], bool]
@@ -132,7 +134,7 @@ def _read(run: RunLike) -> _Found:
     folder = Path(run)
     history = History.read(folder / HISTORY)
     if (folder / RESULT).exists():
-        return _found(history, read_json(folder / RESULT), folder.resolve().name)
+        return _found(history, read_result(folder), folder.resolve().name)
     config = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
     summary = {"config": config, "seed": config.get("seed"), "metrics": metrics_record(folder)}
     return _found(history, summary, folder.resolve().name)

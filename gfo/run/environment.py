@@ -1,34 +1,17 @@
-"""Versions, hardware and the format of what is written, for every result."""
+"""Versions, hardware and memory, for every result."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from gfo.core.errors import GfoError
 from gfo.run.callbacks import Callback, Run
 
-FORMAT = 2  # of run.json and result.json; without a number they are of gfo 0.1.0, which is format 1
 PACKAGES = ("gfo", "torch", "transformers", "numpy", "scipy", "cma", "nevergrad", "peft", "scikit-learn")
-
-
-def format_of(values: Mapping[str, Any]) -> Any:
-    """The format of what a file of a run folder holds."""
-    return values.get("format", 1)
-
-
-def check_format(values: Any, path: Path) -> None:
-    """Raise GfoError for the values of a file that a newer gfo wrote."""
-    found = format_of(values) if isinstance(values, Mapping) else 1
-    if found not in range(1, FORMAT + 1):
-        raise GfoError(
-            f"{path}: format = {found!r}, and this gfo reads 1 to {FORMAT}; a newer gfo wrote it: update gfo"
-        )
 
 
 def versions() -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gfo.core.errors import GfoError
-from gfo.run.files import cannot_write
+from gfo.core.files import absolute, cannot_write, make_folder, remove, sweep
 from gfo.run.history import HISTORY
 from gfo.run.result import RESULT
 
@@ -25,12 +25,12 @@ class RunFolder(os.PathLike[str]):
     The lock is the operating system's: it ends with the process that holds it, however that ends.
 
     Args:
-        path: made if missing.
+        path: made if missing; a relative one is in the folder that the process works in now.
         resume: whether it may hold a run already.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, resume: bool = False) -> None:
-        self.path = Path(path)
+        self.path = absolute(path)
         self._resume = resume
         self._lock: BaseFileLock | None = None
 
@@ -59,12 +59,28 @@ class RunFolder(os.PathLike[str]):
     ) -> None:
         assert self._lock is not None
         self._lock.release()
+        if isinstance(error, KeyboardInterrupt) and not self._lock.is_locked:
+            error.args = (self._kept(),)
+
+    def _kept(self) -> str:
+        """What a run that was interrupted leaves in the folder, and how it goes on."""
+        history = self.path / HISTORY
+        steps = history.read_bytes().count(b"\n") if history.is_file() else 0
+        if not steps:
+            return f"interrupted before the first step; nothing is kept in {self.path}"
+        what = "history and result" if (self.path / RESULT).exists() else "the history"
+        return (
+            f"interrupted; {self.path} keeps {what} of {steps:,} steps; go on with resume=True, or "
+            f"gfo resume {self.path}"
+        )
 
     def _first(self) -> BaseFileLock:
         from filelock import FileLock, Timeout
 
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
+            if (self.path / LOCK).is_symlink():
+                remove(self.path / LOCK)
             lock = FileLock(self.path / LOCK, timeout=0)
             lock.acquire()
         except Timeout:
@@ -73,6 +89,7 @@ class RunFolder(os.PathLike[str]):
             ) from None
         except OSError as error:
             raise cannot_write(self.path, error) from None
+        sweep(self.path)
         history = self.path / HISTORY
         begun = (history.exists() and history.stat().st_size) or (self.path / RESULT).exists()
         if begun and not self._resume:

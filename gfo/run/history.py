@@ -1,24 +1,30 @@
-"""What happened, one JSON line a step."""
+"""What happened, one JSON line a step, each with a checksum of itself and all lines before it."""
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-import os
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
+from pydantic import ConfigDict, ValidationError, create_model
 
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
+from gfo.core.files import append, cut, write_whole
 from gfo.core.protocols import Cost
-from gfo.run.files import cannot_write
+from gfo.core.reading import parse_json, read_bytes
+from gfo.run.files import CHECKSUM, PUT_BACK, short_digest
+from gfo.run.schema import first_error
 
 HISTORY = "history.jsonl"
+SYNC_EVERY = 10.0  # seconds: what a machine that loses its power may lose of a run
 
 
 @dataclass(frozen=True)
@@ -76,23 +82,32 @@ class History:
     Attributes:
         recorded: as given.
         last: the step appended last; None before the first.
+        checked: whether the lines of the recorded steps have checksums, as all but those of gfo 0.1.0.
+        ends: whether the file that was read ends with a whole line.
 
     Args:
         path: a file for the JSON lines; None keeps the steps in memory only.
         recorded: the steps that the file has, which will be appended again, first; without them it is
             started anew.
+        checksum: of the recorded steps' last line; None if they have none.
 
     Raises:
         GfoError: if the file cannot be written.
     """
 
-    def __init__(self, path: Path | None = None, recorded: Sequence[Step] = ()) -> None:
+    def __init__(
+        self, path: Path | None = None, recorded: Sequence[Step] = (), checksum: str | None = ""
+    ) -> None:
         self._steps: list[Step] = []
         self.last: Step | None = None
         self._path = path
         self.recorded = tuple(recorded)
+        self.checked = checksum is not None
+        self._checksum = checksum or ""
+        self.ends = True
+        self._synced = time.monotonic()
         if path is not None and not recorded:
-            _write(path, "w", "")
+            write_whole(path, "")
 
     @property
     def again(self) -> Step | None:
@@ -102,9 +117,31 @@ class History:
     def append(self, step: Step) -> None:
         """Add a step; a recorded one is in the file already."""
         if self._path is not None and len(self._steps) >= len(self.recorded):
-            _write(self._path, "a", json.dumps(asdict(step), allow_nan=False) + "\n")
+            line, self._checksum = _sealed(step, self._checksum)
+            due = time.monotonic() - self._synced >= SYNC_EVERY
+            append(self._path, line, sync=due)
+            self._synced = time.monotonic() if due else self._synced
         self._steps.append(step)
         self.last = step
+
+    def sync(self) -> None:
+        """Have all steps on the disk."""
+        if self._path is not None:
+            append(self._path, b"", sync=True)
+
+    def seal(self) -> None:
+        """Write the recorded steps anew, with checksums."""
+        lines, self._checksum, self.checked = [], "", True
+        for step in self.recorded:
+            line, self._checksum = _sealed(step, self._checksum)
+            lines.append(line)
+        if self._path is not None:
+            write_whole(self._path, "".join(lines))
+
+    def check_sealed(self, folder: Path, format_: int) -> None:
+        """Raise GfoError for lines without checksums in a folder of a format that has them."""
+        if not self.checked and format_ > 1:
+            raise GfoError(f"history: the lines in {folder} have lost their checksums; {PUT_BACK}")
 
     @classmethod
     def read(cls, path: Path) -> History:
@@ -113,8 +150,10 @@ class History:
         Raises:
             GfoError: if the file cannot be read as such.
         """
-        history = cls()
-        for step in _read(path)[0]:
+        steps, size, checksum = _read(path)
+        history = cls(checksum=checksum)
+        history.ends = size == path.stat().st_size
+        for step in steps:
             history.append(step)
         return history
 
@@ -127,12 +166,9 @@ class History:
         """
         if not path.exists():
             return cls(path)
-        steps, size = _read(path)
-        try:
-            os.truncate(path, size)
-        except OSError as error:
-            raise cannot_write(path.parent, error) from None
-        return cls(path, steps)
+        steps, size, checksum = _read(path)
+        cut(path, size)
+        return cls(path, steps, checksum)
 
     def trajectory(self) -> list[dict[str, Any]]:
         """The steps without their times: equal for two runs with one seed on one machine."""
@@ -148,37 +184,66 @@ class History:
         return self._steps[index]
 
 
-def _write(path: Path, mode: str, text: str) -> None:
-    try:
-        with path.open(mode, encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise cannot_write(path.parent, error) from None
+def _sealed(step: Step, before: str) -> tuple[str, str]:
+    """The line of a step behind the line with the checksum `before`, and its own checksum."""
+    text = json.dumps(asdict(step), allow_nan=False)
+    checksum = short_digest((before + text).encode())
+    return f'{text[:-1]}, "{CHECKSUM}": "{checksum}"}}\n', checksum
 
 
-def _read(path: Path) -> tuple[list[Step], int]:
-    """The steps in a file, and the bytes that they take."""
-    try:
-        lines = path.read_bytes().splitlines(keepends=True)
-    except OSError as error:
-        raise GfoError(
-            f"history: cannot read {path} ({error.strerror}); give the folder of a gfo run"
-        ) from None
+def _read(path: Path) -> tuple[list[Step], int, str | None]:
+    """The steps in a file, the bytes that they take, and the last checksum; None without checksums."""
+    content = read_bytes(path, "history", remedy="give the folder of a gfo run")
     steps: list[Step] = []
-    for number, line in enumerate(lines, 1):
+    read, checksum = 0, None
+    for number, line in enumerate(content.splitlines(keepends=True), 1):
         try:
-            step = Step(**json.loads(line))
+            step, found = _unsealed(line, checksum or "")
             if step.step != len(steps) or not line.endswith(b"\n"):
                 raise ValueError(f"it says step {step.step}")
+            if steps and (found is None) != (checksum is None):
+                raise ValueError("only some lines have a checksum")
         except (ValueError, TypeError) as error:
-            if number == len(lines) and not line.endswith(b"\n"):
+            if read + len(line) == len(content) and not line.endswith(b"\n"):
                 break  # the process was stopped while it wrote
             raise GfoError(
-                f"history: cannot read {path}, line {number} is not step {len(steps)} ({error}); "
+                f"history: cannot read {path}, line {number} is not step {len(steps)} ({_reason(error)}); "
                 "put back a copy of the file, or delete that line and those behind it"
             ) from None
         steps.append(step)
-    return steps, sum(map(len, lines[: len(steps)]))
+        read, checksum = read + len(line), found
+    return steps, read, checksum if steps else ""
+
+
+def _unsealed(line: bytes, before: str) -> tuple[Step, str | None]:
+    """The step of a line, and its checksum, which is right; None for a line without."""
+    values = parse_json(line.decode("utf-8"), "it", "")
+    if not isinstance(values, dict):
+        raise ValueError(f"it is a {type(values).__name__}")
+    checksum = values.pop(CHECKSUM, None)
+    text = line.removesuffix(f', "{CHECKSUM}": "{checksum}"}}\n'.encode()) + b"}"
+    if checksum is not None and checksum != short_digest(before.encode() + text):
+        raise ValueError("its checksum is another")
+    _line_model().model_validate(values)
+    step = Step(**values)
+    Cost(**step.scoring or {})
+    if any(len(some) != len(step.loss) for some in (step.values or {}).values()):
+        raise ValueError("its values are not as many as its losses")
+    return step, checksum
+
+
+@functools.cache
+def _line_model() -> Any:
+    """What a line has to hold: what a step has, of the same types."""
+    types = get_type_hints(Step)
+    defaults = {name: getattr(Step, name, ...) for name in types}
+    config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    return create_model("Line", __config__=config, **{n: (types[n], defaults[n]) for n in types})  # type: ignore[call-overload]
+
+
+def _reason(error: Exception) -> str:
+    """Why a line is no step, on one line."""
+    return first_error(error) if isinstance(error, ValidationError) else str(error).removesuffix("; ")
 
 
 def _timeless(values: dict[str, Any]) -> dict[str, Any]:

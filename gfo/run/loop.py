@@ -22,6 +22,7 @@ from gfo.run.front import Front, told_losses
 from gfo.run.history import HISTORY, History
 from gfo.run.result import Result
 from gfo.run.selection import DevSelection, Selection
+from gfo.run.signals import as_interrupts
 from gfo.run.sources import Live, Recorded, Source, repeat
 
 
@@ -56,7 +57,7 @@ def minimize(
         record: what was run, as plain values; it becomes part of result.json.
 
     Returns:
-        The result. Ctrl-C ends the run and returns what was found until then.
+        The result. Ctrl-C, SIGTERM and SIGHUP end the run and return what was found until then.
 
     Raises:
         GfoError: if the budget is smaller than one population, `dev_every` is given for a function, `out`
@@ -64,8 +65,6 @@ def minimize(
             written, or the evaluation of every candidate of the first step ends in an exception. Later ones
             are failed candidates.
     """
-    if resume and out is None:
-        raise GfoError("resume = True: give out, the folder of the run to go on with")
     judge = _judge(evaluator, dev_every)
     evaluate = Guarded(judge)
     chosen = (
@@ -73,7 +72,7 @@ def minimize(
         if dev_every is None
         else DevSelection(lambda z: evaluate.score(z, "dev"), selection, metrics_of(judge))
     )
-    with contextlib.nullcontext() if out is None else RunFolder.of(out, resume=resume) as folder:
+    with as_interrupts(), _held(out, resume) as folder:
         path = folder and folder / HISTORY
         history = History.resumed(path) if path and resume else History(path)
         run = Run(optimizer, judge, budget, history, chosen, front=Front.of(optimizer))
@@ -81,9 +80,19 @@ def minimize(
         stopped = _watched(run, evaluate, callbacks, dev_every or 0, checkpoint)
         result = Result.of(run, stopped, record or {})
         if folder is not None:
+            history.sync()
             result.recall(folder)
             result.save(folder)
     return result
+
+
+def _held(out: str | Path | RunFolder | None, resume: bool) -> contextlib.AbstractContextManager[Path | None]:
+    """The run's folder, to be entered; None without one."""
+    if out is not None:
+        return RunFolder.of(out, resume=resume)
+    if resume:
+        raise GfoError("resume = True: give out, the folder of the run to go on with")
+    return contextlib.nullcontext()
 
 
 def _judge(evaluator: Evaluator | Callable[[Array], Array], dev_every: int | None) -> Evaluator:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,14 +13,19 @@ import numpy as np
 
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
+from gfo.core.files import absolute, make_folder, write_whole
 from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Cost, Evaluation, Evaluator, metrics_of
+from gfo.core.reading import read_bytes
 from gfo.core.recording import options_of, plain
 from gfo.report.scores import SplitScores, recorded_scores, scores_record
 from gfo.report.tables import Table, Tabled, scores_table
-from gfo.run.environment import FORMAT, check_format, hardware, versions
-from gfo.run.files import cannot_write, write_whole
+from gfo.run.environment import hardware, versions
+from gfo.run.files import FORMAT, format_of, point_checksum, write_json
 from gfo.run.history import History
+from gfo.run.schema import GO_ON, read_result, read_run
+from gfo.run.schema import RESULT as RESULT
+from gfo.run.schema import RUN as RUN
 
 if TYPE_CHECKING:
     from gfo.report.export import Exported
@@ -29,8 +33,7 @@ if TYPE_CHECKING:
     from gfo.run.callbacks import Run
     from gfo.run.front import Front
 
-RESULT, POINT, PLOT, CONFIG = "result.json", "best.safetensors", "plot.png", "config.json"
-RUN = "run.json"
+POINT, PLOT, CONFIG = "best.safetensors", "plot.png", "config.json"
 
 
 @dataclass(repr=False)
@@ -296,6 +299,7 @@ class Result(Tabled):
             "stopped": self.stopped,
             "selection": self.selection,
             "steps": len(self.history),
+            "point": point_checksum(self.z),
             "cost": asdict(self.cost),
             "scoring_cost": asdict(self.scoring),
             **self.record,
@@ -312,11 +316,7 @@ class Result(Tabled):
         """
         from safetensors.numpy import save
 
-        folder = Path(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(folder, error) from None
+        folder = make_folder(absolute(folder))
         write_whole(folder / POINT, save({"z": np.asarray(self.z, dtype=np.float64)}))
         self._write_json(folder)
         if len(self.history):
@@ -327,51 +327,45 @@ class Result(Tabled):
     def recall(self, folder: Path) -> None:
         """Take over the scores in a run folder, if they are those of the same point after as many steps."""
         try:
-            then, z = read_json(folder / RESULT), load_point(folder)
+            then, z = read_result(folder), load_point(folder)
         except GfoError:
             return  # there are none yet
         if then.get("steps") == len(self.history) and np.array_equal(z, self.z) and then.get("scores"):
             self.scores, self.scoring = recorded_scores(then), Cost(**then["scoring_cost"])
 
     def _write_json(self, folder: Path) -> None:
-        write_whole(folder / RESULT, json.dumps(self.summary(), indent=1) + "\n")
+        write_json(folder / RESULT, self.summary())
 
 
 def metrics_record(folder: Path) -> list[dict[str, Any]]:
     """What a run folder says of its metrics, also that of an unfinished run; nothing in version 0.1.0."""
     for name in (RESULT, RUN):
         if (folder / name).exists():
-            found: list[dict[str, Any]] = read_json(folder / name).get("metrics", [])
+            read = read_result(folder) if name == RESULT else read_run(folder)
+            found: list[dict[str, Any]] = read.get("metrics", [])
             return found
     return []
 
 
 def load_point(folder: Path) -> Array:
-    """The best point [d] in a run folder.
+    """The best point [d] in a run folder, which is that of its result.json.
 
     Raises:
-        GfoError: if there is none that can be read.
+        GfoError: if there is none that can be read, it is another one, or its numbers are not finite.
     """
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
+    remedy = "give the folder of a finished run"
     try:
-        return np.asarray(load_file(folder / POINT)["z"])
-    except (OSError, SafetensorError, KeyError) as error:
-        raise GfoError(
-            f"{folder} has no readable {POINT} ({error}); give the folder of a finished run"
-        ) from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The values in a JSON file of a run folder.
-
-    Raises:
-        GfoError: if it cannot be read, or is of a newer gfo.
-    """
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise GfoError(f"{path} cannot be read ({error}); give the folder of a finished run") from None
-    check_format(values, path)
-    return values
+        z = np.asarray(load(read_bytes(folder / POINT, "run", remedy=remedy))["z"])
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        if isinstance(error, GfoError):
+            raise
+        raise GfoError(f"{folder} has no readable {POINT} ({error}); {remedy}") from None
+    if z.ndim != 1 or z.dtype != np.float64 or not np.isfinite(z).all():
+        raise GfoError(f"{folder / POINT} holds no point of finite numbers; {GO_ON}")
+    result = read_result(folder)
+    if format_of(result) > 1 and result["point"] != point_checksum(z):
+        raise GfoError(f"{folder / POINT} is not the point of {RESULT}, or was changed; {GO_ON}")
+    return z

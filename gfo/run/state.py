@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gfo.core.domain import Array
-from gfo.run.files import write_whole
+from gfo.core.files import write_whole
 
 ARRAY = "__array__"  # stands for an array, with its name
 
@@ -33,6 +33,8 @@ def load_state(path: Path) -> dict[str, Any] | None:
     """What was saved; None for a file that is missing or damaged."""
     from safetensors import SafetensorError, safe_open
 
+    if not path.is_file():
+        return None
     try:
         with safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -41,7 +43,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
         if metadata.get("sha256") != _digest(text, arrays):
             return None
         state: dict[str, Any] = _filled(json.loads(text), arrays)
-    except (OSError, SafetensorError, ValueError, KeyError):
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return state
 

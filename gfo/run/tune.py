@@ -74,7 +74,7 @@ def tune(
     if isinstance(optimizer, str):
         name, given = optimizer, plain(options or {})
         optimizer = optimizers.make_with(name, space.domain, stream_seed(seed, "optimizer"), options or {})
-    facts: dict[str, Any] = {"seed": seed, "model": model.name, "optimizer": name, "d": space.domain.d}
+    facts: dict[str, Any] = {"seed": seed, "model": plain(model), "optimizer": name, "d": space.domain.d}
     facts |= {"options": given, "space": description(space), "task": description(task)}
     facts |= {"data": fingerprints(evaluator.task), **(record or {})}
     return minimize(

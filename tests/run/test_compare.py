@@ -140,11 +140,11 @@ def test_committed_results_can_be_compared():
         ([], "evaluations", r"runs = \[\]; give a list"),
         ({}, "evaluations", "give a list"),
         ("runs/a", "evaluations", "runs = 'runs/a'; give a list"),
-        (["nowhere"], "evaluations", r"cannot read nowhere/history\.jsonl .*; give the folder of a gfo run"),
+        (["nowhere"], "evaluations", r"cannot read nowhere/history\.jsonl: .*; give the folder of a gfo run"),
         ({"a": []}, "evaluations", "a label has no runs"),
         (["empty"], "evaluations", "empty has no steps yet"),
         ({"a": "empty"}, "evaluations", "no steps yet"),
-        (["damaged"], "evaluations", r"damaged/result\.json cannot be read"),
+        (["damaged"], "evaluations", r"damaged/result\.json is not JSON"),
         (["nowhere"], "tokens", "unknown x 'tokens': did you mean 'forward_tokens'"),
     ],
 )

@@ -13,6 +13,7 @@ from gfo.core.metric import LOSS
 from gfo.core.protocols import Cost, Evaluation, Scores
 from gfo.run.budget import Budget
 from gfo.run.callbacks import Callback
+from gfo.run.files import write_json
 from gfo.run.history import History
 from gfo.run.loop import minimize
 from gfo.run.result import load_point
@@ -374,6 +375,6 @@ def test_a_run_that_goes_on_keeps_its_plan(tmp_path):
     assert other.plans == [(48, False)]  # control: a new run has another
     facts = json.loads((tmp_path / "a" / "run.json").read_text())
     assert facts.pop("plan") == {"evaluations": 24, "batches_differ": False}
-    (tmp_path / "a" / "run.json").write_text(json.dumps(facts))  # as before there were plans
+    write_json(tmp_path / "a" / "run.json", facts)  # as before there were plans
     with pytest.raises(gfo.GfoError, match="asks for other points"):
         run(tmp_path / "a", 64, resume=True)

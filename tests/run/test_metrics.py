@@ -10,6 +10,7 @@ import pytest
 import gfo
 from gfo.core.metric import LOSS
 from gfo.core.protocols import Cost, Evaluation, Scores
+from gfo.run.files import write_json
 from gfo.run.selection import DevSelection, Selection
 
 PERPLEXITIES = (2737.0, 2216.0, 1979.0, 1985.0, 1990.0, 29.0, 31.0)
@@ -137,5 +138,5 @@ def test_a_folder_says_what_its_metrics_are(tmp_path):
     assert "50.0%" in shown
     record = json.loads((tmp_path / "run" / "result.json").read_text())
     del record["metrics"]  # as version 0.1.0 has it: a name that nobody knows is a number
-    (tmp_path / "run" / "result.json").write_text(json.dumps(record))
+    write_json(tmp_path / "run" / "result.json", record)
     assert "0.50" in str(gfo.compare([tmp_path / "run"]))

@@ -15,6 +15,7 @@ import gfo
 from gfo.core.protocols import Cost, Evaluation, Scores
 from gfo.optimizers.snes import SNES
 from gfo.run import checkpoint
+from gfo.run.files import write_json
 from gfo.run.history import History
 from gfo.run.result import load_point
 from gfo.run.state import load_state, save_state
@@ -197,7 +198,7 @@ def test_other_versions_are_named(tmp_path):
     go(tmp_path, 40)
     facts = json.loads((tmp_path / "run.json").read_text())
     facts["versions"]["cma"] = "1.0"
-    (tmp_path / "run.json").write_text(json.dumps(facts))
+    write_json(tmp_path / "run.json", facts)
     with pytest.raises(gfo.GfoError, match=r"other points .* versions.cma was 1.0, is \d"):
         go(tmp_path, 80, seed=2)
 

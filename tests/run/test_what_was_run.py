@@ -9,8 +9,7 @@ import pytest
 
 import gfo
 from gfo import baselines
-from gfo.run.environment import FORMAT
-from gfo.run.result import read_json
+from gfo.run.files import FORMAT, read_json
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 FORMAT1 = Path(__file__).parent / "format1"

@@ -189,7 +189,7 @@ def test_other_endings(tmp_path, name):
 
 def test_broken_arrays_and_archives(tmp_path):
     (tmp_path / "a.json").write_text('[{"text": 1},\n')
-    refused(tmp_path / "a.json", "is no JSON array", "in line 2")
+    refused(tmp_path / "a.json", "is not JSON", "in line 2")
     (tmp_path / "a.jsonl.gz").write_bytes(b"{}")
     refused(tmp_path / "a.jsonl.gz", "cannot read", "a.jsonl.gz")
     (tmp_path / "b.csv.gz").write_bytes(gzip.compress(b"text\na\n")[:-9])

@@ -11,6 +11,7 @@ import torch
 import gfo
 from gfo.config import load_config
 from gfo.core.errors import GfoError
+from gfo.run.files import write_json
 
 ROWS = [
     {"text": text, "target": target}
@@ -163,7 +164,7 @@ def test_a_run_from_a_config(tiny, tmp_path, capsys, monkeypatch):
         "space": {"tokens": 3, "dim": 8},
         "budget": {"evaluations": 20},
     }
-    (tmp_path / "run.json").write_text(json.dumps(values))
+    write_json(tmp_path / "run.json", values)
     monkeypatch.setattr(
         "sys.argv", ["gfo", "tune", str(tmp_path / "run.json"), "--out", str(tmp_path / "run")]
     )

@@ -8,6 +8,7 @@ there is none, the error says so.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, check_name
+from gfo.core.files import absolute, whole_folder, write_whole
 from gfo.report.export.candidate import Candidate, local
 from gfo.report.export.candidate import Exported as Exported
 from gfo.report.export.merged import write_merged
@@ -41,16 +43,20 @@ def export(evaluator: Any, z: Array, form: str, folder: str | Path) -> Exported:
             unknown format, or a folder that is not empty or cannot be written.
     """
     check_name("format", form, FORMATS)
-    folder = Path(folder)
+    z = np.asarray(z, dtype=np.float64)
+    if not np.isfinite(z).all():
+        raise GfoError("export: the point has numbers that are not finite; nothing is written")
+    given, folder = Path(folder), absolute(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise GfoError(f"out = {folder}: it is not empty; name another folder, or delete it")
     try:
-        if form in WRITERS:
-            return WRITERS[form](Candidate.of(evaluator, z), folder)
-        text = prompt_text(evaluator, z)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / PROMPT_TEXT).write_text(text + "\n", encoding="utf-8")
-        return Exported(folder, ())
+        with whole_folder(folder) as begun:
+            if form in WRITERS:
+                written = WRITERS[form](Candidate.of(evaluator, z), begun)
+                load = (line.replace(repr(str(begun)), repr(str(given))) for line in written.load)
+                return replace(written, folder=given, load=tuple(load))
+            write_whole(begun / PROMPT_TEXT, prompt_text(evaluator, z) + "\n")
+            return Exported(given, ())
     except OSError as error:
         raise GfoError(
             f"out = {folder}: cannot write there ({error.strerror}); name another folder"

@@ -14,6 +14,7 @@ import torch
 from gfo.core.delta import Delta
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
+from gfo.core.files import write_whole
 from gfo.core.slots import LayerPrompts, Prompts
 from gfo.evaluation.local import LocalEvaluator
 
@@ -118,7 +119,7 @@ def write_prompt(candidate: Candidate, folder: Path, soft: Sequence[str], note: 
             values["words"] = candidate.task.words
     values |= {"soft_tokens": list(soft)} if soft else {}
     values |= {"note": note} if note else {}
-    (folder / PROMPT).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(folder / PROMPT, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 def local(evaluator: Any) -> LocalEvaluator:

@@ -93,7 +93,6 @@ def write_merged(candidate: Candidate, folder: Path) -> Exported:
     _check(candidate)
     soft = None if delta.prompt is None else SoftTokens.of(candidate)
     twin = _merged(candidate, soft)
-    folder.mkdir(parents=True, exist_ok=True)
     with no_progress_bars():
         twin.save_pretrained(folder)
     (model.tokenizer if soft is None else soft.tokenizer).save_pretrained(folder)

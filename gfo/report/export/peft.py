@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gfo.core.files import write_whole
 from gfo.core.slots import LayerPrompts, LowRank, Prefixes, Prompts, Scales, Slot
 from gfo.models.families import is_transposed
 from gfo.report.export.candidate import Candidate, Exported, cannot, deep_prompt, write_prompt
@@ -195,8 +196,7 @@ def _write(
     from safetensors.torch import save_file
 
     values = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_whole(folder / CONFIG, json.dumps(values, indent=2, sort_keys=True) + "\n")
     copies = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
     save_file(copies, folder / WEIGHTS, metadata={"format": "pt"})
     note = None if soft is None else soft.note

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gfo.core.errors import GfoError
+from gfo.core.reading import parse_json, read_text
 from gfo.spaces.parts.targets import HasLinears
 from gfo.spaces.parts.words import Embeds
 
@@ -173,7 +173,7 @@ def _read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
     folder = Path(folder)
     try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config: dict[str, Any] = parse_json(read_text(folder / CONFIG, "config"), CONFIG, "mend it")
         config.get("peft_type")
         return config, load_file(folder / WEIGHTS)
     except (OSError, ValueError, AttributeError, SafetensorError) as error:

@@ -18,6 +18,7 @@ import numpy as np
 
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.protocols import Tokenizer
+from gfo.core.reading import decoded, parse_json, read_bytes
 from gfo.core.seeding import stream
 from gfo.tasks.parts.templates import Template
 
@@ -27,6 +28,7 @@ Source = str | Path | Sequence[Row] | Iterable[Row]
 DATA = Path(__file__).parents[2] / "data"
 PACKAGED = "gfo:"  # "gfo:sentiment/train.jsonl" is a file of the package's data
 HUB = "hub:"
+MOST_BYTES = 2**32  # of a file of rows, unpacked
 _HUB_ID = re.compile(r"hub:(?P<id>[^:]+)(:(?P<config>[^:\[]+))?:(?P<split>[^:\[]+(\[[^\]]*\])?)")
 
 
@@ -194,7 +196,7 @@ def _read(source: str | Path, name: str) -> list[Any]:
     if str(source).startswith(HUB):
         return _read_hub(str(source), name)
     packaged = str(source).startswith(PACKAGED)
-    path = DATA / str(source).removeprefix(PACKAGED) if packaged else Path(source)
+    path = DATA / str(source).removeprefix(PACKAGED) if packaged else Path(source).expanduser()
     packed = path.suffix.lower() == ".gz"
     ending = (path.with_suffix("") if packed else path).suffix.lower()
     if ending not in (*READERS, PARQUET):
@@ -202,45 +204,37 @@ def _read(source: str | Path, name: str) -> list[Any]:
             f"{name}: {path} has the ending '{path.suffix}'; give a .jsonl, .json, .csv, .tsv or .parquet "
             "file, also as .gz, or a data set of a hub as hub:ID:SPLIT"
         )
-    try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if packed else content
-    except (OSError, ValueError, EOFError, zlib.error) as error:  # a ValueError for a null byte in the path
-        reason = getattr(error, "strerror", None) or error
-        raise GfoError(f"{name}: cannot read {path}: {reason}; check the path") from None
+    content = read_bytes(path, name, most=MOST_BYTES)
+    if packed:
+        content = _unpacked(content, path, name)
     if ending == PARQUET:
         return _read_parquet(content, path, name)
+    return READERS[ending](io.StringIO(decoded(content, f"{name}: {path}"), newline=""), path, name)
+
+
+def _unpacked(content: bytes, path: Path, name: str) -> bytes:
+    """What a .gz holds, of a size that memory has room for: a few bytes can stand for any number."""
     try:
-        text = content.decode("utf-8").removeprefix("\ufeff")  # the byte-order mark of spreadsheets
-    except UnicodeDecodeError as error:
-        raise GfoError(f"{name}: {path} is not UTF-8 at byte {error.start}; convert it to UTF-8") from None
-    return READERS[ending](io.StringIO(text, newline=""), path, name)
+        with gzip.open(io.BytesIO(content)) as file:
+            found = file.read(MOST_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise GfoError(f"{name}: cannot read {path}: {error}; check the path") from None
+    if len(found) > MOST_BYTES:
+        raise GfoError(f"{name}: {path} unpacks to over {MOST_BYTES:,} bytes; give it in parts")
+    return found
 
 
 def _read_jsonl(file: io.StringIO, path: Path, name: str) -> list[Any]:
     """An object a line, or all of them in one array."""
     text = file.getvalue()
     if text.lstrip()[:1] == "[":
-        try:
-            found = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise GfoError(
-                f"{name}: {path} is no JSON array ({error.msg} in line {error.lineno}); mend it, or "
-                "write one JSON object a line"
-            ) from None
-        return list(found)
-    rows = []
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise GfoError(
-                f"{name}: {path} line {number} is not JSON ({error.msg} at column {error.colno}); "
-                "write one JSON object a line"
-            ) from None
-    return rows
+        return list(parse_json(text, f"{name}: {path}", "mend it, or write one JSON object a line"))
+    remedy = "write one JSON object a line"
+    return [
+        parse_json(line.rstrip("\r\n"), f"{name}: {path} line {number}", remedy, line=number)
+        for number, line in enumerate(file, 1)
+        if line.strip()
+    ]
 
 
 def _read_csv(file: io.StringIO, path: Path, name: str, delimiter: str = ",") -> list[Any]:

@@ -1,0 +1,112 @@
+"""What the files of a run folder have to hold where gfo relies on it: a folder may be anybody's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gfo.core.errors import GfoError
+from gfo.run.files import format_of, read_json
+
+RESULT, RUN = "result.json", "run.json"
+GO_ON = f"put back a copy, or delete {RESULT} and go on (gfo resume, resume=True), which writes it anew"
+Checked = TypeVar("Checked", bound=BaseModel)
+Scores = dict[str, dict[str, dict[str, float | None]]]
+
+
+class _Keys(BaseModel):
+    """Others may stand beside those that are named."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class CostRecord(BaseModel):
+    """A `gfo.core.protocols.Cost`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    candidates: int = 0
+    forward_tokens: int = 0
+    tokens_needed: int = 0
+    seconds: float = 0.0
+
+
+class MetricRecord(_Keys):
+    """A `gfo.Metric`."""
+
+    name: str = Field(min_length=1)
+    lower_is_better: bool
+    form: str
+
+
+class ResultRecord(_Keys):
+    """result.json."""
+
+    steps: int
+    stopped: str
+    scores: Scores
+    standard_errors: Scores = Field(default_factory=dict)
+    rows: dict[str, int] = Field(default_factory=dict)
+    metrics: list[MetricRecord] = Field(default_factory=list)
+    cost: CostRecord
+    scoring_cost: CostRecord
+    config: dict[str, Any] = Field(default_factory=dict)
+    point: str = ""
+
+
+class PlanRecord(_Keys):
+    """What the optimizer was told of the run ahead."""
+
+    evaluations: int | None
+    batches_differ: bool
+
+
+class RunRecord(_Keys):
+    """run.json."""
+
+    terms: dict[str, Any]
+    evaluator: dict[str, Any] = Field(default_factory=dict)
+    metrics: list[MetricRecord] = Field(default_factory=list)
+    versions: dict[str, str] = Field(default_factory=dict)
+    plan: PlanRecord | None = None
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """What result.json holds.
+
+    Raises:
+        GfoError: if it cannot be read, is of a newer gfo, was changed, or does not hold what it has to.
+    """
+    values = read_json(folder / RESULT, changed=GO_ON)
+    _check(values, ResultRecord, folder / RESULT, "give the folder of a finished run")
+    if format_of(values) > 1 and not values.get("point"):
+        raise GfoError(f"{folder / RESULT}: point: field required; give the folder of a finished run")
+    return values
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What run.json holds.
+
+    Raises:
+        GfoError: as `read_result`.
+    """
+    remedy = f"the run cannot go on without {RUN}: put back a copy, or begin a new run"
+    values = read_json(folder / RUN, remedy=remedy)
+    _check(values, RunRecord, folder / RUN, remedy)
+    return values
+
+
+def _check(values: Mapping[str, Any], record: type[Checked], path: Path, remedy: str) -> None:
+    try:
+        record.model_validate(values)
+    except ValidationError as error:
+        raise GfoError(f"{path}: {first_error(error)}; {remedy}") from None
+
+
+def first_error(error: ValidationError) -> str:
+    """Where pydantic met the first one, and what it is."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
