@@ -134,6 +134,22 @@ class History:
             raise cannot_write(path.parent, error) from None
         return cls(path, steps)
 
+    def cut(self, steps: int) -> None:
+        """Leave out the recorded steps behind the first ones, also in the file: they will be done again.
+
+        Raises:
+            GfoError: if the file cannot be written.
+        """
+        behind = len(self.recorded) - steps
+        if behind <= 0 or self._path is None:
+            return
+        try:
+            lines = self._path.read_bytes().splitlines(keepends=True)
+            os.truncate(self._path, sum(map(len, lines[:-behind])))
+        except OSError as error:
+            raise cannot_write(self._path.parent, error) from None
+        self.recorded = self.recorded[:steps]
+
     def trajectory(self) -> list[dict[str, Any]]:
         """The steps without their times: equal for two runs with one seed on one machine."""
         return [_timeless(asdict(step)) for step in self._steps]

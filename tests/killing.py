@@ -1,9 +1,9 @@
 """Runs that are killed: a process that forks a new one for each run, so that none has to import anything.
 
 A line of JSON on standard input is a run to be made, and answered by a line when it ended:
-{"folder", "name", "options", "seed", "evaluations", "save_every", "kills", "moments", "model"}; `kills` is
-how often the run is killed (SIGKILL), each time to be resumed, `moments` the seed of when, `model` the name
-of a model or null for a function.
+{"folder", "name", "options", "seed", "evaluations", "save_every", "kills", "moments", "model", "baseline"};
+`kills` is how often the run is killed (SIGKILL), each time to be resumed, `moments` the seed of when, `model`
+the name of a model or null for a function, `baseline` whether `name` is that of a baseline.
 """
 
 import functools
@@ -21,6 +21,7 @@ import gfo
 from gfo.run import checkpoint
 from gfo.run.evaluate import FunctionEvaluator
 from gfo.testing import Rosenbrock
+from gfo.testing.tiny import tiny_model
 
 D = 4
 STEP = 0.004  # seconds: kills come within evaluations, too
@@ -37,7 +38,7 @@ def evaluate(z):
 @functools.cache
 def pieces(name):
     """A model, a task of few rows and a space; made before a run is forked."""
-    model = gfo.load_model(name, device="cpu")
+    model = tiny_model() if name == "tiny" else gfo.load_model(name, device="cpu")
     data = Path(gfo.__file__).parent / "data" / "sentiment"
     task = gfo.Classification(
         data / "train.jsonl",
@@ -45,8 +46,30 @@ def pieces(name):
         template="Review: {text}\n{soft}Sentiment:",
         labels={"negative": " negative", "positive": " positive"},
         limits={"train": 6, "dev": 4},
+        batch_size=4 if name == "tiny" else None,
     )
     return model, task, gfo.SoftPrompt(model, tokens=2, dim=20)
+
+
+def train(request):
+    """A baseline."""
+    checkpoint.SAVE_EVERY = request["save_every"]
+    model, task, space = pieces(request["model"])
+    if request["name"] == "prefix-tuning":
+        space = gfo.Prefix(model, 2, dim=20)
+    gfo.baselines.run(
+        request["name"],
+        model,
+        task,
+        space if gfo.baselines.needs_space(request["name"]) else None,
+        options=request["options"],
+        budget=gfo.Budget(evaluations=request["evaluations"]),
+        seed=request["seed"],
+        dev_every=3,
+        out=request["folder"],
+        resume=True,
+        progress=False,
+    )
 
 
 def tune(request):
@@ -87,13 +110,17 @@ def run(request):
     )
 
 
+def kind_of(request):
+    return "baseline" if request["baseline"] else "model" if request["model"] else "function"
+
+
 def forked(request):
     """The process that does the run."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            tune(request) if request["model"] else run(request)
+            {"baseline": train, "model": tune, "function": run}[kind_of(request)](request)
             status = 0
         finally:
             sys.stderr.flush()
