@@ -54,21 +54,19 @@ def serving():
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 
-    def ask(request):
+    def ask(request, what="kills"):
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
         answer = json.loads(process.stdout.readline())
         assert answer["status"] == 0
-        return answer["kills"]
+        return answer[what]
 
     def make(folder, name, *, seed=1, kills=0, steps=None, save_every=0.0, model=None, moments=None):
-        if name in BASELINES:
-            options, evaluations = BASELINES[name]
-            model = model or "tiny"
-        else:
-            options, evaluations = searched(name, steps, model)
+        kind = "baseline" if name in BASELINES else "model" if model else "function"
+        options, evaluations = BASELINES.get(name) or searched(name, steps, model)
         return ask(
             {
+                "kind": kind,
                 "folder": str(folder),
                 "name": name,
                 "options": options,
@@ -77,11 +75,11 @@ def serving():
                 "save_every": save_every,
                 "kills": kills,
                 "moments": len(name) if moments is None else moments,
-                "model": model,
-                "baseline": name in BASELINES,
+                "model": "tiny" if kind == "baseline" else model,
             }
         )
 
+    make.ask = ask
     yield make
     process.communicate(timeout=60)
 

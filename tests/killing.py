@@ -1,9 +1,10 @@
 """Runs that are killed: a process that forks a new one for each run, so that none has to import anything.
 
 A line of JSON on standard input is a run to be made, and answered by a line when it ended:
-{"folder", "name", "options", "seed", "evaluations", "save_every", "kills", "moments", "model", "baseline"};
-`kills` is how often the run is killed (SIGKILL), each time to be resumed, `moments` the seed of when, `model`
-the name of a model or null for a function, `baseline` whether `name` is that of a baseline.
+{"folder", "kind", "name", "options", "seed", "evaluations", "save_every", "kills", "moments", "model"}; its
+`kind` is one of KINDS, `kills` how often it is killed (SIGKILL), each time to be resumed, `moments` the seed
+of when, `model` the name of a model or null for a function. An export's `name` is its format, a download's
+the folder of the wheel.
 """
 
 import functools
@@ -16,8 +17,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+from tiny_wheel import make_index
 
 import gfo
+from gfo.models.download import ensure_downloaded
+from gfo.report.export import export
 from gfo.run import checkpoint
 from gfo.run.evaluate import FunctionEvaluator
 from gfo.testing import Rosenbrock
@@ -87,6 +91,21 @@ def tune(request):
     )
 
 
+def write(request):
+    """An export."""
+    if not Path(request["folder"]).exists():
+        model, task, space = pieces(request["model"])
+        z = np.random.default_rng(0).standard_normal(space.domain.d)
+        export(gfo.LocalEvaluator(model, task, space), z, request["name"], request["folder"])
+
+
+def fetch(request):
+    """A download."""
+    os.environ |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": request["name"]}
+    os.environ["GFO_CACHE"] = request["folder"]
+    ensure_downloaded(make_index(Path(request["name"])))
+
+
 class Everywhere(FunctionEvaluator):
     """The function is dev, too."""
 
@@ -110,8 +129,8 @@ def run(request):
     )
 
 
-def kind_of(request):
-    return "baseline" if request["baseline"] else "model" if request["model"] else "function"
+KINDS = {"baseline": train, "model": tune, "function": run, "export": write, "download": fetch}
+STEPLESS = ("export", "download")  # which are killed within so many seconds, the request's `within`
 
 
 def forked(request):
@@ -120,7 +139,7 @@ def forked(request):
     if child == 0:
         status = 1
         try:
-            {"baseline": train, "model": tune, "function": run}[kind_of(request)](request)
+            KINDS[request["kind"]](request)
             status = 0
         finally:
             sys.stderr.flush()
@@ -136,6 +155,10 @@ def lines(folder):
 def kill(request, rng):
     """Begin or go on, and be killed a few steps later; (whether it was killed, the steps recorded then)."""
     child = forked(request)
+    if request["kind"] in STEPLESS:
+        time.sleep(rng.uniform(0, request["within"]))
+        os.kill(child, signal.SIGKILL)
+        return os.WIFSIGNALED(os.waitpid(child, 0)[1]), 0
     wanted = lines(request["folder"]) + int(rng.integers(0, 3))
     deadline = time.monotonic() + 60
     while lines(request["folder"]) < wanted and time.monotonic() < deadline:
@@ -167,8 +190,10 @@ def main():
             pieces(request["model"])
         rng = np.random.default_rng(request["moments"])
         kills = [kill(request, rng) for _ in range(request["kills"])]
+        start = time.monotonic()
         status = os.waitpid(forked(request), 0)[1]
-        print(json.dumps({"status": status, "kills": kills}), flush=True)
+        seconds = time.monotonic() - start
+        print(json.dumps({"status": status, "kills": kills, "seconds": seconds}), flush=True)
 
 
 if __name__ == "__main__":

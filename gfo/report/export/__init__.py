@@ -7,7 +7,9 @@ there is none, the error says so.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ FORMATS = (*WRITERS, "prompt-text")
 def export(evaluator: Any, z: Array, form: str, folder: str | Path) -> Exported:
     """Write what z stands for into a new or empty folder, for programs other than gfo.
 
+    It is written beside its place and renamed, so that the folder is there whole or not at all.
+
     Args:
         evaluator: the `LocalEvaluator` of the run: model, task and space.
         z: the point [d].
@@ -45,16 +49,28 @@ def export(evaluator: Any, z: Array, form: str, folder: str | Path) -> Exported:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise GfoError(f"out = {folder}: it is not empty; name another folder, or delete it")
     try:
-        if form in WRITERS:
-            return WRITERS[form](Candidate.of(evaluator, z), folder)
-        text = prompt_text(evaluator, z)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / PROMPT_TEXT).write_text(text + "\n", encoding="utf-8")
-        return Exported(folder, ())
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
+            written = _written(evaluator, z, form, Path(work) / "export")
+            if folder.exists():
+                folder.rmdir()  # it is empty
+            written.folder.rename(folder)
+        load = tuple(line.replace(repr(str(written.folder)), repr(str(folder))) for line in written.load)
+        return replace(written, folder=folder, load=load)
     except OSError as error:
         raise GfoError(
             f"out = {folder}: cannot write there ({error.strerror}); name another folder"
         ) from None
+
+
+def _written(evaluator: Any, z: Array, form: str, folder: Path) -> Exported:
+    """What z stands for, written into a new folder."""
+    if form in WRITERS:
+        return WRITERS[form](Candidate.of(evaluator, z), folder)
+    text = prompt_text(evaluator, z)
+    folder.mkdir()
+    (folder / PROMPT_TEXT).write_text(text + "\n", encoding="utf-8")
+    return Exported(folder, ())
 
 
 def prompt_text(evaluator: Any, z: Array) -> str:
