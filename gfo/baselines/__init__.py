@@ -104,6 +104,7 @@ def run(
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
     out: str | Path | RunFolder | None = None,
+    resume: bool = False,
     memory: int | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> Result:
@@ -116,38 +117,46 @@ def run(
         options: of the baseline.
 
     Returns:
-        The result. Its `z` is a point of the space where there is one. Trained weights stay in memory, and
-        `z` counts their updates; LoRA's are also written to the run folder, as PEFT's `adapter`.
+        The result. Its `z` is a point of the space where there is one. Of trained weights `z` counts the
+        updates; they stay in memory and in the run folder's state, LoRA's also there as PEFT's `adapter`.
 
     Raises:
         GfoError: for bad input, in one line.
     """
     from gfo.baselines.base import Fixed
     from gfo.run.environment import PeakMemory
+    from gfo.run.folder import RunFolder
     from gfo.run.loop import minimize
     from gfo.run.progress import ProgressBar
 
     options = dict(options or {})
     method = make(name, model, task, space, seed=seed, memory=memory, **options)
-    facts = {"seed": seed, "model": plain(model), "baseline": name, "options": plain(options), **method.facts}
-    facts |= {"task": description(task), **({} if space is None else {"space": description(space)})}
-    facts |= record or {}
+    facts = {"seed": seed, "model": plain(model), "baseline": name, "options": plain(options)}
+    facts |= {**method.facts, **_learnt(model, task, space), **(record or {})}
     if isinstance(method, Fixed):
-        return method.result(out, facts)
+        return method.result(out, facts, resume=resume)
+    method.folder = None if out is None else RunFolder.of(out).path
     result = minimize(
         method,
         method,
         budget=budget,
         callbacks=[method, *callbacks, PeakMemory(facts), *([ProgressBar()] if progress else [])],
         out=out,
+        resume=resume,
         dev_every=(method.dev_every or dev_every) if "dev" in method.splits else None,
         selection=selection,
         record=facts,
     )
     result.evaluator = method.judge
-    if result.folder is not None:
-        method.save(result.folder, result.z)
     return result
+
+
+def _learnt(model: FrozenModel, task: Task, space: SearchSpace | None) -> dict[str, Any]:
+    """What is learnt of, and where, for result.json."""
+    from gfo.run.tune import fingerprints
+
+    spaces = {} if space is None else {"space": description(space)}
+    return {"task": description(task), **spaces, "data": fingerprints(task.bind(model))}
 
 
 def _factory(name: str) -> Callable[..., Fixed | Searching]:

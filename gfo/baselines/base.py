@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from gfo.core.domain import Array, Domain
@@ -23,6 +24,7 @@ from gfo.run.history import HISTORY, History
 from gfo.run.result import Result
 
 if TYPE_CHECKING:
+    from gfo.evaluation.local import LocalEvaluator
     from gfo.models.frozen import FrozenModel
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -95,9 +97,11 @@ class Fixed:
     def __init__(self, point: Array, judge: Evaluator, facts: Mapping[str, Any]) -> None:
         self.point, self.judge, self.facts = point, judge, dict(facts)
 
-    def result(self, out: str | Path | RunFolder | None, record: Mapping[str, Any]) -> Result:
+    def result(
+        self, out: str | Path | RunFolder | None, record: Mapping[str, Any], *, resume: bool = False
+    ) -> Result:
         """The result of a run without steps, in the folder `out` if it is given."""
-        with contextlib.nullcontext() if out is None else RunFolder.of(out) as folder:
+        with contextlib.nullcontext() if out is None else RunFolder.of(out, resume=resume) as folder:
             result = Result(
                 z=self.point,
                 history=History(folder and folder / HISTORY),
@@ -121,6 +125,7 @@ class Searching(Callback, ABC):
         splits: of the task.
         facts: plain values for result.json.
         dev_every: after how many steps dev is read, if that is not the run's to say.
+        folder: of the run; None keeps what is trained in memory.
         judge: scores points; the baseline itself, or the evaluator of the space that they are points of.
     """
 
@@ -128,6 +133,7 @@ class Searching(Callback, ABC):
     splits: tuple[str, ...]
     facts: dict[str, Any]
     dev_every: int | None = None
+    folder: Path | None = None
 
     @property
     def judge(self) -> Evaluator:
@@ -163,16 +169,21 @@ class Searching(Callback, ABC):
         """Why it wants to stop, in words, or None."""
         return None
 
-    def save(self, folder: Path, point: Array) -> None:
-        """Write what the point stands for into a run folder, where it is no point of a space."""
+    @abstractmethod
+    def settings(self) -> dict[str, int]:
+        """What the memory decided; see `gfo.core.protocols.Resumable`."""
 
+    @abstractmethod
+    def use(self, settings: Mapping[str, int]) -> None:
+        """Decide as another one did."""
+
+    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Raise GfoError: a baseline starts anew."""
-        raise GfoError("baseline: its runs cannot be resumed; start it anew")
+        """All that it has learnt, as plain values and arrays, which may be those that go on changing."""
 
+    @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raise GfoError: a baseline starts anew."""
-        raise GfoError("baseline: its runs cannot be resumed; start it anew")
+        """Go on where `state_dict` was called."""
 
 
 class Trained(Protocol):
@@ -180,6 +191,7 @@ class Trained(Protocol):
 
     Attributes:
         parameters: to be moved in place.
+        evaluator: computes its losses.
         domain: of its points.
         splits: of the task.
         facts: plain values for result.json.
@@ -187,6 +199,7 @@ class Trained(Protocol):
     """
 
     parameters: list[nn.Parameter]
+    evaluator: LocalEvaluator
     domain: Domain
     splits: tuple[str, ...]
     facts: dict[str, Any]
@@ -207,6 +220,13 @@ class Trained(Protocol):
 
     def keep(self) -> None:
         """What `point` stands for will be asked for later."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it is beside the parameters, as plain values and arrays."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Be what `state_dict` said."""
 
     def save(self, folder: Path, point: Array) -> None:
         """Write what the point stands for into a run folder, where it is no point of a space."""
@@ -250,9 +270,27 @@ class Trainer(Searching):
         """Metrics of z [K, d] on a split."""
         return self.judge.score(z, split)
 
-    def save(self, folder: Path, point: Array) -> None:
-        """Write what the point stands for into a run folder, where it is no point of a space."""
-        self.trained.save(folder, point)
+    def settings(self) -> dict[str, int]:
+        """What the memory decided."""
+        return self.trained.evaluator.settings()
+
+    def use(self, settings: Mapping[str, int]) -> None:
+        """Decide as another one did."""
+        self.trained.evaluator.use(settings)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The parameters and what else is trained."""
+        parameters = [as_array(parameter) for parameter in self.trained.parameters]
+        return {"parameters": parameters, "trained": self.trained.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Train on where `state_dict` was called."""
+        fill(self.trained.parameters, map(torch.from_numpy, state["parameters"]))
+        self.trained.load_state_dict(state["trained"])
+
+    def loss_now(self, step: int) -> Array:
+        """The loss [1] of the point as it is now on a step's batch, without dropout."""
+        return self.judge(self.recommend()[None], step).loss
 
     def start(self, run: Run) -> None:
         """Before the first step."""
@@ -270,8 +308,10 @@ class Trainer(Searching):
         return f"early stopping: dev has not become better in {reads} reads"
 
     def end(self, run: Run) -> None:
-        """After the last step, which dev may have liked best."""
+        """After the last step, which dev may have liked best: keep it, also in the run folder."""
         self._keep_best(run)
+        if self.folder is not None and len(run.history):
+            self.trained.save(self.folder, run.found)
 
     def _keep_best(self, run: Run) -> None:
         best = run.selection and run.selection.best
@@ -285,3 +325,17 @@ class Trainer(Searching):
         run, budget = self._run, self._run.budget
         after = budget.share_spent(run.cost + cost, run.seconds + cost.seconds)
         return min(1.0, (budget.share_spent(run.cost, run.seconds) + after) / 2)
+
+
+def as_array(tensor: Tensor) -> Array:
+    """A tensor's numbers as numpy has them, half precision in float32; on a CPU the very same memory."""
+    wide = tensor.detach().cpu()
+    array: Array = (wide.float() if wide.dtype in (torch.bfloat16, torch.float16) else wide).numpy()
+    return array
+
+
+@torch.no_grad()
+def fill(tensors: Iterable[Tensor], values: Iterable[Tensor]) -> None:
+    """Copy values into tensors."""
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)

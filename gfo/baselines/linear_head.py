@@ -6,7 +6,8 @@ They are the last layer's, at the place where the model reads the answer: what i
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,6 +60,7 @@ class LinearHead(Searching):
             raise GfoError(
                 "baseline 'linear-head': a label has no training row; give it one, or leave the label out"
             )
+        self._most_tokens = chunk_tokens(setting.model, setting.memory)
         self._features: dict[str, Array] = {}
         self._unpaid: dict[str, Cost] = {}
         size = self._labels * (self.features("train").shape[1] + 1)
@@ -92,6 +94,24 @@ class LinearHead(Searching):
         """All strengths have been tried."""
         return "all strengths tried" if len(self._tried) >= len(self._strengths) else None
 
+    def state_dict(self) -> dict[str, Any]:
+        """The heads tried."""
+        return {"tried": list(self._tried)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was called."""
+        self._tried = list(state["tried"])
+
+    def settings(self) -> dict[str, int]:
+        """What the memory decided, and with it how features are rounded."""
+        return {"tokens_at_once": self._most_tokens}
+
+    def use(self, settings: Mapping[str, int]) -> None:
+        """Decide as another one did."""
+        if settings["tokens_at_once"] != self._most_tokens:
+            self._most_tokens = settings["tokens_at_once"]
+            self._features.clear()
+
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """What `score` gives: the task's."""
@@ -124,9 +144,8 @@ class LinearHead(Searching):
             assert isinstance(batch, Batch)
             delta = Unchanged(model).decode(torch.zeros(1, 1)).to(model.device, model.dtype)
             todo = plan(batch, 0, everywhere=True, causal=model.causal)
-            most = chunk_tokens(model, self._setting.memory)
             meter = Meter(model.layers)
-            layout = ByCandidate(model, todo, Shape.of(delta, model), most, meter)
+            layout = ByCandidate(model, todo, Shape.of(delta, model), self._most_tokens, meter)
             rows: dict[int, Array] = {}
             for _, i, hidden in layout(delta, meter):  # hidden (1, rows, D)
                 rows |= zip(layout.groups[i], hidden[0].double().cpu().numpy(), strict=True)

@@ -13,13 +13,14 @@ it: nothing drifts in any number of steps, for the weights' size in memory once 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gfo.baselines.base import Trained, Trainer, positive
+from gfo.baselines.base import Trained, Trainer, as_array, fill, positive
 from gfo.core.domain import Array
 from gfo.core.protocols import Evaluation
 from gfo.core.seeding import stream_seed
@@ -64,6 +65,15 @@ class MeZO(Trainer):
             theta.sub_(u, alpha=self._lr * g)
         self._write(0.0)
         self.trained.moved()
+
+    def state_dict(self) -> dict[str, Any]:
+        """theta in float32, which the weights that compute are written from, and what else is trained."""
+        return {**super().state_dict(), "parameters": [as_array(theta) for theta in self._theta]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Train on where `state_dict` was called."""
+        super().load_state_dict(state)
+        fill(self._theta, map(torch.from_numpy, state["parameters"]))
 
     def _noise(self) -> Iterator[Tensor]:
         """u, one tensor after the other from one generator, so that no two are alike; the same each time."""

@@ -7,7 +7,9 @@ the soft prompt in the template's place, where PEFT's always stands in front; ke
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +91,13 @@ class Searched:
         """Nothing to do: the point says it all."""
 
     def keep(self) -> None:
+        """Nothing to do: the point says it all."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the point says it all."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Nothing to do: the point says it all."""
 
     def save(self, folder: Path, point: Array) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from gfo.baselines.base import Trained, Trainer, positive
+from gfo.baselines.base import Trained, Trainer, as_array, positive
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.protocols import Evaluation
@@ -117,6 +118,23 @@ class AdamW(Trainer):
             group["lr"] = self._recipe.rate(self._share_spent)
         self._adam.step()
         self.trained.moved()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The parameters, AdamW's step and moments of each (None before its first gradient), and the rest."""
+        held = [self._adam.state.get(parameter) for parameter in self.trained.parameters]
+        moments = [of and {key: as_array(value) for key, value in of.items()} for of in held]
+        return {**super().state_dict(), "adamw": moments}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Train on where `state_dict` was called."""
+        super().load_state_dict(state)
+        moments = {
+            i: {key: torch.from_numpy(value) for key, value in of.items()}
+            for i, of in enumerate(state["adamw"])
+            if of
+        }
+        groups = self._adam.state_dict()["param_groups"]
+        self._adam.load_state_dict({"state": moments, "param_groups": groups})
 
     def end(self, run: Run) -> None:
         """After the last step: let the gradients go, too."""

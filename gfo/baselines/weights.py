@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gfo.baselines.base import Setting, joined, joined_losses
+from gfo.baselines.base import Setting, as_array, fill, joined, joined_losses
 from gfo.baselines.mezo import MeZO
 from gfo.baselines.training import AdamW, Recipe, seeded
 from gfo.baselines.unchanged import Unchanged
@@ -133,18 +133,31 @@ class Weights:
                 "trained them: score them there"
             )
         now = _copies(self.parameters)
-        _fill(self.parameters, self._kept[update])
+        fill(self.parameters, self._kept[update])
         try:
             yield
         finally:
-            _fill(self.parameters, now)
+            fill(self.parameters, now)
 
     def _with(self, point: Array, found: Callable[[Array], T]) -> T:
         with self.at(point):
             return found(point[None])
 
+    def state_dict(self) -> dict[str, Any]:
+        """How many updates were made, and the parameters kept; the start is that of the same seed."""
+        kept = {str(update): list(map(as_array, held)) for update, held in self._kept.items() if update}
+        return {"updates": self._updates, "kept": kept}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Be what `state_dict` said."""
+        self._updates = state["updates"]
+        for update, held in state["kept"].items():
+            kept = _copies(self.parameters)
+            fill(kept, map(torch.from_numpy, held))
+            self._kept[int(update)] = kept
+
     def save(self, folder: Path, point: Array) -> None:
-        """Nothing: the weights stay in memory."""
+        """Nothing: the weights are in the run's state."""
 
 
 class Lora(Weights):
@@ -262,12 +275,6 @@ def _sharing(module: nn.Module) -> nn.Module:
 
 def _copies(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in parameters]
-
-
-@torch.no_grad()
-def _fill(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.copy_(value)
 
 
 @contextmanager

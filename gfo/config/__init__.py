@@ -139,7 +139,7 @@ class Config(Section):
         if resume and (out / CONFIG).exists():
             then = load_config(out / CONFIG).record()
             check_terms(out, {"config": then}, {"config": self.record()})
-        self._check_method(resume)
+        self._check_method()
         settings |= self._settings()
         settings["callbacks"] = [*self.stop.callbacks(), *settings["callbacks"]]
         task = self.task.build(stream_seed(self.seed, "task"))
@@ -152,14 +152,12 @@ class Config(Section):
                 result.score("test")
         return result
 
-    def _check_method(self, resume: bool) -> None:
+    def _check_method(self) -> None:
         """Fail early for an optimizer or a baseline that would fail once the model is loaded."""
         from gfo import baselines, optimizers
 
         if self.baseline is not None:
             baselines.check(self.baseline.name, self.baseline.options)
-            if resume:
-                raise GfoError(f"baseline '{self.baseline.name}': its runs cannot be resumed; start it anew")
             return
         name, options = self.optimizer.name, self.optimizer.options
         optimizers.check(name, options)
@@ -194,7 +192,7 @@ class Config(Section):
 
         if self.baseline is not None:
             name, options = self.baseline.name, self.baseline.options
-            return baselines.run(name, model, task, space, options=options, **settings)
+            return baselines.run(name, model, task, space, options=options, resume=resume, **settings)
         assert space is not None
         name, options = self.optimizer.name, self.optimizer.options
         return tune(model, task, space, optimizer=name, options=options, resume=resume, **settings)

@@ -33,6 +33,7 @@ class Run:
         incumbent: the candidate [d] with the lowest loss so far; None before the first.
         repairs: whether points are moved to the nearest allowed ones before they are evaluated.
         front: the candidates that none other beats in all objectives; None where there is one objective.
+        telling: whether the optimizer is being told a step that the history does not have yet.
     """
 
     optimizer: Optimizer
@@ -44,6 +45,7 @@ class Run:
     seconds: float = 0.0
     incumbent: Array | None = None
     front: Front | None = None
+    telling: bool = False
 
     def __post_init__(self) -> None:
         self.repairs = isinstance(self.evaluator, Repairing)
@@ -56,6 +58,12 @@ class Run:
         """What the optimizer recommends now, [d], or the nearest allowed point."""
         z: Array = self.repaired(self.optimizer.recommend()[None])[0]
         return z
+
+    @property
+    def found(self) -> Array:
+        """The run's result as it stands, [d]: what dev likes best, or without dev the recommendation."""
+        best = None if self.selection is None else self.selection.best
+        return self.recommendation() if best is None else best.z
 
     @property
     def share_spent(self) -> float:

@@ -5,6 +5,9 @@ That brings back every method bit by bit, also those of libraries that hide thei
 optimizer's own time, which for most is nothing beside a model's; where it is much and the state is arrays
 (`saves_state`), the state is saved now and then, and the steps before it are not told again.
 
+Training by gradients learns from more than losses (`gfo.core.protocols.Training`). Its state, weights and
+all, is saved now and then and at the end; a resumed run leaves out the steps behind it and does them again.
+
     run.json            what was run: what must be the same when it goes on, and what the evaluator settled on
     history.jsonl       a line a step, with a checksum of the points asked
     state.safetensors   the optimizer's state, of methods that save it
@@ -17,6 +20,7 @@ that tokens are counted as if there had been no stop.
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -28,7 +32,7 @@ import numpy as np
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, GfoWarning
 from gfo.core.files import remove
-from gfo.core.protocols import Cost, Evaluator, Resumable
+from gfo.core.protocols import Cost, Evaluator, Resumable, Training
 from gfo.core.recording import walk
 from gfo.run.callbacks import Run
 from gfo.run.environment import threads, versions
@@ -39,7 +43,8 @@ from gfo.run.selection import Snapshot
 from gfo.run.state import load_state, save_state
 
 STATE = "state.safetensors"
-SAVE_EVERY = 10.0  # seconds of the optimizer's own, which is what a resumed run may lose of them
+SAVE_EVERY = 10.0  # seconds that a resumed run may lose: of the optimizer's own, of a training's all
+SAVING = 0.05  # the most of a run's time that saving takes: large states are saved less often
 FREE = ("budget", "config.budget", "config.stop")  # what may change when a run goes on
 MODEL = ("model", "config.model.name")
 TOLERANCE = 0.05  # of losses, relative and absolute: more is no rounding
@@ -62,7 +67,8 @@ class Checkpoint:
         self._environment = {"versions": versions(), "threads": threads()}
         self._then: dict[str, Any] = {}
         self._points: Array | None = None
-        self._saved_at = 0.0
+        self._saved_at, self._saved_steps, self._saving = 0.0, 0, 0.0
+        self._loss_then: Array | None = None
         if folder is None:
             return
         if run.history.recorded:
@@ -101,8 +107,13 @@ class Checkpoint:
 
     def load(self, run: Run) -> int:
         """Put a saved state back; the number of steps that need not be told again."""
-        state = load_state(self._folder / STATE) if self._folder and run.history.recorded else None
-        if state is None or not saves_state(run) or not 0 < state["steps"] <= len(run.history.recorded):
+        if self._folder is None or not run.history.recorded:
+            return 0
+        state = load_state(self._folder / STATE)
+        usable = state is not None and 0 < state["steps"] <= len(run.history.recorded)
+        if isinstance(run.optimizer, Training):
+            self._leave_out(self._folder, run, state["steps"] if state and usable else 0)
+        if state is None or not usable or not saves_state(run):
             return 0
         try:
             return self._put_back(run, state)
@@ -115,6 +126,7 @@ class Checkpoint:
     def _put_back(self, run: Run, state: Mapping[str, Any]) -> int:
         run.optimizer.load_state_dict(state["optimizer"])
         run.incumbent, self._points = state["incumbent"], state["points"]
+        self._saved_steps, self._loss_then = state["steps"], state.get("loss_now")
         if run.selection is not None:
             scored = [step for step in run.history.recorded[: state["steps"]] if step.dev]
             run.selection.reads += len(scored)
@@ -143,32 +155,70 @@ class Checkpoint:
         Raises:
             GfoError: if its losses are others now.
         """
-        if isinstance(run.evaluator, Resumable) and self._points is not None:
-            last = run.history[-1]
+        last = run.history[-1]
+        if isinstance(run.optimizer, Training):
+            if self._loss_then is not None:
+                self._compare(run.optimizer.loss_now(last.step), self._loss_then, last.step)
+        elif isinstance(run.evaluator, Resumable) and self._points is not None:
             now = evaluate(self._points, last.step).loss
             self._compare(now, recorded_losses(last.loss), last.step)
 
     def after(self, run: Run, z: Array) -> None:
-        """After a new step: keep what the evaluator settled on and, if it is worth it, the state."""
+        """After a new step: keep what the evaluator settled on."""
         if self._folder is None:
             return
         settings = _settings(run.evaluator)
         if settings != self._facts["evaluator"]:
             self._facts["evaluator"] = settings
             self._write(run)
-        scoring = Cost() if run.selection is None else run.selection.cost
-        own = run.seconds - run.cost.seconds - scoring.seconds
-        if saves_state(run) and own - self._saved_at >= SAVE_EVERY:
-            best = None if run.selection is None else run.selection.best
-            state = {
-                "steps": len(run.history),
-                "optimizer": run.optimizer.state_dict(),
-                "points": z,
-                "incumbent": run.incumbent,
-                "best": None if best is None else {"z": best.z, "step": best.step, "scores": best.scores},
-            }
-            save_state(self._folder / STATE, state)
-            self._saved_at = own
+        self._points = z
+
+    def save_if_due(self, run: Run) -> None:
+        """Between two steps, when callbacks have seen the first: save the state, if it is worth it."""
+        if self._saved_steps == len(run.history):
+            return
+        waited = _at_stake(run) - self._saved_at
+        if saves_state(run) and waited >= max(SAVE_EVERY, self._saving / SAVING):
+            self._save(run)
+
+    def keep(self, run: Run) -> None:
+        """Save a training's state as it is after the last step, if it is not there yet."""
+        if isinstance(run.optimizer, Training) and self._saved_steps < len(run.history):
+            self._save(run)
+
+    def _save(self, run: Run) -> None:
+        if self._folder is None:
+            return
+        start, last = time.perf_counter(), run.history[-1]
+        best = None if run.selection is None else run.selection.best
+        training = run.optimizer if isinstance(run.optimizer, Training) else None
+        state = {
+            "steps": len(run.history),
+            "optimizer": run.optimizer.state_dict(),
+            "points": self._points,
+            "incumbent": run.incumbent,
+            "loss_now": training and training.loss_now(last.step),
+            "best": None if best is None else {"z": best.z, "step": best.step, "scores": best.scores},
+        }
+        save_state(self._folder / STATE, state)
+        self._saved_at, self._saved_steps = _at_stake(run), len(run.history)
+        self._saving = time.perf_counter() - start
+
+    def _leave_out(self, folder: Path, run: Run, steps: int) -> None:
+        """Leave out what a training did behind its saved state.
+
+        Raises:
+            GfoError: if there is a state that cannot be used.
+        """
+        if not steps and (folder / STATE).exists():
+            raise GfoError(
+                f"out = {folder}: {STATE} is damaged or of another run, so the training cannot go on; put a "
+                "copy of it back, or delete it to train from the start"
+            )
+        if not steps:
+            what = f"no state was saved, so that its {len(run.history.recorded)} steps are done again"
+            warnings.warn(f"out = {folder}: {what}", GfoWarning, stacklevel=2)
+        run.history.cut(steps)
 
     @property
     def _same_gfo(self) -> bool:
@@ -207,9 +257,18 @@ class Checkpoint:
         return "versions and threads are as they were: its seed, its options or the machine must be others"
 
 
+def _at_stake(run: Run) -> float:
+    """Seconds that would be spent again without a saved state: all of a training's, else the optimizer's."""
+    if isinstance(run.optimizer, Training):
+        return run.seconds
+    scoring = Cost() if run.selection is None else run.selection.cost
+    return run.seconds - run.cost.seconds - scoring.seconds
+
+
 def saves_state(run: Run) -> bool:
     """Whether the run's optimizer is better loaded than told everything again, which makes a front again."""
-    return run.front is None and bool(getattr(run.optimizer, "saves_state", False))
+    saves = isinstance(run.optimizer, Training) or bool(getattr(run.optimizer, "saves_state", False))
+    return run.front is None and saves
 
 
 def scoring_cost(step: Step) -> Cost:

@@ -170,6 +170,20 @@ class History:
         cut(path, size)
         return cls(path, steps, checksum)
 
+    def cut(self, steps: int) -> None:
+        """Leave out the recorded steps behind the first ones, also in the file: they will be done again.
+
+        Raises:
+            GfoError: if the file cannot be written.
+        """
+        behind = len(self.recorded) - steps
+        if behind <= 0 or self._path is None:
+            return
+        lines = self._path.read_bytes().splitlines(keepends=True)
+        cut(self._path, sum(map(len, lines[:-behind])))
+        self.recorded = self.recorded[:steps]
+        self._checksum = _read(self._path)[2] or ""
+
     def trajectory(self) -> list[dict[str, Any]]:
         """The steps without their times: equal for two runs with one seed on one machine."""
         return [_timeless(asdict(step)) for step in self._steps]

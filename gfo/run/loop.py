@@ -120,6 +120,8 @@ def _watched(
     except KeyboardInterrupt:
         if run.history.again is not None:
             raise  # the run is not yet where it was, and its folder is as it was
+        if not run.telling:
+            checkpoint.keep(run)
         return "interrupted"
     finally:
         for callback in callbacks:
@@ -142,6 +144,8 @@ def _steps(
         reason = _step(run, Recorded(run, again, checkpoint), callbacks, dev_every)
     while reason is None:
         reason = _step(run, live, callbacks, dev_every)
+        checkpoint.save_if_due(run)
+    checkpoint.keep(run)
     if run.selection is not None and run.history[-1].dev is None:  # the last step did not
         run.selection.consider(_point(run), run.history[-1].step)
     return reason
@@ -164,9 +168,11 @@ def _step(run: Run, source: Source, callbacks: Sequence[Callback], dev_every: in
     if run.front is not None:
         loss = told_losses(run.optimizer, loss, found.values)
         run.front.add(z, loss)
+    run.telling = True
     run.optimizer.tell(z, loss)
     due = run.selection is not None and (len(run.history) + 1) % dev_every == 0
     source.note(z, found, source.score(_point(run)) if due else None)
+    run.telling = False
     return _reason(run, callbacks)
 
 

@@ -71,7 +71,6 @@ class Result(Tabled):
     def of(cls, run: Run, stopped: str, record: Mapping[str, Any]) -> Result:
         """The result of a run that ended."""
         chosen = None if run.selection is None else run.selection.best
-        z = run.recommendation() if chosen is None else chosen.z
         how = "the last recommendation"
         if run.selection is not None and chosen is not None:
             how = run.selection.describe()
@@ -83,7 +82,7 @@ class Result(Tabled):
             facts = {"optimizer": name, "d": optimizer.domain.d, "seed": getattr(optimizer, "seed", None)}
             facts |= {"options": options_of(optimizer), "evaluator": plain(run.evaluator)}
         return cls(
-            z,
+            run.found,
             run.history,
             stopped,
             how,

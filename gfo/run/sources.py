@@ -54,7 +54,6 @@ class Live:
     def __init__(self, run: Run, evaluate: Guarded, checkpoint: Checkpoint) -> None:
         self._run, self._evaluate, self._checkpoint = run, evaluate, checkpoint
         self._start = time.perf_counter()
-        self._goes_on = bool(run.history.recorded)
 
     def no_room(self, population: int) -> str | None:
         """Why the budget allows no other step, or None.
@@ -73,8 +72,7 @@ class Live:
     def evaluate(self, z: Array) -> Evaluation:
         """What z [K, d] got; of a run that goes on, the step before is compared first."""
         run, last = self._run, self._run.history.last
-        if self._goes_on:
-            self._goes_on = False
+        if last is not None and len(run.history) == len(run.history.recorded):  # the first new step
             self._checkpoint.goes_on(run, self._evaluate)
             self._start = time.perf_counter() - run.seconds
         found = self._evaluate(z, 0 if last is None else last.step + 1)

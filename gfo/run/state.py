@@ -52,7 +52,7 @@ def _plain(value: Any, arrays: dict[str, Array]) -> Any:
     """A nested value as JSON has it; its arrays are put among `arrays`, under new names."""
     if isinstance(value, np.ndarray):
         name = str(len(arrays))
-        arrays[name] = np.array(value, order="C")
+        arrays[name] = np.asarray(value, order="C")
         return {ARRAY: name}
     if isinstance(value, np.generic):
         return value.item()

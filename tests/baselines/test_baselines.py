@@ -370,11 +370,3 @@ def test_names_and_lines():
         "prefix-tuning",
         "prompt-tuning",
     ]
-
-
-def test_baselines_are_not_resumed(tiny):
-    method = baselines.make("lora", tiny("llama"), make_task())
-    with pytest.raises(GfoError, match="cannot be resumed"):
-        method.state_dict()
-    with pytest.raises(GfoError, match="cannot be resumed"):
-        method.load_state_dict({})

@@ -114,6 +114,27 @@ def test_a_run_stopped_before_its_test_scores_gets_them(work, gfo):
     assert outcome(work / "run") == outcome(work / "whole")
 
 
+@pytest.mark.parametrize("name", ["manual", "gradient", "lora"])
+def test_a_baseline_goes_on(work, gfo, name, monkeypatch):
+    """Stopped before its end; then with a larger budget."""
+    lora = "options.rank=2" if name == "lora" else "options={}"
+    given = ("--set", f"baseline.name={name}", "--set", f"baseline.{lora}")
+    assert gfo("tune", "run.toml", "--out", "whole", *given)[0] == 0
+
+    class Killed(Callback):
+        def step(self, run):
+            if len(run.history) == 3:
+                raise KeyboardInterrupt
+
+    config = load_config("run.toml", given[1::2])
+    config.run(work / "run", callbacks=[Killed()], progress=False, test=False)
+    assert gfo("resume", "run")[0] == 0
+    assert outcome(work / "run") == outcome(work / "whole")
+    assert "has ended" in gfo("resume", "run")[1]
+    assert gfo("resume", "run", "--set", "budget.evaluations=80")[0] == 0
+    assert recorded(work / "run") == (0 if name == "manual" else 80)
+
+
 def test_stops_of_a_config(work, gfo):
     assert gfo("tune", "run.toml", "--out", "run", "--set", "stop.target=100")[0] == 0
     assert json.loads((work / "run" / "result.json").read_text())["stopped"].startswith(
@@ -141,9 +162,6 @@ def test_what_cannot_be_resumed(work, gfo):
     )
     bad(gfo("resume", "run", *more, "--set", "seed=3"), "config.seed = 0, not 3")
     bad(gfo("resume", "run", *more, "--set", "task.lables=3"), "did you mean 'labels'")
-    assert gfo("tune", "run.toml", "--set", "baseline={name='manual'}", "--out", "b")[0] == 0
-    (work / "b" / "result.json").unlink()
-    bad(gfo("resume", "b"), "baseline 'manual': its runs cannot be resumed")
     (work / "run" / "run.json").unlink()
     bad(gfo("resume", "run", *more), "cannot go on without run.json")
 

@@ -1,81 +1,19 @@
 """A run killed at 20 random moments and resumed each time is the uninterrupted one, bit for bit."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from killed import BASELINES, outcome, serving
 
 import gfo
-from gfo.run.history import History
-from gfo.run.result import load_point
-
-STEPS = 100
-# options and steps: restarts come within the run, no block ends it, and bo's fits are few and small
-SMALL = {
-    "ipop": ({"tolfun": 1e9}, 220),
-    "bipop": ({"tolfun": 1e9}, 220),
-    "blockwise": ({"optimizer": "snes"}, STEPS),
-    "bo": ({"population": 4, "initial": 4}, 32),
-}
-CHANGING = (
-    "date",
-    "cost",
-    "scoring_cost",
-    "versions",
-    "hardware",
-    "memory",
-)  # times, and what is not the run's
 
 
 @pytest.fixture(scope="module")
 def server():
     """Makes runs; see killing.py."""
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(Path(__file__).with_name("killing.py"))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-
-    def make(folder, name, *, seed=1, kills=0, steps=None, save_every=0.0, model=None):
-        options, usual = SMALL.get(name, ({}, STEPS))
-        options = {"population": 4} if model else options
-        population = len(
-            gfo.optimizers.make(name, domain=gfo.Domain.unbounded(4), seed=seed, **options).ask()
-        )
-        request = {
-            "folder": str(folder),
-            "name": name,
-            "options": options,
-            "seed": seed,
-            "evaluations": (steps or usual) * population,
-            "save_every": save_every,
-            "kills": kills,
-            "moments": len(name),
-            "model": model,
-        }
-        process.stdin.write(json.dumps(request) + "\n")
-        process.stdin.flush()
-        answer = json.loads(process.stdout.readline())
-        assert answer["status"] == 0
-        return answer["kills"]
-
-    yield make
-    process.communicate(timeout=60)
-
-
-def outcome(folder):
-    """All that a run leaves behind, but for times and what the machine is."""
-    result = json.loads((folder / "result.json").read_text())
-    counts = [{k: v for k, v in result[cost].items() if k != "seconds"} for cost in ("cost", "scoring_cost")]
-    kept = {key: value for key, value in result.items() if key not in CHANGING}
-    trajectory = History.read(folder / "history.jsonl").trajectory()
-    return trajectory, kept, counts, load_point(folder).tobytes()
+    with serving() as make:
+        yield make
 
 
 @pytest.mark.parametrize("name", [*gfo.optimizers.names(), "nevergrad:DE"])
@@ -92,6 +30,21 @@ def test_killed_and_resumed_is_uninterrupted(server, tmp_path, name):
     other = outcome(tmp_path / "other")
     assert other[0] != whole[0]
     assert other[3] != whole[3]
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_training_killed_and_resumed_is_uninterrupted(server, tmp_path, name):
+    """The weights, too; what is behind the saved state is done again."""
+    assert server(tmp_path / "whole", name) == []
+    kills = server(tmp_path / "killed", name, kills=6)
+    assert sum(was_killed for was_killed, _ in kills) >= (2 if name == "linear-head" else 6)
+    whole, resumed = outcome(tmp_path / "whole"), outcome(tmp_path / "killed")
+    assert resumed == whole
+    if name != "linear-head":  # which trains nothing
+        assert len({at for _, at in kills}) > 3  # at many places
+        assert len(whole[-1]) > 1
+        server(tmp_path / "other", name, seed=2)
+        assert outcome(tmp_path / "other")[-1] != whole[-1]
 
 
 @pytest.mark.weights

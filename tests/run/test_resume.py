@@ -247,7 +247,8 @@ class Slow(SNES):
 
 
 def test_a_saved_state_spares_asking_and_a_damaged_one_does_no_harm(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "SAVE_EVERY", -math.inf)
+    monkeypatch.setattr(checkpoint, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(checkpoint, "SAVING", math.inf)
 
     def run(folder, steps):
         optimizer = Slow(F.domain, 1)

@@ -31,6 +31,8 @@ FORMATS = (*WRITERS, "prompt-text")
 def export(evaluator: Any, z: Array, form: str, folder: str | Path) -> Exported:
     """Write what z stands for into a new or empty folder, for programs other than gfo.
 
+    It is written beside its place and renamed, so that the folder is there whole or not at all.
+
     Args:
         evaluator: the `LocalEvaluator` of the run: model, task and space.
         z: the point [d].
