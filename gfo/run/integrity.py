@@ -79,8 +79,16 @@ def _state(folder: Path) -> str:
 def _result(folder: Path) -> str:
     result = read_result(folder)
     whole = WHOLE if format_of(result) > 1 else OLD
-    same = not (folder / HISTORY).exists() or result["steps"] == len(History.read(folder / HISTORY))
+    same = _steps(folder) in (None, result["steps"])
     return whole if same else f"{whole}, of {result['steps']:,} steps: the run went on; gfo resume ends it"
+
+
+def _steps(folder: Path) -> int | None:
+    """Those of the history; None where that cannot be read, which is its own finding."""
+    try:
+        return len(History.read(folder / HISTORY))
+    except GfoError:
+        return None
 
 
 def _point(folder: Path) -> str:

@@ -286,8 +286,9 @@ def test_demo_checks_its_options_before_it_loads_anything(gfo):
     bad(gfo("demo", "--budget", "-7"), "evaluations = -7")
 
 
-def test_ctrl_c_saves_and_says_where(work):
-    """A real interrupt of a real process in the middle of a search."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_says_where(work, number):
+    """A real interrupt of a real process in the middle of a search; schedulers send SIGTERM."""
     command = [sys.executable, "-m", "gfo", "tune", "run.toml", "--set", "budget.evaluations=1000000"]
     command += ["--set", "optimizer.name=random", "--set", "optimizer.options={}"]  # never ends by itself
     process = subprocess.Popen(
@@ -306,7 +307,7 @@ def test_ctrl_c_saves_and_says_where(work):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted after" in out

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 from commands import bad, caller, fill
+from faults import Faults
 from safetensors.torch import load_file, save_file
 
 from gfo.config import load_config
+from gfo.core.errors import GfoWarning
 from gfo.run.callbacks import Callback
 from gfo.run.environment import threads, versions
-from gfo.run.files import write_json
+from gfo.run.files import read_json, write_json
 from gfo.run.history import History
 from gfo.run.result import load_point
 
@@ -162,6 +164,66 @@ def test_data_that_are_gone_or_others(work, gfo):
     assert (work / "run" / "history.jsonl").read_bytes() == before
     assert gfo("resume", "run", *more, "--set", "task.data_dir=moved")[0] == 0
     assert recorded(work / "run") == 8
+
+
+def test_a_run_goes_on_from_anywhere(work, gfo, monkeypatch):
+    more = ("--set", "budget.evaluations=80")
+    assert gfo("tune", "run.toml", *more, "--out", "whole")[0] == 0
+    assert gfo("tune", "run.toml", "--out", "run")[0] == 0
+    (work / "elsewhere").mkdir()
+    monkeypatch.chdir(work / "elsewhere")
+    assert gfo("resume", "../run", *more)[0] == 0
+    assert gfo("eval", "../run", "--split", "dev")[0] == 0
+    monkeypatch.chdir(work)
+    result = json.loads((work / "run" / "result.json").read_text())
+    assert {"dev", "test"} == set(result["scores"]["after"])
+    assert gfo("eval", "whole", "--split", "dev")[0] == 0
+    assert outcome(work / "run")[:2] == outcome(work / "whole")[:2]
+    bad(gfo("tune", "run.toml", "--out", ""), "out = '' is no path")
+    assert len(list((work / "elsewhere").iterdir())) == 0
+
+
+def test_configs_of_runs(work, gfo):
+    """A key of another gfo is left out; one changed by hand is refused, and one's own if it says so."""
+    assert gfo("tune", "run.toml", "--out", "run")[0] == 0
+    path, more = work / "run" / "config.json", ("--set", "budget.evaluations=80")
+    values = read_json(path)
+    write_json(path, values | {"colour": "red", "space": {**values["space"], "shape": "round"}})
+    with pytest.warns(GfoWarning, match="is of another gfo, and left out") as warned:
+        load_config(path)
+    assert sorted(str(each.message).split("'")[1] for each in warned) == ["colour", "shape"]
+    changed = json.loads(path.read_text()) | {"seed": 1}
+    path.write_text(json.dumps(changed))
+    bad(gfo("resume", "run", *more), "config.json was changed since gfo wrote it", "--set", "'checksum'")
+    del changed["checksum"]
+    path.write_text(json.dumps(changed))
+    bad(gfo("tune", "run/config.json", "--out", "other"), "unknown key 'colour'")
+    path.write_text(json.dumps(values | {"seed": 1}))
+    assert gfo("tune", "run/config.json", "--out", "other")[0] == 0
+    bad(gfo("resume", "run", *more), "the run there has seed = 0, not 1")
+
+
+def test_check(work, gfo):
+    assert gfo("tune", "run.toml", "--out", "run")[0] == 0
+    code, out, _ = gfo("check", "run")
+    assert (code, out.count("whole")) == (0, 5)
+    path = work / "run" / "run.json"
+    path.write_text(path.read_text().replace('"dev_every": 2', '"dev_every": 3'))
+    code, out, _ = gfo("check", "run")
+    assert code == 1
+    assert [line[:28] for line in out.splitlines() if "DAMAGED" in line] == ["run.json           DAMAGED: "]
+    bad(gfo("check", "nowhere"), "nowhere holds no run")
+
+
+def test_scores_are_printed_before_they_are_written(work, gfo):
+    assert gfo("tune", "run.toml", "--out", "run")[0] == 0
+    before = (work / "run" / "result.json").read_bytes()
+    with Faults(work / "run", 0, "EROFS", reads=False):
+        code, out, err = gfo("eval", work / "run", "--split", "dev")
+    assert code == 2
+    assert "accuracy" in out
+    assert "cannot write there (Read-only file system)" in err
+    assert (work / "run" / "result.json").read_bytes() == before
 
 
 def test_another_model_is_found_out(work, gfo):

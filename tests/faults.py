@@ -17,11 +17,12 @@ class Faults:
     Args:
         folder: below which calls count.
         at: which of them fails, from 0; None none.
+        reads: whether calls that read count, too.
         kind: one of KINDS; a short or torn write is an ordinary call or an EIO of anything but a write.
     """
 
-    def __init__(self, folder: Path, at: int | None = None, kind: str = "EIO") -> None:
-        self.folder, self.at, self.kind = str(folder), at, kind
+    def __init__(self, folder: Path, at: int | None = None, kind: str = "EIO", *, reads: bool = True) -> None:
+        self.folder, self.at, self.kind, self.reads = str(folder), at, kind, reads
         self.calls: list[str] = []
         self._ours: set[int] = set()
         self._real = {name: getattr(os, name) for name in NAMES}
@@ -38,6 +39,8 @@ class Faults:
     def _call(self, name):
         def call(first, *rest, **options):
             ours = first in self._ours if isinstance(first, int) else os.fspath(first).startswith(self.folder)
+            if name == "open" and not self.reads:
+                ours = ours and bool(rest[0] & (os.O_WRONLY | os.O_RDWR))
             if ours:
                 self.calls.append(name)
                 if len(self.calls) - 1 == self.at:
