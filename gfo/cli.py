@@ -268,7 +268,7 @@ def _run(config: Config, out: str | None, name: str, *, go_on: bool = False) -> 
     try:
         result = config.run(folder, resume=go_on)
     except KeyboardInterrupt as error:
-        _say(str(error))
+        _say(str(error) or "interrupted")
         raise typer.Exit(INTERRUPTED) from None
     if result.stopped == "interrupted":
         typer.echo(f"interrupted after {result.cost.candidates} evaluations; what was found is in {folder}")
