@@ -29,21 +29,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-
-def _folder(text: str) -> Path:
-    """A folder to write to, as it was given."""
-    absolute(text)  # an empty text would be the working folder
-    return Path(text)
-
-
 Out = Annotated[
-    Path | None,
+    str | None,  # a path of nothing would be the working folder
     typer.Option(
-        "--out",
-        help="Run folder; by default a new one under runs/.",
-        show_default=False,
-        parser=_folder,
-        metavar="PATH",
+        "--out", help="Run folder; by default a new one under runs/.", show_default=False, metavar="PATH"
     ),
 ]
 INTERRUPTED = 130  # as shells have it for Ctrl-C
@@ -100,7 +89,7 @@ def resume(
             f"{run_dir} has ended ({reason}); a larger budget lets it go on: --set budget.evaluations=N"
         )
         raise typer.Exit
-    _run(config, run_dir, "", go_on=True)
+    _run(config, str(run_dir), "", go_on=True)
 
 
 @app.command("eval")
@@ -269,15 +258,17 @@ def _options_table(options: Sequence[Option]) -> Table | str:
     return table
 
 
-def _run(config: Config, out: Path | None, name: str, *, go_on: bool = False) -> None:
+def _run(config: Config, out: str | None, name: str, *, go_on: bool = False) -> None:
     """Run a config and print what came of it."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = out or Path("runs") / f"{name}-seed{config.seed}-{stamp}"
+    given = f"runs/{name}-seed{config.seed}-{stamp}" if out is None else out
+    absolute(given)  # which refuses what is no path
+    folder = Path(given)
     _say(f"{config.model.name}, {config.method}, seed {config.seed} -> {folder}")
     try:
         result = config.run(folder, resume=go_on)
     except KeyboardInterrupt as error:
-        _say(str(error))
+        _say(str(error) or "interrupted")
         raise typer.Exit(INTERRUPTED) from None
     if result.stopped == "interrupted":
         typer.echo(f"interrupted after {result.cost.candidates} evaluations; what was found is in {folder}")

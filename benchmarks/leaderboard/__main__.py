@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from benchmarks.leaderboard.runs import EXPERIMENTS, RESULTS, Outcome, Run
 from benchmarks.shared import STOPPED, say
 from gfo.config import Config, make_config
 from gfo.run.callbacks import Callback
+from gfo.run.history import HISTORY, History
+from gfo.run.schema import read_result
 
 WORK = Path("runs") / "leaderboard"
 BUSY, OTHER = 75, 76  # exit codes of a run in a process of its own
@@ -83,7 +85,7 @@ class Board:
         result = config.run(folder, resume=config.baseline is None, progress=sys.stderr.isatty())
         if result.stopped == "interrupted":
             return STOPPED
-        summary = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        summary = read_result(folder)
         summary["process"] = {
             "seconds": round(time.perf_counter() - start, 1),
             "cpu_seconds": round(time.process_time() - cpu, 1),
@@ -127,7 +129,7 @@ class Until(Callback):
 
 
 def _steps(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [asdict(step) for step in History.read(folder / HISTORY)]
 
 
 class Workers:

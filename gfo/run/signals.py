@@ -32,4 +32,4 @@ def as_interrupts() -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt(signal.Signals(number).name)
+    raise KeyboardInterrupt(f"interrupted by {signal.Signals(number).name}")

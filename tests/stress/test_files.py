@@ -22,6 +22,7 @@ import gfo
 from gfo.config import load_config
 from gfo.core.files import write_whole
 from gfo.run import checkpoint
+from gfo.run.files import read_json
 from gfo.run.integrity import CHECKS
 from gfo.run.result import Result, load_point
 
@@ -167,14 +168,14 @@ def changed(content, rng):
     return bytes(found)
 
 
-def break_files(folder, read, tmp_path, number, seed):
+def break_files(folder, read, tmp_path, number, seed, only=()):
     """Counts of "refused", "without effect" and "unnoticed" after a change each, over all files by turns."""
     torch.set_num_threads(1)
     shutil.copytree(folder, tmp_path / "reference")
     whole = read(tmp_path / "reference")
     rng, came = np.random.default_rng(seed), collections.Counter()
-    names = sorted(path.name for path in folder.iterdir() if path.stat().st_size)
-    assert set(names) >= {name for name in CHECKS if (folder / name).exists()}
+    names = sorted(only) or sorted(path.name for path in folder.iterdir() if path.stat().st_size)
+    assert only or set(names) >= {name for name in CHECKS if (folder / name).exists()}
     for i in range(number):
         name, copy = names[i % len(names)], tmp_path / "broken"
         shutil.rmtree(copy, ignore_errors=True)
@@ -201,6 +202,22 @@ def test_changed_bits_and_digits(tmp_path, function_folder):
     assert came["plot.png: without effect"] == 11
     for name in ("run.json", "result.json"):  # but in white space
         assert came[f"{name}: refused"] >= 8
+
+
+@pytest.mark.filterwarnings("ignore::gfo.GfoWarning")
+def test_without_checksums_changes_go_unnoticed(tmp_path, function_folder):
+    """The control: the same folder as gfo 0.1.0 wrote it, whose changes the test before would see."""
+    folder, read = function_folder
+    lines = (folder / "history.jsonl").read_text().splitlines()
+    plain = [{k: v for k, v in json.loads(line).items() if k != "checksum"} for line in lines]
+    (folder / "history.jsonl").write_text("".join(json.dumps(step) + "\n" for step in plain))
+    for name in ("run.json", "result.json"):
+        values = read_json(folder / name)
+        del values["format"]
+        (folder / name).write_text(json.dumps(values))
+    came = break_files(folder, read, tmp_path, 16, 0, only=("history.jsonl",))
+    assert unnoticed(came) == ["history.jsonl: unnoticed"]
+    assert came["history.jsonl: unnoticed"] > 3
 
 
 @pytest.mark.filterwarnings("ignore::gfo.GfoWarning")
@@ -268,6 +285,11 @@ def test_planted_links_of_exports_and_figures(tmp_path, config_folder, monkeypat
     result.plot(folder / "plot.png")
     assert not (folder / "plot.png").is_symlink()
     result.export_peft(folder / "peft")
+    point, result.z = result.z, np.full_like(result.z, np.nan)
+    with pytest.raises(gfo.GfoError, match="not finite; nothing is written"):
+        result.export_merged(folder / "nan")
+    result.z = point
+    assert not (folder / "nan").exists()
     result.export_merged(folder / "merged")
     assert snapshot(outside) == {"mine": b"mine\n"}
     assert list((tmp_path / "empty").iterdir()) == []

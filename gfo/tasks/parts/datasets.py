@@ -275,7 +275,7 @@ def _read_parquet(content: bytes, path: Path, name: str) -> list[Any]:
         raise _no_datasets(name, path) from None
     try:
         rows: list[Any] = parquet.read_table(BufferReader(content)).to_pylist()
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, ValueError) as error:  # a ValueError for texts that are not UTF-8
         raise GfoError(f"{name}: {path} is not Parquet ({_first_line(error)}); write it again") from None
     return rows
 
