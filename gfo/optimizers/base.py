@@ -17,7 +17,7 @@ from scipy.special import ndtri
 
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError, GfoWarning
-from gfo.optimizers.matching import matched
+from gfo.optimizers.matching import completed, matched
 from gfo.optimizers.options import (
     even_population,
     number,
@@ -42,9 +42,9 @@ class BaseOptimizer(ABC):
     """Ask and tell with the checks done.
 
     - `ask` twice without `tell` gives the same points again.
-    - `tell` takes every point that was asked; in another order they are put back into order by what they
-      are. A moved row (rounded, repaired) stays in its place and is used where it was moved to. A loss
-      that is nan or infinite is a failed candidate.
+    - `tell` takes the points that were asked; in another order they are put back into order by what they
+      are, and those missing of a part have failed. A moved row (rounded, repaired) stays in its place and
+      is used where it was moved to. A loss that is nan or infinite is a failed candidate.
     - A step in which every candidate failed changes nothing but the random generator: the next
       `ask` draws new points from the same distribution.
     - Equal losses are no sign of convergence: after `flat_stretch` steps of them a method widens its search,
@@ -170,17 +170,20 @@ class BaseOptimizer(ABC):
         return self._asked.copy()
 
     def tell(self, z: Array, loss: Array) -> None:
-        """The losses [K] of the points [K, d] that `ask` gave; nan is a failed candidate."""
+        """The losses [K] of the points [K, d] that `ask` gave, or of a part of them; nan is a failure."""
         if self._asked is None:
             raise GfoError(
                 f"optimizer '{self.name}': tell without ask; call ask, evaluate its points, then tell"
             )
         z = np.array(z, dtype=np.float64)
         loss = np.array(loss, dtype=np.float64)
+        part = z.ndim == 2 and z.shape[1] == self.domain.d and len(z) < len(self._asked)
+        if part and loss.shape == z.shape[:1]:
+            z, loss = completed(self.name, self._asked, z, loss)
         if z.shape != self._asked.shape or loss.shape != self._asked.shape[:1]:
             raise GfoError(
                 f"optimizer '{self.name}': tell got z {z.shape} and loss {loss.shape} where ask gave "
-                f"{self._asked.shape}; tell all K points with one loss each, nan for a failed candidate"
+                f"{self._asked.shape}; tell all K or a part of them with one loss each, nan for failed ones"
             )
         z, loss = matched(self.name, self._asked, z, loss, self.domain)
         loss[~np.isfinite(loss)] = np.nan

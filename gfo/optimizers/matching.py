@@ -38,3 +38,26 @@ def matched(method: str, asked: Array, z: Array, loss: Array, domain: Domain) ->
             "others that were not asked; tell the points in the order of ask, or all of them unmoved"
         )
     return z, loss
+
+
+def completed(method: str, asked: Array, z: Array, loss: Array) -> tuple[Array, Array]:
+    """A part of what was asked, z [n, d] in any order and loss [n] -> all of asked [K, d] and loss [K].
+
+    Points that were not told have failed: nan.
+
+    Raises:
+        GfoError: for a point that was not asked, or one told more often than it was asked.
+    """
+    places: dict[bytes, list[int]] = {}
+    for i, row in enumerate(asked + 0.0):  # -0.0 is 0.0
+        places.setdefault(row.tobytes(), []).append(i)
+    told = np.full(len(asked), np.nan)
+    for n, (row, value) in enumerate(zip(z + 0.0, loss, strict=True)):
+        left = places.get(row.tobytes())
+        if not left:
+            raise GfoError(
+                f"optimizer '{method}': tell got {len(z)} of the {len(asked)} points asked, and row {n} is "
+                "none of the others; tell a part as it was asked, or all of them, nan for failed ones"
+            )
+        told[left.pop(0)] = value
+    return asked.copy(), told

@@ -20,6 +20,7 @@ from gfo.run.history import History
 
 if TYPE_CHECKING:
     from gfo.run.front import Front
+    from gfo.run.memo import Memo
     from gfo.run.selection import DevSelection
 
 
@@ -33,6 +34,7 @@ class Run:
         incumbent: the candidate [d] with the lowest loss so far; None before the first.
         repairs: whether points are moved to the nearest allowed ones before they are evaluated.
         front: the candidates that none other beats in all objectives; None where there is one objective.
+        memo: what points got that were asked before; None where they are evaluated again.
         telling: whether the optimizer is being told a step that the history does not have yet.
     """
 
@@ -45,6 +47,7 @@ class Run:
     seconds: float = 0.0
     incumbent: Array | None = None
     front: Front | None = None
+    memo: Memo | None = None
     telling: bool = False
 
     def __post_init__(self) -> None:

@@ -38,6 +38,7 @@ from gfo.run.callbacks import Run
 from gfo.run.environment import threads, versions
 from gfo.run.files import FORMAT, format_of, write_json
 from gfo.run.history import HISTORY, History, Step, checksum, recorded_losses
+from gfo.run.memo import Memo
 from gfo.run.schema import RESULT, RUN, read_result, read_run
 from gfo.run.selection import Snapshot
 from gfo.run.state import load_state, save_state
@@ -69,6 +70,7 @@ class Checkpoint:
         self._points: Array | None = None
         self._saved_at, self._saved_steps, self._saving = 0.0, 0, 0.0
         self._loss_then: Array | None = None
+        self._evaluated: tuple[int, Array, Array] | None = None  # a step, points, which of its
         if folder is None:
             return
         if run.history.recorded:
@@ -76,6 +78,7 @@ class Checkpoint:
             run.history.check_sealed(folder, format_of(self._then))
             then, now = upgraded(folder, self._then, _json(terms))
             check_terms(folder, then, now, same_gfo=self._same_gfo)
+            run.memo = Memo() if self._then.get("memo") else None
             if isinstance(run.evaluator, Resumable) and self._then.get("evaluator"):
                 run.evaluator.use(self._then["evaluator"])
             if not run.history.checked:
@@ -87,6 +90,7 @@ class Checkpoint:
             "terms": _json(terms),
             "evaluator": _settings(run.evaluator),
             "metrics": metrics,
+            "memo": run.memo is not None,
             **self._environment,
         }
         if "plan" in self._then:
@@ -127,6 +131,7 @@ class Checkpoint:
         run.optimizer.load_state_dict(state["optimizer"])
         run.incumbent, self._points = state["incumbent"], state["points"]
         self._saved_steps, self._loss_then = state["steps"], state.get("loss_now")
+        self.evaluated(state["steps"] - 1, self._points, np.ones(len(self._points), dtype=bool))
         if run.selection is not None:
             scored = [step for step in run.history.recorded[: state["steps"]] if step.dev]
             run.selection.reads += len(scored)
@@ -149,19 +154,25 @@ class Checkpoint:
             )
         return recorded_losses(then.loss)
 
+    def evaluated(self, step: int, z: Array, new: Array) -> None:
+        """In a recorded step those of z [K, d] were evaluated that were `new` [K]."""
+        if new.any():
+            self._evaluated = step, z[new], new
+
     def goes_on(self, run: Run, evaluate: Evaluator) -> None:
         """Check the last recorded step of a run that goes on.
 
         Raises:
             GfoError: if its losses are others now.
         """
-        last = run.history[-1]
         if isinstance(run.optimizer, Training):
+            last = run.history[-1]
             if self._loss_then is not None:
                 self._compare(run.optimizer.loss_now(last.step), self._loss_then, last.step)
-        elif isinstance(run.evaluator, Resumable) and self._points is not None:
-            now = evaluate(self._points, last.step).loss
-            self._compare(now, recorded_losses(last.loss), last.step)
+        elif isinstance(run.evaluator, Resumable) and self._evaluated is not None:
+            step, points, which = self._evaluated
+            now = evaluate(points, step).loss
+            self._compare(now, recorded_losses(run.history[step].loss)[which], step)
 
     def after(self, run: Run, z: Array) -> None:
         """After a new step: keep what the evaluator settled on."""
@@ -266,9 +277,12 @@ def _at_stake(run: Run) -> float:
 
 
 def saves_state(run: Run) -> bool:
-    """Whether the run's optimizer is better loaded than told everything again, which makes a front again."""
+    """Whether the run's optimizer is better loaded than told everything again.
+
+    A front and a memo are made of what is told.
+    """
     saves = isinstance(run.optimizer, Training) or bool(getattr(run.optimizer, "saves_state", False))
-    return run.front is None and saves
+    return run.front is None and run.memo is None and saves
 
 
 def scoring_cost(step: Step) -> Cost:

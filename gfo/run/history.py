@@ -48,6 +48,7 @@ class Step:
         search_seconds: the part of the time that evaluating took.
         scoring: what scoring on dev took so far, as `Cost` has it; None without.
         values: other numbers of the step's candidates by name, such as further objectives; None without.
+        known: how many of the step's candidates had been asked before, and cost nothing.
     """
 
     step: int
@@ -63,6 +64,7 @@ class Step:
     search_seconds: float = 0.0
     scoring: dict[str, Any] | None = None
     values: dict[str, list[float | None]] | None = None
+    known: int = 0
 
     @property
     def cost(self) -> Cost:

@@ -20,6 +20,7 @@ from gfo.run.evaluate import FunctionEvaluator, Guarded
 from gfo.run.folder import RunFolder
 from gfo.run.front import Front, told_losses
 from gfo.run.history import HISTORY, History
+from gfo.run.memo import Memo, repeats_itself
 from gfo.run.result import Result
 from gfo.run.selection import DevSelection, Selection
 from gfo.run.signals import as_interrupts
@@ -37,6 +38,7 @@ def minimize(
     dev_every: int | None = None,
     selection: Selection | None = None,
     record: Mapping[str, Any] | None = None,
+    memo: bool | None = None,
 ) -> Result:
     """Minimise by ask and tell until the budget is spent, the method stops or a callback says so.
 
@@ -55,27 +57,26 @@ def minimize(
         selection: which points are scored on dev, and what is best; by default the recommendations, and the
             lowest loss.
         record: what was run, as plain values; it becomes part of result.json.
+        memo: whether a point asked before is told the loss it had, at no cost; see `gfo.run.memo`. A function
+            may be noisy: give True for one that is not. A resumed run does as it did.
 
     Returns:
         The result. Ctrl-C, SIGTERM and SIGHUP end the run and return what was found until then.
 
     Raises:
-        GfoError: if the budget is smaller than one population, `dev_every` is given for a function, `out`
-            holds a run already (with `resume`: another one), has another process running in it or cannot be
-            written, or the evaluation of every candidate of the first step ends in an exception. Later ones
-            are failed candidates.
+        GfoError: if the budget is smaller than one population, `dev_every` is given for a function, `memo` is
+            True for an evaluator whose batches differ, `out` holds a run already (with `resume`: another
+            one), has another process running in it or cannot be written, or the evaluation of every
+            candidate of the first step ends in an exception. Later ones are failed candidates.
     """
     judge = _judge(evaluator, dev_every)
     evaluate = Guarded(judge)
-    chosen = (
-        None
-        if dev_every is None
-        else DevSelection(lambda z: evaluate.score(z, "dev"), selection, metrics_of(judge))
-    )
+    chosen = None if dev_every is None else _selection(evaluate, selection, judge)
     with as_interrupts(), _held(out, resume) as folder:
         path = folder and folder / HISTORY
         history = History.resumed(path) if path and resume else History(path)
         run = Run(optimizer, judge, budget, history, chosen, front=Front.of(optimizer))
+        run.memo = Memo() if _remembers(run, memo) else None
         checkpoint = Checkpoint(folder, run, _terms(run, dev_every, record or {}))
         stopped = _watched(run, evaluate, callbacks, dev_every or 0, checkpoint)
         result = Result.of(run, stopped, record or {})
@@ -107,6 +108,17 @@ def _judge(evaluator: Evaluator | Callable[[Array], Array], dev_every: int | Non
             "`score`"
         )
     return FunctionEvaluator(evaluator)
+
+
+def _selection(evaluate: Guarded, options: Selection | None, judge: Evaluator) -> DevSelection:
+    return DevSelection(lambda z: evaluate.score(z, "dev"), options, metrics_of(judge))
+
+
+def _remembers(run: Run, memo: bool | None) -> bool:
+    """Whether points asked before are not evaluated again."""
+    if memo and getattr(run.evaluator, "batches_differ", False):
+        raise GfoError("memo = True: losses of different steps are of different batches; leave it out")
+    return repeats_itself(run.optimizer, run.evaluator) if memo is None else memo
 
 
 def _watched(
@@ -156,7 +168,7 @@ def _step(run: Run, source: Source, callbacks: Sequence[Callback], dev_every: in
     z = run.optimizer.ask()
     if run.repairs:
         z = run.repaired(z)
-    reason = source.no_room(len(z))
+    reason = source.no_room(z)
     if reason is not None:
         return reason
     found = source.evaluate(z)

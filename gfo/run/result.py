@@ -100,6 +100,11 @@ class Result(Tabled):
         return self.history[-1].best if len(self.history) else None
 
     @property
+    def known(self) -> int:
+        """How many candidates had been asked before, and cost nothing."""
+        return sum(step.known for step in self.history)
+
+    @property
     def metrics(self) -> tuple[Metric, ...]:
         """What the scores are, "loss" first."""
         return metrics_of(self.evaluator)
@@ -232,6 +237,8 @@ class Result(Tabled):
         for name, cost in (("search", self.cost), ("scoring", self.scoring)):
             tokens = f"{cost.forward_tokens:,} forward tokens, " if cost.forward_tokens else ""
             notes.append(f"{name + ':':<12}{cost.candidates:,} evaluations, {tokens}{cost.seconds:,.0f} s")
+        if self.known:
+            notes.append(f"known:      {self.known:,} candidates had been asked before, and cost nothing")
         notes += [f"ended:      {self.stopped}", f"result:     {self.selection}"]
         if self.prompt is not None:
             notes.append(f"prompt:     {self.prompt!r}")
@@ -299,6 +306,7 @@ class Result(Tabled):
             "selection": self.selection,
             "steps": len(self.history),
             "point": point_checksum(self.z),
+            "known": self.known,
             "cost": asdict(self.cost),
             "scoring_cost": asdict(self.scoring),
             **self.record,

@@ -20,13 +20,14 @@ from gfo.run.callbacks import Run
 from gfo.run.checkpoint import Checkpoint, scoring_cost
 from gfo.run.evaluate import Guarded
 from gfo.run.history import Step, checksum, plain_losses, plain_scores, recorded_losses, spread_of
+from gfo.run.memo import IDLE
 
 
 class Source(Protocol):
     """What the loop wants of a step but the optimizer's part."""
 
-    def no_room(self, population: int) -> str | None:
-        """Why another step of so many candidates is not allowed, or None."""
+    def no_room(self, z: Array) -> str | None:
+        """Why another step, of the points z [K, d], is not allowed, or None."""
         ...
 
     def evaluate(self, z: Array) -> Evaluation:
@@ -55,13 +56,17 @@ class Live:
         self._run, self._evaluate, self._checkpoint = run, evaluate, checkpoint
         self._start = time.perf_counter()
 
-    def no_room(self, population: int) -> str | None:
-        """Why the budget allows no other step, or None.
+    def no_room(self, z: Array) -> str | None:
+        """Why the budget allows no other step, or there is no sense in one, or None.
 
         Raises:
             GfoError: if it does not allow the first one.
         """
-        run = self._run
+        run, population = self._run, len(z)
+        if run.memo is not None:
+            population = int(run.memo.new(z).sum())
+            if run.memo.idle >= IDLE:
+                return f"nothing new: all points of the last {run.memo.idle} steps had been asked before"
         reason = run.budget.no_room(run.cost, run.seconds, population)
         if reason is not None and run.history.last is None:
             raise GfoError(
@@ -75,7 +80,11 @@ class Live:
         if last is not None and len(run.history) == len(run.history.recorded):  # the first new step
             self._checkpoint.goes_on(run, self._evaluate)
             self._start = time.perf_counter() - run.seconds
-        found = self._evaluate(z, 0 if last is None else last.step + 1)
+        step = 0 if last is None else last.step + 1
+        if run.memo is None:
+            found = self._evaluate(z, step)
+        else:
+            found = run.memo.evaluate(z, lambda new: self._evaluate(new, step))
         run.cost = run.cost + found.cost
         return found
 
@@ -94,6 +103,7 @@ class Live:
         step = Step(
             step=0 if last is None else last.step + 1,
             evaluations=run.cost.candidates,
+            known=0 if run.memo is None else run.memo.known,
             forward_tokens=run.cost.forward_tokens,
             tokens_needed=run.cost.tokens_needed,
             loss=plain_losses(found.loss),
@@ -122,7 +132,7 @@ class Recorded:
     def __init__(self, run: Run, then: Step, checkpoint: Checkpoint) -> None:
         self._run, self._then, self._checkpoint = run, then, checkpoint
 
-    def no_room(self, population: int) -> str | None:
+    def no_room(self, z: Array) -> str | None:
         """None: there was."""
         return None
 
@@ -130,6 +140,12 @@ class Recorded:
         """What z [K, d] got then."""
         loss = self._checkpoint.losses(z, self._then)
         values = {name: recorded_losses(some) for name, some in (self._then.values or {}).items()}
+        memo, new = self._run.memo, np.ones(len(z), dtype=bool)
+        if memo is not None:
+            new = memo.new(z)
+            part = {name: some[new] for name, some in values.items()}
+            memo.learn(z, new, Evaluation(loss[new], values=part))
+        self._checkpoint.evaluated(self._then.step, z, new)
         return Evaluation(loss, values=values)
 
     def score(self, z: Array) -> dict[str, float] | None:

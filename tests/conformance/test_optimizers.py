@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gfo import optimizers
+from gfo.core.domain import Domain
+from gfo.core.errors import GfoError
 from gfo.testing import OPTIMIZER_CHECKS
 from gfo.testing.optimizer_contract import check_convergence
 from gfo.testing.optimizer_trials import TRIALS
@@ -56,6 +59,44 @@ def test_contract(name, check):
     plain = check == "scales" and name != "bo"  # a step given in z is not a share of the box
     made = (lambda domain, seed: optimizers.make(name, domain=domain, seed=seed)) if plain else factory(name)
     OPTIMIZER_CHECKS[check](made, **(evaluations if check in TRIALS else {}))
+
+
+def told(name, domain, part):
+    """The points of some steps, more than bo's design has, and the recommendation; `part` is what is told."""
+    optimizer, rng, points = factory(name)(domain, 1), np.random.default_rng(0), []
+    for _ in range(13):
+        z = optimizer.ask()
+        points.append(z)
+        loss = np.sum((z - 0.3) ** 2, axis=1)
+        optimizer.tell(*part(z, loss, rng.permutation(len(z))[: max(1, len(z) // 2)]))
+    return [*points, optimizer.recommend()[None]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_part_told_is_the_rest_failed(name):
+    """In any order: the same as all of them with nan for the others."""
+    domain = Domain.box(-1.0, 1.0, 4)
+
+    def failed(z, loss, kept):
+        whole = np.full(len(z), np.nan)
+        whole[kept] = loss[kept]
+        return z, whole
+
+    parts = told(name, domain, lambda z, loss, kept: (z[kept], loss[kept]))
+    wholes, all_of_them = told(name, domain, failed), told(name, domain, lambda z, loss, _: (z, loss))
+    assert all(np.array_equal(a, b) for a, b in zip(parts, wholes, strict=True))
+    if name not in ("random", "sobol") and len(parts[0]) > 1:  # which learn nothing
+        pairs = zip(parts, all_of_them, strict=True)
+        assert any(a.shape != b.shape or not np.array_equal(a, b) for a, b in pairs)
+    optimizer = factory(name)(domain, 1)
+    z = optimizer.ask()
+    if len(z) > 1:
+        with pytest.raises(GfoError, match="row 0 is none of the others; tell a part as it was asked"):
+            optimizer.tell(z[:1] / 2 + 0.001, np.zeros(1))
+        with pytest.raises(GfoError, match="tell all K or a part of them with one loss each"):
+            optimizer.tell(z[:, :1], np.zeros(len(z)))
+    optimizer.tell(z[:0], np.zeros(0))  # nothing came back
+    assert len(optimizer.ask())
 
 
 @pytest.mark.parametrize("name", NAMES)
