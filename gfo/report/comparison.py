@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gfo.core.checking import checked
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 from gfo.core.metric import LOSS, Metric
@@ -76,6 +77,7 @@ class Comparison(Tabled):
     x: str = "evaluations"
     notes: tuple[str, ...] = ()
 
+    @checked
     def plot(self, path: str | Path | None = None, *, x: str | None = None) -> Figure:
         """The lowest loss so far, of any candidate on train and of the snapshots on dev.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from gfo.core.checking import checked
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 from gfo.core.metric import LOSS, Metric
@@ -100,6 +101,7 @@ class Callback:
         """After the last step, also when the run was interrupted or failed."""
 
 
+@checked
 class StopOnTarget(Callback):
     """Ends a run that has reached what was wanted.
 
@@ -133,6 +135,7 @@ class StopOnTarget(Callback):
         return f"target: {where} {metric.name} {value:.6g} reached {self.target:g}"
 
 
+@checked
 class EarlyStopping(Callback):
     """Ends a run whose scores on dev no longer improve.
 
@@ -168,6 +171,7 @@ class EarlyStopping(Callback):
         return f"early stopping: dev {self.metric} has not improved in {self.patience} readings"
 
 
+@checked
 class CSVLog(Callback):
     """Writes a table with a row a step, for spreadsheets; of a resumed run whole again.
 
@@ -210,6 +214,7 @@ class CSVLog(Callback):
                 self._file.close()
 
 
+@checked
 class TensorBoard(Callback):
     """Writes scalars for TensorBoard (the extra `tensorboard`), by evaluations; of a resumed run whole again.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gfo.core.checking import checked
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.core.metric import LOSS, Metric
@@ -102,6 +103,7 @@ class Result(Tabled):
         """What the scores are, "loss" first."""
         return metrics_of(self.evaluator)
 
+    @checked
     def score(self, split: str = "test") -> SplitScores:
         """Metrics of the result on a split; the starting point is scored with it.
 
@@ -119,6 +121,7 @@ class Result(Tabled):
             self._write_json(self.folder)
         return self.scores["after"][split]
 
+    @checked
     def answers(self, split: str = "test") -> dict[str, list[str]]:
         """What the model writes for each row of a split, as the metric reads it, "before" and "after".
 
@@ -140,6 +143,7 @@ class Result(Tabled):
                 raise GfoError(f"answers: the point {when} the search failed; its logits are not finite")
         return {when: task.answer_texts(tokens) for when, tokens in found.items()}
 
+    @checked
     def plot(self, path: str | Path | None = None, *, x: str = "evaluations") -> Figure:
         """Training loss of the population, loss and score on dev, spread of the candidates.
 
@@ -157,6 +161,7 @@ class Result(Tabled):
 
         return plot_history([asdict(step) for step in self.history], path, x=x, metrics=self.metrics)
 
+    @checked
     def plot_slice(
         self,
         path: str | Path | None = None,
@@ -203,6 +208,7 @@ class Result(Tabled):
         self.scoring += found.cost
         return found.plot(path)
 
+    @checked
     def nearest_words(self, k: int = 5) -> Table:
         """The k words of the vocabulary nearest to each token of the soft prompt found, with their cosines.
 
@@ -249,6 +255,7 @@ class Result(Tabled):
             raise GfoError("nearest_words: the space has no soft prompt; take SoftPrompt for one")
         return delta.prompt[0], model
 
+    @checked
     def export_peft(self, folder: str | Path) -> Exported:
         """Write the result as an adapter that `peft.PeftModel.from_pretrained` loads.
 
@@ -263,6 +270,7 @@ class Result(Tabled):
         """
         return self._export("peft", folder)
 
+    @checked
     def export_merged(self, folder: str | Path) -> Exported:
         """Write the whole model with the result in its weights, and its tokenizer; else as `export_peft`."""
         return self._export("merged", folder)
@@ -304,6 +312,7 @@ class Result(Tabled):
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
+    @checked
     def save(self, folder: str | Path) -> Path:
         """Write result.json, the best point and the plot into a folder, which becomes the run's.
 

@@ -6,7 +6,7 @@ in MeZO (Malladi et al. 2023, arXiv:2305.17333): random numbers fail.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from gfo.core.delta import Delta
 from gfo.core.errors import GfoError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@runtime_checkable
 class HasContexts(HasContextLength, Protocol):
     """What a prefix needs of a model."""
 

@@ -78,7 +78,7 @@ class Generation:
         metric: str | Score | Metric = "exact_match",
         pattern: str | None = None,
         max_tokens: int = 32,
-        stop: Sequence[str] = ("\n",),
+        stop: str | Sequence[str] = ("\n",),
         temperature: float = 0.0,
         **rows: Unpack[RowOptions],
     ) -> None:

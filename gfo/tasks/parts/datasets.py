@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from gfo.core.checking import checked
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.protocols import Tokenizer
 from gfo.core.seeding import stream
@@ -30,6 +31,7 @@ HUB = "hub:"
 _HUB_ID = re.compile(r"hub:(?P<id>[^:]+)(:(?P<config>[^:\[]+))?:(?P<split>[^:\[]+(\[[^\]]*\])?)")
 
 
+@checked
 def load(
     source: Source,
     name: str = "rows",
@@ -97,6 +99,7 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
+@checked
 def few_shot(
     rows: Iterable[Row], k: int, label_field: str = "label", seed: int = 0
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -177,6 +180,7 @@ class LengthStatistics:
         )
 
 
+@checked
 def length_statistics(rows: Iterable[Row], template: str, model: Tokenizer) -> LengthStatistics:
     """How many tokens of a model the rows have in a template.
 
