@@ -33,6 +33,7 @@ WORDS: dict[Any, tuple[str, str]] = {
     Callable: ("a function", "functions"),
     np.ndarray: ("a numpy array", "numpy arrays"),
     Mapping: ("a mapping", "mappings"),
+    tuple: ("a tuple", "tuples"),
     Sequence: ("a list", "lists"),
     Iterable: ("a list", "lists"),
 }
@@ -146,7 +147,7 @@ def _is_a(value: Any, cls: Any) -> bool:
     if not isinstance(cls, type) or issubclass(cls, Unseen):
         return True
     if getattr(cls, "_is_protocol", False):
-        known = getattr(cls, "_is_runtime_protocol", False)
+        known = vars(cls).get("_is_runtime_protocol", False)  # not inherited
         return not isinstance(value, type) and (not known or isinstance(value, cls))
     return isinstance(value, cls)
 
@@ -185,7 +186,9 @@ def _indexed(value: Any, inner: tuple[Any, ...]) -> bool:
 
 
 def _iterable(value: Any, inner: tuple[Any, ...]) -> bool:
-    return _indexed(value, inner) or (isinstance(value, Iterable) and not isinstance(value, NO_LISTS))
+    if isinstance(value, Sequence):
+        return _indexed(value, inner)
+    return isinstance(value, Iterable) or hasattr(value, "__getitem__")
 
 
 def _tuple(value: Any, inner: tuple[Any, ...]) -> bool:
@@ -215,16 +218,22 @@ CHECKS: dict[Any, Callable[[Any, tuple[Any, ...]], bool]] = {
 def _culprit(name: str, value: Any, hint: Any) -> tuple[str, Any, Any]:
     """Where in a wrong value the first wrong part is, that part, and what it should be."""
     for each in get_args(hint) if CHECKS.get(get_origin(hint)) is CHECKS[Union] else (hint,):
-        origin, inner = get_origin(each), get_args(each)
-        parts: Iterable[tuple[Any, Any]] = ()
-        if origin is Mapping and isinstance(value, Mapping):
-            parts = value.items()
-        elif origin is Sequence and isinstance(value, list | tuple):
-            parts = enumerate(value)
-        for key, part in parts:
-            if not fits(part, inner[-1]):
-                return _culprit(f"{name}[{key!r}]", part, inner[-1])
+        for key, part, wanted in _parts(value, each):
+            if not fits(part, wanted):
+                return _culprit(f"{name}[{key!r}]", part, wanted)
     return name, value, hint
+
+
+def _parts(value: Any, hint: Any) -> Iterable[tuple[Any, Any, Any]]:
+    """(key, part, the part's type) of a mapping, a list or a tuple that is one by its type, too."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Mapping and isinstance(value, Mapping):
+        return ((key, part, inner[1]) for key, part in value.items())
+    if origin is Sequence and isinstance(value, list | tuple):
+        return ((i, part, inner[0]) for i, part in enumerate(value))
+    if origin is tuple and isinstance(value, tuple) and len(value) == len(inner):
+        return ((i, *pair) for i, pair in enumerate(zip(value, inner, strict=True)))
+    return ()
 
 
 def words(hint: Any, several: bool = False) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
 
 HARMLESS = "\xa0\u200c\u200d"  # a blank that keeps a line together; what joins emoji and Persian letters
 
@@ -19,10 +22,25 @@ class GfoError(ValueError):
 
 
 class GfoWarning(UserWarning):
-    """Something a user of gfo should know of, in one line; the command line prints it as such."""
+    """Something a user of gfo should know of; shown as "warning: ..." in one line, without a line of code."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
+
+
+def in_one_line(shown_before: Callable[..., str]) -> Callable[..., str]:
+    """A `warnings.formatwarning` to which warnings of gfo are one line, and all others what they were."""
+
+    @functools.wraps(shown_before)
+    def formatted(message: Any, category: type[Warning], *where: Any, **more: Any) -> str:
+        if issubclass(category, GfoWarning):
+            return f"warning: {message}\n"
+        return shown_before(message, category, *where, **more)
+
+    return formatted
+
+
+warnings.formatwarning = in_one_line(warnings.formatwarning)
 
 
 def printable(text: str, keep: str = "") -> str:

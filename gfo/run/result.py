@@ -14,7 +14,7 @@ import numpy as np
 
 from gfo.core.checking import checked
 from gfo.core.domain import Array, Domain
-from gfo.core.errors import GfoError
+from gfo.core.errors import GfoError, GfoWarning
 from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Cost, Evaluation, Evaluator, metrics_of
 from gfo.core.recording import options_of, plain
@@ -97,6 +97,11 @@ class Result(Tabled):
     def loss(self) -> float | None:
         """The lowest training loss of any candidate, None if all failed."""
         return self.history[-1].best if len(self.history) else None
+
+    @property
+    def failed(self) -> int:
+        """How many candidates of the search have no finite loss."""
+        return sum(step.failed for step in self.history)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -233,6 +238,9 @@ class Result(Tabled):
         """Scores before and after, cost, why the run ended and how the result was chosen."""
         loss = "none was finite" if self.loss is None else f"{LOSS.show(self.loss)}, the lowest found"
         notes = [f"train loss: {loss}"]
+        if self.failed:
+            total = sum(len(step.loss) for step in self.history)
+            notes.append(f"failed:     {self.failed:,} of {total:,} candidates")
         for name, cost in (("search", self.cost), ("scoring", self.scoring)):
             tokens = f"{cost.forward_tokens:,} forward tokens, " if cost.forward_tokens else ""
             notes.append(f"{name + ':':<12}{cost.candidates:,} evaluations, {tokens}{cost.seconds:,.0f} s")
@@ -290,7 +298,7 @@ class Result(Tabled):
 
         written = export(self.evaluator, self.z, form, folder)
         for note in written.notes:
-            warnings.warn(f"{folder}: {note}", stacklevel=3)
+            warnings.warn(f"{folder}: {note}", GfoWarning, stacklevel=4)
         return written
 
     def summary(self) -> dict[str, Any]:
@@ -304,6 +312,7 @@ class Result(Tabled):
             "stopped": self.stopped,
             "selection": self.selection,
             "steps": len(self.history),
+            "failed": self.failed,
             "cost": asdict(self.cost),
             "scoring_cost": asdict(self.scoring),
             **self.record,

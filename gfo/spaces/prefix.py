@@ -6,7 +6,7 @@ in MeZO (Malladi et al. 2023, arXiv:2305.17333): random numbers fail.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gfo.core.delta import Delta
 from gfo.core.errors import GfoError
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@runtime_checkable
 class HasContexts(HasContextLength, Protocol):
     """What a prefix needs of a model."""
 
@@ -69,9 +68,10 @@ class Prefix:
     ) -> None:
         import torch
 
-        if not model.causal:
+        if not getattr(model, "causal", False):
+            name = getattr(model, "name", model)
             raise GfoError(
-                f"space: a prefix needs a decoder, which keeps keys and values; '{model.name}' is none: take "
+                f"space: a prefix needs a decoder, which keeps keys and values; '{name}' is none: take "
                 "SoftPrompt or DeepPrompt"
             )
         self.tokens = at_least_one("tokens", tokens)

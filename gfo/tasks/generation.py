@@ -247,7 +247,7 @@ class BoundGeneration(BoundRows):
         """Warn once in the life of a bound task, which is a run."""
         if not self._warned:
             self._warned = True
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
+            warnings.warn(text, GfoWarning, stacklevel=2)
 
 
 def _compiled(pattern: str | None, metric: Any) -> re.Pattern[str] | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import gzip
 import io
 import json
 import re
@@ -18,6 +18,7 @@ import numpy as np
 
 from gfo.core.checking import checked
 from gfo.core.errors import GfoError, unknown_name
+from gfo.core.limits import encodable, parse_json, read_regular, unpack
 from gfo.core.protocols import Tokenizer
 from gfo.core.seeding import stream
 from gfo.tasks.parts.templates import Template
@@ -86,6 +87,11 @@ def _all_rows(source: Source, name: str) -> tuple[list[Row], str]:
         if not isinstance(row, Mapping):
             raise GfoError(
                 f"{where}: row {number} is a {type(row).__name__}; give mappings of field to value"
+            )
+        if not encodable(dict(row)):
+            raise GfoError(
+                f"{where}: row {number} has half a character (a lone surrogate), which no tokenizer reads; "
+                "mend the text"
             )
     if not rows:
         raise GfoError(f"{where} has no rows; give at least one example")
@@ -207,8 +213,8 @@ def _read(source: str | Path, name: str) -> list[Any]:
             "file, also as .gz, or a data set of a hub as hub:ID:SPLIT"
         )
     try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if packed else content
+        content = read_regular(path)
+        content = unpack(content) if packed else content
     except (OSError, ValueError, EOFError, zlib.error) as error:  # a ValueError for a null byte in the path
         reason = getattr(error, "strerror", None) or error
         raise GfoError(f"{name}: cannot read {path}: {reason}; check the path") from None
@@ -226,25 +232,30 @@ def _read_jsonl(file: io.StringIO, path: Path, name: str) -> list[Any]:
     text = file.getvalue()
     if text.lstrip()[:1] == "[":
         try:
-            found = json.loads(text)
-        except json.JSONDecodeError as error:
+            return list(parse_json(text))
+        except ValueError as error:
             raise GfoError(
-                f"{name}: {path} is no JSON array ({error.msg} in line {error.lineno}); mend it, or "
+                f"{name}: {path} is no JSON array ({_problem(error, 'lineno', 'in line')}); mend it, or "
                 "write one JSON object a line"
             ) from None
-        return list(found)
     rows = []
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            rows.append(parse_json(line))
+        except ValueError as error:
             raise GfoError(
-                f"{name}: {path} line {number} is not JSON ({error.msg} at column {error.colno}); "
+                f"{name}: {path} line {number} is not JSON ({_problem(error, 'colno', 'at column')}); "
                 "write one JSON object a line"
             ) from None
     return rows
+
+
+def _problem(error: ValueError, attribute: str, where: str) -> str:
+    """What is wrong with a JSON text, and where, if that is known."""
+    place = getattr(error, attribute, None)
+    return str(error) if place is None else f"{getattr(error, 'msg', error)} {where} {place}"
 
 
 def _read_csv(file: io.StringIO, path: Path, name: str, delimiter: str = ",") -> list[Any]:
@@ -284,10 +295,28 @@ def _read_parquet(content: bytes, path: Path, name: str) -> list[Any]:
     except ImportError:
         raise _no_datasets(name, path) from None
     try:
-        rows: list[Any] = parquet.read_table(BufferReader(content)).to_pylist()
-    except (ArrowException, OSError) as error:
+        table = parquet.read_table(BufferReader(content))
+    except Exception as error:  # of many kinds, for files that are damaged
         raise GfoError(f"{name}: {path} is not Parquet ({_first_line(error)}); write it again") from None
+    rows: list[Any] = []
+    for batch in table.to_batches():
+        try:
+            rows += batch.to_pylist()
+        except (ArrowException, ValueError, OverflowError) as error:  # bad UTF-8, dates that Python has not
+            raise GfoError(
+                f"{name}: {path} row {len(rows) + _unreadable(batch)} cannot be read "
+                f"({_first_line(error)}); mend it"
+            ) from None
     return rows
+
+
+def _unreadable(batch: Any) -> int:
+    """The number of the first row of a table that cannot be read, from 1."""
+    good = 0
+    with contextlib.suppress(Exception):
+        while batch.slice(good, 1).to_pylist():
+            good += 1
+    return good + 1
 
 
 def _read_hub(source: str, name: str) -> list[Any]:
