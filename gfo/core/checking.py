@@ -18,10 +18,11 @@ from numpy.typing import ArrayLike
 
 from gfo.core.errors import GfoError, shown, unknown_name
 from gfo.core.hints import Unseen, hints_of, options_of
+from gfo.core.limits import encodable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-HUGE = 2**128  # no count and no seed is as large
+HUGE = 2**63  # no count and no seed is as large, and numpy has none
 MOST_LOOKED_AT = 10_000  # elements of a list
 WORDS: dict[Any, tuple[str, str]] = {
     int: ("a whole number", "whole numbers"),
@@ -31,7 +32,7 @@ WORDS: dict[Any, tuple[str, str]] = {
     type(None): ("None", "None"),
     Any: ("a value", "values"),
     Callable: ("a function", "functions"),
-    np.ndarray: ("a numpy array", "numpy arrays"),
+    np.ndarray: ("an array of numbers", "arrays of numbers"),
     Mapping: ("a mapping", "mappings"),
     tuple: ("a tuple", "tuples"),
     Sequence: ("a list", "lists"),
@@ -176,19 +177,25 @@ def _mapping(value: Any, inner: tuple[Any, ...]) -> bool:
     return not inner or all(fits(key, inner[0]) and fits(each, inner[1]) for key, each in value.items())
 
 
+def _array(value: Any, inner: tuple[Any, ...]) -> bool:
+    """Lists, too: who makes arrays of them says what cannot be one."""
+    return _indexed(value, ())
+
+
 def _indexed(value: Any, inner: tuple[Any, ...]) -> bool:
     """What has a length and can be indexed, as arrays can. Rows are not looked at: who reads them says which
     is wrong."""
-    if isinstance(value, NO_LISTS) or not (hasattr(value, "__len__") and hasattr(value, "__getitem__")):
+    indexed = hasattr(value, "__len__") and hasattr(value, "__getitem__")
+    if isinstance(value, NO_LISTS) or not indexed or getattr(value, "ndim", 1) == 0:
         return False
-    looked_at = isinstance(value, list | tuple | np.ndarray) and inner and get_origin(inner[0]) is not Mapping
+    looked_at = isinstance(value, Sequence | np.ndarray) and inner and get_origin(inner[0]) is not Mapping
     return not looked_at or all(fits(each, inner[0]) for each in value[:MOST_LOOKED_AT])
 
 
 def _iterable(value: Any, inner: tuple[Any, ...]) -> bool:
-    if isinstance(value, Sequence):
+    if isinstance(value, Sequence | np.ndarray | np.generic):
         return _indexed(value, inner)
-    return isinstance(value, Iterable) or hasattr(value, "__getitem__")
+    return isinstance(value, Iterable) or (hasattr(value, "__getitem__") and not isinstance(value, type))
 
 
 def _tuple(value: Any, inner: tuple[Any, ...]) -> bool:
@@ -197,7 +204,7 @@ def _tuple(value: Any, inner: tuple[Any, ...]) -> bool:
     return not inner or (len(value) == len(inner) and all(map(fits, value, inner)))
 
 
-NO_LISTS = (str, bytes, Mapping)
+NO_LISTS = (str, bytes, Mapping, type, np.generic)
 CHECKS: dict[Any, Callable[[Any, tuple[Any, ...]], bool]] = {
     **dict.fromkeys((Any, ArrayLike), lambda value, inner: True),  # what is no array, who makes one says
     type(None): lambda value, inner: value is None,
@@ -206,11 +213,13 @@ CHECKS: dict[Any, Callable[[Any, tuple[Any, ...]], bool]] = {
     int: _whole,
     float: _number,
     bool: lambda value, inner: isinstance(value, bool | np.bool_),
+    str: lambda value, inner: isinstance(value, str) and encodable(value),  # what no tokenizer reads is none
     Callable: lambda value, inner: callable(value),
     Mapping: _mapping,
     Sequence: _indexed,
     Iterable: _iterable,
     tuple: _tuple,
+    np.ndarray: _array,
 }
 """Type, or origin of one -> whether a value is of it with these arguments."""
 

@@ -16,6 +16,7 @@ from gfo.core.errors import GfoError, shown
 Array = NDArray[Any]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Domain:
     """d search dimensions, each with bounds and a flag for integer genes.
@@ -117,6 +118,8 @@ class Domain:
     @checked
     def joined(cls, domains: Sequence[Domain]) -> Domain:
         """Domains one behind the other; with names if all have some, and no two the same."""
+        if not len(domains):
+            raise GfoError("Domain.joined: domains = []; give one at least")
         columns = [(x.low, x.high, x.integer, x.categorical) for x in domains]
         names = tuple(name for domain in domains for name in domain.names or ())
         distinct = len(set(names)) == sum(domain.d for domain in domains)

@@ -29,9 +29,10 @@ class _Names(dict[str, Any]):
 
 
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """argument -> its hint, of those that have one."""
+    """argument -> its hint, of those that have one; of a variable its bound."""
     inner: Any = inspect.unwrap(function)
-    return get_type_hints(inner, localns=_Names(getattr(inner, "__globals__", {})))
+    found = get_type_hints(inner, localns=_Names(getattr(inner, "__globals__", {})))
+    return {name: getattr(hint, "__bound__", None) or hint for name, hint in found.items()}
 
 
 def options_of(hint: Any) -> dict[str, Any] | None:

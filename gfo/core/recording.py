@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gfo.core.checking import Check
+from gfo.core.checking import Check, checked
 from gfo.core.errors import GfoError
 
 KEPT = "_arguments"  # the attribute that holds them
@@ -32,6 +32,7 @@ LONG = 1000  # characters, from which on a digest stands for a value
 C = TypeVar("C", bound=type)
 
 
+@checked
 def recorded(cls: C) -> C:
     """Class decorator: what the constructor is given is kept as plain values, for `arguments_of`.
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from gfo.core.checking import checked
 from gfo.core.domain import Domain
-from gfo.core.errors import GfoError
+from gfo.core.errors import GfoError, shown
 from gfo.core.protocols import Optimizer
 from gfo.core.recording import remember
 from gfo.core.registry import entries, find
@@ -63,7 +63,7 @@ def check(name: str, options: Mapping[str, Any]) -> None:
     for option, value in options.items():
         if option in ("domain", "seed") or (known is not None and option not in known):
             raise GfoError(
-                f"optimizer '{name}' has no option '{option}' (given {value!r}); "
+                f"optimizer '{name}' has no option '{option}' (given {shown(value)}); "
                 f"its options are {', '.join(known or ()) or 'none'}"
             )
 

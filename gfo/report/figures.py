@@ -54,8 +54,8 @@ class Figure(MatplotlibFigure):  # type: ignore[misc]
             raise GfoError(f"plot: {path}: {unknown_name('format', kind, kinds)}")
         try:
             self.savefig(path, dpi=DPI)
-        except OSError as error:
-            reason = error.strerror or error
+        except (OSError, ValueError) as error:  # a ValueError for a null byte in the path
+            reason = getattr(error, "strerror", None) or error
             raise GfoError(f"plot: {path}: cannot write there ({reason}); name another file") from None
         return self
 

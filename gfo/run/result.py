@@ -333,6 +333,8 @@ class Result(Tabled):
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+        except ValueError as error:  # a null byte in the path
+            raise GfoError(f"out = {folder}: {error}; name another folder") from None
         except OSError as error:
             raise cannot_write(folder, error) from None
         write_whole(folder / POINT, save({"z": np.asarray(self.z, dtype=np.float64)}))

@@ -79,7 +79,7 @@ class Weighted:
         constraints: Sequence[Constraint] = (),
         names: Sequence[str] | None = None,
     ) -> None:
-        if not tasks:
+        if not len(tasks):
             raise GfoError("tasks: there are none; give at least one with its weight")
         self.names = [f"task{i}" for i in range(1, len(tasks) + 1)] if names is None else list(names)
         _check_parts(tasks, self.names)

@@ -26,10 +26,10 @@ class Task1:
 
 
 TAKEN = [
-    (int, [0, -3, np.int8(3), 2**100], [True, 1.0, "1", None, np.float64(1), float("nan"), 10**400]),
+    (int, [0, -3, np.int8(3), 2**62], [True, 1.0, "1", None, np.float64(1), float("nan"), 10**400]),
     (float, [0, 1.5, np.float32(2), Fraction(1, 3), float("inf")], [True, "1", float("nan"), 10**400, 1j]),
     (bool, [True, np.bool_(False)], [0, "yes", None]),
-    (str, ["", "a"], [b"a", 3, None, Path("a")]),
+    (str, ["", "a", "😀"], [b"a", 3, None, Path("a"), "\ud800"]),
     (str | Path | None, ["a", Path("a"), None], [3, ["a"]]),
     (Literal["a", 2], ["a", 2], ["b", 3, "2"]),
     (Sequence[int], [[1], (), range(3), np.array([1, 2])], ["12", {1: 2}, {1}, 3, ["a"], iter([1])]),
@@ -39,7 +39,7 @@ TAKEN = [
     (tuple[str, ...], [(), ("a", "b")], [("a", 3), ["a"]]),
     (Callable[[int], int], [len, int], [3, "len"]),
     (Task, [Task1()], [Task1, 3, None]),
-    (np.ndarray, [np.zeros(2)], [[0.0, 0.0]]),
+    (np.ndarray, [np.zeros(2), [0.0, 0.0]], ["a", 3, None, np.array(3)]),
     (Any, [3, None, object], []),
 ]
 

@@ -42,19 +42,20 @@ def export(evaluator: Any, z: Array, form: str, folder: str | Path) -> Exported:
     """
     check_name("format", form, FORMATS)
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise GfoError(f"out = {folder}: it is not empty; name another folder, or delete it")
     try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise GfoError(f"out = {folder}: it is not empty; name another folder, or delete it")
         if form in WRITERS:
             return WRITERS[form](Candidate.of(evaluator, z), folder)
         text = prompt_text(evaluator, z)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PROMPT_TEXT).write_text(text + "\n", encoding="utf-8")
         return Exported(folder, ())
-    except OSError as error:
-        raise GfoError(
-            f"out = {folder}: cannot write there ({error.strerror}); name another folder"
-        ) from None
+    except GfoError:
+        raise
+    except (OSError, ValueError) as error:  # a ValueError for a null byte in the path
+        reason = getattr(error, "strerror", None) or error
+        raise GfoError(f"out = {folder}: cannot write there ({reason}); name another folder") from None
 
 
 def prompt_text(evaluator: Any, z: Array) -> str:
