@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gfo.core.errors import GfoError, GfoWarning
+from gfo.core.errors import GfoError, printable
 from gfo.core.files import absolute
 
 if TYPE_CHECKING:
@@ -85,9 +84,7 @@ def resume(
     config = load_config(run_dir / CONFIG, override or ())
     reason = ended(run_dir, config.record(), scored=config.task.has_test)
     if reason is not None:
-        typer.echo(
-            f"{run_dir} has ended ({reason}); a larger budget lets it go on: --set budget.evaluations=N"
-        )
+        _print(f"{run_dir} has ended ({reason}); a larger budget lets it go on: --set budget.evaluations=N")
         raise typer.Exit
     _run(config, str(run_dir), "", go_on=True)
 
@@ -116,9 +113,7 @@ def evaluate(
     for i, when in enumerate(("before", "after")):
         scores.setdefault(when, {})[split] = SplitScores.of(scored, i, metrics)
     result |= scores_record(scores) | {"metrics": [metric.record() for metric in metrics]}
-    typer.echo(
-        str(scores_table(scores, [split]))
-    )  # first: they have been computed, whatever comes of writing
+    _print(str(scores_table(scores, [split])))  # first: they have been computed, whatever comes of writing
     write_json(run_dir / RESULT, result)
 
 
@@ -152,8 +147,8 @@ def plot(
         out = out or Path("comparison.png")
         comparison = compare(run_dirs, x=x)
         comparison.plot(out)
-        typer.echo(str(comparison))
-    typer.echo(f"figure: {out}")
+        _print(str(comparison))
+    _print(f"figure: {out}")
 
 
 @app.command()
@@ -180,11 +175,11 @@ def export(
     written = write(load_config(run_dir / CONFIG).evaluator(), z, form, out or run_dir / form)
     for note in written.notes:
         _say(f"note: {note}")
-    typer.echo(f"{form}: {written.folder}")
+    _print(f"{form}: {written.folder}")
     if form == "prompt-text":
-        typer.echo((written.folder / PROMPT_TEXT).read_text(encoding="utf-8"), nl=False)
+        _print((written.folder / PROMPT_TEXT).read_text(encoding="utf-8").removesuffix("\n"))
     for line in written.load:
-        typer.echo(f"  {line}")
+        _print(f"  {line}")
 
 
 @app.command()
@@ -194,7 +189,7 @@ def check(run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")])
 
     found = check_folder(run_dir)
     for each in found:
-        typer.echo(str(each))
+        _print(str(each))
     if any(each.damaged for each in found):
         raise typer.Exit(1)
 
@@ -239,7 +234,7 @@ def download(
 
     folder = ensure_downloaded(name, force=force, say=_say)
     verify(folder)
-    typer.echo(f"{name}: {folder}")
+    _print(f"{name}: {folder}")
 
 
 def _options_table(options: Sequence[Option]) -> Table | str:
@@ -271,30 +266,20 @@ def _run(config: Config, out: str | None, name: str, *, go_on: bool = False) -> 
         _say(str(error) or "interrupted")
         raise typer.Exit(INTERRUPTED) from None
     if result.stopped == "interrupted":
-        typer.echo(f"interrupted after {result.cost.candidates} evaluations; what was found is in {folder}")
-        typer.echo(f"go on with: gfo resume {folder}; or score it on the test rows with: gfo eval {folder}")
+        _print(f"interrupted after {result.cost.candidates} evaluations; what was found is in {folder}")
+        _print(f"go on with: gfo resume {folder}; or score it on the test rows with: gfo eval {folder}")
         raise typer.Exit(INTERRUPTED)
-    typer.echo(str(result))
-    typer.echo(f"folder:     {folder}")
+    _print(str(result))
+    _print(f"folder:     {folder}")
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """A warning of gfo's in one line, any other as Python shows it."""
-    if issubclass(category, GfoWarning):
-        _say(f"warning: {message}")
-    else:
-        _say(warnings.formatwarning(message, category, filename, lineno, line).rstrip())
+def _print(text: str) -> None:
+    """To standard output; control characters, which names of files may have, as text."""
+    typer.echo(printable(text, keep="\n\t"))
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    typer.echo(printable(text), err=True)
 
 
 def main() -> None:
@@ -304,10 +289,8 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads leave a busy machine to the others
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
-            with as_interrupts():
-                app()
+        with as_interrupts():
+            app()
     except GfoError as error:
         _say(f"error: {error}")
         sys.exit(2)

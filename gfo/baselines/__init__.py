@@ -13,19 +13,20 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from gfo.core.errors import GfoError
-from gfo.core.protocols import SearchSpace, Task
+from gfo.core.checking import checked
+from gfo.core.errors import GfoError, shown
+from gfo.core.protocols import Reader, SearchSpace, Task
 from gfo.core.recording import description, plain
 from gfo.core.registry import entries, find
+from gfo.run.budget import Budget
+from gfo.run.callbacks import Callback
+from gfo.run.folder import RunFolder
+from gfo.run.selection import Selection
 
 if TYPE_CHECKING:
     from gfo.baselines.base import Fixed, Searching
     from gfo.models.frozen import FrozenModel
-    from gfo.run.budget import Budget
-    from gfo.run.callbacks import Callback
-    from gfo.run.folder import RunFolder
     from gfo.run.result import Result
-    from gfo.run.selection import Selection
 
 
 def names() -> list[str]:
@@ -38,6 +39,7 @@ def describe() -> dict[str, str]:
     return {name: entry.describe() for name, entry in entries("baseline").items()}
 
 
+@checked
 def needs_space(name: str) -> bool:
     """Whether the baseline trains in a space, or starts from it.
 
@@ -47,6 +49,7 @@ def needs_space(name: str) -> bool:
     return bool(getattr(_factory(name), "needs_space", False))
 
 
+@checked
 def check(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of the baseline's factory that the options stand for.
 
@@ -69,6 +72,7 @@ def check(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
+@checked
 def make(
     name: str,
     model: FrozenModel,
@@ -87,9 +91,12 @@ def make(
     from gfo.baselines.base import Setting
 
     arguments = check(name, options)
+    if not isinstance(model, Reader):
+        raise GfoError(f"baseline '{name}': model = {shown(model)}; give a model of gfo.load_model")
     return _factory(name)(Setting(model, task, space, seed, memory), **arguments)
 
 
+@checked
 def run(
     name: str,
     model: FrozenModel,

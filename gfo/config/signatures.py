@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import builtins
 import inspect
-import sys
 import types
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import PurePath
-from typing import Any, Literal, TypedDict, Union, Unpack, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, TypedDict, Union, get_args, get_origin
 
 from pydantic import Field
 
 from gfo.core.errors import GfoError
+from gfo.core.hints import hints_of, options_of
 from gfo.core.protocols import Reader
 
 PLAIN = (str, int, float, bool, type(None))
@@ -29,25 +28,6 @@ class Key(TypedDict):
     """Whether a model's name stands for the model."""
 
 
-class _Unseen(type):
-    def __getattr__(cls, name: str) -> Any:
-        return cls
-
-    def __getitem__(cls, arguments: Any) -> Any:
-        return cls
-
-
-class Unseen(metaclass=_Unseen):
-    """Stands for a type that is imported for type checkers alone."""
-
-
-class _Names(dict[str, Any]):
-    """The names of a module, and `Unseen` for all others."""
-
-    def __missing__(self, name: str) -> Any:
-        return getattr(builtins, name, Unseen)
-
-
 def keys_of(cls: type, leave_out: Collection[str] = ()) -> dict[str, Key]:
     """The arguments of a class's constructor that a config can give.
 
@@ -58,8 +38,7 @@ def keys_of(cls: type, leave_out: Collection[str] = ()) -> dict[str, Key]:
     Raises:
         GfoError: for an argument without a default of a type that a config has not.
     """
-    init = inspect.unwrap(cls.__init__)  # type: ignore[misc]
-    hints = get_type_hints(init, localns=_Names(getattr(init, "__globals__", {})))
+    hints = hints_of(cls.__init__)  # type: ignore[misc]
     found: dict[str, Key] = {}
     for name, parameter in inspect.signature(cls).parameters.items():
         hint = hints.get(name, Any)
@@ -127,11 +106,8 @@ def _members(hint: Any) -> tuple[Any, ...]:
 
 def _options(hint: Any) -> dict[str, Key]:
     """The keys of **options that are an unpacked TypedDict; of others nothing is known."""
-    inner = get_args(hint)[0] if get_origin(hint) is Unpack else None
-    if inner is None or not is_typeddict(inner):
-        return {}
     found = {}
-    for name, each in get_type_hints(inner, localns=_Names(vars(sys.modules[inner.__module__]))).items():
+    for name, each in (options_of(hint) or {}).items():
         kept = plain_type(each)
         if kept is not NO_KEY:
             found[name] = Key(type=Union[kept, None], default=None, model=False)  # noqa: UP007

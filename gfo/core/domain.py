@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gfo.core.errors import GfoError
+from gfo.core.checking import checked
+from gfo.core.errors import GfoError, shown
 
 Array = NDArray[Any]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Domain:
     """d search dimensions, each with bounds and a flag for integer genes.
@@ -40,10 +42,9 @@ class Domain:
     names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        low = np.array(self.low, dtype=np.float64)
-        high = np.array(self.high, dtype=np.float64)
-        integer = np.array(self.integer, dtype=bool)
-        categorical = np.array(self.categorical, dtype=bool)
+        low, high = _numbers("low", self.low, np.float64), _numbers("high", self.high, np.float64)
+        integer = _numbers("integer", self.integer, bool)
+        categorical = _numbers("categorical", self.categorical, bool)
         if categorical.size == 0:
             categorical = np.zeros(low.shape, dtype=bool)
         if categorical.shape != low.shape:
@@ -80,11 +81,13 @@ class Domain:
             object.__setattr__(self, name, value)
 
     @classmethod
+    @checked
     def unbounded(cls, d: int) -> Domain:
         """All of R^d."""
         return cls.box(-np.inf, np.inf, d)
 
     @classmethod
+    @checked
     def box(
         cls,
         low: ArrayLike,
@@ -99,7 +102,7 @@ class Domain:
         if d is not None and d < 1:
             raise GfoError(f"Domain: d = {d} must be at least 1")
         given = {"low": low, "high": high, "integer": integer, "categorical": categorical}
-        arrays = {name: np.asarray(value) for name, value in given.items()}
+        arrays = {name: _numbers(name, value, None) for name, value in given.items()}
         try:
             shape = (d,) if d is not None else np.broadcast_shapes(*(x.shape for x in arrays.values()))
             parts = [np.broadcast_to(x, shape) for x in arrays.values()]
@@ -112,8 +115,11 @@ class Domain:
         return cls(lows, highs, integers, categoricals, None if names is None else tuple(names))
 
     @classmethod
+    @checked
     def joined(cls, domains: Sequence[Domain]) -> Domain:
         """Domains one behind the other; with names if all have some, and no two the same."""
+        if not len(domains):
+            raise GfoError("Domain.joined: domains = []; give one at least")
         columns = [(x.low, x.high, x.integer, x.categorical) for x in domains]
         names = tuple(name for domain in domains for name in domain.names or ())
         distinct = len(set(names)) == sum(domain.d for domain in domains)
@@ -144,6 +150,21 @@ class Domain:
         """bool [...]: which points of z [..., d] lie inside the bounds, integer genes whole."""
         inside = (z >= self.low) & (z <= self.high) & (~self.integer | (z == np.rint(z)))
         return np.asarray(inside.all(axis=-1))
+
+
+def _numbers(name: str, values: Any, kind: Any) -> NDArray[Any]:
+    """Values as an array of floats or bools; None keeps their kind.
+
+    Raises:
+        GfoError: for other things than numbers.
+    """
+    try:
+        found = np.asarray(values)
+        if found.dtype.kind not in "biuf":
+            raise TypeError
+        return found if kind is None else found.astype(kind)
+    except (TypeError, ValueError, OverflowError):
+        raise GfoError(f"Domain: {name} = {shown(values)}; give numbers, or an array of them") from None
 
 
 def _checked_names(names: Sequence[str], d: int) -> tuple[str, ...]:

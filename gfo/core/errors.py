@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+HARMLESS = "\xa0\u200c\u200d"  # a blank that keeps a line together; what joins emoji and Persian letters
 
 
 class GfoError(ValueError):
@@ -13,11 +18,49 @@ class GfoError(ValueError):
     """
 
     def __str__(self) -> str:
-        return "\\n".join(super().__str__().splitlines())  # also where it quotes more
+        return printable(super().__str__())  # also where it quotes more
 
 
 class GfoWarning(UserWarning):
-    """Something a user of gfo should know of, in one line; the command line prints it as such."""
+    """Something a user of gfo should know of; shown as "warning: ..." in one line, without a line of code."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+def in_one_line(shown_before: Callable[..., str]) -> Callable[..., str]:
+    """A `warnings.formatwarning` to which warnings of gfo are one line, and all others what they were."""
+
+    @functools.wraps(shown_before)
+    def formatted(message: Any, category: type[Warning], *where: Any, **more: Any) -> str:
+        if issubclass(category, GfoWarning):
+            return f"warning: {message}\n"
+        return shown_before(message, category, *where, **more)
+
+    return formatted
+
+
+warnings.formatwarning = in_one_line(warnings.formatwarning)
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Text for a terminal, a figure or HTML: control characters, which could steer a terminal, and others
+    that are not seen, as "\\x1b" has it; those of `keep` as they are."""
+    return "".join(c if c.isprintable() or c in HARMLESS or c in keep else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value in an error: its repr, in its middle cut to so many characters; its type if it has none."""
+    try:
+        text = printable(repr(value))
+    except Exception:  # whatever a class of the user's raises
+        return f"<{type(value).__name__}>"
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> GfoError:

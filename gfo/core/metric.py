@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from gfo.core.checking import checked
 from gfo.core.errors import GfoError, check_name
 
 FORMS = ("share", "nats", "number", "tokens")
 SMALL = 5e-4  # nats below are shown as 1.2e-07
 
 
+@checked
 @dataclass(frozen=True)
 class Metric:
     """A named number of a candidate.
@@ -38,11 +40,9 @@ class Metric:
     function: Callable[..., Any] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
+        if not self.name:
             raise GfoError(f"metric: name = {self.name!r} must be a text, such as 'accuracy'")
         check_name("form of a metric", self.form, FORMS)
-        if self.function is not None and not callable(self.function):
-            raise GfoError(f"metric '{self.name}': function = {self.function!r} cannot be called; give one")
 
     @property
     def best_word(self) -> str:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from gfo.core.checking import Check, checked
 from gfo.core.errors import GfoError
 
 KEPT = "_arguments"  # the attribute that holds them
@@ -31,8 +32,11 @@ LONG = 1000  # characters, from which on a digest stands for a value
 C = TypeVar("C", bound=type)
 
 
+@checked
 def recorded(cls: C) -> C:
     """Class decorator: what the constructor is given is kept as plain values, for `arguments_of`.
+
+    It is checked against the constructor's type hints before, as `gfo.core.checking.checked` does.
 
     A subclass with a constructor of its own is not recorded, unless it is decorated, too.
 
@@ -40,15 +44,15 @@ def recorded(cls: C) -> C:
         GfoError: for a constructor with an argument `kind`, which is the class in records and configs.
     """
     init: Any = cls.__init__  # type: ignore[misc]
-    signature = inspect.signature(init)
-    if "kind" in signature.parameters:
+    check = Check(init, cls.__name__)
+    if "kind" in check.signature.parameters:
         raise GfoError(f"{cls.__name__}: an argument cannot be called kind; rename it, such as method")
 
     @functools.wraps(init)
     def recording(self: Any, *args: Any, **options: Any) -> None:
-        init(self, *args, **options)
+        given = check((self, *args), options)
+        init(*given.args, **given.kwargs)
         if getattr(type(self), "__init__", None) is recording:
-            given = signature.bind(self, *args, **options)
             given.apply_defaults()
             remember(self, _named(given))
 

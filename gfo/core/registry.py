@@ -20,6 +20,7 @@ from functools import cache
 from importlib import import_module, metadata
 from typing import Any
 
+from gfo.core.checking import checked
 from gfo.core.errors import GfoError, GfoWarning, check_name, unknown_name
 from gfo.core.names import BUILT_IN
 
@@ -86,6 +87,7 @@ class Entry:
 _REGISTERED: dict[tuple[str, str], Entry] = {}
 
 
+@checked
 def register(kind: str, name: str, thing: Any, line: str = "") -> None:
     """Give a name to a class (or factory) of yours, for configs, the command line and `gfo list`.
 
@@ -103,7 +105,7 @@ def register(kind: str, name: str, thing: Any, line: str = "") -> None:
         GfoError: for an unknown kind, a name that there is already, or a thing that cannot be one.
     """
     check_name("kind", kind, KINDS)
-    if not isinstance(name, str) or not name.strip():
+    if not name.strip():
         raise GfoError(f"register: name = {name!r}; give a text, such as 'my-{kind}'")
     known = _entries() | _REGISTERED
     if (kind, name) in known and _origin(known[kind, name].thing) != _origin(thing):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gfo.core.checking import checked
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.registry import entries
 from gfo.models.download import BuiltInModel, check_whole, ensure_downloaded
@@ -19,6 +20,7 @@ WITH_HEAD = ("ForMaskedLM", "ForPreTraining")  # how the names of masked languag
 DTYPES = ("float32", "bfloat16", "float16")
 
 
+@checked
 def load_model(name: str | Path, *, dtype: str = "float32", device: str = "auto") -> FrozenModel:
     """Load a decoder, an encoder or an encoder-decoder, and freeze it.
 
@@ -49,6 +51,7 @@ def load_model(name: str | Path, *, dtype: str = "float32", device: str = "auto"
     return _load(str(source), name, getattr(torch, dtype), where)
 
 
+@checked
 def freeze(module: Any, tokenizer: Any, name: str = "") -> FrozenModel:
     """The `Decoder`, `Encoder` or `EncoderDecoder` of a transformers model.
 

@@ -6,8 +6,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from gfo.core.checking import checked
 from gfo.core.domain import Domain
-from gfo.core.errors import GfoError
+from gfo.core.errors import GfoError, shown
 from gfo.core.protocols import Optimizer
 from gfo.core.recording import remember
 from gfo.core.registry import entries, find
@@ -25,6 +26,7 @@ def describe() -> dict[str, str]:
     return {name: entry.describe() for name, entry in entries("optimizer").items()}
 
 
+@checked
 def options_of(name: str) -> list[str] | None:
     """The options of the optimizer `name`; None if it takes any."""
     parameters = inspect.signature(_factory(name)).parameters.values()
@@ -33,6 +35,7 @@ def options_of(name: str) -> list[str] | None:
     return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
 
+@checked
 def make(name: str, *, domain: Domain, seed: int, **options: Any) -> Optimizer:
     """The optimizer `name` on `domain`, with its own random generator from `seed`.
 
@@ -44,6 +47,7 @@ def make(name: str, *, domain: Domain, seed: int, **options: Any) -> Optimizer:
     return make_with(name, domain, seed, options)
 
 
+@checked
 def make_with(name: str, domain: Domain, seed: int, options: Mapping[str, Any]) -> Optimizer:
     """`make` with options that may have any name, such as those of a config."""
     check(name, options)
@@ -52,13 +56,14 @@ def make_with(name: str, domain: Domain, seed: int, options: Mapping[str, Any]) 
     return optimizer
 
 
+@checked
 def check(name: str, options: Mapping[str, Any]) -> None:
     """Raise GfoError for an optimizer, or an option of it, that is not known."""
     known = options_of(name)
     for option, value in options.items():
         if option in ("domain", "seed") or (known is not None and option not in known):
             raise GfoError(
-                f"optimizer '{name}' has no option '{option}' (given {value!r}); "
+                f"optimizer '{name}' has no option '{option}' (given {shown(value)}); "
                 f"its options are {', '.join(known or ()) or 'none'}"
             )
 

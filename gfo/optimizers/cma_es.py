@@ -31,7 +31,7 @@ import numpy as np
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.optimizers.base import WIDER, WIDEST, BaseOptimizer, worst_for_failed
-from gfo.optimizers.options import start_point, within
+from gfo.optimizers.options import mapping, start_point, within
 
 MOST_D = 20_000
 """A covariance matrix of more coordinates takes over 3 GB, and its eigenvectors hours."""
@@ -98,7 +98,7 @@ class CMAES(BaseOptimizer):
             )
         self._take(population=population, scale=scale, x0=x0)
         self.sigma0 = self._size("sigma0", sigma0, 0.5)
-        self.options = dict(options or {})
+        self.options = mapping(self.name, "options", options)
         self._es = self._start()
         self._losses: list[Array] = []
         self._moved: dict[int, Array] = {}

@@ -9,14 +9,15 @@ from gfo.core.domain import Array
 from gfo.core.protocols import Optimizer
 from gfo.optimizers import options_of
 from gfo.optimizers.base import BaseOptimizer
+from gfo.optimizers.options import mapping
 
 
 def inner_options(name: str, options: Mapping[str, Any] | None, scale: Array | None) -> dict[str, Any]:
     """The options of the method inside, and the wrapper's scale [d] if one was given and it takes one."""
-    known = options_of(name)
-    if scale is None or "scale" in (options or {}) or (known is not None and "scale" not in known):
-        return dict(options or {})
-    return {**(options or {}), "scale": scale}
+    given, known = mapping(name, "options", options), options_of(name)
+    if scale is None or "scale" in given or (known is not None and "scale" not in known):
+        return given
+    return {**given, "scale": scale}
 
 
 def quiet(inner: Optimizer) -> None:

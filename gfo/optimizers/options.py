@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from numbers import Integral, Real
+from collections.abc import Collection, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
+from gfo.core.checking import fits
 from gfo.core.domain import Array, Domain
-from gfo.core.errors import GfoError
+from gfo.core.errors import GfoError, shown
 
 SHARE_OF_A_BOX = 5
 """A typical change is the width of a box divided by this."""
@@ -44,7 +45,7 @@ def start_option(method: str, domain: Domain, x0: Sequence[float] | Array | None
         return start_point(domain)
     try:
         point = np.array(x0, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         point = np.empty(0)
     if point.shape != (domain.d,) or not domain.contains(point):
         raise option_error(method, "x0", x0, f"{domain.d} numbers inside the domain")
@@ -63,7 +64,7 @@ def scale_option(method: str, domain: Domain, value: float | Sequence[float] | A
         return np.full(domain.d, number(method, "scale", value, above=0))
     try:
         given = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         given = np.empty(0)
     if given.shape != (domain.d,) or not (np.isfinite(given) & (given > 0)).all():
         raise option_error(method, "scale", value, f"a finite number above 0, or {domain.d} of them")
@@ -77,12 +78,12 @@ def within(domain: Domain, size: Array | float) -> Array:
 
 def option_error(method: str, option: str, value: object, wanted: str) -> GfoError:
     """The error for an option's value that cannot be used."""
-    return GfoError(f"optimizer '{method}': {option} = {value!r} must be {wanted}")
+    return GfoError(f"optimizer '{method}': {option} = {shown(value)} must be {wanted}")
 
 
 def whole(method: str, option: str, value: Any, *, least: int = 1) -> int:
     """value as an int, if it is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+    if not fits(value, int) or value < least:
         raise option_error(method, option, value, f"a whole number of at least {least}")
     return int(value)
 
@@ -98,7 +99,7 @@ def number(
     most: float = np.inf,
 ) -> float:
     """value as a float, if it is a finite number > above, >= least, < below and <= most."""
-    real = isinstance(value, Real) and not isinstance(value, bool) and bool(np.isfinite(float(value)))
+    real = fits(value, float) and bool(np.isfinite(float(value)))
     if not (real and value > above and value >= least and value < below and value <= most):
         limits = [
             f"{word} {limit:g}"
@@ -109,8 +110,15 @@ def number(
     return float(value)
 
 
+def mapping(method: str, option: str, value: Any) -> dict[str, Any]:
+    """value as a dict, if it is a mapping of texts; empty for None."""
+    if not fits(value, Mapping[str, Any] | None):
+        raise option_error(method, option, value, "a mapping of names to values")
+    return dict(value or {})
+
+
 def one_of(method: str, option: str, value: Any, choices: Collection[str]) -> str:
     """value, if it is one of the choices."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise option_error(method, option, value, f"one of {', '.join(sorted(choices))}")
     return str(value)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gfo.core.checking import checked
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 from gfo.core.metric import LOSS, Metric
@@ -76,6 +77,7 @@ class Comparison(Tabled):
     x: str = "evaluations"
     notes: tuple[str, ...] = ()
 
+    @checked
     def plot(self, path: str | Path | None = None, *, x: str | None = None) -> Figure:
         """The lowest loss so far, of any candidate on train and of the snapshots on dev.
 
@@ -119,9 +121,10 @@ class Comparison(Tabled):
     def rows(self) -> list[dict[str, Any]]:
         """The table as numbers, a mapping for each group.
 
-        Keys: label, runs, scored (how many have test scores), evaluations, forward_tokens, seconds (means
-        over the runs), and (mean, sample standard deviation) as train_loss and as test_NAME for each metric;
-        the deviation of a single value is nan, and both are where there is none.
+        Keys: label, runs, scored (how many have test scores), evaluated and failed (candidates of all runs),
+        evaluations, forward_tokens, seconds (means over the runs), and (mean, sample standard deviation) as
+        train_loss and as test_NAME for each metric; the deviation of a single value is nan, and both are
+        where there is none.
         """
         return [_row(group) for group in self.groups]
 
@@ -138,6 +141,11 @@ class Comparison(Tabled):
             f"{row['label']}: {row['scored']} of {row['runs']} scored on test"
             for row in rows
             if row["scored"] < row["runs"] and metrics
+        ]
+        notes += [
+            f"{row['label']}: {row['failed']:,} of {row['evaluated']:,} candidates failed"
+            for row in rows
+            if row["failed"]
         ]
         return Table(header, tuple(cells), (*notes, *self.notes))
 
@@ -197,7 +205,9 @@ def _panel(axes: Any, curves: Mapping[str, Sequence[Curve]], looks: Mapping[str,
     for label, found in curves.items():
         colour, style = looks[label]
         grid, (low, median, high) = quartiles(found)
-        axes.plot(grid, median, color=colour, ls=style, lw=1.7, drawstyle="steps-post", label=label)
+        axes.plot(
+            grid, median, color=colour, ls=style, lw=1.7, drawstyle="steps-post", label=figures.text(label)
+        )
         if len(grid):  # an empty one that is not clipped takes all of the figure's room
             axes.plot(grid[-1:], median[-1:], "o", color=colour, ms=4, clip_on=False)
         if sum(len(x) > 0 for x, _ in found) > 1:
@@ -263,6 +273,8 @@ def _row(group: Group) -> dict[str, Any]:
     last = [run.steps[-1] if run.steps else NO_STEP for run in group.runs]
     scored = [run.test for run in group.runs if run.test]
     row: dict[str, Any] = {"label": group.label, "runs": len(group.runs), "scored": len(scored)}
+    losses = [loss for run in group.runs for step in run.steps for loss in step["loss"]]
+    row |= {"evaluated": len(losses), "failed": sum(loss is None for loss in losses)}
     for key in ("evaluations", "forward_tokens"):
         row[key] = float(np.mean([step[key] for step in last]))
     row["seconds"] = float(np.mean([run.seconds for run in group.runs]))

@@ -12,7 +12,7 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.ticker import FuncFormatter
 
-from gfo.core.errors import GfoError, unknown_name
+from gfo.core.errors import GfoError, printable, unknown_name
 from gfo.core.files import absolute, write_whole
 
 # Okabe and Ito 2008, without yellow, which is faint on white: told apart by colour-blind people too
@@ -64,6 +64,13 @@ class Figure(MatplotlibFigure):  # type: ignore[misc]
         if handles:
             loc = "outside right upper" if columns is None else "outside upper center"
             self.legend(handles, labels, loc=loc, ncols=columns or 1, frameon=False, fontsize=9)
+
+
+def text(words: str) -> str:
+    """Words of a user, such as a run's name, as matplotlib shows them as they are: it takes dollars for
+    formulas, and leaves what begins with "_" out of legends."""
+    shown = printable(words, keep="\n").replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def tidy(axes: Any) -> None:

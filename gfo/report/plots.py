@@ -151,7 +151,7 @@ def _score(axes: Any, dev: Sequence[tuple[float, Mapping[str, Any]]], metric: Me
         if share and high - low < LEAST_RANGE:
             low = min(max(0, (low + high - LEAST_RANGE) / 2), 100 - LEAST_RANGE)
             axes.set_ylim(low - 0.5, low + LEAST_RANGE + 0.5)
-    axes.set_ylabel(f"dev\n{metric.name}" + (" (%)" if share else ""))
+    axes.set_ylabel(figures.text(f"dev\n{metric.name}" + (" (%)" if share else "")))
 
 
 def _style(points: int, marker: str) -> dict[str, Any]:

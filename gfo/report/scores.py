@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gfo.core.domain import Array
-from gfo.core.errors import GfoError, check_name
+from gfo.core.errors import GfoError, check_name, printable
 from gfo.core.metric import Metric
 from gfo.core.protocols import Scores
 from gfo.core.registry import entries
@@ -51,7 +51,7 @@ class SplitScores(dict[str, float]):
 
     def __str__(self) -> str:
         shown = [f"{metric.name} {self.show(metric)}" for metric in metrics_named(self.metrics, self)]
-        return ", ".join([*shown, *([] if self.n is None else [f"n = {self.n:,}"])])
+        return printable(", ".join([*shown, *([] if self.n is None else [f"n = {self.n:,}"])]))
 
     def show(self, metric: Metric) -> str:
         """One of them, with its standard error."""

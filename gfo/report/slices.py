@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gfo.report.figures import Figure
 
 ALONG, ACROSS = (-0.5, 1.5), (-1.0, 1.0)  # of the plane, in units of the two directions
+MOST_POINTS = 1000  # along a side
 SHOWN = 0.9  # quantile of the losses up to which colours are told apart; hills above are one colour
 
 
@@ -135,8 +136,8 @@ def take_slice(
     Raises:
         GfoError: for too few points, or integer genes, which have no plane.
     """
-    if points < 2:
-        raise GfoError(f"slice: points = {points} must be at least 2")
+    if not 2 <= points <= MOST_POINTS:
+        raise GfoError(f"slice: points = {points} must be 2 to {MOST_POINTS:,}")
     if domain.integer.any():
         raise GfoError("slice: the search space has integer genes, between which there is no plane")
     a, b = np.linspace(*ALONG, points), np.linspace(*ACROSS, points)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from gfo.core.errors import printable
 from gfo.core.metric import Metric
 from gfo.report.scores import AllScores, SplitScores, metrics_named
 
@@ -26,7 +27,7 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        cells = [self.header, *self.rows] if self.rows else []
+        cells = [list(map(printable, row)) for row in (self.header, *self.rows)] if self.rows else []
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = [
             "  ".join(
@@ -35,7 +36,7 @@ class Table:
             ).rstrip()
             for row in cells
         ]
-        return "\n".join([*lines, *self.notes])
+        return "\n".join([*lines, *map(printable, self.notes)])
 
     def __repr__(self) -> str:
         return str(self)
@@ -44,7 +45,7 @@ class Table:
         def line(row: Sequence[str], tag: str) -> str:
             sides = ("left", *["right"] * (len(row) - 1))
             cells = (
-                f'<{tag} style="text-align: {side}">{escape(cell)}</{tag}>'
+                f'<{tag} style="text-align: {side}">{escape(printable(cell))}</{tag}>'
                 for cell, side in zip(row, sides, strict=True)
             )
             return f"<tr>{''.join(cells)}</tr>"
@@ -53,7 +54,7 @@ class Table:
         if self.rows:
             body = "".join(line(row, "td") for row in self.rows)
             table = f"<table><thead>{line(self.header, 'th')}</thead><tbody>{body}</tbody></table>"
-        return table + "".join(f"<div>{escape(note)}</div>" for note in self.notes)
+        return table + "".join(f"<div>{escape(printable(note))}</div>" for note in self.notes)
 
 
 class Tabled(ABC):

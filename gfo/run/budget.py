@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+from gfo.core.checking import checked
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Cost
 
 
+@checked
 @dataclass(frozen=True)
 class Budget:
     """Limits of a run; the first one reached ends it, and None is no limit.

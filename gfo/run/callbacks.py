@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gfo.core.checking import checked
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 from gfo.core.files import absolute, append, write_whole
@@ -111,6 +112,7 @@ class Callback:
         """After the last step, also when the run was interrupted or failed."""
 
 
+@checked
 class StopOnTarget(Callback):
     """Ends a run that has reached what was wanted.
 
@@ -144,6 +146,7 @@ class StopOnTarget(Callback):
         return f"target: {where} {metric.name} {value:.6g} reached {self.target:g}"
 
 
+@checked
 class EarlyStopping(Callback):
     """Ends a run whose scores on dev no longer improve.
 
@@ -179,6 +182,7 @@ class EarlyStopping(Callback):
         return f"early stopping: dev {self.metric} has not improved in {self.patience} readings"
 
 
+@checked
 class CSVLog(Callback):
     """Writes a table with a row a step, for spreadsheets; of a resumed run whole again.
 
@@ -209,6 +213,7 @@ class CSVLog(Callback):
         return None
 
 
+@checked
 class TensorBoard(Callback):
     """Writes scalars for TensorBoard (the extra `tensorboard`), by evaluations; of a resumed run whole again.
 

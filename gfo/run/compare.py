@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gfo.core.checking import checked
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.recording import NOT_RECORDED
 from gfo.report.comparison import Comparison, Group, RunValues, group_runs
@@ -47,6 +48,7 @@ class _Found:
         return [key.split(".")[0] for key, value in self.facts.items() if NOT_RECORDED in value]
 
 
+@checked
 def compare(
     runs: Sequence[RunLike] | Mapping[str, RunLike | Sequence[RunLike]], *, x: str = "evaluations"
 ) -> Comparison:

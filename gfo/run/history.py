@@ -72,6 +72,11 @@ class Step:
         return Cost(self.evaluations, self.forward_tokens, self.tokens_needed, self.search_seconds)
 
     @property
+    def failed(self) -> int:
+        """How many of its candidates failed."""
+        return sum(value is None for value in self.loss)
+
+    @property
     def mean_loss(self) -> float:
         """The mean over the candidates that did not fail; nan if all did."""
         good = [value for value in self.loss if value is not None]

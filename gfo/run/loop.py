@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gfo.core.checking import checked
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Evaluator, Optimizer, Planning, metrics_of
@@ -27,6 +28,7 @@ from gfo.run.signals import as_interrupts
 from gfo.run.sources import Live, Recorded, Source, repeat
 
 
+@checked
 def minimize(
     optimizer: Optimizer,
     evaluator: Evaluator | Callable[[Array], Array],

@@ -6,6 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
+from gfo.core.errors import printable
 from gfo.core.metric import LOSS, main_metric
 from gfo.report.scores import metrics_named
 from gfo.run.callbacks import Callback, Run
@@ -154,7 +155,7 @@ def describe(run: Run, *, short: bool = False) -> str:
     if dev:
         metric = main_metric(metrics_named(run.metrics, dev)) or LOSS
         parts.append(f"dev {metric.name} {metric.show(dev[metric.name])}")
-    return ", ".join(parts)
+    return printable(", ".join(parts))
 
 
 def _last_dev(run: Run) -> dict[str, float | None] | None:

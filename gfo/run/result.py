@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gfo.core.checking import checked
 from gfo.core.domain import Array, Domain
-from gfo.core.errors import GfoError
+from gfo.core.errors import GfoError, GfoWarning
 from gfo.core.files import absolute, make_folder, write_whole
 from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Cost, Evaluation, Evaluator, metrics_of
@@ -105,10 +106,16 @@ class Result(Tabled):
         return sum(step.known for step in self.history)
 
     @property
+    def failed(self) -> int:
+        """How many candidates of the search have no finite loss."""
+        return sum(step.failed for step in self.history)
+
+    @property
     def metrics(self) -> tuple[Metric, ...]:
         """What the scores are, "loss" first."""
         return metrics_of(self.evaluator)
 
+    @checked
     def score(self, split: str = "test") -> SplitScores:
         """Metrics of the result on a split; the starting point is scored with it.
 
@@ -126,6 +133,7 @@ class Result(Tabled):
             self._write_json(self.folder)
         return self.scores["after"][split]
 
+    @checked
     def answers(self, split: str = "test") -> dict[str, list[str]]:
         """What the model writes for each row of a split, as the metric reads it, "before" and "after".
 
@@ -147,6 +155,7 @@ class Result(Tabled):
                 raise GfoError(f"answers: the point {when} the search failed; its logits are not finite")
         return {when: task.answer_texts(tokens) for when, tokens in found.items()}
 
+    @checked
     def plot(self, path: str | Path | None = None, *, x: str = "evaluations") -> Figure:
         """Training loss of the population, loss and score on dev, spread of the candidates.
 
@@ -164,6 +173,7 @@ class Result(Tabled):
 
         return plot_history([asdict(step) for step in self.history], path, x=x, metrics=self.metrics)
 
+    @checked
     def plot_slice(
         self,
         path: str | Path | None = None,
@@ -210,6 +220,7 @@ class Result(Tabled):
         self.scoring += found.cost
         return found.plot(path)
 
+    @checked
     def nearest_words(self, k: int = 5) -> Table:
         """The k words of the vocabulary nearest to each token of the soft prompt found, with their cosines.
 
@@ -234,6 +245,9 @@ class Result(Tabled):
         """Scores before and after, cost, why the run ended and how the result was chosen."""
         loss = "none was finite" if self.loss is None else f"{LOSS.show(self.loss)}, the lowest found"
         notes = [f"train loss: {loss}"]
+        if self.failed:
+            total = sum(len(step.loss) for step in self.history)
+            notes.append(f"failed:     {self.failed:,} of {total:,} candidates")
         for name, cost in (("search", self.cost), ("scoring", self.scoring)):
             tokens = f"{cost.forward_tokens:,} forward tokens, " if cost.forward_tokens else ""
             notes.append(f"{name + ':':<12}{cost.candidates:,} evaluations, {tokens}{cost.seconds:,.0f} s")
@@ -258,6 +272,7 @@ class Result(Tabled):
             raise GfoError("nearest_words: the space has no soft prompt; take SoftPrompt for one")
         return delta.prompt[0], model
 
+    @checked
     def export_peft(self, folder: str | Path) -> Exported:
         """Write the result as an adapter that `peft.PeftModel.from_pretrained` loads.
 
@@ -272,6 +287,7 @@ class Result(Tabled):
         """
         return self._export("peft", folder)
 
+    @checked
     def export_merged(self, folder: str | Path) -> Exported:
         """Write the whole model with the result in its weights, and its tokenizer; else as `export_peft`."""
         return self._export("merged", folder)
@@ -291,7 +307,7 @@ class Result(Tabled):
 
         written = export(self.evaluator, self.z, form, folder)
         for note in written.notes:
-            warnings.warn(f"{folder}: {note}", stacklevel=3)
+            warnings.warn(f"{folder}: {note}", GfoWarning, stacklevel=4)
         return written
 
     def summary(self) -> dict[str, Any]:
@@ -307,6 +323,7 @@ class Result(Tabled):
             "steps": len(self.history),
             "point": point_checksum(self.z),
             "known": self.known,
+            "failed": self.failed,
             "cost": asdict(self.cost),
             "scoring_cost": asdict(self.scoring),
             **self.record,
@@ -315,6 +332,7 @@ class Result(Tabled):
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
+    @checked
     def save(self, folder: str | Path) -> Path:
         """Write result.json, the best point and the plot into a folder, which becomes the run's.
 

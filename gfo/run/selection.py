@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gfo.core.checking import checked
 from gfo.core.domain import Array
 from gfo.core.errors import check_name
 from gfo.core.metric import LOSS, Metric
@@ -17,6 +18,7 @@ ScoreOnDev = Callable[[Array], Scores]
 POINTS = ("recommendation", "incumbent")
 
 
+@checked
 @dataclass(frozen=True)
 class Selection:
     """Which of the points scored on dev becomes the result.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gfo import optimizers
+from gfo.core.checking import checked
 from gfo.core.protocols import BoundTask, Optimizer, SearchSpace, Task
 from gfo.core.recording import description, options_of, plain
 from gfo.core.seeding import stream_seed
@@ -29,6 +30,7 @@ DEV_EVERY = 5
 WHERE = ("key", "split", "numbers")  # of a batch: where its rows come from, and not what they are
 
 
+@checked
 def tune(
     model: FrozenModel,
     task: Task,

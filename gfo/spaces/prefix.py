@@ -68,9 +68,10 @@ class Prefix:
     ) -> None:
         import torch
 
-        if not model.causal:
+        if not getattr(model, "causal", False):
+            name = getattr(model, "name", model)
             raise GfoError(
-                f"space: a prefix needs a decoder, which keeps keys and values; '{model.name}' is none: take "
+                f"space: a prefix needs a decoder, which keeps keys and values; '{name}' is none: take "
                 "SoftPrompt or DeepPrompt"
             )
         self.tokens = at_least_one("tokens", tokens)

@@ -78,7 +78,7 @@ class Generation:
         metric: str | Score | Metric = "exact_match",
         pattern: str | None = None,
         max_tokens: int = 32,
-        stop: Sequence[str] = ("\n",),
+        stop: str | Sequence[str] = ("\n",),
         temperature: float = 0.0,
         **rows: Unpack[RowOptions],
     ) -> None:
@@ -247,7 +247,7 @@ class BoundGeneration(BoundRows):
         """Warn once in the life of a bound task, which is a run."""
         if not self._warned:
             self._warned = True
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
+            warnings.warn(text, GfoWarning, stacklevel=2)
 
 
 def _compiled(pattern: str | None, metric: Any) -> re.Pattern[str] | None:

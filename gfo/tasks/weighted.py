@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from gfo.core.checking import checked
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.metric import LOSS, Metric
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@checked
 @dataclass(frozen=True)
 class Constraint:
     """A bound on a metric of a task; what goes beyond it is added to the loss, times the penalty.
@@ -77,7 +79,7 @@ class Weighted:
         constraints: Sequence[Constraint] = (),
         names: Sequence[str] | None = None,
     ) -> None:
-        if not tasks:
+        if not len(tasks):
             raise GfoError("tasks: there are none; give at least one with its weight")
         self.names = [f"task{i}" for i in range(1, len(tasks) + 1)] if names is None else list(names)
         _check_parts(tasks, self.names)

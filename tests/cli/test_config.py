@@ -80,11 +80,11 @@ def test_the_demo_config_names_data_that_exist():
         ('task={kind="generation", train="t"}', "'task.template' is missing"),
         (
             'task={kind="generation", train="t", template="", stop=3}',
-            "task.stop = 3: input should be a valid list",
+            "task.stop = 3: input should be a valid string",
         ),
         (
             'task={kind="generation", train="t", template="", stop=[3]}',
-            "task.stop.0 = 3: input should be a valid str",
+            r"task.stop = \[3\]: input should be a valid string",
         ),
         ("task=3", r"task = 3; write a section \[task\]"),
         ("task.limits.test=x", "task.limits.test = 'x': input should be a valid integer"),

@@ -59,9 +59,7 @@ def test_bad_bounds(low, high, integer, parts):
     assert all(part in str(error.value) for part in parts)
 
 
-@pytest.mark.parametrize(
-    "shapes", [((2,), (3,), (2,)), ((2,), (2,), (3,)), ((0,),) * 3, ((1, 2),) * 3, ((),) * 3]
-)
+@pytest.mark.parametrize("shapes", [((2,), (3,), (2,)), ((2,), (2,), (3,)), ((0,),) * 3, ((1, 2),) * 3])
 def test_bad_shapes(shapes):
     low, high, integer = (np.full(shape, value) for shape, value in zip(shapes, (0, 1, False), strict=True))
     with pytest.raises(GfoError, match="must be one-dimensional, of one length and not empty"):

@@ -62,7 +62,7 @@ def test_arguments_with_their_defaults_and_not_the_attributes():
     }  # fmt: skip
     assert description(Own()) == {"kind": "Own", "arguments": NOT_RECORDED}
     assert description(Bare()) == {"kind": "Bare", "arguments": NOT_RECORDED}
-    with pytest.raises(TypeError, match="missing 1 required positional argument: 'size'"):
+    with pytest.raises(gfo.GfoError, match="Thing: missing a required argument: 'size'"):
         Thing("a model")
 
 

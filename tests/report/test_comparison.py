@@ -216,3 +216,13 @@ def test_a_method_keeps_its_colour():
     assert alone["cma (2 seeds)"] == first["cma"]
     many = colours(Comparison(tuple(Group(f"method {i}", (low,)) for i in range(7))).plot())
     assert len(set(many.values())) == 7
+
+
+@pytest.mark.parametrize("name", ["$", "a$b$", r"$\frac$", "_hidden", "a\x1b[31m", "[bold]a", "<b>", "\\$x"])
+def test_names_are_shown_as_they_are(tmp_path, name):
+    steps = run([1.0, 0.5]).steps
+    comparison = Comparison((Group(name, (RunValues(steps, {}, 1.0),)),))
+    legend = comparison.plot(tmp_path / "plot.svg").legends[0]
+    assert len(legend.get_texts()) == 1
+    assert "\x1b" not in str(comparison) + comparison._repr_html_()
+    assert "<b>" not in comparison._repr_html_()

@@ -1,6 +1,7 @@
 """Each failure has an outcome and a line: nan losses, exceptions, memory that runs out, a full disk."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -173,3 +174,22 @@ def test_a_run_out_of_memory_goes_on_with_smaller_passes_and_so_does_one_resumed
     settled = json.loads((tmp_path / "short" / "run.json").read_text())["evaluator"]
     assert settled["tokens_at_once"] == short["tokens"]
     assert run("short", 0, 2)["tokens"] == short["tokens"]
+
+
+def test_failures_are_counted_where_results_are_shown(tmp_path):
+    def half(z):
+        return [math.nan if i % 2 else 1.0 + value for i, value in enumerate((z**2).sum(1))]
+
+    def minimized(function, out):
+        optimizer = gfo.optimizers.make("random", domain=gfo.Domain.unbounded(2), seed=0, population=4)
+        return gfo.minimize(optimizer, function, budget=gfo.Budget(evaluations=12), out=tmp_path / out)
+
+    result, whole = minimized(half, "half"), minimized(lambda z: (z**2).sum(1), "whole")
+    assert "failed:     6 of 12 candidates" in str(result)
+    assert "failed" not in str(whole)
+    records = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("half", "whole")]
+    assert [record["failed"] for record in records] == [6, 0]
+    compared = gfo.compare({"half": [result, result], "whole": tmp_path / "whole"})
+    assert "half: 6 of 12 candidates failed" in str(compared)
+    assert "whole: " not in str(compared)
+    assert [row["failed"] for row in compared.rows()] == [6, 0]

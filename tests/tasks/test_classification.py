@@ -124,10 +124,16 @@ def test_all_rows_without_a_batch_size():
     assert task.batch("train", 0).key == task.batch("train", 7).key == task.all_rows("train").key
 
 
-@pytest.mark.parametrize("word", ["", " ", "\n", None, 3])
+@pytest.mark.parametrize("word", ["", " ", "\n"])
 def test_empty_label_word(word):
     labels = {"bad": " terrible", "good": word}
     refused(lambda: bound(labels=labels), "labels", "'good'", repr(word), "give it some text")
+
+
+@pytest.mark.parametrize("word", [None, 3, [3]])
+def test_label_word_that_is_no_text(word):
+    labels = {"bad": " terrible", "good": word}
+    refused(lambda: bound(labels=labels), "labels['good']", "give a text")
 
 
 def test_label_word_without_tokens():

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import sys
 
 import datasets
@@ -388,3 +389,56 @@ def test_rows_that_come_with_gfo():
     assert {row["label"] for row in splits["dev"]} == {"negative", "positive"}
     with pytest.raises(GfoError, match=r"none\.jsonl"):
         load("gfo:sentiment/none.jsonl")
+
+
+DEEP = "[" * 3000 + "]" * 3000
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (f'{{"text": {DEEP}}}', ["line 2", "deep in each other"]),
+        (f'{{"text": {DEEP[2800:-2800]}}}', ["line 2", "deep in each other"]),
+        (f'{{"text": {"1" * 5000}}}', ["line 2", "thousands of digits"]),
+        (r'{"text": "\ud800"}', ["row 2", "half a character"]),
+        (r'{"text": ["a", "b\udc00"]}', ["row 2", "half a character"]),
+        (r'{"a\udfff": "b"}', ["row 2", "half a character"]),
+    ],
+)
+def test_json_that_python_reads_badly(tmp_path, text, parts):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"text": "a"}}\n{text}\n')
+    refused(path, *parts)
+    path.write_text(f'[{{"text": "a"}}, {text}]')
+    refused(path, parts[-1])
+    path.write_text(f'{{"text": "a"}}\n{{"text": [[[{"1" * 4000}]], "\\ud83d\\ude00"]}}\n')
+    assert load(path)[1]["text"][1] == "😀"
+
+
+def test_half_characters_in_rows_of_python():
+    refused([{"text": "a"}, {"text": "b\ud800"}], "row 2", "half a character")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.parquet", "rows.json.gz"])
+def test_what_may_never_end_is_not_read(tmp_path, name):
+    path = tmp_path / name
+    for target in ("/dev/zero", "/dev/full", "/dev/stdin"):
+        path.symlink_to(target)
+        refused(path, "cannot read", "no regular file")
+        path.unlink()
+    os.mkfifo(path)
+    refused(path, "cannot read", "no regular file")
+
+
+def test_parquet_rows_that_cannot_be_read(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    offsets, letters = (pyarrow.py_buffer(each) for each in (b"\0\0\0\0\2\0\0\0\4\0\0\0", b"ok\xff\xfe"))
+    columns = {
+        "text": (pyarrow.StringArray.from_buffers(2, offsets, letters), "utf-8"),
+        "date": (pyarrow.array([0, 2**62], pyarrow.timestamp("us")), "out of range"),
+    }
+    for name, (column, words) in columns.items():
+        parquet.write_table(pyarrow.table({name: column}), tmp_path / "rows.parquet")
+        refused(tmp_path / "rows.parquet", "row 2 cannot be read", words)

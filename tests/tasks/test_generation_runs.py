@@ -10,7 +10,7 @@ import torch
 
 import gfo
 from gfo.config import load_config
-from gfo.core.errors import GfoError
+from gfo.core.errors import GfoError, GfoWarning
 from gfo.run.files import write_json
 
 ROWS = [
@@ -121,7 +121,7 @@ def test_a_function_that_fails_does_not_end_a_run(tiny):
     task = gfo.Generation(ROWS, template=TEMPLATE, metric=function, max_tokens=MOST)
     space = gfo.SoftPrompt(model, tokens=3, dim=8)
     budget = gfo.Budget(evaluations=40)
-    with pytest.warns(RuntimeWarning, match=r"candidate 4 of \d+.*RuntimeError: out of luck") as told:
+    with pytest.warns(GfoWarning, match=r"candidate 4 of \d+.*RuntimeError: out of luck") as told:
         result = gfo.tune(model, task, space, budget=budget, progress=False)
     assert len(told) == 1
     losses = [loss for step in result.history for loss in step.loss]

@@ -176,7 +176,7 @@ def test_scored_once():
         (["spearman"], ("'spearman' needs labels that are numbers", "mcc")),
         ("mcc", ("metrics = 'mcc'", "give a list")),
         ([gfo.Metric("mine")], ("no gfo.Metric with a function",)),
-        ([3], ("metrics: 3 is no name",)),
+        ([3], ("metrics[0] = 3", "give a text or a Metric")),
         ([gfo.Metric("accuracy", function=len)], ("'accuracy' is there already",)),
         ([gfo.Metric("loss", function=len)], ("'loss' is there already",)),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from gfo.spaces.parts.targets import HasLinears
 from gfo.spaces.parts.words import HasContextLength, measured_words
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 CLIPPINGS, CLIP_AT = 5, 3.0  # times that values are clipped at mean +- 3 standard deviations
 
 
+@runtime_checkable
 class HasHiddenStates(HasContextLength, Protocol):
     """A model whose hidden states can be had."""
 
@@ -26,6 +27,7 @@ class HasHiddenStates(HasContextLength, Protocol):
     def hidden_states(self, ids: Tensor) -> list[Tensor]: ...
 
 
+@runtime_checkable
 class HasModules(HasLinears, HasHiddenStates, Protocol):
     """A model whose modules can be had."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ Layers = str | Sequence[int] | None
 
 def positive(name: str, value: float) -> float:
     """The value, if it is a finite number above 0."""
-    if not (np.isfinite(value) and value > 0):
+    if not (math.isfinite(value) and value > 0):
         raise GfoError(f"space: {name} = {value} must be a positive number")
     return value
 

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from gfo.core.errors import GfoError
 from gfo.core.reading import parse_json, read_text
@@ -32,6 +32,7 @@ OTHER_LORA = (
 )
 
 
+@runtime_checkable
 class HasEmbeddings(Embeds, Protocol):
     """What a prompt's file needs of a model."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from gfo.core.errors import GfoError
 from gfo.spaces.parts.options import Layers, select_layers
@@ -25,6 +25,7 @@ class Linear(Protocol):
     def layer(self) -> int: ...
 
 
+@runtime_checkable
 class HasLinears(Protocol):
     """What a space on linear modules needs of a model."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from gfo.core.errors import GfoError
 from gfo.core.seeding import stream
@@ -15,6 +15,7 @@ SCALE_SAMPLE = 4096  # word embeddings from which their spread is measured
 MEASURED_WORDS = 128  # of which hidden states, keys and values are measured
 
 
+@runtime_checkable
 class Embeds(Protocol):
     """What prompts need of a model."""
 
@@ -29,6 +30,7 @@ class Embeds(Protocol):
     def embed(self, ids: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
 class HasContextLength(Embeds, Protocol):
     """A model that tells how many tokens it takes."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -16,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from gfo.core.checking import checked
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.protocols import Tokenizer
-from gfo.core.reading import decoded, parse_json, read_bytes
+from gfo.core.reading import decoded, encodable, parse_json, read_bytes
 from gfo.core.seeding import stream
 from gfo.tasks.parts.templates import Template
 
@@ -32,6 +34,7 @@ MOST_BYTES = 2**32  # of a file of rows, unpacked
 _HUB_ID = re.compile(r"hub:(?P<id>[^:]+)(:(?P<config>[^:\[]+))?:(?P<split>[^:\[]+(\[[^\]]*\])?)")
 
 
+@checked
 def load(
     source: Source,
     name: str = "rows",
@@ -87,6 +90,11 @@ def _all_rows(source: Source, name: str) -> tuple[list[Row], str]:
             raise GfoError(
                 f"{where}: row {number} is a {type(row).__name__}; give mappings of field to value"
             )
+        if not encodable(dict(row)):
+            raise GfoError(
+                f"{where}: row {number} has half a character (a lone surrogate), which no tokenizer reads; "
+                "mend the text"
+            )
     if not rows:
         raise GfoError(f"{where} has no rows; give at least one example")
     return rows, where
@@ -99,6 +107,7 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
+@checked
 def few_shot(
     rows: Iterable[Row], k: int, label_field: str = "label", seed: int = 0
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -179,6 +188,7 @@ class LengthStatistics:
         )
 
 
+@checked
 def length_statistics(rows: Iterable[Row], template: str, model: Tokenizer) -> LengthStatistics:
     """How many tokens of a model the rows have in a template.
 
@@ -274,10 +284,28 @@ def _read_parquet(content: bytes, path: Path, name: str) -> list[Any]:
     except ImportError:
         raise _no_datasets(name, path) from None
     try:
-        rows: list[Any] = parquet.read_table(BufferReader(content)).to_pylist()
-    except (ArrowException, OSError, ValueError) as error:  # a ValueError for texts that are not UTF-8
+        table = parquet.read_table(BufferReader(content))
+    except Exception as error:  # of many kinds, for files that are damaged
         raise GfoError(f"{name}: {path} is not Parquet ({_first_line(error)}); write it again") from None
+    rows: list[Any] = []
+    for batch in table.to_batches():
+        try:
+            rows += batch.to_pylist()
+        except (ArrowException, ValueError, OverflowError) as error:  # bad UTF-8, dates that Python has not
+            raise GfoError(
+                f"{name}: {path} row {len(rows) + _unreadable(batch)} cannot be read "
+                f"({_first_line(error)}); mend it"
+            ) from None
     return rows
+
+
+def _unreadable(batch: Any) -> int:
+    """The number of the first row of a table that cannot be read, from 1."""
+    good = 0
+    with contextlib.suppress(Exception):
+        while batch.slice(good, 1).to_pylist():
+            good += 1
+    return good + 1
 
 
 def _read_hub(source: str, name: str) -> list[Any]:

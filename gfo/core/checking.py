@@ -1,0 +1,261 @@
+"""Arguments of public functions and classes are checked against their type hints, when they are called.
+
+What a hint cannot say, such as a range, is the function's to check. numpy's numbers are numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from gfo.core.errors import GfoError, shown, unknown_name
+from gfo.core.hints import Unseen, hints_of, options_of
+from gfo.core.reading import encodable
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+HUGE = 2**63  # no count and no seed is as large, and numpy has none
+MOST_LOOKED_AT = 10_000  # elements of a list
+WORDS: dict[Any, tuple[str, str]] = {
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    bool: ("True or False", "True or False"),
+    str: ("a text", "texts"),
+    type(None): ("None", "None"),
+    Any: ("a value", "values"),
+    Callable: ("a function", "functions"),
+    np.ndarray: ("an array of numbers", "arrays of numbers"),
+    Mapping: ("a mapping", "mappings"),
+    tuple: ("a tuple", "tuples"),
+    Sequence: ("a list", "lists"),
+    Iterable: ("a list", "lists"),
+}
+"""Type -> one of it and several, in words."""
+LISTS = (Mapping, Sequence, Iterable, tuple, list)
+ARGUMENTS = {"model": "a model of gfo.load_model or gfo.freeze"}
+"""Argument -> what it is in words, where its type's name says less."""
+
+
+def checked(thing: F) -> F:
+    """Decorator of a function, or of a class for its constructor: wrong arguments end in a GfoError.
+
+    The error names the argument, the value, and what the type hint wants; also for arguments that are
+    missing or unknown. numpy's numbers arrive as Python's.
+    """
+    if inspect.isclass(thing):
+        init: Any = thing.__init__
+        setattr(thing, "__init__", _guarded(init, thing.__name__))  # noqa: B010
+        return thing
+    guarded: F = _guarded(thing, thing.__qualname__)
+    return guarded
+
+
+def _guarded(function: Callable[..., Any], name: str) -> Any:
+    """The function, behind a check of its arguments."""
+    check = Check(function, name)
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **options: Any) -> Any:
+        given = check(args, options)
+        return function(*given.args, **given.kwargs)
+
+    return guarded
+
+
+class Check:
+    """The check of a function's arguments.
+
+    Args:
+        function: whose hints decide; they are read at the first call.
+        name: what errors call it.
+    """
+
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        self._function, self._name = function, name
+        self.signature = inspect.signature(function)
+
+    @functools.cached_property
+    def _hints(self) -> dict[str, Any]:
+        return hints_of(self._function)
+
+    def __call__(self, args: Sequence[Any], options: Mapping[str, Any]) -> inspect.BoundArguments:
+        """The arguments by name.
+
+        Raises:
+            GfoError: for arguments that are missing, unknown or of a wrong type.
+        """
+        self._only_known(options)
+        try:
+            given = self.signature.bind(*args, **options)
+        except TypeError as error:
+            raise GfoError(f"{self._name}: {error}; its arguments are {self._arguments()}") from None
+        for name, value in given.arguments.items():
+            parameter, hint = self.signature.parameters[name], self._hints.get(name, Any)
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                given.arguments[name] = tuple(self._checked(name, each, hint) for each in value)
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                kinds = options_of(hint) or dict.fromkeys(value, hint)
+                given.arguments[name] = {
+                    key: self._checked(key, each, kinds[key]) for key, each in value.items()
+                }
+            elif value is not parameter.default:
+                given.arguments[name] = self._checked(name, value, hint)
+        return given
+
+    def _only_known(self, options: Mapping[str, Any]) -> None:
+        known = [n for n, p in self.signature.parameters.items() if p.kind is not p.VAR_KEYWORD]
+        for name, parameter in self.signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                more = options_of(self._hints.get(name, Any))
+                if more is None:
+                    return
+                known += more
+        for name in options:
+            if name not in known:
+                raise GfoError(f"{self._name}: {unknown_name('argument', name, set(known) - {'self'})}")
+
+    def _arguments(self) -> str:
+        names = [n for n in self.signature.parameters if n not in ("self", "cls")]
+        return ", ".join(names) or "none"
+
+    def _checked(self, name: str, value: Any, hint: Any) -> Any:
+        """The value, a number of numpy's as Python's; the text of a wrong one is cut short."""
+        if not fits(value, hint):
+            where, wrong, hint = _culprit(name, value, hint)
+            wanted = ARGUMENTS.get(where) or words(hint)
+            if isinstance(wrong, float) and wrong.is_integer() and fits(int(wrong), hint):
+                wanted = str(int(wrong))
+            raise GfoError(f"{self._name}: {where} = {shown(wrong)}; give {wanted}")
+        return value.item() if isinstance(value, np.generic) else value
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the type; of hints that cannot be told at run time all are."""
+    check = CHECKS.get(hint) or CHECKS.get(get_origin(hint))
+    return _is_a(value, get_origin(hint) or hint) if check is None else check(value, get_args(hint))
+
+
+def _is_a(value: Any, cls: Any) -> bool:
+    """Whether a value is of a class, or has what a protocol wants; a class has it for no object."""
+    if not isinstance(cls, type) or issubclass(cls, Unseen):
+        return True
+    if getattr(cls, "_is_protocol", False):
+        known = vars(cls).get("_is_runtime_protocol", False)  # not inherited
+        return not isinstance(value, type) and (not known or isinstance(value, cls))
+    return isinstance(value, cls)
+
+
+def _whole(value: Any, inner: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) < HUGE
+
+
+def _number(value: Any, inner: Any) -> bool:
+    """Not nan, and not more than a float holds."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return not math.isnan(float(value))
+    except OverflowError:
+        return False
+
+
+def _one_of_values(value: Any, inner: tuple[Any, ...]) -> bool:
+    return any(isinstance(value, type(each)) and value == each for each in inner)
+
+
+def _mapping(value: Any, inner: tuple[Any, ...]) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    return not inner or all(fits(key, inner[0]) and fits(each, inner[1]) for key, each in value.items())
+
+
+def _array(value: Any, inner: tuple[Any, ...]) -> bool:
+    """Lists, too: who makes arrays of them says what cannot be one."""
+    return _indexed(value, ())
+
+
+def _indexed(value: Any, inner: tuple[Any, ...]) -> bool:
+    """What has a length and can be indexed, as arrays can. Rows are not looked at: who reads them says which
+    is wrong."""
+    indexed = hasattr(value, "__len__") and hasattr(value, "__getitem__")
+    if isinstance(value, NO_LISTS) or not indexed or getattr(value, "ndim", 1) == 0:
+        return False
+    looked_at = isinstance(value, Sequence | np.ndarray) and inner and get_origin(inner[0]) is not Mapping
+    return not looked_at or all(fits(each, inner[0]) for each in value[:MOST_LOOKED_AT])
+
+
+def _iterable(value: Any, inner: tuple[Any, ...]) -> bool:
+    if isinstance(value, Sequence | np.ndarray | np.generic):
+        return _indexed(value, inner)
+    return isinstance(value, Iterable) or (hasattr(value, "__getitem__") and not isinstance(value, type))
+
+
+def _tuple(value: Any, inner: tuple[Any, ...]) -> bool:
+    if not isinstance(value, tuple) or Ellipsis in inner:
+        return isinstance(value, tuple) and _indexed(value, inner)
+    return not inner or (len(value) == len(inner) and all(map(fits, value, inner)))
+
+
+NO_LISTS = (str, bytes, Mapping, type, np.generic)
+CHECKS: dict[Any, Callable[[Any, tuple[Any, ...]], bool]] = {
+    **dict.fromkeys((Any, ArrayLike), lambda value, inner: True),  # what is no array, who makes one says
+    type(None): lambda value, inner: value is None,
+    **dict.fromkeys((Union, types.UnionType), lambda value, inner: any(fits(value, each) for each in inner)),
+    Literal: _one_of_values,
+    int: _whole,
+    float: _number,
+    bool: lambda value, inner: isinstance(value, bool | np.bool_),
+    str: lambda value, inner: isinstance(value, str) and encodable(value),  # what no tokenizer reads is none
+    Callable: lambda value, inner: callable(value),
+    Mapping: _mapping,
+    Sequence: _indexed,
+    Iterable: _iterable,
+    tuple: _tuple,
+    np.ndarray: _array,
+}
+"""Type, or origin of one -> whether a value is of it with these arguments."""
+
+
+def _culprit(name: str, value: Any, hint: Any) -> tuple[str, Any, Any]:
+    """Where in a wrong value the first wrong part is, that part, and what it should be."""
+    for each in get_args(hint) if CHECKS.get(get_origin(hint)) is CHECKS[Union] else (hint,):
+        for key, part, wanted in _parts(value, each):
+            if not fits(part, wanted):
+                return _culprit(f"{name}[{key!r}]", part, wanted)
+    return name, value, hint
+
+
+def _parts(value: Any, hint: Any) -> Iterable[tuple[Any, Any, Any]]:
+    """(key, part, the part's type) of a mapping, a list or a tuple that is one by its type, too."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Mapping and isinstance(value, Mapping):
+        return ((key, part, inner[1]) for key, part in value.items())
+    if origin is Sequence and isinstance(value, list | tuple):
+        return ((i, part, inner[0]) for i, part in enumerate(value))
+    if origin is tuple and isinstance(value, tuple) and len(value) == len(inner):
+        return ((i, *pair) for i, pair in enumerate(zip(value, inner, strict=True)))
+    return ()
+
+
+def words(hint: Any, several: bool = False) -> str:
+    """What a type is, in words: "a whole number or None", "a list of texts"; of lists in lists no more."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        *most, last = dict.fromkeys(words(each, several) for each in inner)
+        return f"{', '.join(most)} or {last}" if most else last
+    if origin is Literal:
+        return " or ".join(map(repr, inner))
+    outer = origin or hint
+    name = getattr(outer, "__name__", "value")
+    one, more = WORDS.get(outer, (f"{'an' if name[0] in 'AEIO' else 'a'} {name}", f"{name}s"))
+    if several or not inner or outer not in LISTS:
+        return more if several else one
+    return f"{one} of {' to '.join(words(each, True) for each in inner if each is not Ellipsis)}"

@@ -1,0 +1,77 @@
+"""Many wrong inputs, their outcomes counted; of a whole run the figures are kept as JSON."""
+
+import contextlib
+import json
+import os
+import signal
+import time
+import traceback
+import warnings
+from collections import Counter
+from pathlib import Path
+
+from gfo.core.errors import GfoError
+
+SECONDS = 10  # that no input may take
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "results" / "stress"
+
+
+class HangError(BaseException):
+    """An input that took longer; no `except Exception` catches it."""
+
+
+@contextlib.contextmanager
+def at_most(seconds):
+    """Raise HangError in what takes longer."""
+
+    def stop(number, frame):
+        raise HangError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Outcomes:
+    """What came of the inputs of one kind."""
+
+    def __init__(self):
+        self.counts, self.lines, self.bad, self.slowest = Counter(), set(), [], 0.0
+
+    def of(self, call, what):
+        """Call it; anything but a result or a GfoError of one line is kept with `what` it was."""
+        start = time.perf_counter()
+        try:
+            with warnings.catch_warnings(), at_most(SECONDS):
+                warnings.simplefilter("ignore")
+                call()
+            self.counts["taken"] += 1
+        except GfoError as error:
+            self.counts["refused in a line"] += 1
+            self.lines.add(str(error))
+            if len(str(error).splitlines()) != 1:
+                self.bad.append(f"{what}: {error!r}")
+        except (Exception, HangError) as error:
+            self.counts["else"] += 1
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(where.filename).name}:{where.lineno}"
+            self.bad.append(f"{what}: {type(error).__name__}: {str(error)[:150]} ({place})")
+        self.slowest = max(self.slowest, time.perf_counter() - start)
+
+    def write(self, name, whole):
+        """Keep the figures of a whole run; `GFO_STRESS_BAD` names a file for what went wrong."""
+        if "GFO_STRESS_BAD" in os.environ:
+            Path(os.environ["GFO_STRESS_BAD"]).write_text("\n".join(self.bad) + "\n")
+        if whole:
+            FOLDER.mkdir(parents=True, exist_ok=True)
+            record = {
+                "inputs": sum(self.counts.values()),
+                **{key: self.counts[key] for key in ("taken", "refused in a line", "else")},
+                "different lines": len(self.lines),
+                "slowest, seconds": round(self.slowest, 2),
+            }
+            (FOLDER / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
