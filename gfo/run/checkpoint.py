@@ -71,7 +71,7 @@ class Checkpoint:
             then, now = upgraded(folder, self._then, _json(terms))
             check_terms(folder, then, now, same_gfo=self._same_gfo)
             if isinstance(run.evaluator, Resumable) and self._then.get("evaluator"):
-                run.evaluator.use(self._then["evaluator"])
+                _use(run.evaluator, self._then["evaluator"], folder)
             if not run.history.checked:
                 run.history.seal()
         else:
@@ -290,6 +290,20 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[s
         for each in (then, now)
     )
     return [(key, old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)]
+
+
+def _use(evaluator: Resumable, settings: dict[str, Any], folder: Path) -> None:
+    """Let the evaluator decide as it did in the run.
+
+    Raises:
+        GfoError: for settings that it does not have.
+    """
+    try:
+        evaluator.use(settings)
+    except (KeyError, TypeError, ValueError) as error:
+        raise GfoError(
+            f"{folder / RUN}: evaluator = {settings} is of another evaluator ({error!r}); begin a new run"
+        ) from None
 
 
 def _keys(terms: Mapping[str, Any]) -> set[str]:
