@@ -80,7 +80,7 @@ class Checkpoint:
             check_terms(folder, then, now, same_gfo=self._same_gfo)
             run.memo = Memo() if self._then.get("memo") else None
             if isinstance(run.evaluator, Resumable) and self._then.get("evaluator"):
-                run.evaluator.use(self._then["evaluator"])
+                _use(run.evaluator, self._then["evaluator"], folder)
             if not run.history.checked:
                 run.history.seal()
         else:
@@ -363,6 +363,20 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[s
         for each in (then, now)
     )
     return [(key, old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)]
+
+
+def _use(evaluator: Resumable, settings: dict[str, Any], folder: Path) -> None:
+    """Let the evaluator decide as it did in the run.
+
+    Raises:
+        GfoError: for settings that it does not have.
+    """
+    try:
+        evaluator.use(settings)
+    except (KeyError, TypeError, ValueError) as error:
+        raise GfoError(
+            f"{folder / RUN}: evaluator = {settings} is of another evaluator ({error!r}); begin a new run"
+        ) from None
 
 
 def _keys(terms: Mapping[str, Any]) -> set[str]:

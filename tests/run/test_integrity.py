@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import gfo
+from gfo.run.evaluate import FunctionEvaluator
 from gfo.run.files import FORMAT, checksum_of, read_json, write_json
 from gfo.run.history import History
 from gfo.run.integrity import check_folder
@@ -129,6 +130,23 @@ def test_results_that_hold_something_else(tmp_path, change, where):
     write_json(tmp_path / "result.json", read_json(tmp_path / "result.json") | change)
     refused(lambda: read_result(tmp_path), f"result.json: {where}: ")
     refused(lambda: gfo.compare([tmp_path]), f"result.json: {where}: ")
+
+
+def test_settings_of_another_evaluator(tmp_path):
+    class Settled(FunctionEvaluator):
+        def settings(self):
+            return {"size": 1}
+
+        def use(self, settings):
+            settings["size"]
+
+    def run(**options):
+        optimizer = gfo.optimizers.make("snes", domain=F.domain, seed=1, population=8)
+        return gfo.minimize(optimizer, Settled(F), out=tmp_path, budget=gfo.Budget(evaluations=40), **options)
+
+    run()
+    write_json(tmp_path / "run.json", read_json(tmp_path / "run.json") | {"evaluator": {"width": 2}})
+    refused(lambda: run(resume=True), "evaluator = {'width': 2} is of another evaluator (KeyError('size'))")
 
 
 def test_check_says_what_is_whole(tmp_path):
