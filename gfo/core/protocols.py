@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -107,6 +107,21 @@ Tokens = tuple[int, ...]
 """Token ids."""
 
 
+class Plain(str):
+    """Text of a row, in which nothing is markup: `</s>` there is four characters, not the end of a text."""
+
+    __slots__ = ()
+
+
+Pieces = Sequence[str]
+"""A text in pieces: a template's, which may hold special tokens, and `Plain` ones of the row."""
+
+
+def text_number(i: int) -> str:
+    """What errors call the i-th text, counted from 0, unless told otherwise."""
+    return f"text {i + 1}"
+
+
 @dataclass(frozen=True)
 class Decoding:
     """How answers are generated.
@@ -116,12 +131,16 @@ class Decoding:
         stop: ids that end an answer and are no part of it, the model's own end among them.
         temperature: 0 takes the likeliest token; above 0 tokens are drawn from softmax(logits / temperature).
         seed: of the draws, which are the same for all candidates (common random numbers).
+        stop_texts: texts that end an answer, too, once they stand in it.
+        closing: ids of tokens with which one of them may come to stand there.
     """
 
     max_tokens: int
     stop: frozenset[int]
     temperature: float = 0.0
     seed: int = 0
+    stop_texts: tuple[str, ...] = ()
+    closing: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -190,6 +209,7 @@ class Tokenizer(Protocol):
         reads: where the model reads the answer: the "next" word behind the last token, the word in
             the "mask" place, or the whole "sentence", compared with label texts.
         mask: the text of the mask token, where it reads that.
+        continues: whether the answer goes on with the text; else it begins one of its own.
         context_length: the most tokens of a sequence.
         end_tokens: ids that end what the model writes.
         token_texts: the text of every token, by id.
@@ -197,6 +217,7 @@ class Tokenizer(Protocol):
 
     reads: str
     mask: str | None
+    continues: bool
     context_length: int
 
     @property
@@ -205,8 +226,26 @@ class Tokenizer(Protocol):
     @property
     def token_texts(self) -> Sequence[str]: ...
 
-    def encode(self, text: str, *, start: bool = False, end: bool = False) -> tuple[int, ...]:
-        """Token ids of the text; `start` and `end` add the special tokens that the model wants there."""
+    def encode(self, text: str, *, start: bool = False, end: bool = False) -> Tokens:
+        """Token ids of the text; `start` and `end` add the special tokens that the model wants there, unless
+        the text has them."""
+        ...
+
+    def encode_rows(
+        self,
+        rows: Sequence[Pieces],
+        *,
+        start: bool = False,
+        end: bool = False,
+        behind: Sequence[Pieces] | None = None,
+        where: Callable[[int], str] = text_number,
+    ) -> list[Tokens]:
+        """Token ids of many texts at once, as they stand behind others in running text; raises GfoError with
+        `where(i)` for one that has none."""
+        ...
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Messages in the model's chat format, with the answer's opening; raises GfoError without one."""
         ...
 
     def decode(self, rows: Sequence[Tokens]) -> list[str]:

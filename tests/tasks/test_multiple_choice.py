@@ -83,7 +83,7 @@ def test_several_fields_and_lacking_options():
         {"text": "a", "one": "x", "two": "y", "three": None, "answer": 1},
         {"text": "b", "one": "x", "two": "z", "three": 7, "answer": "7"},
     ]
-    task = bound(rows, options=["one", "two", "three"], label_field="answer", delimiter="- ")
+    task = bound(rows, options=["one", "two", "three"], label_field="answer", delimiter=" - ")
     batch = task.all_rows("train")
     assert [len(endings) for endings in batch.endings] == [2, 3]
     assert batch.target.tolist() == [1, 2]
