@@ -38,7 +38,7 @@ def byte_level(chat_template=None, *, start=False, special=SPECIAL):
 
 
 def sentence_piece(kind, chat_template=None, *, start=True):
-    """Llama 2's and Mistral's kind: blanks are "▁", one of them in front of a text; other letters are bytes."""
+    """Llama 2's and Mistral's kind: blanks are "▁", one of them in front of a text; the rest are bytes."""
     pieces = [f"▁{word}" for word in WORDS.split()] + [*WORDS.split()]
     letters = sorted({*"".join(pieces), *"abcdefghijklmnopqrstuvwxyz<>/|_,.!"} | {"▁"})
     vocabulary, merges = [*SPECIAL, *(f"<0x{i:02X}>" for i in range(256)), *letters], []

@@ -93,7 +93,7 @@ def test_several_fields_and_lacking_options():
 
 
 def test_a_label_is_a_text_before_it_is_a_number():
-    rows = [{"text": "a", "options": ["1", "0"], "label": label} for label in ("1", 1)]
+    rows = [{"text": f"a{label!r}", "options": ["1", "0"], "label": label} for label in ("1", 1)]
     assert bound(rows).all_rows("train").target.tolist() == [0, 1]
 
 
