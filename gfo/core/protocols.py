@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from gfo.core.domain import Array, Domain
 from gfo.core.metric import LOSS, Metric
+from gfo.core.texts import Pieces, Where, text_number
+from gfo.core.texts import Tokens as Tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,25 +103,6 @@ class Repairing(Protocol):
     def repair(self, z: Array) -> Array:
         """z [K, d] -> allowed points [K, d]; what is allowed stays as it is, to the bit."""
         ...
-
-
-Tokens = tuple[int, ...]
-"""Token ids."""
-
-
-class Plain(str):
-    """Text of a row, in which nothing is markup: `</s>` there is four characters, not the end of a text."""
-
-    __slots__ = ()
-
-
-Pieces = Sequence[str]
-"""A text in pieces: a template's, which may hold special tokens, and `Plain` ones of the row."""
-
-
-def text_number(i: int) -> str:
-    """What errors call the i-th text, counted from 0, unless told otherwise."""
-    return f"text {i + 1}"
 
 
 @dataclass(frozen=True)
@@ -227,8 +210,7 @@ class Tokenizer(Protocol):
     def token_texts(self) -> Sequence[str]: ...
 
     def encode(self, text: str, *, start: bool = False, end: bool = False) -> Tokens:
-        """Token ids of the text; `start` and `end` add the special tokens that the model wants there, unless
-        the text has them."""
+        """Token ids of the text; `start` and `end` add the model's special tokens, unless it has them."""
         ...
 
     def encode_rows(
@@ -238,10 +220,9 @@ class Tokenizer(Protocol):
         start: bool = False,
         end: bool = False,
         behind: Sequence[Pieces] | None = None,
-        where: Callable[[int], str] = text_number,
+        where: Where = text_number,
     ) -> list[Tokens]:
-        """Token ids of many texts at once, as they stand behind others in running text; raises GfoError with
-        `where(i)` for one that has none."""
+        """Token ids of many texts, as they stand behind others; raises GfoError with `where(i)`."""
         ...
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:

@@ -7,7 +7,7 @@ import itertools
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from gfo.core.delta import Delta
 from gfo.core.errors import GfoError, unknown_name
-from gfo.core.protocols import Pieces, Tokens, text_number
+from gfo.core.protocols import Tokens
+from gfo.core.texts import Pieces, Where, text_number
 from gfo.models.apply import Change, applied, check_applied
 from gfo.models.branches import Context, RowLayout
 from gfo.models.families import USUAL_TARGETS, context_length, logit_transform, weight_of
@@ -126,7 +127,7 @@ class FrozenModel(ABC):
         start: bool = False,
         end: bool = False,
         behind: Sequence[Pieces] | None = None,
-        where: Callable[[int], str] = text_number,
+        where: Where = text_number,
     ) -> list[Tokens]:
         """Token ids of many texts in pieces; see `TextTokens.encode`."""
         return self._texts.encode(rows, start=start, end=end, behind=behind, where=where)

@@ -6,18 +6,17 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gfo.core.errors import GfoError
-from gfo.core.protocols import Pieces, Plain, Tokens, text_number
+from gfo.core.protocols import Tokens
+from gfo.core.texts import Pieces, Plain, Where, text_number
 
 PROBES = ((":", "a"), (":", " a"), ("\n", "a"), ("\n", " a"))  # a context, and what follows it
 ANCHOR = "\n"  # a context that hardly any token spans
 SURROGATE = re.compile("[\ud800-\udfff]")
 STAND_IN = "\ue0fe{}\ue0ff"  # of private characters: what is written for a special token of a template
-
-Where = Callable[[int], str]
 
 
 class TextTokens:

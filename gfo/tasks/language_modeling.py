@@ -12,9 +12,10 @@ import numpy as np
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 from gfo.core.metric import LOSS, Metric
-from gfo.core.protocols import Batch, BoundTask, Pieces, Plain, Tokenizer, Tokens
+from gfo.core.protocols import Batch, BoundTask, Tokenizer, Tokens
 from gfo.core.recording import recorded
 from gfo.core.seeding import stream
+from gfo.core.texts import Pieces, Plain
 from gfo.tasks.parts.base import BoundExamples, Data, RowOptions
 from gfo.tasks.parts.datasets import Source
 from gfo.tasks.parts.losses import as_array, only_finite

@@ -11,8 +11,9 @@ import numpy as np
 
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, GfoWarning, check_name, unknown_name
-from gfo.core.protocols import Batch, Pieces, Plain, Tokenizer, Tokens
+from gfo.core.protocols import Batch, Tokenizer, Tokens
 from gfo.core.recording import recorded
+from gfo.core.texts import Pieces, Plain
 from gfo.tasks.parts.base import Data, RowOptions
 from gfo.tasks.parts.datasets import Source
 from gfo.tasks.parts.labelled import BoundClasses, ClassTask, GivenMetrics, NamedLoss, chosen_metrics

@@ -15,8 +15,9 @@ import numpy as np
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, GfoWarning, unknown_name
 from gfo.core.metric import Metric
-from gfo.core.protocols import Batch, Pieces, Tokenizer, Tokens
+from gfo.core.protocols import Batch, Tokenizer, Tokens
 from gfo.core.seeding import stream
+from gfo.core.texts import Pieces
 from gfo.tasks.parts.datasets import Source, load
 from gfo.tasks.parts.lengths import Longest
 from gfo.tasks.parts.running import LOOKED_AT, each_behind, tell_joints

@@ -5,13 +5,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Tokenizer
-
-if TYPE_CHECKING:
-    from gfo.tasks.parts.templates import Piece
 
 Message = tuple[str, str]
 """Role and content."""
@@ -23,6 +20,20 @@ CHANGED = (
     "template: the model's chat template does not write the messages' texts once and as they are; "
     "write the template as one text"
 )
+
+
+class Piece(NamedTuple):
+    """A part of a template.
+
+    Attributes:
+        literal: text in front of the place; it may hold special tokens.
+        field: what stands in the place, or None.
+        trim: the sides at which a chat template cuts off blanks of what stands there: "l", "r" or both.
+    """
+
+    literal: str
+    field: str | None
+    trim: str = ""
 
 
 def checked_messages(given: Any) -> tuple[Message, ...]:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gfo.core.errors import GfoError, unknown_name
-from gfo.core.protocols import Pieces, Tokenizer, Tokens
+from gfo.core.protocols import Tokenizer, Tokens
+from gfo.core.texts import Pieces, Where
 from gfo.tasks.parts.running import tokens_behind
-from gfo.tasks.parts.templates import Where
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gfo.core.errors import GfoError, GfoWarning, unknown_name
-from gfo.core.protocols import Plain, Tokenizer, Tokens
+from gfo.core.protocols import Tokenizer, Tokens
+from gfo.core.texts import Plain
 from gfo.tasks.parts.templates import Template
 
 ZERO_WIDTH_JOINER = "\u200d"

@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Iterable, Sequence
 
 from gfo.core.errors import GfoWarning
-from gfo.core.protocols import Pieces, Plain, Tokenizer, Tokens, text_number
-from gfo.tasks.parts.templates import Where
+from gfo.core.protocols import Tokenizer, Tokens
+from gfo.core.texts import Pieces, Plain, Where, text_number
 
 LOOKED_AT = 3  # rows in whose text it is looked for what differs
 TAIL = 64  # characters of a text's end, on which the tokens behind it may depend

@@ -4,35 +4,20 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from gfo.core.errors import GfoError, unknown_name
-from gfo.core.protocols import Pieces, Plain, Tokenizer, Tokens, text_number
-from gfo.tasks.parts.chat import SIGN, Message, checked_messages, in_chat, is_odd
+from gfo.core.protocols import Tokenizer, Tokens
+from gfo.core.texts import Pieces, Plain, Where, text_number
+from gfo.tasks.parts.chat import SIGN, Message, Piece, checked_messages, in_chat, is_odd
 
 SOFT = "soft"
 MASK = "mask"  # where a masked language model says the answer
 GivenTemplate = str | Sequence[Mapping[str, str]]
 """A text, or messages of "role" and "content"."""
 Row = Mapping[str, Any]
-Where = Callable[[int], str]
-"""What errors call a row, by its number from 0."""
-
-
-class Piece(NamedTuple):
-    """A part of a template.
-
-    Attributes:
-        literal: text in front of the place; it may hold special tokens.
-        field: what stands in the place, or None.
-        trim: the sides at which a chat template cuts off blanks of what stands there: "l", "r" or both.
-    """
-
-    literal: str
-    field: str | None
-    trim: str = ""
 
 
 def is_missing(value: Any) -> bool:
