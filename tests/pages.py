@@ -11,6 +11,7 @@ Budgets and dimensions are smaller than as they stand.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shlex
@@ -104,6 +105,12 @@ def tiny(toml):
     return smaller(toml).replace(MODEL, '"./smollm2-135m"\ndevice = "cpu"')
 
 
+CHAT = (
+    "{% for m in messages %}{{ m['role'] + ':\n' + m['content'] + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:\n' }}{% endif %}"
+)
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch, tiny):
     """A working folder with model, data and the demo's config; what is registered in it is forgotten."""
@@ -111,7 +118,9 @@ def folder(tmp_path, monkeypatch, tiny):
     monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
     model = tiny("llama", max_position_embeddings=512)
     model.module.save_pretrained("smollm2-135m")
-    model.tokenizer.save_pretrained("smollm2-135m")
+    tokenizer = copy.deepcopy(model.tokenizer)
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained("smollm2-135m")
     write_data(tmp_path)
     return tmp_path
 

@@ -81,7 +81,10 @@ class BoundWorded:
         if isinstance(batch, Batches):
             return Batches(tuple(self._with_words(part) for part in batch.parts))
         start, words = self._start, self._words
-        before = tuple(start + words.front + row[len(start) :] + words.soft for row in batch.before)
+        before = tuple(
+            (start if starts(row, start) else ()) + words.front + without(row, start) + words.soft
+            for row in batch.before
+        )
         return replace(batch, before=before, key=(batch.key, words.front, words.soft))
 
 
@@ -124,7 +127,7 @@ def manual(setting: Setting, *, text: str = "") -> Fixed:
     Raises:
         GfoError: for a text without a place.
     """
-    soft = setting.model.encode(text)
+    soft = setting.model.encode(text, inside=True)
     judge = _evaluator(setting, Worded(setting.task, soft=soft))
     batch = judge.task.all_rows("train")
     if soft and isinstance(batch, Batch) and not batch.prompt:
@@ -163,8 +166,10 @@ def in_context(
     limit = min(max_tokens or model.context_length, model.context_length)
     longest = _longest([bound.all_rows(split) for split in bound.splits])
     chosen = balanced(batch.target, k, setting.seed)
-    words = [model.encode(some[0]) for some in task.words.values()]  # a label's first word
-    behind = model.encode(separator)
+    words = [
+        model.encode(some[0], inside=model.continues) for some in task.words.values()
+    ]  # each label's first
+    behind = model.encode(separator, inside=True)
     shown = [_answered(model, batch, i, words[batch.target[i]]) + behind for i in chosen]
     fit = int((np.cumsum([len(tokens) for tokens in shown]) <= limit - longest).sum())
     if not fit:
@@ -194,12 +199,23 @@ def _longest(batches: Sequence[Batch]) -> int:
 
 def _answered(model: FrozenModel, batch: Batch, i: int, answer: Tokens) -> Tokens:
     """A row with its answer, without the special tokens of a start and an end."""
-    row = batch.before[i] + batch.after[i]
-    row = row[len(model.encode("", start=True)) : len(row) - len(model.encode("", end=True))]
+    row = without(batch.before[i] + batch.after[i], model.encode("", start=True))
+    end = model.encode("", end=True)
+    row = row[: len(row) - len(end)] if end and row[-len(end) :] == end else row
     if model.read_token is None:
         return row + answer
     place = row.index(model.read_token)
     return row[:place] + answer + row[place + 1 :]
+
+
+def starts(row: Tokens, start: Tokens) -> bool:
+    """Whether the row has the model's start tokens, which a chat brings along, or not."""
+    return row[: len(start)] == start
+
+
+def without(row: Tokens, start: Tokens) -> Tokens:
+    """The row without its start tokens."""
+    return row[len(start) :] if starts(row, start) else row
 
 
 def _evaluator(setting: Setting, task: Any) -> LocalEvaluator:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from gfo.core.domain import Array, Domain
 from gfo.core.metric import LOSS, Metric
+from gfo.core.texts import Pieces, Where, text_number
+from gfo.core.texts import Tokens as Tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,10 +118,6 @@ class Repairing(Protocol):
         ...
 
 
-Tokens = tuple[int, ...]
-"""Token ids."""
-
-
 @dataclass(frozen=True)
 class Decoding:
     """How answers are generated.
@@ -129,12 +127,16 @@ class Decoding:
         stop: ids that end an answer and are no part of it, the model's own end among them.
         temperature: 0 takes the likeliest token; above 0 tokens are drawn from softmax(logits / temperature).
         seed: of the draws, which are the same for all candidates (common random numbers).
+        stop_texts: texts that end an answer, too, once they stand in it.
+        closing: ids of tokens with which one of them may come to stand there.
     """
 
     max_tokens: int
     stop: frozenset[int]
     temperature: float = 0.0
     seed: int = 0
+    stop_texts: tuple[str, ...] = ()
+    closing: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,7 @@ class Tokenizer(Protocol):
         reads: where the model reads the answer: the "next" word behind the last token, the word in
             the "mask" place, or the whole "sentence", compared with label texts.
         mask: the text of the mask token, where it reads that.
+        continues: whether the answer goes on with the text; else it begins one of its own.
         context_length: the most tokens of a sequence.
         end_tokens: ids that end what the model writes.
         token_texts: the text of every token, by id.
@@ -210,6 +213,7 @@ class Tokenizer(Protocol):
 
     reads: str
     mask: str | None
+    continues: bool
     context_length: int
 
     @property
@@ -218,8 +222,24 @@ class Tokenizer(Protocol):
     @property
     def token_texts(self) -> Sequence[str]: ...
 
-    def encode(self, text: str, *, start: bool = False, end: bool = False) -> tuple[int, ...]:
-        """Token ids of the text; `start` and `end` add the special tokens that the model wants there."""
+    def encode(self, text: str, *, start: bool = False, end: bool = False) -> Tokens:
+        """Token ids of the text; `start` and `end` add the model's special tokens, unless it has them."""
+        ...
+
+    def encode_rows(
+        self,
+        rows: Sequence[Pieces],
+        *,
+        start: bool = False,
+        end: bool = False,
+        behind: Sequence[Pieces] | None = None,
+        where: Where = text_number,
+    ) -> list[Tokens]:
+        """Token ids of many texts, as they stand behind others; raises GfoError with `where(i)`."""
+        ...
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Messages in the model's chat format, with the answer's opening; raises GfoError without one."""
         ...
 
     def decode(self, rows: Sequence[Tokens]) -> list[str]:

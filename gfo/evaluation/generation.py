@@ -270,9 +270,7 @@ class AnswerWriter:
             token, fine = self._choose(hidden, chunk, t)
             broken[chunk.candidate[alive & ~fine]] = True
             alive &= ~broken[chunk.candidate] & ~torch.isin(token, self._stop)
-            columns = (x[alive].tolist() for x in (chunk.candidate, chunk.example, token))
-            for k, b, new in zip(*columns, strict=True):
-                found[chunk.k.start + k][chunk.b[b]].append(new)
+            self._append(chunk, token, alive, found)
             if t == self._decoding.max_tokens - 1 or not bool(alive.any()):
                 break
             rows = _kept(alive, chunk.candidate, equally_many=change is not None)
@@ -284,6 +282,21 @@ class AnswerWriter:
             hidden = sequences.step(token, change)
             self._meter.count(len(alive), int(alive.sum()), layers)
         return {chunk.k.start + k for k in broken.nonzero()[:, 0].tolist()}
+
+    def _append(self, chunk: Chunk, token: Tensor, alive: Tensor, found: list[list[list[int]]]) -> None:
+        """Append the tokens of those alive to `found` [K][B]; those with a stop text are alive no more."""
+        numbers = alive.nonzero()[:, 0]
+        columns = (x[numbers].tolist() for x in (chunk.candidate, chunk.example, token))
+        closing: dict[int, list[int]] = {}  # number of a sequence -> its answer
+        for i, k, b, new in zip(numbers.tolist(), *columns, strict=True):
+            answer = found[chunk.k.start + k][chunk.b[b]]
+            answer.append(new)
+            if new in self._decoding.closing:
+                closing[i] = answer
+        if closing:
+            texts = self._model.decode(list(closing.values()))
+            for i, text in zip(closing, texts, strict=True):
+                alive[i] = not any(stop in text for stop in self._decoding.stop_texts)
 
     def _choose(self, hidden: Tensor, chunk: Chunk, t: int) -> tuple[Tensor, Tensor]:
         """Token t of each sequence from hidden states [N, D], int [N], and whether its logits are numbers."""

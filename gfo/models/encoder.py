@@ -34,6 +34,7 @@ class Encoder(FrozenModel):
     """
 
     causal = False
+    continues = False
     generates = False
 
     def __init__(self, module: Any, tokenizer: Any, name: str = "") -> None:

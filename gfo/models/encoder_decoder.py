@@ -88,6 +88,7 @@ class EncoderDecoder(FrozenModel):
     """An encoder-decoder language model of transformers; the first word of the answer is read, or all."""
 
     causal = False
+    continues = False
 
     def __init__(self, module: Any, tokenizer: Any, name: str = "") -> None:
         name = name or str(module.config.name_or_path) or module.config.model_type

@@ -7,7 +7,7 @@ import itertools
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,10 +17,13 @@ from torch import Tensor, nn
 
 from gfo.core.delta import Delta
 from gfo.core.errors import GfoError, unknown_name
+from gfo.core.protocols import Tokens
+from gfo.core.texts import Pieces, Where, text_number
 from gfo.models.apply import Change, applied, check_applied
 from gfo.models.branches import Context, RowLayout
 from gfo.models.families import USUAL_TARGETS, context_length, logit_transform, weight_of
 from gfo.models.structure import LinearInfo, Stack, find_linears, hidden_of, hooked
+from gfo.models.text import TextTokens
 
 TOKENS_READ = 2048  # in one pass of `read`
 LOGITS_AT_ONCE = 2**22  # float32 numbers; more leave a CPU's cache, and fill a GPU no better
@@ -54,6 +57,8 @@ class FrozenModel(ABC):
     """What stands for the answer: the "next" word, the word in the "mask" place, or the "sentence"."""
     mask: str | None = None
     """The text of the mask token, for a model that reads it."""
+    continues: bool = True
+    """Whether the answer goes on with the text, so that it has the tokens of running text."""
     read_token: int | None = None
     """The token whose hidden state is read; None for a row's last."""
 
@@ -73,7 +78,7 @@ class FrozenModel(ABC):
         self._logit_scale, self._logit_cap = logit_transform(self.config)
         self.vocabulary_size, self.hidden_size = (int(n) for n in self._embedding.weight.shape)
         self.context_length = context_length(self.config)
-        self._start, self._end = self._special_ends()
+        self._texts = TextTokens(tokenizer)
 
     @property
     def lock(self) -> threading.RLock:
@@ -100,10 +105,36 @@ class FrozenModel(ABC):
         """Ids of the tokenizer's special tokens."""
         return frozenset(self.tokenizer.all_special_ids)
 
-    def encode(self, text: str, *, start: bool = False, end: bool = False) -> tuple[int, ...]:
-        """Token ids of the text, with the special tokens that the model wants at a start and an end."""
-        ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
-        return (self._start if start else ()) + ids + (self._end if end else ())
+    @functools.cached_property
+    def unused_tokens(self) -> frozenset[int]:
+        """Ids of embeddings that no token has: what fills the matrix up to a round size."""
+        return frozenset(range(self.vocabulary_size)).difference(self.tokenizer.get_vocab().values())
+
+    def encode(
+        self, text: str, *, start: bool = False, end: bool = False, inside: bool = False
+    ) -> tuple[int, ...]:
+        """Token ids of the text, with the special tokens that the model wants at a start and an end.
+
+        `inside` gives those that it has in running text, without what the tokenizer puts in front of texts.
+        """
+        behind = [("\n",)] if inside else None
+        return self._texts.encode([(text,)], start=start, end=end, behind=behind)[0]
+
+    def encode_rows(
+        self,
+        rows: Sequence[Pieces],
+        *,
+        start: bool = False,
+        end: bool = False,
+        behind: Sequence[Pieces] | None = None,
+        where: Where = text_number,
+    ) -> list[Tokens]:
+        """Token ids of many texts in pieces; see `TextTokens.encode`."""
+        return self._texts.encode(rows, start=start, end=end, behind=behind, where=where)
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Messages as the tokenizer's chat template writes them; see `TextTokens.chat`."""
+        return self._texts.chat(messages)
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """The text of each row of token ids, special tokens left out."""
@@ -340,12 +371,3 @@ class FrozenModel(ABC):
             hooks.enter_context(applied(change, self.module, self._layers))
             out = stack.part(start, last)(inputs_embeds=embeds, **inputs)
         return out.last_hidden_state if stop is None else seen[0]  # type: ignore[no-any-return]
-
-    def _special_ends(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The special tokens that the tokenizer puts in front of a text and behind it."""
-        bare = self.tokenizer("a", add_special_tokens=False)["input_ids"]
-        full = self.tokenizer("a")["input_ids"]
-        for i in range(len(full) - len(bare) + 1):
-            if full[i : i + len(bare)] == bare:
-                return tuple(full[:i]), tuple(full[i + len(bare) :])
-        return (), ()

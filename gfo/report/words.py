@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from gfo.core.errors import GfoError
 from gfo.report.tables import Table
+from gfo.spaces.parts.words import ordinary_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +59,7 @@ def words_near(model: FrozenModel, prompt: Tensor, k: int = 5) -> Table:
     """
     import torch
 
-    ids = [i for i in range(model.vocabulary_size) if i not in model.special_tokens]
+    ids = ordinary_tokens(model)
     found, cosines = nearest_words(prompt, model.embed(torch.tensor(ids, device=model.device)), k)
     cells = [
         [f"{model.tokenizer.decode([ids[row]])!r} {cosine:.2f}" for row, cosine in zip(*pair, strict=True)]

@@ -27,7 +27,8 @@ from gfo.run.result import Result
 from gfo.run.selection import Selection
 
 DEV_EVERY = 5
-WHERE = ("key", "split", "numbers")  # of a batch: where its rows come from, and not what they are
+# of a batch: where its rows come from, and not what they are; of decoding: what the task's arguments say
+WHERE = ("key", "split", "numbers", "stop_texts", "closing")
 
 
 @checked

@@ -13,7 +13,7 @@ from gfo.core.errors import GfoError
 from gfo.core.recording import recorded
 from gfo.core.seeding import stream
 from gfo.spaces.parts.options import at_least_one
-from gfo.spaces.parts.words import Embeds, initial_words
+from gfo.spaces.parts.words import Embeds, initial_words, ordinary_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,8 +128,10 @@ def _token(model: HasTokens, word: str | int) -> int:
     if not isinstance(word, str):
         if not 0 <= word < model.vocabulary_size:
             raise GfoError(f"space: candidates: id {word} must be 0 to {model.vocabulary_size - 1}")
+        if word in model.unused_tokens:
+            raise GfoError(f"space: candidates: id {word} is of no token of the tokenizer; give another")
         return int(word)
-    ids = model.encode(word)
+    ids = model.encode(word, inside=True)
     if len(ids) != 1:
         raise GfoError(
             f"space: candidates: {word!r} has {len(ids)} tokens; give words of one token, with or without "
@@ -141,10 +143,10 @@ def _token(model: HasTokens, word: str | int) -> int:
 def _frequent(model: HasTokens, number: int) -> list[int]:
     """The first ordinary ids that are words: letters, behind a blank if the tokenizer has blanks."""
     found: list[int] = []
-    for i in range(model.vocabulary_size):
+    for i in ordinary_tokens(model):
         if len(found) == number:
             break
-        text = "" if i in model.special_tokens else str(model.tokenizer.decode([i]))
+        text = str(model.tokenizer.decode([i]))
         if text.strip().isalpha() and len(text.strip()) > 1:
             found.append(i)
     return found
@@ -154,11 +156,12 @@ def _similar(model: HasTokens, text: str, number: int) -> list[int]:
     """A text's tokens, and those with embeddings nearest to one of them, nearest first."""
     import torch
 
-    own = model.encode(text)
+    own = model.encode(text, inside=True)
     if not own:
         raise GfoError(f"space: similar_to = {text!r} has no tokens; give some text")
     words = model.embed(torch.arange(model.vocabulary_size, device=model.device)).float()
     words = torch.nn.functional.normalize(words, dim=1)
     nearness = (words @ words[list(own)].T).amax(1)  # (V,)
-    nearness[sorted(model.special_tokens)] = -np.inf
+    nearness[sorted(model.special_tokens | model.unused_tokens)] = -np.inf
+    number = min(number, len(ordinary_tokens(model)))
     return nearness.argsort(descending=True, stable=True)[:number].tolist()  # type: ignore[no-any-return]

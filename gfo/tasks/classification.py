@@ -15,6 +15,7 @@ from gfo.tasks.parts.datasets import Source
 from gfo.tasks.parts.labelled import BoundLabels, GivenMetrics, LabelledRows, NamedLoss, chosen_metrics
 from gfo.tasks.parts.losses import LOSSES
 from gfo.tasks.parts.metrics import ACCURACY, CE, LABEL_METRICS, MACRO_F1
+from gfo.tasks.parts.templates import GivenTemplate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,8 @@ class Classification(LabelledRows):
         dev: rows the result is selected on, or None to take the last recommendation.
         test: rows kept for the end, or None.
         template: text with `{field}` places and, for a soft prompt, one `{soft}`. The answer follows its
-            end; for a masked language model it has one `{mask}`, where the answer stands.
+            end; for a masked language model it has one `{mask}`, where the answer stands. Or messages of a
+            chat, `[{"role": "user", "content": "{text}{soft}"}]`, in the model's chat format.
         labels: label -> the word that stands for it, usually with its leading blank, or several, of which
             the mean probability counts (see `LabelWords`). A word may have several
             tokens, but one for a masked language model. For a sentence encoder: a text that says the label.
@@ -65,7 +67,7 @@ class Classification(LabelledRows):
         dev: Source | None = None,
         test: Source | None = None,
         *,
-        template: str,
+        template: GivenTemplate,
         labels: Mapping[Any, str | Sequence[str]],
         label_field: str = "label",
         loss: str = "ce",
@@ -114,10 +116,8 @@ class BoundClassification(BoundLabels):
     def __init__(self, task: Classification, tokenizer: Tokenizer) -> None:
         super().__init__(task, tokenizer)
         texts = [text for text in CONTENT_FREE if tokenizer.reads != "mask" or text != CONTENT_FREE[-1]]
-        self._free = [  # tokens of the content-free rows, which stand behind the others in each batch
-            task.template.encode(dict.fromkeys(task.template.fields, text), tokenizer)
-            for text in (texts if task.calibrated else ())
-        ]
+        free = [dict.fromkeys(task.template.fields, text) for text in (texts if task.calibrated else ())]
+        self._free = self.template.encode(free, tokenizer)  # they stand behind the others in each batch
 
     def scores(self, answers: Tensor, batch: Batch) -> Tensor:
         """The words' logits or log-likelihoods [K, B, m] -> the labels' scores [K, B, C], whose softmax is

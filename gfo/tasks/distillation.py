@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -24,7 +25,7 @@ from gfo.tasks.parts.label_words import LabelWords, words_by_label
 from gfo.tasks.parts.labelled import label_indices
 from gfo.tasks.parts.losses import as_array, only_finite
 from gfo.tasks.parts.metrics import ACCURACY, AGREEMENT, TEACHER_ACCURACY
-from gfo.tasks.parts.templates import Template
+from gfo.tasks.parts.templates import GivenTemplate, Template, rows_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,8 +72,8 @@ class Distillation:
         dev: Source | None = None,
         test: Source | None = None,
         *,
-        template: str,
-        teacher_template: str | None = None,
+        template: GivenTemplate,
+        teacher_template: GivenTemplate | None = None,
         teacher: Reader | None = None,
         labels: Mapping[Any, str | Sequence[str]] | None = None,
         label_field: str = "label",
@@ -90,7 +91,7 @@ class Distillation:
         if over == "labels" and labels is None:
             raise GfoError("over = 'labels': give labels with their words")
         self.template = Template.parse(template)
-        self.teacher_template = _without_soft(self.template)
+        self.teacher_template = self.template.without_soft()
         if teacher_template is not None:
             self.teacher_template = Template.parse(teacher_template)
             if self.teacher_template.soft:
@@ -134,16 +135,16 @@ class BoundDistillation(BoundRows):
         super().__init__(task.data, task.template, tokenizer)
         self._task = task
         self._teacher = _checked(task, tokenizer)
-        self._labels = None if task.words is None else LabelWords(task.words, tokenizer)
+        self._labels = None
+        if task.words is not None:
+            self._labels = LabelWords(task.words, tokenizer, behind=self._shown()[0])
+            self._tell_joints(word for some in task.words.values() for word in some)
         if self._labels is not None and self._labels.vocabulary is None:
             raise GfoError(
                 "labels: one of the words has several tokens; distillation reads one, so give others"
             )
         self._vocabulary = self._labels.vocabulary if self._labels and task.over == "labels" else None
-        self._teacher_rows = {
-            split: {i: self._teacher_row(split, i, tokenizer) for i in self._encoded[split]}
-            for split in self.splits
-        }
+        self._teacher_rows = {split: self._read_by_teacher(split, tokenizer) for split in self.splits}
         self._known: dict[str, tuple[dict[int, int], Array]] = {}
 
     @property
@@ -227,21 +228,25 @@ class BoundDistillation(BoundRows):
             logits[i : i + len(rows)] = self._teacher.read(rows, self._vocabulary).cpu().numpy()
         return {n: place for place, n in enumerate(numbers)}, logits
 
-    def _teacher_row(self, split: str, i: int, tokenizer: Tokenizer) -> Tokens:
-        """What the teacher reads of a row."""
-        template, row = self._task.teacher_template, self._task.data.rows[split][i]
-        (tokens, _), (same, _) = (template.encode(row, each) for each in (self._teacher, tokenizer))
-        if tokens != same:
-            raise GfoError(
-                f"teacher: its tokens of {split} row {i + 1} are not the model's; take a teacher with the "
-                "same tokenizer"
-            )
-        if len(tokens) > self._teacher.context_length:
-            raise GfoError(
-                f"teacher_template: {split} row {i + 1} has {len(tokens)} tokens in it, the teacher's "
-                f"context has {self._teacher.context_length}; shorten the template or drop the row"
-            )
-        return tokens
+    def _read_by_teacher(self, split: str, tokenizer: Tokenizer) -> dict[int, Tokens]:
+        """Number of a row -> what the teacher reads of it."""
+        numbers = list(self._encoded[split])
+        rows, where = [self._data.rows[split][i] for i in numbers], rows_of(split)
+        template = self._task.teacher_template.bound(self._teacher)
+        read = template.encode(rows, self._teacher, lambda i: where(numbers[i]))
+        same = replace(template, messages=()).encode(rows, tokenizer)  # the teacher's format, as text
+        for i, (tokens, _), (others, _) in zip(numbers, read, same, strict=True):
+            if tokens != others:
+                raise GfoError(
+                    f"teacher: its tokens of {where(i)} are not the model's; take a teacher with the same "
+                    "tokenizer"
+                )
+            if len(tokens) > self._teacher.context_length:
+                raise GfoError(
+                    f"teacher_template: {where(i)} has {len(tokens)} tokens in it, the teacher's context has "
+                    f"{self._teacher.context_length}; shorten the template or drop the row"
+                )
+        return {i: tokens for i, (tokens, _) in zip(numbers, read, strict=True)}
 
 
 def _checked(task: Distillation, tokenizer: Tokenizer) -> Reader:
@@ -281,8 +286,3 @@ def _room(rows: int, columns: int) -> Array:
         return np.empty((rows, columns), dtype=np.float32)
     with tempfile.TemporaryFile() as file:  # its mapping stays when it is closed
         return np.memmap(file, dtype=np.float32, mode="w+", shape=(rows, columns))
-
-
-def _without_soft(template: Template) -> Template:
-    """The template without the soft prompt's place."""
-    return Template(before=(*template.before, *template.after), after=(), soft=False)

@@ -18,7 +18,7 @@ from gfo.core.recording import recorded
 from gfo.tasks.parts.base import BoundRows, Data, RowOptions
 from gfo.tasks.parts.datasets import Row, Source
 from gfo.tasks.parts.metrics import ANSWER_TOKENS, SCORE, own_metric
-from gfo.tasks.parts.templates import Template, is_missing
+from gfo.tasks.parts.templates import GivenTemplate, Template, is_missing
 from gfo.tasks.parts.text_metrics import METRICS, REGEX, ByRow, NumberMatch, TextMetric
 
 Score = Callable[[list[str], list[Row]], Sequence[float]]
@@ -56,8 +56,7 @@ class Generation:
         pattern: for "regex": the answer is the first group of its last match in the output, compared with
             the target as a number where both are.
         max_tokens: the most tokens of an answer.
-        stop: texts that end an answer; the first of them and what follows it is cut off. A token ends the
-            writing if it holds nothing in front of a stop text but blanks.
+        stop: texts that end an answer, and the writing of it; the first of them and what follows is cut off.
         temperature: 0 writes the likeliest token; above 0 tokens are drawn, the same for all candidates.
         rows: `limits`, `skip`, `shuffle`, `batch_size`, `max_length`, `truncate`: which rows are used, and
             which a step; `seed`: of the batches and of the draws. See `gfo.tasks.parts.base.Data.load`.
@@ -73,7 +72,7 @@ class Generation:
         dev: Source | None = None,
         test: Source | None = None,
         *,
-        template: str,
+        template: GivenTemplate,
         target: str | Sequence[str] = "target",
         metric: str | Score | Metric = "exact_match",
         pattern: str | None = None,
@@ -132,7 +131,12 @@ class BoundGeneration(BoundRows):
         super().__init__(task.data, task.template, tokenizer)
         self._task, self._tokenizer = task, tokenizer
         self.decoding = Decoding(
-            task.max_tokens, _stop_tokens(tokenizer, task.stop), task.temperature, task.seed
+            task.max_tokens,
+            _stop_tokens(tokenizer, task.stop),
+            task.temperature,
+            task.seed,
+            task.stop,
+            _closing_tokens(tokenizer, task.stop),
         )
         self._warned = False
         for split in task.data.rows:
@@ -155,19 +159,19 @@ class BoundGeneration(BoundRows):
 
     def score(self, answers: Sequence[Any], batch: Batch) -> dict[str, Array]:
         """K lists of B token tuples -> loss, the metric ("score" for a function) and the answers' mean
-        number of tokens, each [K]; nan for a failed candidate."""
+        number of tokens, of what is kept of them, each [K]; nan for a failed candidate."""
         values, _ = self._values(answers, batch)
         return {
             LOSS.name: self._task.loss_of(values),
             self._task.metric.name: values,
-            ANSWER_TOKENS.name: _lengths(answers, values, len(batch)).mean(axis=1),
+            ANSWER_TOKENS.name: self._lengths(answers, values, len(batch)).mean(axis=1),
         }
 
     def row_scores(self, answers: Sequence[Any], batch: Batch) -> dict[str, Array]:
         """K lists of B token tuples -> the same of each row, [K, B]; of BLEU and chrF, which are of all rows
         together, the answers' numbers of tokens alone."""
         values, rows = self._values(answers, batch)
-        tokens = {ANSWER_TOKENS.name: _lengths(answers, values, len(batch))}
+        tokens = {ANSWER_TOKENS.name: self._lengths(answers, values, len(batch))}
         if rows is None:
             return tokens
         return {LOSS.name: self._task.loss_of(rows), self._task.metric.name: rows, **tokens}
@@ -182,9 +186,24 @@ class BoundGeneration(BoundRows):
         return [self._cut(text) for text in self._tokenizer.decode(rows)]
 
     def _cut(self, text: str) -> str:
-        for stop in self._task.stop:
-            text = text.partition(stop)[0]
-        return text.strip()
+        return _before(self._task.stop, text).strip()
+
+    def _lengths(self, answers: Sequence[Any], values: Array, rows: int) -> Array:
+        """The numbers of tokens that are kept of the answers, [K, B]; nan where the candidate failed."""
+        found = np.full((len(answers), rows), np.nan)
+        for k in np.flatnonzero(~np.isnan(values)).tolist():
+            texts = self._tokenizer.decode(answers[k])
+            found[k] = [self._kept(ids, text) for ids, text in zip(answers[k], texts, strict=True)]
+        return found
+
+    def _kept(self, ids: Tokens, text: str) -> int:
+        """How many tokens of an answer write what stands in front of its first stop text."""
+        kept, n = _before(self._task.stop, text), len(ids)
+        if kept == text:
+            return n
+        while n and self._tokenizer.decode([ids[: n - 1]])[0].startswith(kept):
+            n -= 1
+        return n
 
     def _values(self, answers: Sequence[Any], batch: Batch) -> tuple[Array, Array | None]:
         """The metric of each candidate, [K], and of each row, [K, B], unless it is of all rows together;
@@ -288,6 +307,24 @@ def _stop_tokens(tokenizer: Tokenizer, stop: Sequence[str]) -> frozenset[int]:
     return frozenset(stops) | tokenizer.end_tokens
 
 
+def _closing_tokens(tokenizer: Tokenizer, stop: Sequence[str]) -> frozenset[int]:
+    """The tokens with which a stop text may end: they hold its last character, or a part of it."""
+    last = {end[-1] for end in stop}
+    whole = all(map(str.isascii, last))
+    return frozenset(
+        token
+        for token, text in enumerate(tokenizer.token_texts)
+        if not last.isdisjoint(text) or ("\ufffd" in text and not whole)
+    )
+
+
+def _before(stop: Sequence[str], text: str) -> str:
+    """What stands in front of the first stop text."""
+    for end in stop:
+        text = text.partition(end)[0]
+    return text
+
+
 class ByUser(ByRow):
     """The user's function on outputs and their rows."""
 
@@ -329,14 +366,6 @@ def _measure(metric: Any) -> tuple[Metric, Score | None]:
 def _shortfall(values: Array) -> Array:
     """The loss where the metric is a share, or a function's score: what is missing to 1."""
     return 1 - values
-
-
-def _lengths(answers: Sequence[Any], values: Array, rows: int) -> Array:
-    """The answers' numbers of tokens, [K, B]; nan where the candidate failed."""
-    found = np.full((len(answers), rows), np.nan)
-    for k in np.flatnonzero(~np.isnan(values)).tolist():
-        found[k] = list(map(len, answers[k]))
-    return found
 
 
 def _failed(rows: Any) -> bool:

@@ -15,11 +15,13 @@ from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Batch, BoundTask, Tokenizer, Tokens
 from gfo.core.recording import recorded
 from gfo.core.seeding import stream
+from gfo.core.texts import Pieces, Plain
 from gfo.tasks.parts.base import BoundExamples, Data, RowOptions
 from gfo.tasks.parts.datasets import Source
 from gfo.tasks.parts.losses import as_array, only_finite
 from gfo.tasks.parts.metrics import PERPLEXITY
-from gfo.tasks.parts.templates import Template
+from gfo.tasks.parts.running import tokens_behind
+from gfo.tasks.parts.templates import Template, rows_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,6 +82,8 @@ class LanguageModeling:
         for option in ("max_length", "truncate"):
             if rows.get(option) is not None:
                 raise GfoError(f"{option}: documents of any length are cut into windows; leave it out")
+        if not isinstance(template, str):
+            raise GfoError("template: documents stand in no chat; give a text, as in {soft}{text}")
         self.template = Template.parse(template)
         pieces = (*self.template.before, *self.template.after)
         if len(self.template.fields) != 1 or pieces[-1][1] is None or self.template.masks:
@@ -138,23 +142,24 @@ class _BoundWindows(BoundExamples):
     def __init__(self, task: LanguageModeling, tokenizer: Tokenizer) -> None:
         self._task = task
         soft = task.template.soft
-        texts = task.template.render({task.field: ""})
-        self._before = tokenizer.encode(texts[0], start=True)
-        self._between = tokenizer.encode(texts[1]) if soft else ()
+        front, between = task.template.render({task.field: ""})
+        self._before = tokenizer.encode(front, start=True)
+        (self._between,) = tokenizer.encode_rows([(between,)], behind=[(front,)])
         data = task.data
         self._windows: dict[str, list[Window]] = {}
         for split, rows in data.rows.items():
-            documents = [tokenizer.encode(str(row[task.field])) for row in rows]
+            texts: list[Pieces] = [(Plain(row[task.field]),) for row in rows]
+            contexts: list[Pieces] = [(front, between)] * len(rows)
+            documents = tokens_behind(contexts, texts, tokenizer, rows_of(split))
             self._windows[split] = [window for tokens in documents for window in self._cut(tokens)]
             if not self._windows[split]:
                 raise GfoError(f"{split}: no document has a token to score; give longer ones")
         self._check_length(tokenizer)
         encoded: dict[str, dict[int, tuple[Tokens, Tokens]]] = {}
         for split, some in self._windows.items():
-            texts_of = [self._text(window) for window in some]
             encoded[split] = {
                 i: (self._before, self._between + text) if soft else (self._before + text, ())
-                for i, text in enumerate(texts_of)
+                for i, text in enumerate(map(self._text, some))
             }
         numbered: Mapping[str, list[dict[str, Any]]] = {
             split: [{"window": i} for i in rows] for split, rows in encoded.items()

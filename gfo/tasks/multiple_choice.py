@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from gfo.core.domain import Array
-from gfo.core.errors import GfoError, check_name, unknown_name
+from gfo.core.errors import GfoError, GfoWarning, check_name, unknown_name
 from gfo.core.protocols import Batch, Tokenizer, Tokens
 from gfo.core.recording import recorded
+from gfo.core.texts import Pieces, Plain
 from gfo.tasks.parts.base import Data, RowOptions
 from gfo.tasks.parts.datasets import Source
 from gfo.tasks.parts.labelled import BoundClasses, ClassTask, GivenMetrics, NamedLoss, chosen_metrics
 from gfo.tasks.parts.metrics import ACCURACY, CE
-from gfo.tasks.parts.templates import Template, is_missing
+from gfo.tasks.parts.running import LOOKED_AT, tell_joints, tokens_behind
+from gfo.tasks.parts.templates import GivenTemplate, Template, is_missing, rows_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +71,7 @@ class MultipleChoice(ClassTask):
         dev: Source | None = None,
         test: Source | None = None,
         *,
-        template: str,
+        template: GivenTemplate,
         options: str | Sequence[str] = "options",
         label_field: str = "label",
         delimiter: str = " ",
@@ -120,10 +124,8 @@ class BoundMultipleChoice(BoundClasses):
     """A multiple-choice task whose rows and options are tokens of one model."""
 
     def __init__(self, task: MultipleChoice, tokenizer: Tokenizer) -> None:
-        self._endings: dict[str, list[tuple[Tokens, ...]]] = {
-            split: [tuple(tokenizer.encode(task.delimiter + text) for text in row) for row in options]
-            for split, options in task.options.items()
-        }
+        template = task.template.bound(tokenizer)
+        self._endings = {split: _endings(task, template, split, tokenizer) for split in task.options}
         self._plain, size = task.normalize == "sum", SIZES[task.normalize]
         self._sizes = {  # of an option by its tokens, which a batch has
             ids: size(ids, text)
@@ -132,6 +134,25 @@ class BoundMultipleChoice(BoundClasses):
             for text, ids in zip(row, endings, strict=True)
         }
         super().__init__(task, tokenizer)
+        if self._plain:
+            self._tell_beginnings()
+
+    def _tell_beginnings(self) -> None:
+        """Warn of options that begin others, which are never the less likely ones where they are summed."""
+        found = [
+            f"{split} row {i + 1}, where option {shorter + 1} begins option {longer + 1}"
+            for split, rows in self._endings.items()
+            for i, endings in enumerate(rows)
+            for longer, shorter in itertools.permutations(range(len(endings)), 2)
+            if endings[longer][: len(endings[shorter])] == endings[shorter]
+        ]
+        if found:
+            warnings.warn(
+                f"options: {len(found)} begin another option, as in {found[0]}: by 'sum' it is never less "
+                "likely; take normalize = 'mean' or 'characters'",
+                GfoWarning,
+                stacklevel=2,
+            )
 
     def scores(self, answers: Tensor, batch: Batch) -> Tensor:
         """Log-likelihoods of the options -> their scores [K, B, m], whose softmax is their probability."""
@@ -150,6 +171,23 @@ class BoundMultipleChoice(BoundClasses):
     def _wanted(self, split: str, index: Array) -> dict[str, Any]:
         endings = tuple(self._endings[split][i] for i in index.tolist())
         return {**super()._wanted(split, index), "vocabulary": None, "endings": endings}
+
+
+def _endings(
+    task: MultipleChoice, template: Template, split: str, tokenizer: Tokenizer
+) -> list[tuple[Tokens, ...]]:
+    """The tokens of each row's options, behind its text."""
+    options, rows = task.options[split], task.data.rows[split]
+    fronts = [template.pieces(row, tokenizer) for row in rows]
+    owner = [i for i, texts in enumerate(options) for _ in texts]
+    texts: list[Pieces] = [(task.delimiter, Plain(text)) for some in options for text in some]
+    contexts: list[Pieces] = [[*fronts[i][0], *fronts[i][1]] for i in owner]
+    where = rows_of(split)
+    found = iter(tokens_behind(contexts, texts, tokenizer, lambda i: f"{where(owner[i])}: an option"))
+    if split == "train" and (template.after or not template.soft):
+        looked_at = sum(i < LOOKED_AT for i in owner)
+        tell_joints(contexts[:looked_at], texts[:looked_at], "the option", tokenizer)
+    return [tuple(itertools.islice(found, len(some))) for some in options]
 
 
 def _options(row: Mapping[str, Any], fields: str | Sequence[str], where: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from gfo import GfoError
 class Words:
     """A tokenizer of gfo's protocol: each word is a token, numbered as met; 0 starts a text."""
 
-    context_length = 1000
+    context_length, continues = 1000, True
 
     def __init__(self, reads="next"):
         self.ids = {}
@@ -20,6 +20,9 @@ class Words:
     def encode(self, text, *, start=False, end=False):
         words = [self.ids.setdefault(word, len(self.ids) + 1) for word in text.split() if word != "☃"]
         return tuple([0] * start + words)
+
+    def encode_rows(self, rows, *, start=False, end=False, behind=None, where=None):
+        return [self.encode("".join(row), start=start, end=end) for row in rows]
 
 
 def refused(call, *parts):

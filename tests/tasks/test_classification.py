@@ -25,7 +25,7 @@ def bound(rows=ROWS, **options):
 
 def test_score():
     labels = {"a": " a", "b": " b", "c": " c"}
-    task = bound([{"text": "x", "label": label} for label in ("a", "c")], labels=labels)
+    task = bound([{"text": f"x{label}", "label": label} for label in ("a", "c")], labels=labels)
     batch = task.all_rows("train")
     logits = torch.tensor([[[2.0, 0.0, 1.0], [0.0, 3.0, 1.0]], [[-1.0, 5.0, 0.5], [0.0, 0.0, 9.0]]])
     scores = task.score(logits, batch)
@@ -106,7 +106,7 @@ def test_limits():
 
 
 def test_minibatches():
-    rows = [{"text": f"w{i}", "label": "bad"} for i in range(10)]
+    rows = [{"text": f"w{i}", "label": ("bad", "good")[i % 2]} for i in range(10)]
     task, same, other = (bound(rows, dev=rows, batch_size=4, seed=seed) for seed in (1, 1, 2))
     batches = [task.batch("train", step) for step in range(50)]
     assert all(len(batch) == 4 == len(set(batch.before)) for batch in batches)  # without replacement

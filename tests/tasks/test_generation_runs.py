@@ -190,3 +190,49 @@ def test_paths_of_a_section(tmp_path):
     options = task._options()
     assert options["train"] == "hub:a/b:train"
     assert str(options["dev"]) == "there/d.csv"
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+@pytest.mark.parametrize("size", [7, 9])
+def test_an_answer_ends_at_a_stop_text_of_several_tokens(tiny, family, size):
+    """And the answers' tokens are counted up to it."""
+    model, most = tiny(family), 14
+    space = gfo.SoftPrompt(model, tokens=3, dim=8, alpha=4.0)
+    z = np.random.default_rng(1).standard_normal((3, 8))
+
+    def run(**options):
+        task = gfo.Generation(ROWS, template=TEMPLATE, metric=count, max_tokens=most, **options)
+        evaluator = gfo.LocalEvaluator(model, task, space)
+        batch = evaluator.task.all_rows("train")
+        answers = evaluator.answers(z, batch)
+        scores = evaluator.task.row_scores(answers, batch)
+        return answers, scores["answer_tokens"], evaluator.task, evaluator(z, 0).cost.forward_tokens
+
+    free, _, _, whole_cost = run(stop=())
+    text = model.decode([free[0][0]])[0]
+    stop = text[3 : 3 + size]  # amid the answer
+    assert len(model.encode(stop)) > 1
+    stopped, kept, task, cost = run(stop=(stop,))
+    assert cost <= whole_cost
+    ended = 0
+    for k, answers in enumerate(stopped):
+        for b, ids in enumerate(answers):
+            assert ids == free[k][b][: len(ids)]
+            said, before = model.decode([ids, ids[:-1]])
+            assert stop not in before
+            if stop in said:
+                ended += 1
+                wanted = next(
+                    n for n in range(most) if model.decode([ids[:n]])[0].startswith(said.partition(stop)[0])
+                )
+                assert kept[k, b] == wanted < len(ids)
+            else:
+                assert kept[k, b] == len(ids) == len(free[k][b])  # control
+    assert ended
+    # what an evaluator of another kind wrote on behind the stop text does not count either
+    batch = task.all_rows("train")
+    np.testing.assert_array_equal(task.row_scores(free, batch)["answer_tokens"], kept)
+
+
+def count(outputs, rows):
+    return [len(text) for text in outputs]

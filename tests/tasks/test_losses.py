@@ -88,7 +88,7 @@ def test_losses_with_a_gradient():
 def test_a_failed_candidate_is_nan_and_leaves_the_others_alone(name, bad):
     scores = SCORES.clone()
     scores[1, 0, 2] = bad
-    rows = [{"text": "x", "label": label} for label in "ac"]
+    rows = [{"text": f"x{label}", "label": label} for label in "ac"]
     task = Classification(rows, template="{text}{soft}", labels=LABELS, loss=name).bind(Words())
     batch = task.all_rows("train")
     whole, found = task.score(SCORES, batch), task.score(scores, batch)

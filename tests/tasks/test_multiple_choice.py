@@ -83,7 +83,7 @@ def test_several_fields_and_lacking_options():
         {"text": "a", "one": "x", "two": "y", "three": None, "answer": 1},
         {"text": "b", "one": "x", "two": "z", "three": 7, "answer": "7"},
     ]
-    task = bound(rows, options=["one", "two", "three"], label_field="answer", delimiter="- ")
+    task = bound(rows, options=["one", "two", "three"], label_field="answer", delimiter=" - ")
     batch = task.all_rows("train")
     assert [len(endings) for endings in batch.endings] == [2, 3]
     assert batch.target.tolist() == [1, 2]
@@ -93,7 +93,7 @@ def test_several_fields_and_lacking_options():
 
 
 def test_a_label_is_a_text_before_it_is_a_number():
-    rows = [{"text": "a", "options": ["1", "0"], "label": label} for label in ("1", 1)]
+    rows = [{"text": f"a{label!r}", "options": ["1", "0"], "label": label} for label in ("1", 1)]
     assert bound(rows).all_rows("train").target.tolist() == [0, 1]
 
 

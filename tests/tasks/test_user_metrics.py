@@ -24,7 +24,7 @@ VALUES = np.array([1.0, 2.0, 4.0])
 
 def bound(labels=STARS, **options):
     names = list(labels)
-    rows = [{"text": "x", "label": names[i]} for i in TARGET]
+    rows = [{"text": f"x{i}", "label": names[label]} for i, label in enumerate(TARGET)]
     task = gfo.Classification(rows, template="{text}{soft}", labels=labels, **options).bind(Words())
     return task, task.all_rows("train")
 

@@ -114,7 +114,10 @@ def write_prompt(candidate: Candidate, folder: Path, soft: Sequence[str], note: 
         values: dict[str, Any] = {"soft_prompt": "".join(soft)}
     else:
         mask = {} if candidate.model.mask is None else {"mask": candidate.model.mask}
-        values = {"template": template.text(soft="".join(soft), **mask)}
+        places = {"soft": "".join(soft), **mask}
+        values = {"template": template.text(**places)}
+        if template.messages:
+            values = {"messages": template.messages_with(**places), **values}
         if hasattr(candidate.task, "words"):
             values["words"] = candidate.task.words
     values |= {"soft_tokens": list(soft)} if soft else {}

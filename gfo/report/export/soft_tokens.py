@@ -79,13 +79,14 @@ def _difference(
     task = candidate.task
     if not hasattr(task, "texts"):
         return None
+    ends = getattr(task, "template", None) is None or task.template.ends  # a chat has its own special tokens
     compared = different = 0
     example = ""
     for split in task.splits:
         batch = task.all_rows(split)
         rows = zip(task.texts(split), batch.before, batch.after, strict=True)
         for (before, after), first, last in list(rows)[:ROWS]:
-            joint = tuple(tokenizer(before + "".join(texts) + after)["input_ids"])
+            joint = tuple(tokenizer(before + "".join(texts) + after, add_special_tokens=ends)["input_ids"])
             compared += 1
             if joint != (*first, *ids, *last):
                 different += 1

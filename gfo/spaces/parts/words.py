@@ -25,8 +25,10 @@ class Embeds(Protocol):
     @property
     def special_tokens(self) -> frozenset[int]: ...
     @property
+    def unused_tokens(self) -> frozenset[int]: ...
+    @property
     def device(self) -> torch.device: ...
-    def encode(self, text: str, *, start: bool = False) -> tuple[int, ...]: ...
+    def encode(self, text: str, *, start: bool = False, inside: bool = False) -> tuple[int, ...]: ...
     def embed(self, ids: Tensor) -> Tensor: ...
 
 
@@ -37,21 +39,26 @@ class HasContextLength(Embeds, Protocol):
     context_length: int
 
 
+def ordinary_tokens(model: Embeds) -> list[int]:
+    """Ids of the tokens that are text, ascending."""
+    left_out = model.special_tokens | model.unused_tokens
+    return [i for i in range(model.vocabulary_size) if i not in left_out]
+
+
 def random_words(model: Embeds, tokens: int, seed: int, *, name: str = "initial words") -> tuple[int, ...]:
     """Ids of random ordinary words, from the stream `name` (as Black-Box Tuning starts)."""
-    ordinary = [i for i in range(model.vocabulary_size) if i not in model.special_tokens]
-    return tuple(stream(seed, name).choice(ordinary, tokens).tolist())
+    return tuple(stream(seed, name).choice(ordinary_tokens(model), tokens).tolist())
 
 
 def initial_words(model: Embeds, init: str | None, tokens: int, seed: int) -> tuple[int, ...]:
-    """Ids of a text, repeated or cut to `tokens`, or of random words for None.
+    """Ids of a text as it is in running text, repeated or cut to `tokens`, or of random words for None.
 
     Raises:
         GfoError: for a text without tokens.
     """
     if init is None:
         return random_words(model, tokens, seed)
-    text = model.encode(init)
+    text = model.encode(init, inside=True)
     if not text:
         raise GfoError(f"space: init = {init!r} has no tokens; give some text, or leave init out")
     return (text * tokens)[:tokens]
@@ -91,5 +98,6 @@ def word_spread(model: Embeds) -> float:
     import torch
 
     step = max(1, model.vocabulary_size // SCALE_SAMPLE)
-    words = model.embed(torch.arange(0, model.vocabulary_size, step, device=model.device))
+    some = [i for i in range(0, model.vocabulary_size, step) if i not in model.unused_tokens]
+    words = model.embed(torch.tensor(some, device=model.device))
     return float(words.float().std())

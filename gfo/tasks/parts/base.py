@@ -17,9 +17,11 @@ from gfo.core.errors import GfoError, GfoWarning, unknown_name
 from gfo.core.metric import Metric
 from gfo.core.protocols import Batch, Tokenizer, Tokens
 from gfo.core.seeding import stream
+from gfo.core.texts import Pieces
 from gfo.tasks.parts.datasets import Source, load
 from gfo.tasks.parts.lengths import Longest
-from gfo.tasks.parts.templates import MASK, Template
+from gfo.tasks.parts.running import LOOKED_AT, each_behind, tell_joints
+from gfo.tasks.parts.templates import MASK, Template, rows_of
 
 SPLITS = ("train", "dev", "test")
 
@@ -229,24 +231,36 @@ class BoundRows(BoundExamples):
         tokenizer: of the model.
 
     Attributes:
-        template: the task's.
+        template: the task's, as the model reads it.
 
     Raises:
         GfoError: for a template that does not fit the model.
     """
 
     def __init__(self, data: Data, template: Template, tokenizer: Tokenizer) -> None:
-        template.check_mask(tokenizer)
-        self.template, self._mask = template, tokenizer.mask
+        self.template, self._mask = template.bound(tokenizer), tokenizer.mask
+        template = self.template
         found: dict[str, dict[int, tuple[Tokens, Tokens]]] = {}
         for split, rows in data.rows.items():
-            encoded = [template.encode(row, tokenizer) for row in rows]
+            encoded = template.encode(rows, tokenizer, rows_of(split))
             found[split] = (
                 dict(enumerate(encoded))
                 if data.longest is None
                 else data.longest.fit(encoded, rows, template, tokenizer, split)
             )
+        self._tokenizer = tokenizer
         super().__init__(data, found, template.soft)
+
+    def _shown(self) -> list[Pieces]:
+        """The texts of the first training rows in pieces, which an answer goes on with."""
+        numbers = self._numbers_of["train"][:LOOKED_AT].tolist()
+        rows = [self.template.pieces(self._data.rows["train"][i], self._tokenizer) for i in numbers]
+        return [[*before, *after] for before, after in rows]
+
+    def _tell_joints(self, words: Iterable[str]) -> None:
+        """Warn of a word that running text behind the template's end would write otherwise."""
+        if self.template.after or not self.template.soft:  # else the soft prompt is between the two
+            tell_joints(*each_behind(self._shown(), [(word,) for word in words]), "the word", self._tokenizer)
 
     def texts(self, split: str) -> list[tuple[str, str]]:
         """The text in front of the soft prompt and behind it, of each row of a split that is used, uncut."""

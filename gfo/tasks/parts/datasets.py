@@ -22,7 +22,7 @@ from gfo.core.errors import GfoError, unknown_name
 from gfo.core.protocols import Tokenizer
 from gfo.core.reading import decoded, encodable, parse_json, read_bytes
 from gfo.core.seeding import stream
-from gfo.tasks.parts.templates import Template
+from gfo.tasks.parts.templates import GivenTemplate, Template, rows_of
 
 Row = Mapping[str, Any]
 Source = str | Path | Sequence[Row] | Iterable[Row]
@@ -189,17 +189,17 @@ class LengthStatistics:
 
 
 @checked
-def length_statistics(rows: Iterable[Row], template: str, model: Tokenizer) -> LengthStatistics:
+def length_statistics(rows: Iterable[Row], template: GivenTemplate, model: Tokenizer) -> LengthStatistics:
     """How many tokens of a model the rows have in a template.
 
     Raises:
         GfoError: for rows without the template's fields.
     """
-    parsed = Template.parse(template)
+    parsed = Template.parse(template).bound(model)
     found = load(rows)
     for i, row in enumerate(found, 1):
         parsed.check(row, f"row {i}")
-    return LengthStatistics(tuple(sum(map(len, parsed.encode(row, model))) for row in found))
+    return LengthStatistics(tuple(sum(map(len, row)) for row in parsed.encode(found, model, rows_of("rows"))))
 
 
 def _read(source: str | Path, name: str) -> list[Any]:

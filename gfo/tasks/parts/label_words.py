@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.protocols import Tokenizer, Tokens
+from gfo.core.texts import Pieces, Where
+from gfo.tasks.parts.running import tokens_behind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +43,11 @@ def words_by_label(labels: Mapping[Any, str | Sequence[str]]) -> dict[str, tuple
     return found
 
 
+def _word(named: Sequence[tuple[str, str]]) -> Where:
+    """What errors call a label's word."""
+    return lambda i: f"labels: the word {named[i][1]!r} for '{named[i][0]}'"
+
+
 class LabelWords:
     """The words of C labels in one model's tokens.
 
@@ -52,6 +59,7 @@ class LabelWords:
         words: of each label.
         tokenizer: of the model.
         normalize: a name of NORMALIZE.
+        behind: a row's text, which the words go on with: they have the tokens of the running text.
 
     Attributes:
         vocabulary: the words' tokens, where each has one; for a model that reads the sentence, the tokens
@@ -63,18 +71,22 @@ class LabelWords:
             language model, or one that another label's word begins with, where likelihoods are summed.
     """
 
-    def __init__(self, words: Words, tokenizer: Tokenizer, normalize: str = "sum") -> None:
+    def __init__(
+        self, words: Words, tokenizer: Tokenizer, normalize: str = "sum", behind: Pieces = ()
+    ) -> None:
         if normalize not in NORMALIZE:
             raise unknown_name("normalize", normalize, NORMALIZE)
         self.labels = tuple(words)
         self._sizes = [len(some) for some in words.values()]
         self._mean = normalize == "mean"
         sentence = tokenizer.reads == "sentence"
-        tokens = [
-            (label, word, tokenizer.encode(word, start=sentence, end=sentence))
-            for label, some in words.items()
-            for word in some
-        ]
+        named = [(label, word) for label, some in words.items() for word in some]
+        texts = [(word,) for _, word in named]
+        if sentence or not behind:
+            found = tokenizer.encode_rows(texts, start=sentence, end=sentence, where=_word(named))
+        else:
+            found = tokens_behind([behind] * len(texts), texts, tokenizer, _word(named))
+        tokens = [(label, word, ids) for (label, word), ids in zip(named, found, strict=True)]
         self._check(tokens, tokenizer)
         self._tokens = tuple(ids for _, _, ids in tokens)
         self.vocabulary: tuple[int, ...] | tuple[Tokens, ...] | None = None

@@ -15,6 +15,7 @@ texts from 1 to 5:
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from gfo.core.domain import Array
-from gfo.core.errors import GfoError, check_name, unknown_name
+from gfo.core.errors import GfoError, GfoWarning, check_name, unknown_name
 from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Batch, Tokenizer
 from gfo.tasks.parts.base import BoundRows, Data, RowOptions
@@ -37,11 +38,12 @@ from gfo.tasks.parts.losses import (
     only_finite,
 )
 from gfo.tasks.parts.metrics import ACCURACY, CE, CORRELATIONS, macro_f1
-from gfo.tasks.parts.templates import Template, is_missing
+from gfo.tasks.parts.templates import GivenTemplate, Template, is_missing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+FEW = 4  # rows of one class are no accident any more
 GivenMetrics = Sequence[str | Metric]
 """Names of built-in metrics of labels, and the user's own."""
 
@@ -110,6 +112,8 @@ class BoundClasses(BoundRows):
     def __init__(self, task: ClassTask, tokenizer: Tokenizer) -> None:
         super().__init__(task.data, task.template, tokenizer)
         self._task = task
+        self._tell_one_class()
+        self._tell_contradictions()
 
     @abstractmethod
     def scores(self, answers: Tensor, batch: Batch) -> Tensor:
@@ -167,6 +171,39 @@ class BoundClasses(BoundRows):
     def _wanted(self, split: str, index: Array) -> dict[str, Any]:
         return {"target": self._task.targets[split][index]}
 
+    def _tell_one_class(self) -> None:
+        """Warn of splits whose rows are all of one class."""
+        targets = {split: self._task.targets[split][rows] for split, rows in self._numbers_of.items()}
+        alike = [
+            f"{split}'s {len(rows)} rows"
+            for split, rows in targets.items()
+            if len(rows) >= FEW and (rows == rows[0]).all()
+        ]
+        if alike:
+            _tell(
+                f"data: {' and '.join(alike)} are of one class each, so that always saying it is best; of "
+                "sorted data take shuffle = 0 with limits"
+            )
+
+    def _tell_contradictions(self) -> None:
+        """Warn of rows with the same text and different classes."""
+        found = []
+        for split, rows in self._numbers_of.items():
+            first: dict[Any, int] = {}
+            for i, content in zip(rows.tolist(), self._contents(split), strict=True):
+                other = first.setdefault(content, i)
+                if self._task.targets[split][i] != self._task.targets[split][other]:
+                    found.append(f"{split} rows {other + 1} and {i + 1}")
+        if found:
+            _tell(
+                f"data: {len(found)} rows have the text of another and another label, such as {found[0]}; "
+                "no candidate can have both right: mend the labels, or drop the rows"
+            )
+
+
+def _tell(text: str) -> None:
+    warnings.warn(text, GfoWarning, stacklevel=2)
+
 
 class LabelledRows(ClassTask):
     """Rows with labels, and words that stand for the labels: a task says what the labels' scores are worth.
@@ -197,7 +234,7 @@ class LabelledRows(ClassTask):
         dev: Source | None = None,
         test: Source | None = None,
         *,
-        template: str,
+        template: GivenTemplate,
         labels: Mapping[Any, str | Sequence[str]],
         label_field: str = "label",
         normalize: str = "sum",
@@ -234,7 +271,8 @@ class BoundLabels(BoundClasses):
     def __init__(self, task: LabelledRows, tokenizer: Tokenizer) -> None:
         super().__init__(task, tokenizer)
         self.words = {label: some[0] if len(some) == 1 else list(some) for label, some in task.words.items()}
-        self._words = LabelWords(task.words, tokenizer, task.normalize)
+        self._words = LabelWords(task.words, tokenizer, task.normalize, self._shown()[0])
+        self._tell_joints(word for some in task.words.values() for word in some)
 
     def scores(self, answers: Tensor, batch: Batch) -> Tensor:
         """The words' logits or log-likelihoods [K, B, m] -> the labels' scores [K, B, C]."""

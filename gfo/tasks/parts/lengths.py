@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +10,11 @@ from typing import Any
 
 from gfo.core.errors import GfoError, GfoWarning, unknown_name
 from gfo.core.protocols import Tokenizer, Tokens
+from gfo.core.texts import Plain
 from gfo.tasks.parts.templates import Template
 
+ZERO_WIDTH_JOINER = "\u200d"
+JOINERS = {ZERO_WIDTH_JOINER, *map(chr, range(0x1F3FB, 0x1F400))}  # and the colours of skin
 Encoded = tuple[Tokens, Tokens]
 """A row's tokens in front of and behind the soft prompt."""
 
@@ -85,8 +89,10 @@ class Longest:
         field = str(self.truncate)
         if field not in template.fields:
             raise unknown_name("truncate", field, template.fields)
-        tokens = tokenizer.encode(str(row[field]))
-        left, found = len(tokens), template.encode(row, tokenizer)
+        whole = str(row[field])
+        tokens = tokenizer.encode_rows([(Plain(whole),)], where=lambda _: where)[0]
+        (found,) = template.encode([row], tokenizer, lambda _: where)
+        left = len(tokens)
         while (excess := _length(found) - self.tokens) > 0:
             if left == 0:
                 raise GfoError(
@@ -94,9 +100,32 @@ class Longest:
                     f"{self.tokens}; allow more"
                 )
             left = max(0, left - excess)  # the joints may count another token, so this may take two turns
-            text = tokenizer.decode([tokens[:left]])[0]
-            found = template.encode({**row, field: text}, tokenizer)
+            text = beginning(whole, tokenizer.decode([tokens[:left]])[0])
+            (found,) = template.encode([{**row, field: text}], tokenizer, lambda _: where)
         return found
+
+
+def beginning(whole: str, cut: str) -> str:
+    """The beginning of a text that was cut between tokens, without the half of a character at its end.
+
+    Args:
+        whole: the text.
+        cut: what its first tokens say, which may not be the text's own spelling.
+    """
+    while cut and not whole.startswith(cut) and cut.endswith("\ufffd"):
+        cut = cut[:-1]
+    if not whole.startswith(cut):
+        return cut
+    end = len(cut)
+    while 0 < end < len(whole) and _joins(whole[end - 1], whole[end]):
+        end -= 1
+    return whole[:end]
+
+
+def _joins(one: str, other: str) -> bool:
+    """Whether two code points next to each other are parts of one character: accents, emoji of several."""
+    marks = unicodedata.category(other) in ("Mn", "Me") or other in JOINERS
+    return marks or one == ZERO_WIDTH_JOINER
 
 
 def _length(row: Encoded) -> int:

@@ -1,4 +1,4 @@
-"""Templates: text with `{field}` places and one `{soft}` place for the soft prompt."""
+"""Templates: a text, or messages of a chat, with places for fields, and `{soft}` for the soft prompt."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from typing import Any
 
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.protocols import Tokenizer, Tokens
+from gfo.core.texts import Pieces, Plain, Where, text_number
+from gfo.tasks.parts.chat import SIGN, Message, Piece, checked_messages, in_chat, is_odd
 
 SOFT = "soft"
 MASK = "mask"  # where a masked language model says the answer
+GivenTemplate = str | Sequence[Mapping[str, str]]
+"""A text, or messages of "role" and "content"."""
+Row = Mapping[str, Any]
 
 
 def is_missing(value: Any) -> bool:
@@ -25,60 +30,89 @@ class Template:
     """A parsed template.
 
     Attributes:
-        before: pieces (literal text, field name or None) in front of the soft prompt, or all of them.
+        before: pieces in front of the soft prompt, or all of them.
         after: the pieces behind it.
         soft: whether there is a soft prompt.
+        messages: of a chat; without them it is a text.
+        is_text: whether the pieces are what the model reads; those of messages are once they are `bound`.
+        ends: whether the model's special tokens for a start and an end are put around it; a chat has its own.
     """
 
-    before: tuple[tuple[str, str | None], ...]
-    after: tuple[tuple[str, str | None], ...]
+    before: tuple[Piece, ...]
+    after: tuple[Piece, ...]
     soft: bool = True
+    messages: tuple[Message, ...] = ()
+    is_text: bool = True
+    ends: bool = True
 
     @classmethod
-    def parse(cls, text: str) -> Template:
-        """Parse "Review: {text}\\n{soft}Sentiment:"; doubled braces stand for single ones.
+    def parse(cls, given: GivenTemplate) -> Template:
+        """Parse "Review: {text}\\n{soft}Sentiment:", or messages of such; doubled braces are single ones.
 
         Raises:
-            GfoError: for unbalanced braces, formats or conversions in a place, or more than one `{soft}`.
+            GfoError: for unbalanced braces, formats or conversions in a place, more than one `{soft}`, or
+                messages without role and content.
         """
-        try:
-            pieces = list(string.Formatter().parse(text))
-        except ValueError as error:
-            raise GfoError(f"template = {text!r}: {error}; write {{{{ for a brace that is text") from None
-        if any(field == "" or form or conversion for _, field, form, conversion in pieces):
-            raise GfoError(f"template = {text!r}: a place holds a field's name alone, as in {{text}}")
-        places = [i for i, (_, field, _, _) in enumerate(pieces) if field == SOFT]
+        messages = () if isinstance(given, str) else checked_messages(given)
+        texts = [given] if isinstance(given, str) else [content for _, content in messages]
+        pieces = [piece for text in texts for piece in _parsed(text)]
+        places = [i for i, piece in enumerate(pieces) if piece.field == SOFT]
         if len(places) > 1:
             raise GfoError(
-                f"template = {text!r} has {len(places)} times {{soft}}; write {{soft}} once, where the soft "
+                f"template = {given!r} has {len(places)} times {{soft}}; write {{soft}} once, where the soft "
                 "prompt goes"
             )
-        plain = [(literal, field) for literal, field, _, _ in pieces]
-        if not places:
-            return cls(before=tuple(plain), after=(), soft=False)
-        i = places[0]
-        return cls(before=(*plain[:i], (plain[i][0], None)), after=tuple(plain[i + 1 :]))
+        before, after = tuple(pieces), tuple[Piece, ...]()
+        if places:
+            i = places[0]
+            before, after = (*pieces[:i], Piece(pieces[i].literal, None)), tuple(pieces[i + 1 :])
+        return cls(before, after, bool(places), messages, is_text=not messages)
 
     @property
     def fields(self) -> list[str]:
         """The fields that a row must have."""
-        return [field for _, field in (*self.before, *self.after) if field not in (None, MASK)]  # type: ignore[misc]
+        places = (piece.field for piece in (*self.before, *self.after))
+        return [field for field in places if field is not None and field != MASK]
 
     @property
     def masks(self) -> int:
         """How often `{mask}` stands in it."""
-        return sum(field == MASK for _, field in (*self.before, *self.after))
+        return sum(piece.field == MASK for piece in (*self.before, *self.after))
+
+    def bound(self, tokenizer: Tokenizer) -> Template:
+        """The template as the model reads it: messages in its chat format, rendered once.
+
+        Raises:
+            GfoError: as `check_mask`; for a model without a chat format, or one that changes the messages.
+        """
+        self.check_mask(tokenizer)
+        if self.is_text:
+            return self
+        parts, trims = in_chat([(role, _parsed(text)) for role, text in self.messages], tokenizer)
+        fields = [piece.field for _, text in self.messages for piece in _parsed(text) if piece.field]
+        pieces = [Piece(*each) for each in zip(parts, [*fields, None], [*trims, ""], strict=True)]
+        if not self.soft:
+            return Template(tuple(pieces), (), False, self.messages, ends=False)
+        i = fields.index(SOFT)
+        before = (*pieces[:i], Piece(pieces[i].literal, None))
+        return Template(before, tuple(pieces[i + 1 :]), True, self.messages, ends=False)
+
+    def without_soft(self) -> Template:
+        """The template without the soft prompt's place."""
+        if self.messages:
+            return Template.parse(self.messages_with(soft=""))
+        return Template(before=(*self.before, *self.after), after=(), soft=False)
 
     def text(self, **places: str) -> str:
         """The template as text again, with texts put into some places, `soft` among them."""
-        pieces = [*self.before, *([("", SOFT)] if self.soft else []), *self.after]
-        return "".join(
-            _escaped(literal)
-            + ("" if field is None else _escaped(places[field]) if field in places else f"{{{field}}}")
-            for literal, field in pieces
-        )
+        soft = [Piece("", SOFT)] if self.soft else []
+        return _text((*self.before, *soft, *self.after), places)
 
-    def check(self, row: Mapping[str, Any], where: str) -> None:
+    def messages_with(self, **places: str) -> list[dict[str, str]]:
+        """The messages, with texts put into some places."""
+        return [{"role": role, "content": _text(_parsed(text), places)} for role, text in self.messages]
+
+    def check(self, row: Row, where: str) -> None:
         """Raise GfoError if the row lacks a field or holds something that is not text."""
         for field in self.fields:
             if field not in row:
@@ -92,7 +126,7 @@ class Template:
                     f"{where}: field '{field}' is {row[field]!r}; a template takes text and numbers only"
                 )
 
-    def check_rows(self, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    def check_rows(self, rows: Mapping[str, Sequence[Row]]) -> None:
         """Check all rows of all splits."""
         for split, some in rows.items():
             for i, row in enumerate(some, 1):
@@ -111,17 +145,73 @@ class Template:
                 )
             )
 
-    def render(self, row: Mapping[str, Any]) -> tuple[str, str]:
+    def render(self, row: Row) -> tuple[str, str]:
         """The texts in front of and behind the soft prompt."""
-        return _join(self.before, row), _join(self.after, row)
+        return "".join(_filled(self.before, row)), "".join(_filled(self.after, row))
 
-    def encode(self, row: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[Tokens, Tokens]:
-        """The tokens in front of and behind the soft prompt."""
-        before, after = self.render({**row, MASK: tokenizer.mask})
-        return (
-            tokenizer.encode(before, start=True, end=not self.soft),
-            tokenizer.encode(after, end=self.soft),
-        )
+    def pieces(self, row: Row, tokenizer: Tokenizer) -> tuple[Pieces, Pieces]:
+        """The same in pieces, those of the row as text that holds no markup."""
+        row = {**row, MASK: tokenizer.mask}
+        return _filled(self.before, row), _filled(self.after, row)
+
+    def encode(
+        self, rows: Sequence[Row], tokenizer: Tokenizer, where: Where = text_number
+    ) -> list[tuple[Tokens, Tokens]]:
+        """The tokens of each row in front of and behind the soft prompt; a chat has its own special tokens.
+
+        Raises:
+            GfoError: for a row that cannot be tokens, or that the chat format changes, as `where(i)`.
+        """
+        self._check_chat(rows, tokenizer, where)
+        pieces = [self.pieces(row, tokenizer) for row in rows]
+        fronts, backs = [front for front, _ in pieces], [back for _, back in pieces]
+        before = tokenizer.encode_rows(fronts, start=self.ends, end=self.ends and not self.soft, where=where)
+        after = tokenizer.encode_rows(backs, end=self.ends and self.soft, behind=fronts, where=where)
+        return list(zip(before, after, strict=True))
+
+    def _check_chat(self, rows: Sequence[Row], tokenizer: Tokenizer, where: Where) -> None:
+        """Raise GfoError for a row, the first or an odd one, of which the chat makes another text."""
+        messages = [(role, _parsed(text)) for role, text in self.messages]
+        sign = SIGN.format(0)
+        places = {SOFT: sign, MASK: tokenizer.mask}
+        for i, row in enumerate(rows if messages else ()):
+            if i and not any(is_odd(str(row[field])) for field in self.fields):
+                continue
+            said = [
+                {"role": role, "content": "".join(_filled(some, {**row, **places}))}
+                for role, some in messages
+            ]
+            made = (sign if self.soft else "").join(self.render({**row, **places}))
+            if tokenizer.chat(said) != made:
+                raise GfoError(
+                    f"{where(i)}: the model's chat template makes another text of it than of other rows; "
+                    "drop it, or mend it (an empty field, blanks at an end, signs of the chat format)"
+                )
+
+
+def rows_of(split: str) -> Where:
+    """What errors call the i-th row of a split."""
+    return lambda i: f"{split} row {i + 1}"
+
+
+def _parsed(text: str) -> list[Piece]:
+    """The pieces of a text, `{soft}` among them."""
+    try:
+        pieces = list(string.Formatter().parse(text))
+    except ValueError as error:
+        raise GfoError(f"template = {text!r}: {error}; write {{{{ for a brace that is text") from None
+    if any(field == "" or form or conversion for _, field, form, conversion in pieces):
+        raise GfoError(f"template = {text!r}: a place holds a field's name alone, as in {{text}}")
+    return [Piece(literal, field) for literal, field, _, _ in pieces]
+
+
+def _text(pieces: Sequence[Piece], places: Mapping[str, str]) -> str:
+    """Pieces as a template has them, with texts in some places."""
+
+    def place(field: str | None) -> str:
+        return "" if field is None else _escaped(places[field]) if field in places else f"{{{field}}}"
+
+    return "".join(_escaped(piece.literal) + place(piece.field) for piece in pieces)
 
 
 def _escaped(text: str) -> str:
@@ -129,5 +219,17 @@ def _escaped(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
 
 
-def _join(pieces: tuple[tuple[str, str | None], ...], row: Mapping[str, Any]) -> str:
-    return "".join(literal + ("" if field is None else str(row[field])) for literal, field in pieces)
+def _filled(pieces: Sequence[Piece], row: Row) -> Pieces:
+    """Texts, with the row's values in their places."""
+    found: list[str] = []
+    for literal, field, trim in pieces:
+        found.append(literal)
+        if field is not None:
+            value = str(row[field])
+            found.append(value if field == MASK else Plain(_trimmed(value, trim)))
+    return found
+
+
+def _trimmed(value: str, sides: str) -> str:
+    value = value.lstrip() if "l" in sides else value
+    return value.rstrip() if "r" in sides else value
