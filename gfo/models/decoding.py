@@ -40,8 +40,9 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
         """Write what is new, [rows, H_kv, T, D_h]; what attention takes as keys and values."""
         it, new = self._of, (key_states, value_states)
         if self.own is None:
-            shape = len(it.owner), key_states.shape[1], it.capacity, key_states.shape[3]
-            self.own = key_states.new_zeros(shape), value_states.new_zeros(shape)
+            rows, heads = len(it.owner), key_states.shape[1]
+            key, value = (t.new_zeros(rows, heads, it.capacity, t.shape[3]) for t in new)
+            self.own = key, value
         for whole, part in zip(self.own, new, strict=True):
             it.write(whole, part)
         key, value = new if it.first_pass else tuple(whole[:, :, : it.columns] for whole in self.own)
@@ -60,7 +61,19 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
             self.own = self.own[0][rows], self.own[1][rows]
 
 
-class DecoderSequences:
+class Growing:
+    """What sequences have in common.
+
+    Attributes:
+        shrinks: whether some of them can be dropped.
+        tokens_a_step: how many tokens of each go through the model in a step.
+    """
+
+    shrinks: bool = True
+    tokens_a_step: int = 1
+
+
+class DecoderSequences(Growing):
     """N sequences behind C contexts of a decoder.
 
     Args:
@@ -189,7 +202,7 @@ class DecoderSequences:
         return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 
 
-class AnswerSequences:
+class AnswerSequences(Growing):
     """N answers that an encoder-decoder writes.
 
     Args:

@@ -101,7 +101,7 @@ class Encoder(FrozenModel):
         plain = self.module(input_ids=ids[None]).logits[0, at, list(some)].float()
         rows = RowLayout.single(torch.tensor([at + 1], device=self.device), len(ids))
         hidden = self.branches(None, self.embed(ids)[None, None], rows)
-        self._compare(self.logits(hidden[0, 0], some), plain)
+        self.compare(self.logits(hidden[0, 0], some), plain)
 
     def _read(self, hidden: Tensor, rows: RowLayout, real: Tensor) -> Tensor:
         """Hidden states [C, R, T, D] -> what the head's last matrix, or the similarity, takes: [C, R, D]."""

@@ -98,20 +98,6 @@ FEED_FORWARD = "mlp"
 # Positions that begin behind the padding token's number, so that a table holds as many less.
 POSITIONS_BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer"})
 
-# Attention that a mask and position ids cannot express, and so cannot be branched.
-UNSUPPORTED = {
-    "bloom": "its positions are attention biases (ALiBi) taken from the order of the keys",
-    "mpt": "its positions are attention biases (ALiBi) taken from the order of the keys",
-    "gpt_neo": "its local attention layers mask by the order of the keys",
-    "ctrl": "it takes positions from the order of the keys",
-    "modernbert-decoder": "its logits are more than one matrix behind the hidden states",
-    "mamba": "it has a recurrent state instead of keys and values",
-    "mamba2": "it has a recurrent state instead of keys and values",
-    "rwkv": "it has a recurrent state instead of keys and values",
-    "xlnet": "its keys carry relative positions taken from their order",
-}
-KNOWN_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
-
 
 def logit_transform(config: Any) -> tuple[float, float | None]:
     """(scale, softcap or None) that the family applies to its logits."""
@@ -133,16 +119,6 @@ def context_length(config: Any) -> int:
     if config.model_type in POSITIONS_BEHIND_PADDING:
         length -= int(config.pad_token_id) + 1
     return length
-
-
-def why_unsupported(config: Any) -> str | None:
-    """Why a model of this config cannot be evaluated in branches, in words, or None."""
-    if config.model_type in UNSUPPORTED:
-        return UNSUPPORTED[config.model_type]
-    strange = set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYER_TYPES
-    if strange:
-        return f"it has layers of the kind {', '.join(sorted(strange))}"
-    return None
 
 
 def attention_windows(config: Any) -> tuple[int | None, bool]:

@@ -47,7 +47,15 @@ class FrozenModel(ABC):
     """
 
     causal: bool
-    """Whether a token sees only those before it, so that contexts can be computed once."""
+    """Whether a token sees only those before it."""
+    contexts: bool = False
+    """Whether keys and values are kept as contexts: what rows share in front, and prefixes."""
+    equal_lengths: bool = False
+    """Whether what a row gives depends on the length of others in its pass, so that only equal ones go together."""
+    shares_layers: bool = True
+    """Whether a pass may begin at any layer, so that what lies below the first changed one is computed once."""
+    checks: bool = True
+    """Whether rows are compared with plain forward passes; see `gfo.freeze`."""
     generates: bool = True
     """Whether it continues a text."""
     reads: str = "next"
@@ -74,6 +82,13 @@ class FrozenModel(ABC):
         self.vocabulary_size, self.hidden_size = (int(n) for n in self._embedding.weight.shape)
         self.context_length = context_length(self.config)
         self._start, self._end = self._special_ends()
+
+    def like(self, module: Any) -> FrozenModel:
+        """Another module of the same architecture, frozen and evaluated in the same way."""
+        other = type(self)(module, self.tokenizer, self.name)  # type: ignore[call-arg, arg-type]
+        other.equal_lengths, other.shares_layers = self.equal_lengths, self.shares_layers
+        other.checks = self.checks
+        return other
 
     @property
     def lock(self) -> threading.RLock:
@@ -293,6 +308,16 @@ class FrozenModel(ABC):
         texts: list[str] = self.tokenizer.batch_decode(lists, clean_up_tokenization_spaces=False, **options)
         return texts
 
+    @property
+    def probe_vocabulary(self) -> tuple[int, ...]:
+        """Some 64 tokens, evenly spread, whose logits are compared."""
+        return self._probe()[0]
+
+    @property
+    def probe_text(self) -> Tensor:
+        """12 tokens to compare with, int [12]."""
+        return self._probe()[1]
+
     def _probe(self) -> tuple[tuple[int, ...], Tensor]:
         """Some 64 tokens, evenly spread over the vocabulary, to compare logits at, and 12 as a text [12]."""
         step = max(1, self.vocabulary_size // CHECKED_TOKENS)
@@ -300,7 +325,7 @@ class FrozenModel(ABC):
         text = [token for token in some if token != getattr(self.config, "pad_token_id", None)]
         return some, torch.tensor(text[:12], device=self.device)
 
-    def _compare(self, logits: Tensor, plain: Tensor) -> None:
+    def compare(self, logits: Tensor, plain: Tensor) -> None:
         """Raise GfoError if logits differ from those of a plain forward pass by more than rounding."""
         error = float((logits - plain).abs().max() / plain.std())
         if not error <= (1e-3 if self.dtype == torch.float32 else 0.2):
@@ -338,8 +363,12 @@ class FrozenModel(ABC):
                 hooks.enter_context(stack.entering(start, entry))
             seen = [] if stop is None else hooks.enter_context(stack.leaving(last))
             hooks.enter_context(applied(change, self.module, self._layers))
-            out = stack.part(start, last)(inputs_embeds=embeds, **inputs)
-        return out.last_hidden_state if stop is None else seen[0]  # type: ignore[no-any-return]
+            out = self._through(stack.part(start, last), inputs_embeds=embeds, **inputs)
+        return out if stop is None else seen[0]
+
+    def _through(self, part: nn.Module, **inputs: Any) -> Tensor:
+        """What leaves the last layer and the final norm of a stack's part, [rows, T, D]."""
+        return part(**inputs).last_hidden_state  # type: ignore[no-any-return]
 
     def _special_ends(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The special tokens that the tokenizer puts in front of a text and behind it."""

@@ -131,6 +131,19 @@ def find_stacks(body: nn.Module, size: int | None = None) -> list[Stack]:
     return [Stack(body, found[0])]
 
 
+def find_layers(module: nn.Module) -> Stack:
+    """The list of layers of a whole causal model, found by the name of its text body's.
+
+    Raises:
+        GfoError: if there is none.
+    """
+    config: Any = module.config.get_text_config(decoder=True)
+    body: Any = module.get_decoder() if hasattr(module, "get_decoder") else module.base_model
+    stack = find_stacks(body, config.num_hidden_layers)[0]
+    names = {id(part): name for name, part in module.named_modules()}
+    return Stack(module, f"{names[id(body)]}.{stack.path}".removeprefix("."))
+
+
 def find_linears(module: nn.Module, layer_of: Callable[[str], int | None]) -> dict[str, LinearInfo]:
     """Name -> sizes and layer of the linear modules inside layers."""
     linears = {}

@@ -68,10 +68,10 @@ class Prefix:
     ) -> None:
         import torch
 
-        if not model.causal:
+        if not model.contexts:
             raise GfoError(
-                f"space: a prefix needs a decoder, which keeps keys and values; '{model.name}' is none: take "
-                "SoftPrompt or DeepPrompt"
+                f"space: a prefix needs a decoder that keeps keys and values, but '{model.name}' is none, or "
+                "runs in whole rows: take SoftPrompt or DeepPrompt"
             )
         self.tokens = at_least_one("tokens", tokens)
         chosen = select_layers(layers, model.layers)
