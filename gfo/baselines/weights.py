@@ -29,7 +29,6 @@ from gfo.core.seeding import stream_seed
 from gfo.evaluation.local import LocalEvaluator
 from gfo.models.families import is_transposed
 from gfo.models.frozen import FrozenModel
-from gfo.models.loading import freeze
 from gfo.spaces.parts.targets import find_targets
 
 ADAPTER = "adapter"

@@ -158,7 +158,7 @@ class AnswerWriter:
             for k in parts(delta.candidates, self._room.sequences(lengths[b[0]] + new) // len(b)):
                 some, C = delta.select(k), k.stop - k.start
                 change = Change(some, tokens.places(C, self._shape.P).flatten(0, 1))
-                sequences = WholeSequences(model, change)
+                sequences = WholeSequences(model, change, tokens.ids.repeat(C, 1))
                 hidden = sequences.begin(change.put_prompts(tokens.embed(model).repeat(C, 1, 1)))
                 self._meter.count(C * tokens.ids.numel(), C * tokens.real, model.layers)
                 yield Chunk.of(k, b, model.device), sequences, hidden

@@ -75,7 +75,9 @@ class Plan:
     trees: tuple[Tree, ...] = ()
 
 
-def plan(batch: Batch, P: int, *, everywhere: bool = False, contexts: bool = True, reuse: bool = True) -> Plan:
+def plan(
+    batch: Batch, P: int, *, everywhere: bool = False, contexts: bool = True, reuse: bool = True
+) -> Plan:
     """The plan of a batch.
 
     Args:

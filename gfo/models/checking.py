@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,20 +16,63 @@ from gfo.models.decoder import Decoder
 from gfo.models.encoder import Encoder
 from gfo.models.encoder_decoder import EncoderDecoder
 from gfo.models.frozen import FrozenModel
-from gfo.models.whole_rows import WholeRows, cut_at_head
+from gfo.models.whole_rows import WholeEncoder, WholeRows, cut_at_head
 
 Rows = Sequence[Sequence[int]]
 
-# kind -> the classes that may be right, the fastest first, and whether only rows of equal length go together
-WAYS: dict[str, tuple[tuple[Any, bool], ...]] = {
-    "decoder": ((Decoder, False), (WholeRows, False), (WholeRows, True)),
-    "encoder": ((Encoder, False), (Encoder, True)),
-    "encoder-decoder": ((EncoderDecoder, False), (EncoderDecoder, True)),
-}
-COSTS = {
-    False: "in whole rows, which is exact; candidates share no text, so a step takes as many tokens as all "
-    "rows of all candidates have",
-    True: "in passes of rows of one length, which is exact, but slower where lengths differ",
+
+WHOLE = (WholeRows, WholeEncoder)
+
+
+class Way(NamedTuple):
+    """A way of evaluating a model.
+
+    Attributes:
+        model: the class.
+        by_ids: whether token ids are given beside embeddings; see `gfo.models.whole_rows`.
+        equal_lengths: whether only rows of one length go together.
+    """
+
+    model: Any
+    by_ids: bool = False
+    equal_lengths: bool = False
+
+    def __call__(self, module: Any, tokenizer: Any, name: str) -> FrozenModel:
+        """The frozen model."""
+        made: FrozenModel = self.model(module, tokenizer, name)
+        made.equal_lengths, made.by_ids = self.equal_lengths, self.by_ids
+        return made
+
+    @classmethod
+    def of(cls, model: FrozenModel) -> Way:
+        """That of a frozen model."""
+        return cls(type(model), model.by_ids, model.equal_lengths)
+
+    @property
+    def cost(self) -> str:
+        """What it is and costs, in words."""
+        if self.equal_lengths:
+            return "in passes of rows of one length, which is exact, but slower where lengths differ"
+        if self.model is WholeRows:
+            return (
+                "in whole rows, which is exact; but candidates share no text, so that each step runs all "
+                "rows of all candidates"
+            )
+        return "with its head over all tokens, which is exact, but slower"
+
+
+def _ways(*models: Any) -> tuple[Way, ...]:
+    """All ways of some classes, those for rows of any length first."""
+    ways = [Way(model, by_ids) for model in models for by_ids in (False, True)[: 1 + (model in WHOLE)]]
+    alike = [way._replace(equal_lengths=True) for way in ways if way.model is not Decoder]
+    return (*ways, *alike)
+
+
+# kind -> the ways that may be right, the fastest first
+WAYS: dict[str, tuple[Way, ...]] = {
+    "decoder": _ways(Decoder, WholeRows),
+    "encoder": _ways(Encoder, WholeEncoder),
+    "encoder-decoder": _ways(EncoderDecoder),
 }
 # names in configs of numbers of tokens on both sides of which a model may differ
 THRESHOLD = re.compile(r"window|original_max_position|chunk|block|local|topk_tokens|index_topk|kernel|conv")
@@ -47,7 +90,7 @@ def chosen(kind: str, module: Any, tokenizer: Any, name: str) -> FrozenModel:
     found: list[str] = []
     for way in WAYS[kind]:
         try:
-            model = _made(way, module, tokenizer, name)
+            model = way(module, tokenizer, name)
             model.check_branches()
             compare(model, _probes(model))
         except Exception as error:  # of any kind: whatever a model raises is a reason
@@ -56,7 +99,7 @@ def chosen(kind: str, module: Any, tokenizer: Any, name: str) -> FrozenModel:
                 raise _none(name or type(module).__name__, found, error) from error
             continue
         if found:
-            _warn(model, found[0])
+            _warn(model, way, found[0])
         _share_layers(model)
         break
     return model
@@ -74,19 +117,18 @@ def exact(model: FrozenModel, rows: Rows) -> FrozenModel:
     """
     if not model.checks:
         return model
-    kind = next(k for k, ways in WAYS.items() if isinstance(model, tuple({w[0] for w in ways})))
-    ways = WAYS[kind]
-    first = ways.index((type(model), model.equal_lengths)) if (type(model), model.equal_lengths) in ways else 0
+    own = Way.of(model)
+    ways = next((ways for ways in WAYS.values() if own in ways), (own,))
     found: list[str] = []
-    for way in ways[first:]:
-        other = _made(way, model.module, model.tokenizer, model.name) if found else model
+    for way in ways[ways.index(own) :]:
         try:
+            other = way(model.module, model.tokenizer, model.name) if found else model
             compare(other, rows)
         except Exception as error:
             found.append(_reason(error))
             continue
         if found:
-            _warn(other, found[0])
+            _warn(other, way, found[0])
             other.shares_layers = model.shares_layers
         return other
     raise GfoError(
@@ -119,12 +161,6 @@ def _turned(model: FrozenModel, row: Sequence[int]) -> list[int]:
     return [*rest[:at], row[at], *rest[at:]]
 
 
-def _made(way: tuple[Any, bool], module: Any, tokenizer: Any, name: str) -> FrozenModel:
-    model: FrozenModel = way[0](module, tokenizer, name)
-    model.equal_lengths = way[1]
-    return model
-
-
 def _reason(error: Exception) -> str:
     """An error in one line."""
     if isinstance(error, GfoError):
@@ -139,11 +175,10 @@ def _none(name: str, found: list[str], error: Exception) -> GfoError:
     return GfoError(f"model '{name}' cannot be evaluated: {found[-1]}; take another model")
 
 
-def _warn(model: FrozenModel, reason: str) -> None:
+def _warn(model: FrozenModel, way: Way, reason: str) -> None:
+    """Say once which way is taken, what it costs, and why no faster one."""
     reason = re.sub(r"; take .*", "", reason).removeprefix(f"model '{model.name}' ")
-    warnings.warn(
-        f"model '{model.name}' runs {COSTS[model.equal_lengths]} ({reason})", GfoWarning, stacklevel=4
-    )
+    warnings.warn(f"model '{model.name}' runs {way.cost} ({reason})", GfoWarning, stacklevel=4)
 
 
 def _probes(model: FrozenModel) -> list[list[int]]:
@@ -199,7 +234,7 @@ def _laid(model: FrozenModel, rows: Rows) -> tuple[Tensor, RowLayout]:
     number = torch.arange(len(rows), device=device)
     branch = torch.where(column < lengths[:, None], number[:, None], -1)
     places = torch.tensor([_place(model, row) for row in rows], device=device)
-    return model.embed(ids)[None], RowLayout(branch, column, (number * T + places)[None])
+    return model.embed(ids)[None], RowLayout(branch, column, (number * T + places)[None], ids=ids)
 
 
 def _place(model: FrozenModel, row: Sequence[int]) -> int:

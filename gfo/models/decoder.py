@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,9 +19,10 @@ from gfo.core.errors import GfoError
 from gfo.models.apply import Change
 from gfo.models.attention import attention_of_branches
 from gfo.models.branches import Context, RowLayout
-from gfo.models.families import attention_windows, feed_forward_of
+from gfo.models.families import attention_windows, feed_forward_of, strange_layers
 from gfo.models.frozen import FrozenModel
 from gfo.models.last_layer import read_tokens_only
+from gfo.models.shared_attention import may_share
 from gfo.models.structure import find_stacks, hooked
 
 
@@ -62,10 +64,22 @@ class Decoder(FrozenModel):
         name = name or str(module.config.name_or_path) or config.model_type
         body = module.base_model
         if "position_ids" not in inspect.signature(body.forward).parameters:
-            raise GfoError(f"model '{name}' cannot be branched: its forward pass takes no position_ids")
+            raise _unbranched(name, config, "its forward pass takes no position_ids")
+        if kinds := strange_layers(config):
+            raise _unbranched(name, config, f"it has layers of the kind {kinds}")
         super().__init__(module, tokenizer, name, find_stacks(body, config.num_hidden_layers))
         self._window, self._mixed_windows = attention_windows(self.config)
         self.last_network = feed_forward_of(self._layers[-1])
+
+    @functools.cached_property
+    def shares_attention(self) -> bool:
+        """Whether sequences that grow can attend to what they share without copies of it."""
+        return may_share(self)
+
+    @functools.cached_property
+    def heads(self) -> int:
+        """The attention's number of heads, of queries."""
+        return int(getattr(self.config, "num_attention_heads", 1))
 
     def context(
         self,
@@ -248,3 +262,10 @@ class Decoder(FrozenModel):
                 use_cache=cache is not None,
             )
         return hidden.reshape(C, -1, *hidden.shape[1:])
+
+
+def _unbranched(name: str, config: Any, reason: str) -> GfoError:
+    return GfoError(
+        f"model '{name}' ({config.model_type}) cannot be evaluated in branches: {reason}; take gfo.freeze, "
+        "which runs it in whole rows"
+    )

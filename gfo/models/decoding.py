@@ -19,7 +19,7 @@ from gfo.models.apply import Change, applied
 from gfo.models.attention import attention_of_branches
 from gfo.models.branches import Context, KeysValues, RowLayout
 from gfo.models.last_layer import read_tokens_only
-from gfo.models.shared_attention import Grid, NotSharedError, Shared, may_share, shared_attention
+from gfo.models.shared_attention import Grid, Shared, shared_attention
 
 if TYPE_CHECKING:
     from gfo.models.decoder import Decoder
@@ -99,7 +99,6 @@ class DecoderSequences(Growing):
         self._grid = Grid.of(owner)
         self.rows, self.first_pass, self.columns = torch.arange(len(owner), device=owner.device), True, 0
         self.shared: Shared | None = None
-        self._may_share = may_share(model.config)
 
     def begin(self, entry: Tensor, length: Tensor, rows: Tensor, change: Change | None) -> Tensor:
         """The first tokens of some of the sequences, each once.
@@ -118,13 +117,8 @@ class DecoderSequences(Growing):
         self._length[rows] = length
         lie = RowLayout.single(length, T)
         position = self._start[rows][:, None] + torch.arange(T, device=rows.device)
-        config = self._model.config
-        heads = int(config.num_attention_heads)
-        kept = 2 * (getattr(config, "num_key_value_heads", None) or heads)
-        size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        grid = (
-            Grid.of(self.owner[rows]) if T * heads <= kept * size else None
-        )  # scores or copies: the smaller
+        scores, copies = T * self._model.heads * self._model.layers, self._model.kept
+        grid = Grid.of(self.owner[rows]) if scores <= copies else None  # the smaller
         with read_tokens_only(self._model.last_network, lie, len(rows)):
             hidden = self._pass(entry, position, grid, change)
         return lie.reading(hidden)[:, 0]
@@ -163,17 +157,11 @@ class DecoderSequences(Growing):
 
     def _pass(self, entry: Tensor, position: Tensor, grid: Grid | None, change: Change | None) -> Tensor:
         """Entry [rows, T, D] at positions [rows, T] -> hidden states [rows, T, D]."""
-        if grid is not None and self._may_share:
-            self.shared = Shared(grid)
-            try:
-                with shared_attention(self._model.config, self.shared):
-                    hidden = self._run(entry, position, change)
-                if self.shared.used == self._model.layers:
-                    return hidden
-            except NotSharedError:
-                pass
-            self._may_share = False  # a family with an attention of its own: copies, written anew
         self.shared = None
+        if grid is not None and self._model.shares_attention:
+            self.shared = Shared(grid)
+            with shared_attention(self._model.config, self.shared):
+                return self._run(entry, position, change)
         with attention_of_branches(self._model.config):
             return self._run(entry, position, change)
 

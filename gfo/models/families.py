@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-# Factors and caps that a family applies to its logits behind the output embedding; the value is
-# the config's attribute. logits = cap * tanh(logits * scale / cap).
+# Factors that a family applies to its logits behind the output embedding, the value is the config's
+# attribute; and what configs call caps. logits = cap * tanh(logits * scale / cap).
 LOGIT_SCALE = {
     "cohere": "logit_scale",
     "cohere2": "logit_scale",
@@ -29,16 +29,7 @@ LOGIT_DIVISOR = {
     "granitemoeshared": "logits_scaling",
     "minicpm3": "logits_scaling",
 }
-LOGIT_SOFTCAP = {
-    "beam": "final_logit_softcapping",
-    "gemma2": "final_logit_softcapping",
-    "gemma3_text": "final_logit_softcapping",
-    "gemma3n_text": "final_logit_softcapping",
-    "gemma4_text": "final_logit_softcapping",
-    "gemma4_unified_text": "final_logit_softcapping",
-    "nanochat": "final_logit_softcapping",
-    "vaultgemma": "final_logit_softcapping",
-}
+LOGIT_SOFTCAP = ("final_logit_softcapping", "logits_soft_cap", "logit_softcap")
 
 # Modules that make keys and values of an encoder's output.
 CROSS_ATTENTION = re.compile(
@@ -99,6 +90,9 @@ FEED_FORWARD = "mlp"
 POSITIONS_BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer"})
 
 
+KNOWN_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})  # that masks express
+
+
 def logit_transform(config: Any) -> tuple[float, float | None]:
     """(scale, softcap or None) that the family applies to its logits."""
     kind = config.model_type
@@ -107,10 +101,10 @@ def logit_transform(config: Any) -> tuple[float, float | None]:
         scale *= float(getattr(config, LOGIT_SCALE[kind]))
     if kind in LOGIT_DIVISOR:
         scale /= float(getattr(config, LOGIT_DIVISOR[kind]))
-    if getattr(config, "scale_decoder_outputs", False):  # T5 with tied embeddings
+    tied = kind == "umt5" and config.tie_word_embeddings
+    if tied or getattr(config, "scale_decoder_outputs", False):  # T5 with tied embeddings
         scale *= float(config.d_model) ** -0.5
-    cap = getattr(config, LOGIT_SOFTCAP[kind], None) if kind in LOGIT_SOFTCAP else None
-    return scale, cap
+    return scale, next((cap for name in LOGIT_SOFTCAP if (cap := getattr(config, name, None))), None)
 
 
 def context_length(config: Any) -> int:
@@ -119,6 +113,11 @@ def context_length(config: Any) -> int:
     if config.model_type in POSITIONS_BEHIND_PADDING:
         length -= int(config.pad_token_id) + 1
     return length
+
+
+def strange_layers(config: Any) -> str:
+    """Kinds of layers that are not attention to all tokens or to a window of them, in words."""
+    return ", ".join(sorted(set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYER_TYPES))
 
 
 def attention_windows(config: Any) -> tuple[int | None, bool]:

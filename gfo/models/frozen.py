@@ -20,6 +20,7 @@ from gfo.core.errors import GfoError, unknown_name
 from gfo.models.apply import Change, applied, check_applied
 from gfo.models.branches import Context, RowLayout
 from gfo.models.families import USUAL_TARGETS, context_length, logit_transform, weight_of
+from gfo.models.probing import check_modules, kept, widest
 from gfo.models.structure import LinearInfo, Stack, find_linears, hidden_of, hooked
 
 TOKENS_READ = 2048  # in one pass of `read`
@@ -44,16 +45,19 @@ class FrozenModel(ABC):
         context_length: the most tokens a sequence may have.
         vocabulary_size: V.
         hidden_size: D, the width of the input embeddings.
+        reached: module -> why a change cannot reach it, or None, of those asked for so far.
     """
 
     causal: bool
     """Whether a token sees only those before it."""
     contexts: bool = False
     """Whether keys and values are kept as contexts: what rows share in front, and prefixes."""
+    by_ids: bool = False
+    """Whether the forward pass is given token ids beside what enters, 0 in the soft prompt's places."""
     equal_lengths: bool = False
-    """Whether what a row gives depends on the length of others in its pass, so that only equal ones go together."""
+    """Whether padding changes what a row gives, so that only rows of one length go together."""
     shares_layers: bool = True
-    """Whether a pass may begin at any layer, so that what lies below the first changed one is computed once."""
+    """Whether a pass may begin at any layer; else nothing below the first changed one is computed once."""
     checks: bool = True
     """Whether rows are compared with plain forward passes; see `gfo.freeze`."""
     generates: bool = True
@@ -82,12 +86,13 @@ class FrozenModel(ABC):
         self.vocabulary_size, self.hidden_size = (int(n) for n in self._embedding.weight.shape)
         self.context_length = context_length(self.config)
         self._start, self._end = self._special_ends()
+        self.reached: dict[str, str | None] = {}
 
     def like(self, module: Any) -> FrozenModel:
         """Another module of the same architecture, frozen and evaluated in the same way."""
         other = type(self)(module, self.tokenizer, self.name)  # type: ignore[call-arg, arg-type]
         other.equal_lengths, other.shares_layers = self.equal_lengths, self.shares_layers
-        other.checks = self.checks
+        other.by_ids, other.checks = self.by_ids, self.checks
         return other
 
     @property
@@ -190,6 +195,16 @@ class FrozenModel(ABC):
         """The layers, from the first, that the soft prompt passes through."""
         return self.layers
 
+    @functools.cached_property
+    def widest(self) -> int:
+        """Numbers of a token that the widest module of the layers gives."""
+        return widest(self)
+
+    @functools.cached_property
+    def kept(self) -> int:
+        """Numbers that are kept of a token where its keys and values are, in all layers."""
+        return kept(self)
+
     def layer_of(self, name: str) -> int | None:
         """The layer a module is in, or None for one outside of the layers."""
         first = 0
@@ -204,6 +219,7 @@ class FrozenModel(ABC):
         check_applied(delta)
         for slot in delta.slots:
             slot.check(self)
+        check_modules(self, delta.modules)
         touched = [layer for slot in delta.slots for layer in slot.touched(self)]
         if delta.first_layer > min(touched, default=0):
             raise GfoError(

@@ -70,7 +70,7 @@ def freeze(module: Any, tokenizer: Any, name: str = "", *, check: bool = True) -
     )
     if check:
         return chosen(kind, module, tokenizer, name)
-    model: FrozenModel = WAYS[kind][0][0](module, tokenizer, name)
+    model: FrozenModel = WAYS[kind][0](module, tokenizer, name)
     model.checks = False
     return model
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gfo.core.errors import GfoError
@@ -132,16 +133,27 @@ def find_stacks(body: nn.Module, size: int | None = None) -> list[Stack]:
 
 
 def find_layers(module: nn.Module) -> Stack:
-    """The list of layers of a whole causal model, found by the name of its text body's.
+    """The list of layers of a whole model that a text runs through.
 
     Raises:
-        GfoError: if there is none.
+        GfoError: if there are several, or none.
     """
-    config: Any = module.config.get_text_config(decoder=True)
-    body: Any = module.get_decoder() if hasattr(module, "get_decoder") else module.base_model
-    stack = find_stacks(body, config.num_hidden_layers)[0]
-    names = {id(part): name for name, part in module.named_modules()}
-    return Stack(module, f"{names[id(body)]}.{stack.path}".removeprefix("."))
+    lists = {name: part for name, part in module.named_modules() if isinstance(part, nn.ModuleList) and part}
+    found = [name for name in lists if not any(name.startswith(f"{outer}.") for outer in lists)]
+    ran: set[str] = set()
+    handles = [
+        lists[name][-1].register_forward_pre_hook(lambda *_, name=name: ran.add(name), with_kwargs=True)
+        for name in found
+    ]
+    ids = torch.arange(3, 7, device=next(module.parameters()).device)
+    with torch.no_grad(), hooked(*handles):
+        module(input_ids=ids[None])
+    if len(ran) != 1:
+        raise GfoError(
+            f"model: a text runs through {len(ran)} lists of modules "
+            f"({', '.join(sorted(ran)) or 'none'}); take a model whose layers are in one list"
+        )
+    return Stack(module, ran.pop())
 
 
 def find_linears(module: nn.Module, layer_of: Callable[[str], int | None]) -> dict[str, LinearInfo]:

@@ -1,15 +1,16 @@
-"""A causal model whose rows run whole: for attention or states that branches cannot express.
+"""Models whose rows run whole, by the plain forward pass: for what branches cannot express.
 
-Rows are padded on the right, which no token in front of the padding sees. They run through the plain forward
-pass of transformers, and nothing of a row is shared between candidates but the layers below the first changed
-one. So recurrent states, convolutions, position biases and sparse attention are exact, whatever they are.
+Rows are padded on the right, which in a causal model no token in front of the padding sees. Nothing of a row
+is shared between candidates but the layers below the first changed one. So recurrent states, convolutions,
+position biases and sparse attention are exact, whatever they are; and so is what a head does in front of its
+last matrix.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -18,11 +19,12 @@ from torch import Tensor, nn
 from gfo.models.apply import Change, applied
 from gfo.models.branches import Context, RowLayout
 from gfo.models.decoding import Growing
+from gfo.models.encoder import Encoder
 from gfo.models.frozen import FrozenModel
 from gfo.models.structure import find_layers, hooked
 
 CACHES = ("past_key_values", "cache_params", "state")  # under which names models give and take their states
-SAME = 1e-4  # of their spread: so near are logits with a cache to those without
+SAME = 1e-4  # of their spread: so near are states with a cache to those without
 
 
 @contextmanager
@@ -43,7 +45,45 @@ def cut_at_head(head: nn.Module, place: slice) -> Iterator[list[Tensor]]:
         yield seen
 
 
-class WholeRows(FrozenModel):
+class _Whole(FrozenModel):
+    """What models that run whole have in common: hidden states are those that enter the output embedding."""
+
+    def _through(self, part: nn.Module, **inputs: Any) -> Tensor:
+        """What enters the output embedding, [rows, T, D]."""
+        with ExitStack() as hooks:
+            seen = hooks.enter_context(cut_at_head(self._head, slice(0, 1)))
+            if self.by_ids:
+                hooks.enter_context(self._entering_as(inputs.pop("inputs_embeds")))
+            part(**inputs)
+        return seen[-1]
+
+    def _entering_as(self, entry: Tensor) -> Any:
+        """Within, tokens are embedded as `entry` [rows, T, D]."""
+        return hooked(self._embedding.register_forward_hook(lambda *_: entry))
+
+    def _ids(self, rows: RowLayout, C: int) -> dict[str, Tensor]:
+        """The token ids of C times the rows, as the forward pass takes them, if it is to have any."""
+        if not self.by_ids:
+            return {}
+        ids = torch.zeros_like(rows.branch) if rows.ids is None else rows.ids
+        return {"input_ids": ids.repeat(C, 1)}
+
+    @torch.no_grad()
+    def _measured_scale(self, ids: Tensor) -> float:
+        """The factor between the last matrix's product and the logits, of a row of token ids [T]."""
+        with cut_at_head(self._head, slice(-1, None)) as seen:
+            logits = self.module(input_ids=ids[None]).logits[0, -1].float()
+        self._logit_scale, cap = 1.0, self._logit_cap
+        self._logit_cap = None
+        product = self.logits(seen[-1][0, -1], None)[: len(logits)]
+        self._logit_cap = cap
+        if cap is not None:
+            logits = cap * torch.atanh((logits / cap).clamp(-0.999999, 0.999999))
+        scale = float((logits * product).sum() / product.square().sum())
+        return 1.0 if abs(scale - 1) < 1e-3 else scale
+
+
+class WholeRows(_Whole):
     """A causal language model of transformers, run in whole right-padded rows."""
 
     causal = True
@@ -51,6 +91,7 @@ class WholeRows(FrozenModel):
     def __init__(self, module: Any, tokenizer: Any, name: str = "") -> None:
         name = name or str(module.config.name_or_path) or module.config.model_type
         super().__init__(module, tokenizer, name, [find_layers(module)])
+        self._logit_scale = self._measured_scale(self.probe_text)
 
     def branches(
         self,
@@ -76,7 +117,9 @@ class WholeRows(FrozenModel):
             States of the tokens that are read, [C, M, D]; with `stop` those of all, [C, R, T, D].
         """
         C = len(entry)
-        hidden = self._run(self.stacks[0], entry.flatten(0, 1), change, start, stop, use_cache=False)
+        hidden = self._run(
+            self.stacks[0], entry.flatten(0, 1), change, start, stop, use_cache=False, **self._ids(rows, C)
+        )
         if stop is not None:
             return hidden.reshape(C, -1, *hidden.shape[1:])
         return rows.reading(hidden.reshape(C, -1, hidden.shape[-1]))
@@ -90,24 +133,19 @@ class WholeRows(FrozenModel):
 
         It is tried: two rows with it, token by token, against whole rows.
         """
-        if self.equal_lengths:  # what a token gives may depend on how many follow it
+        if self.equal_lengths or self.by_ids:  # what a token gives may depend on more than those before it
             return None
-        ids = self._probe()[1].repeat(2, 1)
+        ids = self.probe_text.repeat(2, 1)
         ids[1] = ids[1].flip(0)
         wanted = self._run(self.stacks[0], self.embed(ids), None, 0, None, use_cache=False)[:, 8:]
+        most = SAME * torch.finfo(self.dtype).eps / torch.finfo(torch.float32).eps
         for name in CACHES:
             try:
-                found = self._token_by_token(ids, name)
+                if float((self._token_by_token(ids, name) - wanted).abs().max() / wanted.std()) <= most:
+                    return name
             except Exception:  # of any kind: it is without a cache that such a model is right
                 continue
-            if float((found - wanted).abs().max() / wanted.std()) <= SAME * self._coarse:
-                return name
         return None
-
-    @property
-    def _coarse(self) -> float:
-        """How much coarser the dtype rounds than float32."""
-        return torch.finfo(self.dtype).eps / torch.finfo(torch.float32).eps
 
     def _token_by_token(self, ids: Tensor, name: str) -> Tensor:
         """States [rows, T - 8, D] of all but the first 8 tokens [rows, T], each behind a cache."""
@@ -125,11 +163,17 @@ class WholeRows(FrozenModel):
             out = self.module(**inputs, **held, use_cache=True)
         return seen[-1], getattr(out, name)
 
-    def _through(self, part: nn.Module, **inputs: Any) -> Tensor:
-        """What enters the output embedding, [rows, T, D]."""
-        with cut_at_head(self._head, slice(0, 1)) as seen:
-            part(**inputs)
-        return seen[-1]
+
+class WholeEncoder(_Whole, Encoder):
+    """A masked language model whose head is run by its own forward pass, for all tokens of a row."""
+
+    def __init__(self, module: Any, tokenizer: Any, name: str = "") -> None:
+        super().__init__(module, tokenizer, name)
+        self.stacks = (find_layers(module),)
+        self._prefixes = [f"{self.stacks[0].path}."]
+        self._layers = list(self.stacks[0].layers)
+        self._heads = []
+        self._logit_scale = self._measured_scale(self.probe_text)
 
 
 class WholeSequences(Growing):
@@ -138,12 +182,13 @@ class WholeSequences(Growing):
     Args:
         model: whose they are.
         change: candidates to apply, in all of the rows; its places are those of the first pass.
+        ids: the first tokens' ids, int [rows, T].
     """
 
     shrinks = False  # rows stay: caches of all kinds are kept as they are
 
-    def __init__(self, model: WholeRows, change: Change) -> None:
-        self._model, self._change = model, change
+    def __init__(self, model: WholeRows, change: Change, ids: Tensor) -> None:
+        self._model, self._change, self._ids = model, change, ids
         self._entry: Tensor | None = None
         self._cache: Any = None
 
@@ -151,7 +196,7 @@ class WholeSequences(Growing):
         """The first tokens, input embeddings [rows, T, D]: hidden states of the last ones, [rows, D]."""
         if self._model.cache_name is None:
             self._entry = entry
-            return self._anew()
+            return self._anew(entry)
         with applied(self._change, self._model.module, self._model.all_layers):
             return self._keep(inputs_embeds=entry)
 
@@ -166,9 +211,10 @@ class WholeSequences(Growing):
             with applied(change, self._model.module, self._model.all_layers):
                 return self._keep(input_ids=token[:, None])
         self._entry = torch.cat([self._entry, self._model.embed(token)[:, None]], dim=1)
+        self._ids = torch.cat([self._ids, token[:, None]], dim=1)
         place = nn.functional.pad(self._change.place, (0, 1), value=-1)
         self._change, self.tokens_a_step = Change(self._change.delta, place), self._entry.shape[1]
-        return self._anew()
+        return self._anew(self._entry)
 
     def keep(self, rows: Tensor) -> None:
         """Not taken; see `shrinks`."""
@@ -177,11 +223,10 @@ class WholeSequences(Growing):
         hidden, self._cache = self._model.keeping(self._model.cache_name or "", self._cache, **inputs)
         return hidden[:, -1]
 
-    def _anew(self) -> Tensor:
-        assert self._entry is not None
-        rows = self._entry.shape[1]
-        length = torch.full((len(self._entry),), rows, device=self._entry.device)
-        lie = RowLayout(
-            torch.zeros(1, rows, dtype=torch.long, device=length.device), length[:1, None], length[:, None] - 1
-        )
-        return self._model.branches(None, self._entry[:, None], lie, change=self._change)[:, 0]
+    def _anew(self, entry: Tensor) -> Tensor:
+        """Hidden states of the last tokens of whole rows [rows, T, D], [rows, D]."""
+        rows, T = entry.shape[:2]
+        column = torch.arange(T, device=entry.device).expand(rows, -1)
+        read = torch.arange(1, rows + 1, device=entry.device) * T - 1
+        lie = RowLayout(torch.zeros_like(column), column, read[None], ids=self._ids)
+        return self._model.branches(None, entry[None], lie, change=self._change)[0]

@@ -23,7 +23,7 @@ class HasContexts(HasContextLength, Protocol):
     """What a prefix needs of a model."""
 
     name: str
-    causal: bool
+    contexts: bool
     layers: int
 
     def context(self, entry: Tensor, length: Tensor) -> tuple[Any, Tensor]: ...
