@@ -99,6 +99,7 @@ class DecoderSequences(Growing):
         self._grid = Grid.of(owner)
         self.rows, self.first_pass, self.columns = torch.arange(len(owner), device=owner.device), True, 0
         self.shared: Shared | None = None
+        self._may_share = model.shares_attention
 
     def begin(self, entry: Tensor, length: Tensor, rows: Tensor, change: Change | None) -> Tensor:
         """The first tokens of some of the sequences, each once.
@@ -158,7 +159,7 @@ class DecoderSequences(Growing):
     def _pass(self, entry: Tensor, position: Tensor, grid: Grid | None, change: Change | None) -> Tensor:
         """Entry [rows, T, D] at positions [rows, T] -> hidden states [rows, T, D]."""
         self.shared = None
-        if grid is not None and self._model.shares_attention:
+        if grid is not None and self._may_share:
             self.shared = Shared(grid)
             with shared_attention(self._model.config, self.shared):
                 return self._run(entry, position, change)
