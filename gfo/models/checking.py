@@ -96,7 +96,7 @@ def chosen(kind: str, module: Any, tokenizer: Any, name: str) -> FrozenModel:
         except Exception as error:  # of any kind: whatever a model raises is a reason
             found.append(_reason(error))
             if way == WAYS[kind][-1]:
-                raise _none(name or type(module).__name__, found, error) from error
+                raise _none(name or type(module).__name__, found) from error
             continue
         if found:
             _warn(model, way, found[0])
@@ -162,23 +162,21 @@ def _turned(model: FrozenModel, row: Sequence[int]) -> list[int]:
 
 
 def _reason(error: Exception) -> str:
-    """An error in one line."""
+    """An error in one line, without the model's name and what to take instead."""
     if isinstance(error, GfoError):
-        return str(error)
+        return re.sub(r"^model('[^']*'| '.*?')?( \(.*?\))?:? |; take .*", "", str(error))
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {line[:200]}" if line else type(error).__name__
 
 
-def _none(name: str, found: list[str], error: Exception) -> GfoError:
-    if isinstance(error, GfoError) and len(set(found)) == 1:
-        return error
+def _none(name: str, found: list[str]) -> GfoError:
+    """That no way is right: what the last one said."""
     return GfoError(f"model '{name}' cannot be evaluated: {found[-1]}; take another model")
 
 
 def _warn(model: FrozenModel, way: Way, reason: str) -> None:
     """Say once which way is taken, what it costs, and why no faster one."""
-    reason = re.sub(r"; take .*", "", reason).removeprefix(f"model '{model.name}' ")
-    warnings.warn(f"model '{model.name}' runs {way.cost} ({reason})", GfoWarning, stacklevel=4)
+    warnings.warn(f"model '{model.name}' runs {way.cost} (why: {reason})", GfoWarning, stacklevel=4)
 
 
 def _probes(model: FrozenModel) -> list[list[int]]:

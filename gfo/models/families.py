@@ -101,7 +101,7 @@ def logit_transform(config: Any) -> tuple[float, float | None]:
         scale *= float(getattr(config, LOGIT_SCALE[kind]))
     if kind in LOGIT_DIVISOR:
         scale /= float(getattr(config, LOGIT_DIVISOR[kind]))
-    tied = kind == "umt5" and config.tie_word_embeddings
+    tied = kind in ("umt5", "switch_transformers") and config.tie_word_embeddings
     if tied or getattr(config, "scale_decoder_outputs", False):  # T5 with tied embeddings
         scale *= float(config.d_model) ** -0.5
     return scale, next((cap for name in LOGIT_SOFTCAP if (cap := getattr(config, name, None))), None)

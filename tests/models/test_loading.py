@@ -8,7 +8,8 @@ import pytest
 import torch
 import transformers
 
-from gfo import Decoder, GfoError, load_model
+from gfo import Decoder, GfoError, GfoWarning, load_model
+from gfo.models.whole_rows import WholeRows
 
 
 @pytest.fixture(scope="module")
@@ -166,15 +167,17 @@ def test_a_family_with_position_biases_is_no_decoder(tokenizer):
         assert part in message
 
 
-def test_a_recurrent_family_is_refused(folder, tmp_path, tokenizer):
+def test_a_recurrent_family_runs_in_whole_rows(tmp_path, tokenizer):
     config = transformers.MambaConfig(vocab_size=200, hidden_size=32, state_size=4, num_hidden_layers=1)
     path = tmp_path / "mamba"
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
     tokenizer().save_pretrained(path)
     assert json.loads((path / "config.json").read_text())["model_type"] == "mamba"
-    with pytest.raises(GfoError) as error:
-        load_model(path)
-    assert "recurrent state" in one_line(error)
+    with pytest.warns(
+        GfoWarning, match="runs in whole rows, which is exact; but candidates share no text"
+    ) as told:
+        assert isinstance(load_model(path, device="cpu"), WholeRows)
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize(
