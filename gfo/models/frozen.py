@@ -346,8 +346,8 @@ class FrozenModel(ABC):
         error = float((logits - plain).abs().max() / plain.std())
         if not error <= (1e-3 if self.dtype == torch.float32 else 0.2):
             raise GfoError(
-                f"model '{self.name}' ({self.config.model_type}): its logits differ from a plain forward pass "
-                f"by {error:.1g} of their spread; take another model"
+                f"model '{self.name}' ({self.config.model_type}): its logits differ from a plain forward "
+                f"pass by {error:.1g} of their spread; take another model"
             )
 
     def _run(

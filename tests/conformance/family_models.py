@@ -1,32 +1,23 @@
-"""A tiny random model of every family in transformers' auto mappings that a short config can build.
-
-`python tests/conformance/family_models.py` freezes each of them and writes docs/families.json, which
-docs/tables.py makes a table of.
-"""
+"""A tiny random model of every family in transformers' auto mappings that a short config can build."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import json
-import sys
 import warnings
 from pathlib import Path
 
 import torch
 import transformers
+from conftest import make_encoder_tokenizer, make_tokenizer
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-ROOT = Path(__file__).resolve().parents[2]
-if __name__ == "__main__":
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from conftest import make_encoder_tokenizer, make_tokenizer
 
 import gfo
 from gfo.testing.tiny import draw_weights
 
+ROOT = Path(__file__).resolve().parents[2]
 MAPPINGS = {
     "causal": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
     "masked": "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
@@ -181,11 +172,7 @@ def way(family, mapping):
     return text, warning.rpartition(" (why: ")[2].removesuffix(")")
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
+def table():
+    """Rows of family, mapping, way and reason, of all, as docs/families.json holds them."""
     rows = [[family, mapping, *way(family, mapping)] for family, mapping in families()]
-    lines = ",\n".join(json.dumps(row) for row in rows)
-    RESULTS.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    for mapping in MAPPINGS:
-        of = [row[2] for row in rows if row[1] == mapping]
-        print(mapping, {text: of.count(text) for text in sorted(set(of))})
+    return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
