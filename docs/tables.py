@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from gfo.core.registry import Entry, entries
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end of table -->)", re.S)
 LEADERBOARD = ROOT / "docs" / "leaderboard.md"
+FAMILIES = ROOT / "docs" / "families.json"
 SHORT = ("full", "lora", "cma-biases", "prompt-tuning", "openai-es", "cma", "manual", "random")
 
 _NAME = r"(?:Ben |De )?[A-Z\u00c0-\u00de][\w'-]+"
@@ -128,6 +130,23 @@ def leaderboard() -> str:
     return "\n".join([head, *(rows[name] for name in SHORT)])
 
 
+def families() -> str:
+    """Families of transformers by how they are evaluated."""
+    found: dict[str, list[str]] = {}
+    for family, _, way, _ in json.loads(FAMILIES.read_text(encoding="utf-8")):
+        found.setdefault(way, []).append(f"`{family}`")
+    return _table("how | families", (f"| {way} | {', '.join(found[way])} |" for way in sorted(found)))
+
+
+def reasons() -> str:
+    """Families that are not evaluated in the fastest way, with the reason."""
+    rows = json.loads(FAMILIES.read_text(encoding="utf-8"))
+    return _table(
+        "family | how | why no faster way is right",
+        (f"| `{r[0]}` | {r[2]} | {r[3].replace('|', '/')} |" for r in rows if r[3] and r[2] != "not tried"),
+    )
+
+
 def _class(entry: Entry) -> str:
     return f"gfo.{entry.load().__name__}"
 
@@ -141,6 +160,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "baselines": plain("baseline"),
     "models": plain("model"),
     "leaderboard": leaderboard,
+    "families": families,
+    "families-reasons": reasons,
 }
 
 

@@ -143,7 +143,7 @@ class LinearHead(Searching):
             model, batch = self._setting.model, self._task.all_rows(split)
             assert isinstance(batch, Batch)
             delta = Unchanged(model).decode(torch.zeros(1, 1)).to(model.device, model.dtype)
-            todo = plan(batch, 0, everywhere=True, causal=model.causal)
+            todo = plan(batch, 0, everywhere=True, contexts=model.contexts)
             meter = Meter(model.layers)
             layout = ByCandidate(model, todo, Shape.of(delta, model), self._most_tokens, meter)
             rows: dict[int, Array] = {}

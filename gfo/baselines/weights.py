@@ -30,7 +30,6 @@ from gfo.core.seeding import stream_seed
 from gfo.evaluation.local import LocalEvaluator
 from gfo.models.families import is_transposed
 from gfo.models.frozen import FrozenModel
-from gfo.models.loading import freeze
 from gfo.spaces.parts.targets import find_targets
 
 ADAPTER = "adapter"
@@ -190,7 +189,7 @@ class Lora(Weights):
             self._adapted = peft.get_peft_model(module, config)
         self._adapted.peft_config["default"].target_modules = names  # as a set its order would change
         trained = [p for p in self._adapted.parameters() if p.requires_grad]
-        model = freeze(self._adapted.get_base_model(), setting.model.tokenizer, setting.model.name)
+        model = setting.model.like(self._adapted.get_base_model())
         super().__init__(setting, model, trained)
 
     def save(self, folder: Path, point: Array) -> None:
@@ -253,7 +252,7 @@ def _all_weights(setting: Setting, dtype: torch.dtype, dropout: float | None) ->
     module = copy.deepcopy(setting.model.module).to(dtype)
     if dropout is not None:
         set_dropout(module, dropout)
-    model = freeze(module, setting.model.tokenizer, setting.model.name)
+    model = setting.model.like(module)
     return Weights(setting, model, list(module.parameters()), list(setting.model.module.parameters()))
 
 

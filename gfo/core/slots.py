@@ -25,7 +25,7 @@ class HasParts(Protocol):
     """What slots ask a model about its parts."""
 
     name: str
-    causal: bool
+    contexts: bool
     layers: int
     module: Any
 
@@ -256,9 +256,10 @@ class Prefixes(LayerSlot, name="prefix"):
 
     def check(self, model: HasParts) -> None:
         """Raise GfoError for a model without keys and values in front."""
-        if not model.causal:
+        if not model.contexts:
             raise GfoError(
-                f"Delta: a prefix, but '{model.name}' is no decoder; give it a soft prompt instead"
+                f"Delta: a prefix, but '{model.name}' keeps no keys and values of a text in front; give it a "
+                "soft prompt instead"
             )
         super().check(model)
 

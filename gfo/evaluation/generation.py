@@ -29,9 +29,12 @@ from gfo.models.decoding import AnswerSequences, DecoderSequences
 from gfo.models.encoder_decoder import EncoderDecoder
 from gfo.models.families import CROSS_ATTENTION
 from gfo.models.frozen import FrozenModel
+from gfo.models.whole_rows import WholeRows, WholeSequences
 
 SHRINK = 7 / 8  # sequences are dropped when so many or fewer are left: it copies the others' keys and values
 LOGITS_AT_ONCE = 2**24  # numbers
+
+Sequences = DecoderSequences | AnswerSequences | WholeSequences
 
 
 @dataclass(frozen=True)
@@ -136,10 +139,29 @@ class AnswerWriter:
         B = len(self._branches)
         found: list[list[list[int]]] = [[[] for _ in range(B)] for _ in range(delta.candidates)]
         failed: set[int] = set()
-        starts = self._answers if isinstance(self._model, EncoderDecoder) else self._continuations
-        for chunk, sequences, hidden in starts(delta):
+        for chunk, sequences, hidden in self._starts(delta):
             failed |= self._decode(chunk, sequences, hidden, delta.select(chunk.k), found)
         return [None if k in failed else [tuple(a) for a in answers] for k, answers in enumerate(found)]
+
+    def _starts(self, delta: Delta) -> Iterator[tuple[Chunk, Sequences, Tensor]]:
+        """Sequences begun, and the hidden states [N, D] of their last tokens."""
+        if isinstance(self._model, EncoderDecoder):
+            return self._answers(delta)
+        return self._whole(delta) if isinstance(self._model, WholeRows) else self._continuations(delta)
+
+    def _whole(self, delta: Delta) -> Iterator[tuple[Chunk, WholeSequences, Tensor]]:
+        """The chunks of a model that runs whole rows: rows of one length each."""
+        model, new = cast(WholeRows, self._model), self._decoding.max_tokens
+        lengths = [len(row) for row in self._branches]
+        for b in tiles(lengths, most_tokens=self._room.most, waste=0.0):
+            tokens = TokenRows.padded([self._branches[i] for i in b], model.device)
+            for k in parts(delta.candidates, self._room.sequences(lengths[b[0]] + new) // len(b)):
+                some, C = delta.select(k), k.stop - k.start
+                change = Change(some, tokens.places(C, self._shape.P).flatten(0, 1))
+                sequences = WholeSequences(model, change, tokens.ids.repeat(C, 1))
+                hidden = sequences.begin(change.put_prompts(tokens.embed(model).repeat(C, 1, 1)))
+                self._meter.count(C * tokens.ids.numel(), C * tokens.real, model.layers)
+                yield Chunk.of(k, b, model.device), sequences, hidden
 
     def _continuations(self, delta: Delta) -> Iterator[tuple[Chunk, DecoderSequences, Tensor]]:
         """A decoder's chunks: sequences begun, and the hidden states [N, D] of their last tokens."""
@@ -256,7 +278,7 @@ class AnswerWriter:
     def _decode(
         self,
         chunk: Chunk,
-        sequences: DecoderSequences | AnswerSequences,
+        sequences: Sequences,
         hidden: Tensor,
         delta: Delta,
         found: list[list[list[int]]],
@@ -274,13 +296,13 @@ class AnswerWriter:
             if t == self._decoding.max_tokens - 1 or not bool(alive.any()):
                 break
             rows = _kept(alive, chunk.candidate, equally_many=change is not None)
-            if len(rows) <= SHRINK * len(alive):
+            if sequences.shrinks and len(rows) <= SHRINK * len(alive):
                 sequences.keep(rows)
                 chunk, alive, token = chunk.take(rows), alive[rows], token[rows]
                 if change is not None:
                     change = _of_modules(delta.take(torch.unique(chunk.candidate)), hidden.device)
             hidden = sequences.step(token, change)
-            self._meter.count(len(alive), int(alive.sum()), layers)
+            self._meter.count(len(alive) * sequences.tokens_a_step, int(alive.sum()), layers)
         return {chunk.k.start + k for k in broken.nonzero()[:, 0].tolist()}
 
     def _append(self, chunk: Chunk, token: Tensor, alive: Tensor, found: list[list[list[int]]]) -> None:

@@ -323,9 +323,10 @@ def lay_out_batch(
         meter: counts what is computed here once.
         reuse: False to compute every sequence whole, the slow way.
     """
-    todo = plan(batch, shape.P, everywhere=shape.everywhere, causal=model.causal, reuse=reuse)
+    todo = plan(batch, shape.P, everywhere=shape.everywhere, contexts=model.contexts, reuse=reuse)
+    forks = model.contexts or not model.causal
     if batch.endings:
-        todo = with_endings(todo, batch, model, most if reuse else 0)
+        todo = with_endings(todo, batch, model, most if reuse and forks else 0)
     if todo.by_example:
         return ByExample(cast("Decoder", model), todo, shape, most, meter)
     return ByCandidate(model, todo, shape, most, meter)

@@ -46,6 +46,7 @@ from gfo.evaluation.memory import (
 )
 from gfo.evaluation.reading import read_log_likelihoods, read_logits
 from gfo.evaluation.shape import Meter, Shape
+from gfo.models.checking import exact
 from gfo.models.frozen import FrozenModel
 
 
@@ -94,6 +95,10 @@ class LocalEvaluator:
         )
         self._shape = self._checked_shape()
         self._check_rows()
+        with model.lock:
+            self.model = exact(model, self._extreme_rows())
+        if self.model is not model:
+            self._shape = self._checked_shape()
 
     @torch.no_grad()
     def __call__(self, z: Array, step: int) -> Evaluation:
@@ -236,6 +241,19 @@ class LocalEvaluator:
         with self.model.lock:
             self.model.check(zero)
             return Shape.of(zero, self.model)
+
+    def _extreme_rows(self) -> list[tuple[int, ...]]:
+        """The shortest row and the longest of all splits, with words in the soft prompt's places."""
+        text = self.model.probe_text.tolist()
+        soft = tuple(text[p % len(text)] for p in range(self._shape.P))
+        batches = (batch for s in self.task.splits for batch in _parts(self.task.all_rows(s)))
+        rows = [
+            before + soft + after
+            for batch in batches
+            for before, after in zip(batch.before, batch.after, strict=True)
+        ]
+        ends = [min(rows, key=len), max(rows, key=len)] if rows else []
+        return [row for row in ends if row]
 
     def _check_rows(self) -> None:
         """Raise GfoError for a row that does not fit into the context, or has no place for the prompt."""

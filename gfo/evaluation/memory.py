@@ -23,8 +23,6 @@ LEAST_TOKENS = 16  # of a forward pass; a model that fails at so few has no room
 SHARE_FOR_ACTIVATIONS = 0.25
 SHARE_FOR_CONTEXTS = 0.25
 
-_INNER = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "encoder_ffn_dim")  # configs' names for I
-
 
 def free_bytes(device: torch.device) -> int:
     """Memory free on the device."""
@@ -38,23 +36,16 @@ def token_bytes(model: FrozenModel) -> int:
 
     In the feed-forward network: the residual stream, the layer's input and its norm (in float32, as
     transformers' norms compute) and the input and output of the network (6 D), and its gate, up and
-    activated product (3 I). A decoder's contexts also keep keys and values of all layers
-    (2 H_kv D_h L). It is 1.1 to 2.1 times the measured peaks (see tests/evaluation/test_memory.py).
+    activated product (3 I, by the widest module that a probe shows). A decoder's contexts also keep keys and
+    values of all layers. It is 1.1 to 2.1 times the measured peaks (see tests/evaluation/test_memory.py).
     """
-    config: Any = model.config
-    D = int(config.hidden_size)
-    inner = next((n for name in _INNER if (n := getattr(config, name, None))), 4 * D)
     element = torch.empty(0, dtype=model.dtype).element_size()
-    return (6 * D + 3 * int(inner)) * element + kept_bytes(model) * model.causal
+    return (6 * model.hidden_size + 3 * model.widest) * element + kept_bytes(model) * model.contexts
 
 
 def kept_bytes(model: FrozenModel) -> int:
-    """Memory that the keys and values of a token take in all layers: 2 H_kv D_h L numbers."""
-    config: Any = model.config
-    heads = int(config.num_attention_heads)
-    head = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
-    element = torch.empty(0, dtype=model.dtype).element_size()
-    return 2 * int(getattr(config, "num_key_value_heads", None) or heads) * head * model.layers * element
+    """Memory that the keys and values of a token take in all layers, by a probe."""
+    return model.kept * torch.empty(0, dtype=model.dtype).element_size()
 
 
 def chunk_tokens(model: FrozenModel, memory: int | None = None) -> int:

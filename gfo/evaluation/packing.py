@@ -38,10 +38,10 @@ def lay_out(
 ) -> tuple[list[list[int]], list[tuple[TokenRows, RowLayout]]]:
     """By candidate: the branches in groups of at most `most` tokens, and how each group lies in rows."""
     lengths = [len(row) for row in todo.branches]
-    packs = [i for i, length in enumerate(lengths) if model.causal and length <= LONG_BRANCH]
+    packs = [i for i, length in enumerate(lengths) if model.contexts and length <= LONG_BRANCH]
     alone = sorted(set(range(len(lengths))) - set(packs))
     layouts = _packed_together(lengths, packs, most) if packs else []
-    layouts += _alone(todo, lengths, alone, most)
+    layouts += _alone(todo, lengths, alone, most, waste=0.0 if model.equal_lengths else 0.05)
     groups = [[i for row in rows for i in row] for _, rows in layouts]
     laid = [packed(todo.branches, rows, T, model.device, model.read_token, todo.trees) for T, rows in layouts]
     if todo.trees and not model.causal and model.read_token is None:
@@ -59,10 +59,12 @@ def _packed_together(lengths: list[int], packs: list[int], most: int) -> list[tu
     return [(T, rows[i : i + at_once]) for i in range(0, len(rows), at_once)]
 
 
-def _alone(todo: Plan, lengths: list[int], alone: list[int], most: int) -> list[tuple[int, list[list[int]]]]:
+def _alone(
+    todo: Plan, lengths: list[int], alone: list[int], most: int, waste: float
+) -> list[tuple[int, list[list[int]]]]:
     """Groups of rows of one branch each, of like length, as `_packed_together`."""
     found = []
-    for tile in tiles([lengths[i] for i in alone], most_tokens=most):
+    for tile in tiles([lengths[i] for i in alone], most_tokens=most, waste=waste):
         for part in _forced_together(todo, [alone[i] for i in tile], most):
             found.append((max(lengths[i] for i in part), [[i] for i in part]))
     return found

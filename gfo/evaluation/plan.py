@@ -75,19 +75,21 @@ class Plan:
     trees: tuple[Tree, ...] = ()
 
 
-def plan(batch: Batch, P: int, *, everywhere: bool = False, causal: bool = True, reuse: bool = True) -> Plan:
+def plan(
+    batch: Batch, P: int, *, everywhere: bool = False, contexts: bool = True, reuse: bool = True
+) -> Plan:
     """The plan of a batch.
 
     Args:
         batch: the examples.
         P: tokens of the soft prompt.
         everywhere: whether all tokens depend on the candidate, not the soft prompt's and those behind alone.
-        causal: whether tokens see only those before them, without which no context can be shared.
+        contexts: whether the model keeps contexts, without which every sequence is whole.
         reuse: False to compute every sequence whole, the slow way.
     """
     soft = tuple(-1 - p for p in range(P))
     rows = [before + soft + after for before, after in zip(batch.before, batch.after, strict=True)]
-    if not (causal and reuse):
+    if not (contexts and reuse):
         return Plan(False, (), (), tuple(rows))
     first = [0 if everywhere else _first_soft(row) for row in rows]
     common = _common(rows)

@@ -131,7 +131,8 @@ def packed(
             end[at] = column + torch.tensor(trees[i].end)
             read += [r * T + column + place for place in trees[i].places]
     end = None if end is None else end.to(device)
-    return tokens, RowLayout(branch.to(device), position.to(device), torch.tensor([read], device=device), end)
+    where = torch.tensor([read], device=device)
+    return tokens, RowLayout(branch.to(device), position.to(device), where, end, ids=tokens.ids)
 
 
 def _places(rows: Sequence[Row], groups: Sequence[Sequence[int]]) -> Iterator[tuple[int, int, int]]:

@@ -51,7 +51,7 @@ class Shape:
             delta.prefix_tokens,
             everywhere,
             bool(delta.modules),
-            delta.first_layer,
+            delta.first_layer if model.shares_layers else 0,
             prompt,
         )
 

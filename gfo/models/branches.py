@@ -177,6 +177,7 @@ class RowLayout:
             [C, R, T]; None where all that stand behind it in its branch do.
         forced: what an encoder-decoder's decoder is given; `read` then counts through the answers' R starts
             and the N * T' tokens forced.
+        ids: the words, int [R, T], 0 in the soft prompt's places; None where a layout does not tell.
     """
 
     branch: Tensor
@@ -184,6 +185,7 @@ class RowLayout:
     read: Tensor
     end: Tensor | None = None
     forced: Forced | None = None
+    ids: Tensor | None = None
 
     @classmethod
     def single(cls, length: Tensor, n: int) -> RowLayout:

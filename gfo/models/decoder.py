@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,9 +19,10 @@ from gfo.core.errors import GfoError
 from gfo.models.apply import Change
 from gfo.models.attention import attention_of_branches
 from gfo.models.branches import Context, RowLayout
-from gfo.models.families import attention_windows, feed_forward_of, why_unsupported
+from gfo.models.families import attention_windows, feed_forward_of, strange_layers
 from gfo.models.frozen import FrozenModel
 from gfo.models.last_layer import read_tokens_only
+from gfo.models.shared_attention import may_share
 from gfo.models.structure import find_stacks, hooked
 
 
@@ -50,26 +52,34 @@ class Decoder(FrozenModel):
         last_network: the last layer's feed-forward network, or None where it has none of the usual name.
 
     Raises:
-        GfoError: for a model whose attention cannot be branched (see `gfo.models.families`).
+        GfoError: for a model whose positions cannot be chosen. Of others `gfo.models.checking` finds whether
+            branches are right.
     """
 
     causal = True
+    contexts = True
 
     def __init__(self, module: Any, tokenizer: Any, name: str = "") -> None:
         config = module.config.get_text_config(decoder=True)
         name = name or str(module.config.name_or_path) or config.model_type
-        reason = why_unsupported(config)
         body = module.base_model
-        if reason is None and "position_ids" not in inspect.signature(body.forward).parameters:
-            reason = "its forward pass takes no position_ids"
-        if reason is not None:
-            raise GfoError(
-                f"model '{name}' ({config.model_type}) cannot be evaluated in branches: {reason}; "
-                "take a decoder with rotary or learned positions, such as Llama, Qwen, Mistral, Gemma, GPT-2"
-            )
+        if "position_ids" not in inspect.signature(body.forward).parameters:
+            raise _unbranched(name, config, "its forward pass takes no position_ids")
+        if kinds := strange_layers(config):
+            raise _unbranched(name, config, f"it has layers of the kind {kinds}")
         super().__init__(module, tokenizer, name, find_stacks(body, config.num_hidden_layers))
         self._window, self._mixed_windows = attention_windows(self.config)
         self.last_network = feed_forward_of(self._layers[-1])
+
+    @functools.cached_property
+    def shares_attention(self) -> bool:
+        """Whether sequences that grow can attend to what they share without copies of it."""
+        return may_share(self)
+
+    @functools.cached_property
+    def heads(self) -> int:
+        """The attention's number of heads, of queries."""
+        return int(getattr(self.config, "num_attention_heads", 1))
 
     def context(
         self,
@@ -213,7 +223,7 @@ class Decoder(FrozenModel):
         column = torch.arange(10, device=self.device)[None]  # the second branch must not see the first
         rows = RowLayout(column // 5, column % 5, torch.tensor([[9]], device=self.device))
         hidden = self.branches(context, embeds[:, None, 7:].repeat(1, 1, 2, 1), rows)
-        self._compare(self.logits(hidden[0, 0], some), plain)
+        self.compare(self.logits(hidden[0, 0], some), plain)
 
     def _masks(self, mask_of: Callable[[int | None], Tensor]) -> Any:
         """The mask of the model's window, or one for each kind of layer, as transformers takes them."""
@@ -252,3 +262,10 @@ class Decoder(FrozenModel):
                 use_cache=cache is not None,
             )
         return hidden.reshape(C, -1, *hidden.shape[1:])
+
+
+def _unbranched(name: str, config: Any, reason: str) -> GfoError:
+    return GfoError(
+        f"model '{name}' ({config.model_type}) cannot be evaluated in branches: {reason}; take gfo.freeze, "
+        "which runs it in whole rows"
+    )

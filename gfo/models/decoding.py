@@ -19,7 +19,7 @@ from gfo.models.apply import Change, applied
 from gfo.models.attention import attention_of_branches
 from gfo.models.branches import Context, KeysValues, RowLayout
 from gfo.models.last_layer import read_tokens_only
-from gfo.models.shared_attention import Grid, NotSharedError, Shared, may_share, shared_attention
+from gfo.models.shared_attention import Grid, Shared, shared_attention
 
 if TYPE_CHECKING:
     from gfo.models.decoder import Decoder
@@ -40,8 +40,9 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
         """Write what is new, [rows, H_kv, T, D_h]; what attention takes as keys and values."""
         it, new = self._of, (key_states, value_states)
         if self.own is None:
-            shape = len(it.owner), key_states.shape[1], it.capacity, key_states.shape[3]
-            self.own = key_states.new_zeros(shape), value_states.new_zeros(shape)
+            rows, heads = len(it.owner), key_states.shape[1]
+            key, value = (t.new_zeros(rows, heads, it.capacity, t.shape[3]) for t in new)
+            self.own = key, value
         for whole, part in zip(self.own, new, strict=True):
             it.write(whole, part)
         key, value = new if it.first_pass else tuple(whole[:, :, : it.columns] for whole in self.own)
@@ -60,7 +61,19 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
             self.own = self.own[0][rows], self.own[1][rows]
 
 
-class DecoderSequences:
+class Growing:
+    """What sequences have in common.
+
+    Attributes:
+        shrinks: whether some of them can be dropped.
+        tokens_a_step: how many tokens of each go through the model in a step.
+    """
+
+    shrinks: bool = True
+    tokens_a_step: int = 1
+
+
+class DecoderSequences(Growing):
     """N sequences behind C contexts of a decoder.
 
     Args:
@@ -86,7 +99,7 @@ class DecoderSequences:
         self._grid = Grid.of(owner)
         self.rows, self.first_pass, self.columns = torch.arange(len(owner), device=owner.device), True, 0
         self.shared: Shared | None = None
-        self._may_share = may_share(model.config)
+        self._may_share = model.shares_attention
 
     def begin(self, entry: Tensor, length: Tensor, rows: Tensor, change: Change | None) -> Tensor:
         """The first tokens of some of the sequences, each once.
@@ -105,13 +118,8 @@ class DecoderSequences:
         self._length[rows] = length
         lie = RowLayout.single(length, T)
         position = self._start[rows][:, None] + torch.arange(T, device=rows.device)
-        config = self._model.config
-        heads = int(config.num_attention_heads)
-        kept = 2 * (getattr(config, "num_key_value_heads", None) or heads)
-        size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        grid = (
-            Grid.of(self.owner[rows]) if T * heads <= kept * size else None
-        )  # scores or copies: the smaller
+        scores, copies = T * self._model.heads * self._model.layers, self._model.kept
+        grid = Grid.of(self.owner[rows]) if scores <= copies else None  # the smaller
         with read_tokens_only(self._model.last_network, lie, len(rows)):
             hidden = self._pass(entry, position, grid, change)
         return lie.reading(hidden)[:, 0]
@@ -150,17 +158,11 @@ class DecoderSequences:
 
     def _pass(self, entry: Tensor, position: Tensor, grid: Grid | None, change: Change | None) -> Tensor:
         """Entry [rows, T, D] at positions [rows, T] -> hidden states [rows, T, D]."""
+        self.shared = None
         if grid is not None and self._may_share:
             self.shared = Shared(grid)
-            try:
-                with shared_attention(self._model.config, self.shared):
-                    hidden = self._run(entry, position, change)
-                if self.shared.used == self._model.layers:
-                    return hidden
-            except NotSharedError:
-                pass
-            self._may_share = False  # a family with an attention of its own: copies, written anew
-        self.shared = None
+            with shared_attention(self._model.config, self.shared):
+                return self._run(entry, position, change)
         with attention_of_branches(self._model.config):
             return self._run(entry, position, change)
 
@@ -189,7 +191,7 @@ class DecoderSequences:
         return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 
 
-class AnswerSequences:
+class AnswerSequences(Growing):
     """N answers that an encoder-decoder writes.
 
     Args:

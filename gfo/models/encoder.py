@@ -76,7 +76,15 @@ class Encoder(FrozenModel):
         """
         C, real = len(entry), rows.branch >= 0  # (R, T)
         mask = real.repeat(C, 1).long()
-        hidden = self._run(self.stacks[0], entry.flatten(0, 1), change, start, stop, attention_mask=mask)
+        hidden = self._run(
+            self.stacks[0],
+            entry.flatten(0, 1),
+            change,
+            start,
+            stop,
+            attention_mask=mask,
+            **self._ids(rows, C),
+        )
         hidden = hidden.reshape(C, *real.shape, -1)
         return self._read(hidden, rows, real) if stop is None else hidden
 
@@ -102,7 +110,11 @@ class Encoder(FrozenModel):
         plain = self.module(input_ids=ids[None]).logits[0, at, list(some)].float()
         rows = RowLayout.single(torch.tensor([at + 1], device=self.device), len(ids))
         hidden = self.branches(None, self.embed(ids)[None, None], rows)
-        self._compare(self.logits(hidden[0, 0], some), plain)
+        self.compare(self.logits(hidden[0, 0], some), plain)
+
+    def _ids(self, rows: RowLayout, C: int) -> dict[str, Tensor]:
+        """Token ids, for a forward pass that is to have them; none."""
+        return {}
 
     def _read(self, hidden: Tensor, rows: RowLayout, real: Tensor) -> Tensor:
         """Hidden states [C, R, T, D] -> what the head's last matrix, or the similarity, takes: [C, R, D]."""

@@ -169,10 +169,10 @@ class EncoderDecoder(FrozenModel):
         plain = self.module(input_ids=ids[None], decoder_input_ids=answer).logits[0, -1, list(some)].float()
         rows = RowLayout.single(torch.tensor([len(ids)], device=self.device), len(ids))
         entry = self.embed(ids)[None, None]
-        self._compare(self.logits(self.branches(None, entry, rows)[0, 0], some), plain)
+        self.compare(self.logits(self.branches(None, entry, rows)[0, 0], some), plain)
         output = self.branches(None, entry, rows, stop=self.encoder_layers)
         later = self.branches(None, output.expand(2, -1, -1, -1), rows, start=self.layers - 1)
-        self._compare(self.logits(later[1, 0], some), plain)
+        self.compare(self.logits(later[1, 0], some), plain)
 
     def _decode(
         self,

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-# Factors and caps that a family applies to its logits behind the output embedding; the value is
-# the config's attribute. logits = cap * tanh(logits * scale / cap).
+# Factors that a family applies to its logits behind the output embedding, the value is the config's
+# attribute; and what configs call caps. logits = cap * tanh(logits * scale / cap).
 LOGIT_SCALE = {
     "cohere": "logit_scale",
     "cohere2": "logit_scale",
@@ -29,16 +29,7 @@ LOGIT_DIVISOR = {
     "granitemoeshared": "logits_scaling",
     "minicpm3": "logits_scaling",
 }
-LOGIT_SOFTCAP = {
-    "beam": "final_logit_softcapping",
-    "gemma2": "final_logit_softcapping",
-    "gemma3_text": "final_logit_softcapping",
-    "gemma3n_text": "final_logit_softcapping",
-    "gemma4_text": "final_logit_softcapping",
-    "gemma4_unified_text": "final_logit_softcapping",
-    "nanochat": "final_logit_softcapping",
-    "vaultgemma": "final_logit_softcapping",
-}
+LOGIT_SOFTCAP = ("final_logit_softcapping", "logits_soft_cap", "logit_softcap")
 
 # Modules that make keys and values of an encoder's output.
 CROSS_ATTENTION = re.compile(
@@ -98,19 +89,8 @@ FEED_FORWARD = "mlp"
 # Positions that begin behind the padding token's number, so that a table holds as many less.
 POSITIONS_BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer"})
 
-# Attention that a mask and position ids cannot express, and so cannot be branched.
-UNSUPPORTED = {
-    "bloom": "its positions are attention biases (ALiBi) taken from the order of the keys",
-    "mpt": "its positions are attention biases (ALiBi) taken from the order of the keys",
-    "gpt_neo": "its local attention layers mask by the order of the keys",
-    "ctrl": "it takes positions from the order of the keys",
-    "modernbert-decoder": "its logits are more than one matrix behind the hidden states",
-    "mamba": "it has a recurrent state instead of keys and values",
-    "mamba2": "it has a recurrent state instead of keys and values",
-    "rwkv": "it has a recurrent state instead of keys and values",
-    "xlnet": "its keys carry relative positions taken from their order",
-}
-KNOWN_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
+
+KNOWN_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})  # that masks express
 
 
 def logit_transform(config: Any) -> tuple[float, float | None]:
@@ -121,10 +101,10 @@ def logit_transform(config: Any) -> tuple[float, float | None]:
         scale *= float(getattr(config, LOGIT_SCALE[kind]))
     if kind in LOGIT_DIVISOR:
         scale /= float(getattr(config, LOGIT_DIVISOR[kind]))
-    if getattr(config, "scale_decoder_outputs", False):  # T5 with tied embeddings
+    tied = kind in ("umt5", "switch_transformers") and config.tie_word_embeddings
+    if tied or getattr(config, "scale_decoder_outputs", False):  # T5 with tied embeddings
         scale *= float(config.d_model) ** -0.5
-    cap = getattr(config, LOGIT_SOFTCAP[kind], None) if kind in LOGIT_SOFTCAP else None
-    return scale, cap
+    return scale, next((cap for name in LOGIT_SOFTCAP if (cap := getattr(config, name, None))), None)
 
 
 def context_length(config: Any) -> int:
@@ -135,14 +115,9 @@ def context_length(config: Any) -> int:
     return length
 
 
-def why_unsupported(config: Any) -> str | None:
-    """Why a model of this config cannot be evaluated in branches, in words, or None."""
-    if config.model_type in UNSUPPORTED:
-        return UNSUPPORTED[config.model_type]
-    strange = set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYER_TYPES
-    if strange:
-        return f"it has layers of the kind {', '.join(sorted(strange))}"
-    return None
+def strange_layers(config: Any) -> str:
+    """Kinds of layers that are not attention to all tokens or to a window of them, in words."""
+    return ", ".join(sorted(set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYER_TYPES))
 
 
 def attention_windows(config: Any) -> tuple[int | None, bool]:

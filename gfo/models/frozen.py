@@ -22,6 +22,7 @@ from gfo.core.texts import Pieces, Where, text_number
 from gfo.models.apply import Change, applied, check_applied
 from gfo.models.branches import Context, RowLayout
 from gfo.models.families import USUAL_TARGETS, context_length, logit_transform, weight_of
+from gfo.models.probing import check_modules, kept, widest
 from gfo.models.structure import LinearInfo, Stack, find_linears, hidden_of, hooked
 from gfo.models.text import TextTokens
 
@@ -47,10 +48,21 @@ class FrozenModel(ABC):
         context_length: the most tokens a sequence may have.
         vocabulary_size: V.
         hidden_size: D, the width of the input embeddings.
+        reached: module -> why a change cannot reach it, or None, of those asked for so far.
     """
 
     causal: bool
-    """Whether a token sees only those before it, so that contexts can be computed once."""
+    """Whether a token sees only those before it."""
+    contexts: bool = False
+    """Whether keys and values are kept as contexts: what rows share in front, and prefixes."""
+    by_ids: bool = False
+    """Whether the forward pass is given token ids beside what enters, 0 in the soft prompt's places."""
+    equal_lengths: bool = False
+    """Whether padding changes what a row gives, so that only rows of one length go together."""
+    shares_layers: bool = True
+    """Whether a pass may begin at any layer; else nothing below the first changed one is computed once."""
+    checks: bool = True
+    """Whether rows are compared with plain forward passes; see `gfo.freeze`."""
     generates: bool = True
     """Whether it continues a text."""
     reads: str = "next"
@@ -79,6 +91,14 @@ class FrozenModel(ABC):
         self.vocabulary_size, self.hidden_size = (int(n) for n in self._embedding.weight.shape)
         self.context_length = context_length(self.config)
         self._texts = TextTokens(tokenizer)
+        self.reached: dict[str, str | None] = {}
+
+    def like(self, module: Any) -> FrozenModel:
+        """Another module of the same architecture, frozen and evaluated in the same way."""
+        other = type(self)(module, self.tokenizer, self.name)  # type: ignore[call-arg, arg-type]
+        other.equal_lengths, other.shares_layers = self.equal_lengths, self.shares_layers
+        other.by_ids, other.checks = self.by_ids, self.checks
+        return other
 
     @property
     def lock(self) -> threading.RLock:
@@ -206,6 +226,16 @@ class FrozenModel(ABC):
         """The layers, from the first, that the soft prompt passes through."""
         return self.layers
 
+    @functools.cached_property
+    def widest(self) -> int:
+        """Numbers of a token that the widest module of the layers gives."""
+        return widest(self)
+
+    @functools.cached_property
+    def kept(self) -> int:
+        """Numbers that are kept of a token where its keys and values are, in all layers."""
+        return kept(self)
+
     def layer_of(self, name: str) -> int | None:
         """The layer a module is in, or None for one outside of the layers."""
         first = 0
@@ -220,6 +250,7 @@ class FrozenModel(ABC):
         check_applied(delta)
         for slot in delta.slots:
             slot.check(self)
+        check_modules(self, delta.modules)
         touched = [layer for slot in delta.slots for layer in slot.touched(self)]
         if delta.first_layer > min(touched, default=0):
             raise GfoError(
@@ -324,6 +355,16 @@ class FrozenModel(ABC):
         texts: list[str] = self.tokenizer.batch_decode(lists, clean_up_tokenization_spaces=False, **options)
         return texts
 
+    @property
+    def probe_vocabulary(self) -> tuple[int, ...]:
+        """Some 64 tokens, evenly spread, whose logits are compared."""
+        return self._probe()[0]
+
+    @property
+    def probe_text(self) -> Tensor:
+        """12 tokens to compare with, int [12]."""
+        return self._probe()[1]
+
     def _probe(self) -> tuple[tuple[int, ...], Tensor]:
         """Some 64 tokens, evenly spread over the vocabulary, to compare logits at, and 12 as a text [12]."""
         step = max(1, self.vocabulary_size // CHECKED_TOKENS)
@@ -331,13 +372,13 @@ class FrozenModel(ABC):
         text = [token for token in some if token != getattr(self.config, "pad_token_id", None)]
         return some, torch.tensor(text[:12], device=self.device)
 
-    def _compare(self, logits: Tensor, plain: Tensor) -> None:
+    def compare(self, logits: Tensor, plain: Tensor) -> None:
         """Raise GfoError if logits differ from those of a plain forward pass by more than rounding."""
         error = float((logits - plain).abs().max() / plain.std())
         if not error <= (1e-3 if self.dtype == torch.float32 else 0.2):
             raise GfoError(
-                f"model '{self.name}' ({self.config.model_type}) cannot be evaluated in branches: its logits "
-                f"differ from a plain forward pass by {error:.1g} of their spread; take another model"
+                f"model '{self.name}' ({self.config.model_type}): its logits differ from a plain forward "
+                f"pass by {error:.1g} of their spread; take another model"
             )
 
     def _run(
@@ -369,5 +410,9 @@ class FrozenModel(ABC):
                 hooks.enter_context(stack.entering(start, entry))
             seen = [] if stop is None else hooks.enter_context(stack.leaving(last))
             hooks.enter_context(applied(change, self.module, self._layers))
-            out = stack.part(start, last)(inputs_embeds=embeds, **inputs)
-        return out.last_hidden_state if stop is None else seen[0]  # type: ignore[no-any-return]
+            out = self._through(stack.part(start, last), inputs_embeds=embeds, **inputs)
+        return out if stop is None else seen[0]
+
+    def _through(self, part: nn.Module, **inputs: Any) -> Tensor:
+        """What leaves the last layer and the final norm of a stack's part, [rows, T, D]."""
+        return part(**inputs).last_hidden_state  # type: ignore[no-any-return]

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.masking_utils import sdpa_mask
 
 from gfo.models.branches import KeysValues
@@ -140,9 +140,20 @@ AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-def may_share(config: Any) -> bool:
-    """Whether the model runs an attention that `attend` computes."""
-    return config._attn_implementation in REPLACED
+@torch.no_grad()
+def may_share(model: Any) -> bool:
+    """Whether a decoder runs an attention that `attend` computes, in every layer: it is tried."""
+    if model.config._attn_implementation not in REPLACED:
+        return False
+    one = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    entry, shared = model.embed(one), Shared(Grid.of(one[0]))
+    mask = torch.zeros_like(entry[:, None, :, :1])
+    try:
+        with shared_attention(model.config, shared):
+            model.extend(entry, one, lambda _: mask, DynamicCache())
+    except NotSharedError:
+        return False
+    return shared.used == int(model.layers)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gfo.core.errors import GfoError
@@ -129,6 +130,30 @@ def find_stacks(body: nn.Module, size: int | None = None) -> list[Stack]:
             f"{', '.join(found) or 'none'}; take a model whose layers are in a list"
         )
     return [Stack(body, found[0])]
+
+
+def find_layers(module: nn.Module) -> Stack:
+    """The list of layers of a whole model that a text runs through.
+
+    Raises:
+        GfoError: if there are several, or none.
+    """
+    lists = {name: part for name, part in module.named_modules() if isinstance(part, nn.ModuleList) and part}
+    found = [name for name in lists if not any(name.startswith(f"{outer}.") for outer in lists)]
+    ran: set[str] = set()
+    handles = [
+        lists[name][-1].register_forward_pre_hook(lambda *_, name=name: ran.add(name), with_kwargs=True)
+        for name in found
+    ]
+    ids = torch.arange(3, 7, device=next(module.parameters()).device)
+    with torch.no_grad(), hooked(*handles):
+        module(input_ids=ids[None])
+    if len(ran) != 1:
+        raise GfoError(
+            f"model: a text runs through {len(ran)} lists of modules "
+            f"({', '.join(sorted(ran)) or 'none'}); take a model whose layers are in one list"
+        )
+    return Stack(module, ran.pop())
 
 
 def find_linears(module: nn.Module, layer_of: Callable[[str], int | None]) -> dict[str, LinearInfo]:

@@ -23,7 +23,7 @@ class HasContexts(HasContextLength, Protocol):
     """What a prefix needs of a model."""
 
     name: str
-    causal: bool
+    contexts: bool
     layers: int
 
     def context(self, entry: Tensor, length: Tensor) -> tuple[Any, Tensor]: ...
@@ -68,11 +68,11 @@ class Prefix:
     ) -> None:
         import torch
 
-        if not getattr(model, "causal", False):
+        if not getattr(model, "contexts", False):
             name = getattr(model, "name", model)
             raise GfoError(
-                f"space: a prefix needs a decoder, which keeps keys and values; '{name}' is none: take "
-                "SoftPrompt or DeepPrompt"
+                f"space: a prefix needs a decoder that keeps keys and values, but '{name}' is none, or "
+                "runs in whole rows: take SoftPrompt or DeepPrompt"
             )
         self.tokens = at_least_one("tokens", tokens)
         chosen = select_layers(layers, model.layers)

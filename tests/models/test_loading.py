@@ -8,7 +8,8 @@ import pytest
 import torch
 import transformers
 
-from gfo import Decoder, GfoError, load_model
+from gfo import Decoder, GfoError, GfoWarning, load_model
+from gfo.models.whole_rows import WholeRows
 
 
 @pytest.fixture(scope="module")
@@ -156,25 +157,27 @@ def test_device_that_is_not_here(folder):
     assert load_model(folder, device="auto").device.type == "cpu"
 
 
-def test_a_family_with_position_biases_is_refused(tokenizer):
+def test_a_family_with_position_biases_is_no_decoder(tokenizer):
     config = transformers.BloomConfig(vocab_size=200, hidden_size=32, n_layer=1, n_head=2)
     module = transformers.AutoModelForCausalLM.from_config(config)
     with pytest.raises(GfoError) as error:
         Decoder(module, tokenizer(), "tiny-bloom")
     message = one_line(error)
-    for part in ("model 'tiny-bloom' (bloom)", "ALiBi", "take a decoder with rotary"):
+    for part in ("model 'tiny-bloom' (bloom)", "takes no position_ids", "take gfo.freeze"):
         assert part in message
 
 
-def test_a_recurrent_family_is_refused(folder, tmp_path, tokenizer):
+def test_a_recurrent_family_runs_in_whole_rows(tmp_path, tokenizer):
     config = transformers.MambaConfig(vocab_size=200, hidden_size=32, state_size=4, num_hidden_layers=1)
     path = tmp_path / "mamba"
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
     tokenizer().save_pretrained(path)
     assert json.loads((path / "config.json").read_text())["model_type"] == "mamba"
-    with pytest.raises(GfoError) as error:
-        load_model(path)
-    assert "recurrent state" in one_line(error)
+    with pytest.warns(
+        GfoWarning, match="runs in whole rows, which is exact; but candidates share no text"
+    ) as told:
+        assert isinstance(load_model(path, device="cpu"), WholeRows)
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize(

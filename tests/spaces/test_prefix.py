@@ -130,8 +130,8 @@ def test_no_decoder(tiny):
     model = tiny("llama")
 
     class Encoder:
-        name, causal = "roberta", False
+        name, contexts = "roberta", False
 
-    with pytest.raises(GfoError, match="'roberta' is none: take SoftPrompt"):
+    with pytest.raises(GfoError, match="'roberta' is none, or runs in whole rows: take SoftPrompt"):
         make_space(Encoder())
     assert make_space(model).dim == DIM

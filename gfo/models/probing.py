@@ -1,0 +1,100 @@
+"""What is asked of a model by running it: which modules get which tokens, how much it computes and keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gfo.core.errors import GfoError
+from gfo.models.branches import RowLayout
+from gfo.models.structure import hooked
+
+ROWS, TOKENS = 5, 7  # of the pass, primes that few sizes are multiples of
+
+
+def check_modules(model: Any, names: Iterable[str]) -> None:
+    """Raise GfoError for a module that a change cannot reach: never called, or without each row's tokens.
+
+    Args:
+        model: whose modules they are.
+        names: theirs, as by `named_modules`.
+    """
+    new = sorted(set(names) - set(model.reached))
+    if new:
+        calls = _calls(model, {name: model.module.get_submodule(name) for name in new})
+        counts = {TOKENS, len(getattr(model, "answer_start", ()) or (0,) * TOKENS)}
+        model.reached.update({name: _why_not(calls.get(name, []), counts) for name in new})
+    for name in sorted(names):
+        if reason := model.reached[name]:
+            raise GfoError(f"Delta: module '{name}' {reason}; leave it out of the targets")
+
+
+def _why_not(calls: list[tuple[Any, Any]], counts: set[int]) -> str | None:
+    """Why a module's calls, each its first argument and output, cannot be changed by candidate; or None."""
+    if not calls:
+        return "is never called in a forward pass (its weight is used in another way)"
+    for x, y in calls:
+        if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.ndim == y.ndim):
+            return "does not take one tensor and give one of the same axes"
+        whole = x.shape[0] == ROWS or (x.ndim == 2 and x.shape[0] % ROWS == 0)
+        if not whole or all(math.prod(x.shape[:-1]) % (ROWS * n) for n in counts):
+            return (
+                f"gets {tuple(x.shape)} of {ROWS} rows of {TOKENS} tokens, so that it is not told which "
+                "candidate a token belongs to (as routed experts are not)"
+            )
+    return None
+
+
+@torch.no_grad()
+def _calls(model: Any, parts: dict[str, nn.Module]) -> dict[str, list[tuple[Any, Any]]]:
+    """What the modules get and give in one pass of `ROWS` rows, each first argument and output."""
+    found: dict[str, list[tuple[Any, Any]]] = {}
+
+    def keeper(name: str) -> Any:
+        def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            first = next(iter((*args, *kwargs.values())), None)
+            found.setdefault(name, []).append((first, output))
+
+        return keep
+
+    with hooked(*(p.register_forward_hook(keeper(n), with_kwargs=True) for n, p in parts.items())):
+        model.branches(None, *rows_of(model))
+    return found
+
+
+def rows_of(model: Any) -> tuple[Tensor, RowLayout]:
+    """Input embeddings [1, ROWS, TOKENS, D] and layout of whole rows of different words, all places read."""
+    text = model.probe_text
+    start = torch.arange(ROWS, device=text.device)[:, None]
+    column = torch.arange(TOKENS, device=text.device).expand(ROWS, -1)
+    ids = text[(start + column) % len(text)]
+    read = torch.arange(ROWS * TOKENS, device=text.device)[None]
+    if not model.causal:
+        read = torch.arange(ROWS, device=text.device)[None] * TOKENS
+    return model.embed(ids)[None], RowLayout(start.expand(-1, TOKENS), column, read, ids=ids)
+
+
+def widest(model: Any) -> int:
+    """Numbers of a token that the widest module of the layers gives."""
+    parts = {name: part for name, part in model.module.named_modules() if model.layer_of(name) is not None}
+    sizes = [
+        y.numel() // math.prod(x.shape[:-1])
+        for calls in _calls(model, parts).values()
+        for x, y in calls
+        if isinstance(x, Tensor) and isinstance(y, Tensor) and x.ndim > 1
+    ]
+    return max(sizes, default=4 * int(model.hidden_size))
+
+
+@torch.no_grad()
+def kept(model: Any) -> int:
+    """Numbers that are kept of a token where its keys and values are, in all layers."""
+    if model.contexts:
+        entry, length = model.embed(model.probe_text)[None], torch.tensor([12], device=model.device)
+        context, _ = model.context(entry, length)
+        return max(1, sum(int(t.numel()) for pair in context.layers if pair for t in pair) // 12)
+    return int(2 * model.hidden_size * model.layers)

@@ -1,0 +1,248 @@
+"""Every family of transformers that a short config can build is right, or refused in one line.
+
+Every change is compared with plain forward passes of one row each: weights merged, prompts put in behind the
+embedding. A third of the families runs by default, all of them by `pytest -m "families or not families"`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from family_models import RESULTS, NotBuiltError, build, families, frozen, table
+from torch.nn.functional import gelu
+from transformers.pytorch_utils import Conv1D
+
+import gfo
+from gfo.core.delta import Delta
+from gfo.models.probing import check_modules
+from gfo.models.structure import hidden_of, hooked, with_hidden
+
+DIM, P, K = 3, 2, 2
+TEXTS = ("a joy", "the service was bad and a terrible waste of time from the first minute to the last")
+LABELS = {"bad": " bad", "good": " good", "great": " great", "joy": " joy", "short": " short"}
+PLACES = {"behind": "{text}{soft} It", "front": "{soft}{text} It", "nowhere": "{text} It"}
+# change -> where the prompt is
+CHANGES = {
+    "prompt behind": "behind",
+    "prompt in front": "front",
+    "deep prompt": "behind",
+    "lora": "nowhere",
+    "lora in the last layer": "nowhere",
+    "bias": "nowhere",
+    "scale": "nowhere",
+    "adapter": "nowhere",
+}
+CASES = [
+    pytest.param(family, mapping, id=f"{mapping}-{family}", marks=() if i % 3 == 0 else pytest.mark.families)
+    for i, (family, mapping) in enumerate(families())
+]
+
+
+class Change:
+    """A space of one kind of change, a fixed random linear map of z; decode(0) changes nothing."""
+
+    def __init__(self, model, kind):
+        self.domain, self.model, self.kind = gfo.Domain.unbounded(DIM), model, kind
+        last = model.layers - 1
+        some = {n: i for n, i in model.linears.items() if "last" not in kind or i.layer == last}
+        self.linears = {name: info for name, info in some.items() if reachable(model, name)}
+        self.rng = torch.Generator().manual_seed(0)
+        self.maps = {}
+
+    def moved(self, z, name, *shape, size=0.3):
+        """[K, *shape], 0 at z = 0."""
+        if name not in self.maps:
+            self.maps[name] = size * torch.randn(*shape, DIM, generator=self.rng)
+        return torch.einsum("...d,kd->k...", self.maps[name], z.float())
+
+    def decode(self, z):
+        one, D, L = len(z), self.model.hidden_size, self.linears
+        if self.kind.startswith("prompt"):
+            return Delta(prompt=0.3 + self.moved(z, "prompt", P, D))
+        if self.kind == "deep prompt":
+            width = self.model.hidden_states(self.model.probe_text[None])[-1].shape[-1]
+            layer = self.model.prompt_layers - 1
+            prompt = torch.full((one, P, D), 0.3)
+            return Delta(prompt=prompt, layer_prompt={layer: self.moved(z, "deep", P, width)})
+        if self.kind == "bias":
+            return Delta(bias={n: self.moved(z, n, i.out_features) for n, i in L.items()})
+        if self.kind == "scale":
+            return Delta(scale={n: 1 + self.moved(z, n, i.out_features) for n, i in L.items()})
+        low = {n: i.in_features if "lora" in self.kind else i.out_features for n, i in L.items()}
+        pairs = {
+            n: (torch.full((one, 2, low[n]), 0.1), self.moved(z, n, i.out_features, 2, size=0.1))
+            for n, i in L.items()
+        }
+        first = min(i.layer for i in L.values())
+        return Delta(**{"lora" if "lora" in self.kind else "adapter": pairs}, first_layer=first)
+
+
+def reachable(model, name):
+    try:
+        check_modules(model, [name])
+    except gfo.GfoError:
+        return False
+    return True
+
+
+def changed(module, delta):
+    """A copy of the module with one candidate's weights merged."""
+    module = copy.deepcopy(module)
+    for name in delta.modules:
+        part = module.get_submodule(name)
+        weight = (part.weight.T if isinstance(part, Conv1D) else part.weight).clone()
+        bias = torch.zeros(len(weight)) if getattr(part, "bias", None) is None else part.bias.clone()
+        if name in delta.lora:
+            A, B = delta.lora[name]
+            weight = weight + B[0] @ A[0]
+        if name in delta.scale:
+            weight, bias = weight * delta.scale[name][0][:, None], bias * delta.scale[name][0]
+        if name in delta.bias:
+            bias = bias + delta.bias[name][0]
+        part.weight = torch.nn.Parameter(weight.T if isinstance(part, Conv1D) else weight)
+        part.bias = torch.nn.Parameter(bias)
+        if name in delta.adapter:
+            A, B = (t[0] for t in delta.adapter[name])
+            part.register_forward_hook(lambda m, x, y, A=A, B=B: y + gelu(y @ A.T) @ B.T)
+    return module
+
+
+@torch.no_grad()
+def plain_logits(model, module, row, at, delta):
+    """Logits [V] of one row where it is read, by a plain pass of its ids, 0 in the prompt's places."""
+    ids = torch.tensor([[max(token, 0) for token in row]])
+    place = torch.tensor([token < 0 for token in row])
+
+    def put(part, args, output):
+        output = output.clone()
+        output[0, place] = delta.prompt[0]
+        return output
+
+    def add(layer, args, kwargs, prompt):
+        hidden = hidden_of(args, kwargs).clone()
+        hidden[0, place] += prompt[0]
+        return with_hidden(hidden, args, kwargs)
+
+    handles = []
+    if delta.prompt is not None:
+        handles.append(module.get_input_embeddings().register_forward_hook(put))
+    names = {id(part): name for name, part in model.module.named_modules()}
+    for n, prompt in delta.layer_prompt.items():
+        layer = module.get_submodule(names[id(model.all_layers[n])])
+        handles.append(
+            layer.register_forward_pre_hook(functools.partial(add, prompt=prompt), with_kwargs=True)
+        )
+    two = {"decoder_input_ids": torch.tensor([list(model.answer_start)])} if len(model.stacks) > 1 else {}
+    with hooked(*handles):
+        logits = module(input_ids=ids, **two).logits[0]
+    return logits[-1 if two else at].float()
+
+
+def rows_of(batch):
+    soft = tuple(-1 - p for p in range(P if batch.prompt else 0))
+    return [before + soft + after for before, after in zip(batch.before, batch.after, strict=True)]
+
+
+def task(model, place):
+    rows = [{"text": text, "label": label} for text, label in zip(TEXTS, LABELS, strict=False)]
+    template = PLACES[place] + (" {mask}" if model.reads == "mask" else "")
+    return gfo.Classification(rows, template=template, labels=LABELS)
+
+
+def check_change(model, kind):
+    """Compare a change of K candidates with plain passes, candidate by candidate and row by row."""
+    space = Change(model, kind)
+    evaluator = gfo.LocalEvaluator(model, task(model, CHANGES[kind]), space)
+    batch = evaluator.task.all_rows("train")
+    z = np.random.default_rng(1).standard_normal((K, DIM))
+    found = evaluator.answers(z, batch)  # (K, B, V')
+    wanted = torch.empty_like(found)
+    spread = 0.0
+    for k in range(K):
+        delta = space.decode(torch.from_numpy(z[k : k + 1]))
+        module = changed(model.module, delta)
+        for b, row in enumerate(rows_of(batch)):
+            at = len(row) - 1
+            if model.read_token is not None:
+                at -= row[::-1].index(model.read_token)
+            logits = plain_logits(model, module, row, at, delta)
+            spread = max(spread, float(logits.std()))
+            wanted[k, b] = logits[list(batch.vocabulary)]
+    assert bool(found.isfinite().all()), kind
+    assert float((found - wanted).abs().max()) <= 1e-4 * spread, kind
+    assert float((wanted[0] - wanted[1]).abs().max()) > 1e-3 * spread, kind  # control: candidates differ
+
+
+def check_generation(model):
+    """Greedy tokens of two texts, by plain passes of the merged module."""
+    rows = [{"text": text, "answer": "x"} for text in TEXTS]
+    options = {"template": "{text} It", "target": "answer", "metric": "exact_match", "max_tokens": 4}
+    space = Change(model, "lora")
+    evaluator = gfo.LocalEvaluator(model, gfo.Generation(rows, **options), space)
+    batch = evaluator.task.all_rows("train")
+    z = np.random.default_rng(2).standard_normal((K, DIM))
+    found = evaluator.answers(z, batch)
+    for k in range(K):
+        module = changed(model.module, space.decode(torch.from_numpy(z[k : k + 1])))
+        for b, row in enumerate(rows_of(batch)):
+            assert found[k][b] == greedy(model, module, row, batch.decoding), (k, b)
+
+
+@torch.no_grad()
+def greedy(model, module, row, decoding):
+    start, answer = list(getattr(model, "answer_start", ())), []
+    while len(answer) < decoding.max_tokens:
+        ids = torch.tensor([list(row) + ([] if start else answer)])
+        two = {"decoder_input_ids": torch.tensor([start + answer])} if start else {}
+        token = int(module(input_ids=ids, use_cache=False, **two).logits[0, -1].argmax())
+        if token in decoding.stop:
+            break
+        answer.append(token)
+    return tuple(answer)
+
+
+@pytest.mark.parametrize(("family", "mapping"), CASES)
+def test_a_family_is_right_or_refused_in_a_line(family, mapping):
+    try:
+        module = build(family, mapping)
+    except NotBuiltError as error:
+        pytest.skip(str(error)[:100])
+    try:
+        model, _ = frozen(module, family, mapping)
+    except gfo.GfoError as error:
+        model, refusal = None, str(error)
+    if model is None:
+        assert re.fullmatch(rf"model '{family}' cannot be evaluated: .*; take another model", refusal)
+    else:
+        check_all(model)
+
+
+def check_all(model):
+    for kind in CHANGES:
+        check_change(model, kind)
+    if model.generates:
+        check_generation(model)
+    if not model.contexts:
+        with pytest.raises(gfo.GfoError, match="a prefix needs a decoder that keeps keys and values"):
+            gfo.Prefix(model, tokens=2, dim=DIM)
+
+
+@pytest.mark.families
+def test_the_documented_ways_are_those_taken():
+    """docs/families.json, from which docs/tables.py writes a table; it is written here where it differs."""
+    old, new = RESULTS.read_text(encoding="utf-8"), table()
+    RESULTS.write_text(new, encoding="utf-8")
+    assert new == old, "docs/families.json was written anew; run python docs/tables.py --write"
+
+
+def test_nearly_all_causal_families_run():
+    ways = [way for _, mapping, way, _ in json.loads(RESULTS.read_text()) if mapping == "causal"]
+    tried = [way for way in ways if way != "not tried"]
+    assert len(tried) > 140
+    assert tried.count("refused") <= 0.05 * len(tried)
