@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import nn
 
 # Factors and caps that a family applies to its logits behind the output embedding; the value is
 # the config's attribute. logits = cap * tanh(logits * scale / cap).
@@ -158,24 +157,6 @@ def feed_forward_of(layer: nn.Module) -> nn.Module | None:
     """A layer's feed-forward network, or None where it has none of the usual name."""
     network = getattr(layer, FEED_FORWARD, None)
     return network if isinstance(network, nn.Module) else None
-
-
-def is_transposed(part: nn.Module) -> bool:
-    """Whether a linear module's weight is [in, out], as GPT-2's Conv1D has it."""
-    return isinstance(part, Conv1D)
-
-
-def linear_sizes(part: nn.Module) -> tuple[int, int] | None:
-    """(in, out) of a linear module, whichever way its weight lies, or None for another."""
-    if isinstance(part, nn.Linear):
-        return part.in_features, part.out_features
-    return (int(part.weight.shape[0]), int(part.nf)) if isinstance(part, Conv1D) else None
-
-
-def weight_of(part: nn.Module) -> Tensor:
-    """The weight of a linear module as [out, in], a view."""
-    weight: Tensor = part.weight  # type: ignore[assignment]
-    return weight.T if is_transposed(part) else weight
 
 
 def holds_position_bias(part: nn.Module) -> bool:

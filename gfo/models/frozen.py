@@ -19,8 +19,9 @@ from gfo.core.delta import Delta
 from gfo.core.errors import GfoError, unknown_name
 from gfo.models.apply import Change, applied, check_applied
 from gfo.models.branches import Context, RowLayout
-from gfo.models.families import USUAL_TARGETS, context_length, logit_transform, weight_of
+from gfo.models.families import USUAL_TARGETS, context_length, logit_transform
 from gfo.models.structure import LinearInfo, Stack, find_linears, hidden_of, hooked
+from gfo.models.weights import is_quantized, quantized_linears, rounds_inputs, weight_of
 
 TOKENS_READ = 2048  # in one pass of `read`
 LOGITS_AT_ONCE = 2**22  # float32 numbers; more leave a CPU's cache, and fill a GPU no better
@@ -70,6 +71,12 @@ class FrozenModel(ABC):
         self._embedding = module.get_input_embeddings()
         self._head = module.get_output_embeddings()
         self._bias = getattr(self._head, "bias", None)
+        if is_quantized(self._embedding):
+            raise GfoError(
+                f"model '{name}': its input embeddings are quantized, and no prompt can be put among those; "
+                "quantize its linear modules alone"
+            )
+        self._head_weight = None if self._head is None else weight_of(self._head, self.dtype)  # (V, D)
         self._logit_scale, self._logit_cap = logit_transform(self.config)
         self.vocabulary_size, self.hidden_size = (int(n) for n in self._embedding.weight.shape)
         self.context_length = context_length(self.config)
@@ -156,8 +163,15 @@ class FrozenModel(ABC):
         return find_linears(self.module, self.layer_of)
 
     def weight(self, name: str) -> Tensor:
-        """The weight [out, in] of a linear module."""
-        return weight_of(self.module.get_submodule(name))
+        """The weight [out, in] of a linear module; of a quantized one dequantized."""
+        return weight_of(self.module.get_submodule(name), self.dtype)
+
+    @functools.cached_property
+    def rounds_inputs(self) -> bool:
+        """Whether quantized modules round their inputs too, as half precision does or more so."""
+        with self.lock:
+            parts = quantized_linears(self.module).values()
+            return any(rounds_inputs(part, self.dtype) for part in parts)
 
     def usual_targets(self, role: str) -> tuple[tuple[str, ...], ...]:
         """Groups of patterns of the names that linear modules of a role have in families.
@@ -260,12 +274,18 @@ class FrozenModel(ABC):
     def check_branches(self) -> None:
         """Raise GfoError if `branches` differs from a plain forward pass by more than rounding."""
 
+    @property
+    def head_weight(self) -> Tensor:
+        """What makes logits of hidden states, [V, D]; of a quantized head dequantized."""
+        assert self._head_weight is not None
+        return self._head_weight
+
     def logits(self, hidden: Tensor, vocabulary: Sequence[Any] | slice | None) -> Tensor:
         """float32 logits [..., V'] of the chosen tokens, or of all for None, from hidden states [..., D]."""
         chosen: Any = slice(None) if vocabulary is None else vocabulary
         if not isinstance(chosen, slice):
             chosen = torch.tensor(chosen, device=hidden.device)
-        weight = self._head.weight[chosen].float()  # (V', D)
+        weight = self.head_weight[chosen].float()  # (V', D)
         bias = None if self._bias is None else self._bias[chosen].float()
         logits = torch.nn.functional.linear(hidden.float(), weight, bias)
         logits = logits * self._logit_scale
@@ -280,7 +300,7 @@ class FrozenModel(ABC):
         size = max(1, LOGITS_AT_ONCE * hidden.shape[-1] // max(1, hidden.numel()))
         total = hidden.new_full(hidden.shape[:-1], -math.inf, dtype=torch.float32)  # log of the sum of exp
         own = hidden.new_zeros(tokens.shape, dtype=torch.float32)
-        for first in range(0, len(self._head.weight), size):
+        for first in range(0, len(self.head_weight), size):
             logits = self.logits(hidden, slice(first, first + size))
             total = torch.logaddexp(total, logits.logsumexp(dim=-1))
             here = (tokens >= first) & (tokens < first + size)
@@ -303,7 +323,8 @@ class FrozenModel(ABC):
     def _compare(self, logits: Tensor, plain: Tensor) -> None:
         """Raise GfoError if logits differ from those of a plain forward pass by more than rounding."""
         error = float((logits - plain).abs().max() / plain.std())
-        if not error <= (1e-3 if self.dtype == torch.float32 else 0.2):
+        fine = self.dtype == torch.float32 and not self.rounds_inputs
+        if not error <= (1e-3 if fine else 0.2):
             raise GfoError(
                 f"model '{self.name}' ({self.config.model_type}) cannot be evaluated in branches: its logits "
                 f"differ from a plain forward pass by {error:.1g} of their spread; take another model"

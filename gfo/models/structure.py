@@ -15,7 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from gfo.core.errors import GfoError
-from gfo.models.families import give_position_bias, holds_position_bias, linear_sizes
+from gfo.models.families import give_position_bias, holds_position_bias
+from gfo.models.weights import linear_sizes
 
 
 @dataclass(frozen=True)
