@@ -59,7 +59,7 @@ class Decoder(FrozenModel):
         config = module.config.get_text_config(decoder=True)
         name = name or str(module.config.name_or_path) or config.model_type
         reason = why_unsupported(config)
-        body = module.base_model
+        body = module.base_model if config is module.config else module.get_decoder()  # of images and text
         if reason is None and "position_ids" not in inspect.signature(body.forward).parameters:
             reason = "its forward pass takes no position_ids"
         if reason is not None:
