@@ -134,11 +134,12 @@ def run(
     facts |= record or {}
     if isinstance(method, Fixed):
         return method.result(out, facts)
+    shown = [ProgressBar()] if progress else []
     result = minimize(
         method,
         method,
         budget=budget,
-        callbacks=[method, *callbacks, PeakMemory(facts), *([ProgressBar()] if progress else [])],
+        callbacks=[method, *callbacks, PeakMemory(facts, model.device), *shown],
         out=out,
         dev_every=(method.dev_every or dev_every) if "dev" in method.splits else None,
         selection=selection,

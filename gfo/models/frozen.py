@@ -20,8 +20,8 @@ from gfo.core.errors import GfoError, unknown_name
 from gfo.models.apply import Change, applied, check_applied
 from gfo.models.branches import Context, RowLayout
 from gfo.models.families import USUAL_TARGETS, context_length, logit_transform
-from gfo.models.structure import LinearInfo, Stack, find_linears, hidden_of, hooked
-from gfo.models.weights import is_quantized, quantized_linears, rounds_inputs, weight_of
+from gfo.models.structure import LinearInfo, Stack, find_experts, find_linears, hidden_of, hooked, outputs_of
+from gfo.models.weights import check_embedding, quantized_linears, rounds_inputs, weight_of
 
 TOKENS_READ = 2048  # in one pass of `read`
 LOGITS_AT_ONCE = 2**22  # float32 numbers; more leave a CPU's cache, and fill a GPU no better
@@ -71,16 +71,13 @@ class FrozenModel(ABC):
         self._embedding = module.get_input_embeddings()
         self._head = module.get_output_embeddings()
         self._bias = getattr(self._head, "bias", None)
-        if is_quantized(self._embedding):
-            raise GfoError(
-                f"model '{name}': its input embeddings are quantized, and no prompt can be put among those; "
-                "quantize its linear modules alone"
-            )
-        self._head_weight = None if self._head is None else weight_of(self._head, self.dtype)  # (V, D)
+        check_embedding(self._embedding, name)
+        self._head_weight: Any = None if self._head is None else weight_of(self._head, self.dtype)  # (V, D)
         self._logit_scale, self._logit_cap = logit_transform(self.config)
         self.vocabulary_size, self.hidden_size = (int(n) for n in self._embedding.weight.shape)
         self.context_length = context_length(self.config)
         self._start, self._end = self._special_ends()
+        self._called: set[str] = set()  # modules of which a forward pass has been seen to make use
 
     @property
     def lock(self) -> threading.RLock:
@@ -173,6 +170,11 @@ class FrozenModel(ABC):
             parts = quantized_linears(self.module).values()
             return any(rounds_inputs(part, self.dtype) for part in parts)
 
+    @functools.cached_property
+    def experts(self) -> dict[str, int]:
+        """Name -> layer of the parameters that hold routed experts, which no linear module has."""
+        return find_experts(self.module, self.layer_of)
+
     def usual_targets(self, role: str) -> tuple[tuple[str, ...], ...]:
         """Groups of patterns of the names that linear modules of a role have in families.
 
@@ -203,6 +205,8 @@ class FrozenModel(ABC):
         check_applied(delta)
         for slot in delta.slots:
             slot.check(self)
+        if new := set(delta.modules) - self._called:
+            self.module_outputs(sorted(new), self._probe()[1][None])
         touched = [layer for slot in delta.slots for layer in slot.touched(self)]
         if delta.first_layer > min(touched, default=0):
             raise GfoError(
@@ -230,6 +234,19 @@ class FrozenModel(ABC):
             two = {"decoder_input_ids": ids} if len(self.stacks) > 1 else {}
             self.module.base_model(input_ids=ids, **two)
         return seen
+
+    @torch.no_grad()
+    def module_outputs(self, names: Sequence[str], ids: Tensor) -> dict[str, Tensor]:
+        """What modules put out in a plain forward pass of token ids [B, T], each [..., out].
+
+        Raises:
+            GfoError: for a module that is not called, or does not put out a tensor: nothing can be changed
+                there.
+        """
+        with self.lock:
+            outputs = outputs_of(self.module, names, lambda: self.hidden_states(ids))
+        self._called |= set(names)
+        return outputs
 
     @torch.no_grad()
     def read(self, rows: Sequence[Sequence[int]], vocabulary: Sequence[Any] | None) -> Tensor:
@@ -274,18 +291,12 @@ class FrozenModel(ABC):
     def check_branches(self) -> None:
         """Raise GfoError if `branches` differs from a plain forward pass by more than rounding."""
 
-    @property
-    def head_weight(self) -> Tensor:
-        """What makes logits of hidden states, [V, D]; of a quantized head dequantized."""
-        assert self._head_weight is not None
-        return self._head_weight
-
     def logits(self, hidden: Tensor, vocabulary: Sequence[Any] | slice | None) -> Tensor:
         """float32 logits [..., V'] of the chosen tokens, or of all for None, from hidden states [..., D]."""
         chosen: Any = slice(None) if vocabulary is None else vocabulary
         if not isinstance(chosen, slice):
             chosen = torch.tensor(chosen, device=hidden.device)
-        weight = self.head_weight[chosen].float()  # (V', D)
+        weight = self._head_weight[chosen].float()  # (V', D)
         bias = None if self._bias is None else self._bias[chosen].float()
         logits = torch.nn.functional.linear(hidden.float(), weight, bias)
         logits = logits * self._logit_scale
@@ -300,7 +311,7 @@ class FrozenModel(ABC):
         size = max(1, LOGITS_AT_ONCE * hidden.shape[-1] // max(1, hidden.numel()))
         total = hidden.new_full(hidden.shape[:-1], -math.inf, dtype=torch.float32)  # log of the sum of exp
         own = hidden.new_zeros(tokens.shape, dtype=torch.float32)
-        for first in range(0, len(self.head_weight), size):
+        for first in range(0, len(self._head_weight), size):
             logits = self.logits(hidden, slice(first, first + size))
             total = torch.logaddexp(total, logits.logsumexp(dim=-1))
             here = (tokens >= first) & (tokens < first + size)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from gfo.core.errors import GfoError
+
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 ROUNDED_INPUT = 1e-3  # of the outputs' spread: beyond it a module rounds what comes in
 
@@ -41,6 +43,15 @@ def is_quantized(part: nn.Module) -> bool:
     """Whether a linear or embedding module's weight is anything but a matrix of floats."""
     weight: Any = getattr(part, "weight", None)
     return type(weight) not in (Tensor, nn.Parameter) or weight.dtype not in FLOATS
+
+
+def check_embedding(part: nn.Module, name: str) -> None:
+    """Raise GfoError for the quantized input embeddings of a model."""
+    if is_quantized(part):
+        raise GfoError(
+            f"model '{name}': its input embeddings are quantized, and no prompt can be put among those; "
+            "quantize its linear modules alone"
+        )
 
 
 def weight_of(part: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
