@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["freeze", "load_model", "no_progress_bars"]
 
+BY_TRANSFORMERS = ("auto", "balanced", "balanced_low_0", "sequential")  # ways of device_map
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
@@ -104,16 +105,20 @@ def _place(device: str, device_map: Any) -> Any:
         return _device(device)
     if device != "auto":
         raise GfoError(f"device = '{device}' and device_map = {device_map!r}; give one of them")
-    devices = list(device_map.values()) if isinstance(device_map, Mapping) else [device_map]
-    if len({str(each) for each in devices}) != 1:
+    one = _only_device(device_map)
+    return one if one in BY_TRANSFORMERS else _device(one)  # `freeze` looks where those came to lie
+
+
+def _only_device(device_map: Any) -> str:
+    """The one place that a device_map names."""
+    devices = device_map.values() if isinstance(device_map, Mapping) else [device_map]
+    names = {f"cuda:{each}" if isinstance(each, int) else str(each) for each in devices}
+    if len(names) != 1:
         raise GfoError(
             f"device_map = {device_map!r}: gfo runs a model on one device; give device, and a smaller dtype "
             "or a quantization_config if it is too large"
         )
-    one = devices[0]
-    if one in ("auto", "balanced", "balanced_low_0", "sequential"):
-        return one  # `freeze` looks where they came to lie
-    return _device(f"cuda:{one}" if isinstance(one, int) else str(one))
+    return names.pop()
 
 
 def _device(device: str) -> object:

@@ -47,18 +47,11 @@ def find_source(name: str, revision: str | None = None, gguf_file: str | None = 
     Raises:
         GfoError: for a revision of something that has none.
     """
-    path = _path_of(name)
-    if gguf_file is None and path.endswith(".gguf") and Path(path).is_file():
-        path, gguf_file = str(Path(path).parent), Path(path).name
-    here = Path(path).is_dir()
-    if here and revision is not None:
-        raise GfoError(f"revision = '{revision}': model '{name}' is a folder, which has none; leave it out")
-    options: dict[str, Any] = {"trust_remote_code": False}
-    options |= {} if revision is None else {"revision": revision}
-    options |= {} if gguf_file is None else {"gguf_file": gguf_file}
-    if not here and (_is_near_built_in(name) or not _hub_answers()):
-        options["local_files_only"] = True  # else transformers tries for half a minute
-    return Source(name, path, options)
+    path = Path(_path_of(name))
+    if path.suffix == ".gguf" and path.is_file():
+        path, gguf_file = path.parent, path.name
+    options = {"gguf_file": gguf_file} if gguf_file else {}
+    return Source(name, path.as_posix(), options | _of_hub(name, path, revision))
 
 
 def open_model(source: Source, dtype: Any, place: Any, quantization_config: Any = None) -> tuple[Any, Any]:
@@ -91,11 +84,7 @@ def open_model(source: Source, dtype: Any, place: Any, quantization_config: Any 
         )
         if "device_map" not in more:
             module = module.to(place)
-    missing = sorted(info["missing_keys"])
-    if missing:  # transformers has drawn them at random
-        raise GfoError(
-            f"model '{source.name}': its files lack {len(missing)} weights, {missing[0]} first; save it whole"
-        )
+    _check_whole(source, sorted(info["missing_keys"]))
     return module, tokenizer
 
 
@@ -123,6 +112,16 @@ def kind_of(config: Any, architecture: str) -> str:
         return "encoder"
     headless = not any(word in architecture for word in ("CausalLM", "LMHead"))
     return "encoder" if headless and config.model_type in MASKED else "decoder"
+
+
+def _of_hub(name: str, path: Path, revision: str | None) -> dict[str, Any]:
+    """What `from_pretrained` is told of a hub id, and that no code is trusted in any case."""
+    options: dict[str, Any] = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
+    if path.is_dir() and revision:
+        raise GfoError(f"revision = '{revision}': model '{name}' is a folder, which has none; leave it out")
+    if not path.is_dir() and (_is_near_built_in(name) or not _hub_answers()):
+        options["local_files_only"] = True  # else transformers tries for half a minute
+    return options
 
 
 def _path_of(name: str) -> str:
@@ -180,6 +179,14 @@ def _class_of(config: Any) -> Any:
     return transformers.AutoModelForImageTextToText if images else transformers.AutoModelForCausalLM
 
 
+def _check_whole(source: Source, missing: list[str]) -> None:
+    """Raise GfoError for weights that are missing, which transformers has drawn at random."""
+    if missing:
+        raise GfoError(
+            f"model '{source.name}': its files lack {len(missing)} weights, {missing[0]} first; save it whole"
+        )
+
+
 def _placing(config: Any, place: Any, quantization_config: Any) -> dict[str, Any]:
     """How the weights are placed: quantized ones where they are to be, for they may not be moved."""
     quantized = quantization_config is not None or hasattr(config, "quantization_config")
@@ -218,7 +225,11 @@ def _open_adapter(
             f"'{base}', and start from the adapter: gfo.SoftPrompt.from_peft"
         )
     below = replace(find_source(base), name=f"{base}' of the adapter '{source.name}")
-    module, tokenizer = open_model(below, dtype, place, quantization_config)
+    return _merged(source, *open_model(below, dtype, place, quantization_config))
+
+
+def _merged(source: Source, module: Any, tokenizer: Any) -> tuple[Any, Any]:
+    """A model with an adapter in its weights, and the adapter's own tokenizer if it has one."""
     with _said_of(source), no_progress_bars(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
         import peft
@@ -244,6 +255,13 @@ def _said_of(source: Source) -> Iterator[None]:
         raise _cannot_load(source, error) from error
 
 
+def _reason(error: Exception) -> str:
+    """An exception's first line, with its class where the line alone may say little."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    said = isinstance(error, OSError | ValueError | RuntimeError) and lines[0]
+    return lines[0] if said else f"{type(error).__name__}: {lines[0]}".removesuffix(": ")
+
+
 def _cannot_load(source: Source, error: Exception) -> GfoError:
     name = source.name
     if "trust_remote_code" in str(error):
@@ -251,10 +269,7 @@ def _cannot_load(source: Source, error: Exception) -> GfoError:
             f"model '{name}': it brings code of its own, which gfo never runs; load it yourself, and give it "
             "to gfo.freeze"
         )
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[0] if lines else type(error).__name__
-    if not isinstance(error, OSError | ValueError | RuntimeError):
-        reason = f"{type(error).__name__}: {reason}"
+    reason = _reason(error)
     if Path(source.path).exists():
         return GfoError(f"model '{name}': transformers cannot load this folder: {reason}")
     hint = unknown_name("model", name, entries("model"))

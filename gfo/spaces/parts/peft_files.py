@@ -63,8 +63,6 @@ def read_prompt(folder: str | Path, model: HasEmbeddings) -> Tensor:
         GfoError: for a folder without an adapter, another kind of adapter, missing or extra keys, or
             prompts of another width.
     """
-    import torch
-
     config, tensors = _read(folder)
     kind = str(config.get("peft_type"))
     if kind in ("PROMPT_TUNING", "TRAINABLE_TOKENS"):
@@ -75,12 +73,7 @@ def read_prompt(folder: str | Path, model: HasEmbeddings) -> Tensor:
         prompt = tensors["prompt_embeddings"][:P]  # behind them a decoder's, which PEFT does not use
     elif kind == "TRAINABLE_TOKENS":
         P = len(config.get("token_indices") or ())
-        keys = sorted(key for key in tensors if key.endswith(TOKENS))
-        _check_keys(folder, tensors, keys or [f"{BASE}...{TOKENS}"])
-        rows = [tensors[key] for key in keys]  # one for each module that is tied to the embeddings
-        if any(row.shape != rows[0].shape or not torch.equal(row, rows[0]) for row in rows):
-            raise GfoError(f"from_peft = {folder}: the tokens' rows differ between {keys[0]} and others")
-        prompt = rows[0].float() * model.embedding_scale
+        prompt = _token_rows(folder, tensors).float() * model.embedding_scale
     else:
         raise _other_kind(folder, kind, "prompt tuning or trainable tokens")
     if tuple(prompt.shape) != (P, model.hidden_size) or not P:
@@ -89,6 +82,18 @@ def read_prompt(folder: str | Path, model: HasEmbeddings) -> Tensor:
             f"{(P, model.hidden_size)}; {OWN_MODEL}"
         )
     return prompt.float().to(model.device)
+
+
+def _token_rows(folder: str | Path, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The rows of trainable tokens [P, D], of which each module that is tied to the embeddings has a copy."""
+    import torch
+
+    keys = sorted(key for key in tensors if key.endswith(TOKENS))
+    _check_keys(folder, tensors, keys or [f"{BASE}...{TOKENS}"])
+    rows = [tensors[key] for key in keys]
+    if not all(row.shape == rows[0].shape and torch.equal(row, rows[0]) for row in rows):
+        raise GfoError(f"from_peft = {folder}: the tokens' rows differ between {keys[0]} and others")
+    return rows[0]
 
 
 def read_lora(folder: str | Path, model: HasLinears) -> dict[str, tuple[Tensor, Tensor]]:
@@ -115,10 +120,7 @@ def _check_lora(folder: str | Path, config: Mapping[str, Any]) -> None:
             raise _strange(folder, pattern, values)
         for key, value in ((name, config.get(name)), *values.items()):
             if type(value) not in kinds or not 0 < value < math.inf:
-                raise GfoError(
-                    f"from_peft = {folder}: {CONFIG} has no number {name} above 0 ({key} = {value!r}); save "
-                    "the adapter anew with PEFT"
-                )
+                raise _no_number(folder, name, f"{key} = {value!r}")
     for name, known in (("bias", (None, "none")), ("init_lora_weights", STARTS), ("use_rslora", FLAGS)):
         if config.get(name) not in known:
             raise _strange(folder, name, config.get(name))
@@ -130,6 +132,13 @@ def _check_known(folder: str | Path, config: Mapping[str, Any]) -> None:
     strange = [name for name, value in config.items() if value and name not in known]
     if strange:
         raise _strange(folder, strange[0], config[strange[0]])
+
+
+def _no_number(folder: str | Path, name: str, found: str) -> GfoError:
+    return GfoError(
+        f"from_peft = {folder}: {CONFIG} has no number {name} above 0 ({found}); save the adapter anew with "
+        "PEFT"
+    )
 
 
 def _strange(folder: str | Path, name: str, value: Any) -> GfoError:

@@ -88,19 +88,22 @@ def find_roles(model: HasLinears, layers: Layers, *roles: str) -> list[str]:
         GfoError: if a model without them lacks a role, or has none of these modules.
     """
     chosen = set(select_layers(layers, model.layers))
-    if not chosen.intersection(model.experts.values()):
-        found = {name for role in roles for name in find_targets(model, None, layers, role=role)}
-        return [name for name in model.linears if name in found]
     names = [name for name, info in model.linears.items() if info.layer in chosen]
-    found = {name for role in roles for name in _usual(model, names, role)}
-    if not found:
+    groups = [_usual(model, names, role) for role in roles]
+    routed = chosen.intersection(model.experts.values())
+    if not (any if routed else all)(groups):
         raise _none_usual(model, names)
+    if routed:
+        _tell_of_experts()
+    return sorted({name for group in groups for name in group}, key=names.index)
+
+
+def _tell_of_experts() -> None:
     warnings.warn(
         "the model's routed experts are no linear modules: the space leaves them out, and changes the others",
         GfoWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
-    return [name for name in names if name in found]
 
 
 def _usual(model: HasLinears, names: Sequence[str], role: str) -> list[str]:
