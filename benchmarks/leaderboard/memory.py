@@ -89,7 +89,8 @@ def _plain(model: Any, task: Any) -> dict[str, Any]:
 
     record: dict[str, Any] = {}
     optimizer = gfo.optimizers.make("random", domain=Domain.unbounded(1), seed=0, population=2)
-    gfo.minimize(optimizer, forward, budget=gfo.Budget(evaluations=2 * STEPS), callbacks=[PeakMemory(record)])
+    peak = PeakMemory(record, model.device)
+    gfo.minimize(optimizer, forward, budget=gfo.Budget(evaluations=2 * STEPS), callbacks=[peak])
     return {**record, "tokens": int(ids.numel())}
 
 

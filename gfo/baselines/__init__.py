@@ -143,11 +143,12 @@ def run(
     if isinstance(method, Fixed):
         return method.result(out, facts, resume=resume)
     method.folder = None if out is None else RunFolder.of(out).path
+    shown = [ProgressBar()] if progress else []
     result = minimize(
         method,
         method,
         budget=budget,
-        callbacks=[method, *callbacks, PeakMemory(facts), *([ProgressBar()] if progress else [])],
+        callbacks=[method, *callbacks, PeakMemory(facts, model.device), *shown],
         out=out,
         resume=resume,
         dev_every=(method.dev_every or dev_every) if "dev" in method.splits else None,

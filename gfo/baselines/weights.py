@@ -28,8 +28,8 @@ from gfo.core.metric import Metric
 from gfo.core.protocols import Cost, Evaluation, Evaluator, Scores
 from gfo.core.seeding import stream_seed
 from gfo.evaluation.local import LocalEvaluator
-from gfo.models.families import is_transposed
 from gfo.models.frozen import FrozenModel
+from gfo.models.weights import is_transposed, quantized_linears
 from gfo.spaces.parts.targets import find_targets
 
 ADAPTER = "adapter"
@@ -249,6 +249,11 @@ def mezo_lora(
 
 
 def _all_weights(setting: Setting, dtype: torch.dtype, dropout: float | None) -> Weights:
+    if quantized := list(quantized_linears(setting.model.module)):
+        raise GfoError(
+            f"baseline: all weights are trained, and those of '{quantized[0]}' are quantized; take 'lora', "
+            "'mezo-lora', 'gradient' or 'prompt-tuning', or load the model without quantization"
+        )
     module = copy.deepcopy(setting.model.module).to(dtype)
     if dropout is not None:
         set_dropout(module, dropout)

@@ -38,7 +38,17 @@ class ModelConfig(Section):
     name: str = "smollm2-135m"
     dtype: str = "float32"
     device: str = "auto"
+    revision: str | None = None
+    device_map: str | int | dict[str, str | int] | None = None
+    quantization_config: dict[str, Any] | None = None
+    gguf_file: str | None = None
     memory_gib: float | None = Field(default=None, gt=0, le=2**20)
+
+    def load(self) -> FrozenModel:
+        """The frozen model."""
+        from gfo.models.loading import load_model
+
+        return load_model(**self.model_dump(exclude={"memory_gib"}))
 
     @property
     def memory(self) -> int | None:
@@ -234,9 +244,8 @@ class Config(Section):
 
     def _model_and_space(self) -> tuple[FrozenModel, SearchSpace | None]:
         from gfo import baselines
-        from gfo.models.loading import load_model
 
-        model = load_model(self.model.name, dtype=self.model.dtype, device=self.model.device)
+        model = self.model.load()
         if self.baseline is not None and not baselines.needs_space(self.baseline.name):
             return model, None
         return model, self.space.build(model, stream_seed(self.seed, "space"))

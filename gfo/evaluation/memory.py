@@ -25,9 +25,10 @@ SHARE_FOR_CONTEXTS = 0.25
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory free on the device."""
+    """Memory free on the device: what the driver has, and what torch has reserved there and not in use."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + reserved)
     return int(psutil.virtual_memory().available)
 
 

@@ -62,7 +62,7 @@ class Decoder(FrozenModel):
     def __init__(self, module: Any, tokenizer: Any, name: str = "") -> None:
         config = module.config.get_text_config(decoder=True)
         name = name or str(module.config.name_or_path) or config.model_type
-        body = module.base_model
+        body = module.base_model if config is module.config else module.get_decoder()  # of images and text
         if "position_ids" not in inspect.signature(body.forward).parameters:
             raise _unbranched(name, config, "its forward pass takes no position_ids")
         if kinds := strange_layers(config):

@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import nn
 
 # Factors that a family applies to its logits behind the output embedding, the value is the config's
 # attribute; and what configs call caps. logits = cap * tanh(logits * scale / cap).
@@ -37,51 +36,91 @@ CROSS_ATTENTION = re.compile(
 )
 
 # Usual names of linear modules by what they do: groups of patterns (the ends of names, or whole names with
-# wildcards), of which the first that a model has is taken.
-_FUSED = (("qkv_proj",), ("query_key_value",), ("c_attn",), ("Wqkv",))
-_T5 = ("SelfAttention", "EncDecAttention")
+# wildcards); that group is taken whose first pattern a model has before it has another's.
+_FUSED = (("qkv_proj",), ("query_key_value",), ("c_attn",), ("Wqkv",), ("kv_proj",), ("in_proj",))
+_T5 = ("*SelfAttention", "EncDecAttention")
 _DOWN = (
     ("down_proj",),
     ("fc2",),
+    ("fc_out",),
     ("mlp.c_proj",),
     ("dense_4h_to_h",),
-    ("*layer.[0-9].output.dense", "*layer.[0-9][0-9].output.dense"),
+    ("*[0-9].output.dense",),
     ("lin2",),
     ("wo",),
+    ("mlp.Wo",),
+    ("ffn_output",),
+    ("feed_forward.w2",),
+    ("feed_forward.value",),
+    ("w_out",),
+    ("ffn.2",),
 )
 USUAL_TARGETS: dict[str, tuple[tuple[str, ...], ...]] = {
     "queries and values": (
+        ("kv_b_proj", "q_b_proj", "q_proj"),  # multi-head latent attention
         ("q_proj", "v_proj"),
         ("query", "value"),
+        ("query_proj", "value_proj"),
         ("q_lin", "v_lin"),
         tuple(f"{part}.{name}" for part in _T5 for name in "qv"),
+        ("attn.q", "attn.v"),
+        ("Wq", "Wv"),
+        ("project_q", "project_v"),
+        ("attention.receptance", "attention.value"),
         *_FUSED,
     ),
     "keys and values": (
+        ("kv_b_proj",),
         ("k_proj", "v_proj"),
         ("key", "value"),
+        ("key_proj", "value_proj"),
         ("k_lin", "v_lin"),
         tuple(f"{part}.{name}" for part in _T5 for name in "kv"),
+        ("attn.k", "attn.v"),
+        ("Wk", "Wv"),
+        ("project_k", "project_v"),
         *_FUSED,
     ),
-    "queries": (("q_proj",), ("query",), ("q_lin",), tuple(f"{part}.q" for part in _T5), *_FUSED),
+    "queries": (
+        ("q_b_proj",),
+        ("q_proj",),
+        ("query",),
+        ("query_proj",),
+        ("q_lin",),
+        tuple(f"{part}.q" for part in _T5),
+        ("attn.q",),
+        ("Wq",),
+        ("project_q",),
+        ("attention.receptance",),
+        *_FUSED,
+    ),
     # the feed-forward network's last matrix
     "down": _DOWN,
     # the matrix whose outputs are the inner activations where they are gated, or the last one
-    "feed-forward": (("up_proj",), ("wi_1",), *_DOWN),
+    "feed-forward": (("up_proj",), ("wi_1",), ("feed_forward.w3",), *_DOWN),
     # the first matrix
     "up": (
         ("up_proj",),
         ("gate_up_proj",),
         ("fc1",),
+        ("fc_in",),
         ("mlp.c_fc",),
         ("dense_h_to_4h",),
         ("intermediate.dense",),
         ("lin1",),
         ("wi_1",),
         ("wi",),
+        ("mlp.Wi",),
+        ("ffn",),
+        ("feed_forward.w3",),
+        ("feed_forward.key",),
+        ("w_in.w_1",),
+        ("ffn.0",),
     ),
 }
+
+# Parameters of routed experts, one matrix each, which are no modules.
+EXPERTS = re.compile(r"\.(experts|input_linear|output_linear)\.\w+$")
 
 # A layer's feed-forward network, as nearly all families call it.
 FEED_FORWARD = "mlp"
@@ -133,24 +172,6 @@ def feed_forward_of(layer: nn.Module) -> nn.Module | None:
     """A layer's feed-forward network, or None where it has none of the usual name."""
     network = getattr(layer, FEED_FORWARD, None)
     return network if isinstance(network, nn.Module) else None
-
-
-def is_transposed(part: nn.Module) -> bool:
-    """Whether a linear module's weight is [in, out], as GPT-2's Conv1D has it."""
-    return isinstance(part, Conv1D)
-
-
-def linear_sizes(part: nn.Module) -> tuple[int, int] | None:
-    """(in, out) of a linear module, whichever way its weight lies, or None for another."""
-    if isinstance(part, nn.Linear):
-        return part.in_features, part.out_features
-    return (int(part.weight.shape[0]), int(part.nf)) if isinstance(part, Conv1D) else None
-
-
-def weight_of(part: nn.Module) -> Tensor:
-    """The weight of a linear module as [out, in], a view."""
-    weight: Tensor = part.weight  # type: ignore[assignment]
-    return weight.T if is_transposed(part) else weight
 
 
 def holds_position_bias(part: nn.Module) -> bool:

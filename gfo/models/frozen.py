@@ -21,10 +21,11 @@ from gfo.core.protocols import Tokens
 from gfo.core.texts import Pieces, Where, text_number
 from gfo.models.apply import Change, applied, check_applied
 from gfo.models.branches import Context, RowLayout
-from gfo.models.families import USUAL_TARGETS, context_length, logit_transform, weight_of
+from gfo.models.families import USUAL_TARGETS, context_length, logit_transform
 from gfo.models.probing import check_modules, kept, widest
-from gfo.models.structure import LinearInfo, Stack, find_linears, hidden_of, hooked
+from gfo.models.structure import LinearInfo, Stack, find_experts, find_linears, hidden_of, hooked, outputs_of
 from gfo.models.text import TextTokens
+from gfo.models.weights import check_embedding, quantized_linears, rounds_inputs, weight_of
 
 TOKENS_READ = 2048  # in one pass of `read`
 LOGITS_AT_ONCE = 2**22  # float32 numbers; more leave a CPU's cache, and fill a GPU no better
@@ -87,6 +88,8 @@ class FrozenModel(ABC):
         self._embedding = module.get_input_embeddings()
         self._head = module.get_output_embeddings()
         self._bias = getattr(self._head, "bias", None)
+        check_embedding(self._embedding, name)
+        self._head_weight: Any = None if self._head is None else weight_of(self._head, self.dtype)  # (V, D)
         self._logit_scale, self._logit_cap = logit_transform(self.config)
         self.vocabulary_size, self.hidden_size = (int(n) for n in self._embedding.weight.shape)
         self.context_length = context_length(self.config)
@@ -207,8 +210,20 @@ class FrozenModel(ABC):
         return find_linears(self.module, self.layer_of)
 
     def weight(self, name: str) -> Tensor:
-        """The weight [out, in] of a linear module."""
-        return weight_of(self.module.get_submodule(name))
+        """The weight [out, in] of a linear module; of a quantized one dequantized."""
+        return weight_of(self.module.get_submodule(name), self.dtype)
+
+    @functools.cached_property
+    def rounds_inputs(self) -> bool:
+        """Whether quantized modules round their inputs too, as half precision does or more so."""
+        with self.lock:
+            parts = quantized_linears(self.module).values()
+            return any(rounds_inputs(part, self.dtype) for part in parts)
+
+    @functools.cached_property
+    def experts(self) -> dict[str, int]:
+        """Name -> layer of the parameters that hold routed experts, which no linear module has."""
+        return find_experts(self.module, self.layer_of)
 
     def usual_targets(self, role: str) -> tuple[tuple[str, ...], ...]:
         """Groups of patterns of the names that linear modules of a role have in families.
@@ -280,6 +295,17 @@ class FrozenModel(ABC):
         return seen
 
     @torch.no_grad()
+    def module_outputs(self, names: Sequence[str], ids: Tensor) -> dict[str, Tensor]:
+        """What modules put out in a plain forward pass of token ids [B, T], each [..., out].
+
+        Raises:
+            GfoError: for a module that is not called, or does not put out a tensor: nothing can be changed
+                there.
+        """
+        with self.lock:
+            return outputs_of(self.module, names, lambda: self.hidden_states(ids))
+
+    @torch.no_grad()
     def read(self, rows: Sequence[Sequence[int]], vocabulary: Sequence[Any] | None) -> Tensor:
         """float32 logits [N, V'] of the unchanged model, where it reads the answer.
 
@@ -327,7 +353,7 @@ class FrozenModel(ABC):
         chosen: Any = slice(None) if vocabulary is None else vocabulary
         if not isinstance(chosen, slice):
             chosen = torch.tensor(chosen, device=hidden.device)
-        weight = self._head.weight[chosen].float()  # (V', D)
+        weight = self._head_weight[chosen].float()  # (V', D)
         bias = None if self._bias is None else self._bias[chosen].float()
         logits = torch.nn.functional.linear(hidden.float(), weight, bias)
         logits = logits * self._logit_scale
@@ -342,7 +368,7 @@ class FrozenModel(ABC):
         size = max(1, LOGITS_AT_ONCE * hidden.shape[-1] // max(1, hidden.numel()))
         total = hidden.new_full(hidden.shape[:-1], -math.inf, dtype=torch.float32)  # log of the sum of exp
         own = hidden.new_zeros(tokens.shape, dtype=torch.float32)
-        for first in range(0, len(self._head.weight), size):
+        for first in range(0, len(self._head_weight), size):
             logits = self.logits(hidden, slice(first, first + size))
             total = torch.logaddexp(total, logits.logsumexp(dim=-1))
             here = (tokens >= first) & (tokens < first + size)
@@ -375,7 +401,8 @@ class FrozenModel(ABC):
     def compare(self, logits: Tensor, plain: Tensor) -> None:
         """Raise GfoError if logits differ from those of a plain forward pass by more than rounding."""
         error = float((logits - plain).abs().max() / plain.std())
-        if not error <= (1e-3 if self.dtype == torch.float32 else 0.2):
+        fine = self.dtype == torch.float32 and not self.rounds_inputs
+        if not error <= (1e-3 if fine else 0.2):
             raise GfoError(
                 f"model '{self.name}' ({self.config.model_type}): its logits differ from a plain forward "
                 f"pass by {error:.1g} of their spread; take another model"

@@ -1,54 +1,69 @@
-"""`load_model`: a built-in name, a folder or a hub id -> a frozen model."""
+"""`load_model`: a built-in name, a folder, a GGUF file or a hub id -> a frozen model."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gfo.core.checking import checked
 from gfo.core.errors import GfoError, unknown_name
-from gfo.core.registry import entries
-from gfo.models.download import BuiltInModel, check_whole, ensure_downloaded
+from gfo.models.opening import find_source, kind_of, no_progress_bars, open_model
 
 if TYPE_CHECKING:
+    import torch
+
     from gfo.models.frozen import FrozenModel
 
-WITH_HEAD = ("ForMaskedLM", "ForPreTraining")  # how the names of masked language models end
-DTYPES = ("float32", "bfloat16", "float16")
+__all__ = ["freeze", "load_model", "no_progress_bars"]
+
+BY_TRANSFORMERS = ("auto", "balanced", "balanced_low_0", "sequential")  # ways of device_map
+DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
 @checked
-def load_model(name: str | Path, *, dtype: str = "float32", device: str = "auto") -> FrozenModel:
+def load_model(
+    name: str | Path,
+    *,
+    dtype: str = "float32",
+    device: str = "auto",
+    revision: str | None = None,
+    device_map: str | int | Mapping[str, str | int] | None = None,
+    quantization_config: Any = None,
+    gguf_file: str | None = None,
+) -> FrozenModel:
     """Load a decoder, an encoder or an encoder-decoder, and freeze it.
 
     What its config names decides: a masked language model or, without a head, a sentence encoder is an
-    `Encoder`; a model that is both encoder and decoder an `EncoderDecoder`; all others a `Decoder`.
+    `Encoder`; a model that is both encoder and decoder an `EncoderDecoder`; all others a `Decoder`, of
+    models of images and text the part that reads text. Code that a folder brings is never run.
 
     Args:
         name: a built-in name (`smollm2-135m`, downloaded once and kept), a folder that transformers
-            saved, or a hub id.
-        dtype: "float32", "bfloat16" or "float16"; losses are float32 in any case.
+            saved, one of a PEFT adapter (which is merged into the model that it was made for), a GGUF
+            file, or a hub id.
+        dtype: "float32", "bfloat16" or "float16", or "auto" for that of the files; losses are float32 in
+            any case.
         device: "cpu", "cuda", "cuda:1", ..., or "auto": the GPU if there is one.
+        revision: of a hub id: a branch, a tag or a commit.
+        device_map: transformers' name for the device; all of the model must come to lie on one.
+        quantization_config: of transformers, or its keys as a mapping: the weights are quantized as they
+            are loaded.
+        gguf_file: the name of a GGUF file in the folder or repository; it is dequantized.
 
     Raises:
-        GfoError: for an unknown name, dtype or device, or weights that are damaged.
+        GfoError: for an unknown name, dtype or device, weights that are damaged, or whatever else
+            transformers cannot load.
     """
     import torch
 
     if dtype not in DTYPES:
         raise unknown_name("model dtype", dtype, DTYPES)
-    where = _device(device)
-    name = str(name)
-    known = entries("model").get(name)
-    source = known.load() if known else name
-    if isinstance(source, BuiltInModel):
-        folder = ensure_downloaded(name, say=lambda text: print(text, file=sys.stderr))
-        check_whole(folder)
-        return _load(str(folder), name, getattr(torch, dtype), where)
-    return _load(str(source), name, getattr(torch, dtype), where)
+    place = _place(device, device_map)
+    source = find_source(str(name), revision, gguf_file)
+    kept = dtype if dtype == "auto" else getattr(torch, dtype)
+    module, tokenizer = open_model(source, kept, place, quantization_config)
+    return freeze(module, tokenizer, str(name))
 
 
 @checked
@@ -68,8 +83,14 @@ def freeze(module: Any, tokenizer: Any, name: str = "", *, check: bool = True) -
     """
     from gfo.models.checking import WAYS, chosen
 
+    if hasattr(module, "get_base_model"):  # PEFT's, whose modules are not where the model's are
+        raise GfoError(
+            f"model '{name}': it is a {type(module).__name__}; merge its adapter (merge_and_unload), give "
+            "the adapter's folder to gfo.load_model, or start a space from that (from_peft)"
+        )
+    _check_one_device(module, name)
     kind = (
-        "encoder" if module.get_output_embeddings() is None else _kind(module.config, type(module).__name__)
+        "encoder" if module.get_output_embeddings() is None else kind_of(module.config, type(module).__name__)
     )
     if check:
         return chosen(kind, module, tokenizer, name)
@@ -78,74 +99,36 @@ def freeze(module: Any, tokenizer: Any, name: str = "", *, check: bool = True) -
     return model
 
 
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Within, transformers shows none while it loads and saves."""
-    from transformers.utils import logging
-
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _kind(config: Any, architecture: str) -> str:
-    """ "decoder", "encoder" or "encoder-decoder", by the config and the class that was saved."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
-
-    if config.is_encoder_decoder:
-        return "encoder-decoder"
-    if architecture.endswith(WITH_HEAD):
-        return "encoder"
-    headless = not any(word in architecture for word in ("CausalLM", "LMHead"))
-    return "encoder" if headless and config.model_type in MASKED else "decoder"
-
-
-def _auto_class(source: str) -> Any:
-    """The class of transformers that loads the model with the head it was saved with."""
-    from transformers import (
-        AutoConfig,
-        AutoModel,
-        AutoModelForCausalLM,
-        AutoModelForMaskedLM,
-        AutoModelForSeq2SeqLM,
-    )
-
-    config = AutoConfig.from_pretrained(source)
-    architecture = (config.architectures or [""])[0]
-    kind = _kind(config, architecture)
-    if kind == "encoder":
-        return AutoModelForMaskedLM if architecture.endswith(WITH_HEAD) else AutoModel
-    return AutoModelForSeq2SeqLM if kind == "encoder-decoder" else AutoModelForCausalLM
-
-
-def _load(source: str, name: str, dtype: object, device: object) -> FrozenModel:
-    from safetensors import SafetensorError
-    from transformers import AutoTokenizer
-
-    try:
-        with no_progress_bars():
-            tokenizer = AutoTokenizer.from_pretrained(source)
-            module, info = _auto_class(source).from_pretrained(source, dtype=dtype, output_loading_info=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise _cannot_load(name, error) from error
-    missing = sorted(info["missing_keys"])
-    if missing:  # transformers has drawn them at random
+def _check_one_device(module: torch.nn.Module, name: str) -> None:
+    """Raise GfoError for a model of which parts lie elsewhere, or nowhere."""
+    found = sorted({str(tensor.device) for tensor in (*module.parameters(), *module.buffers())})
+    if len(found) != 1 or found == ["meta"]:
         raise GfoError(
-            f"model '{name}': its files lack {len(missing)} weights, {missing[0]} first; save it whole"
+            f"model '{name}': it lies on {' and '.join(found)}, and gfo runs a model on one device; load it "
+            "with device = one of them, in a smaller dtype or quantized if it is too large"
         )
-    return freeze(module.to(device), tokenizer, name)
 
 
-def _cannot_load(name: str, error: Exception) -> GfoError:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    if Path(name).is_dir():
-        return GfoError(f"model '{name}': transformers cannot load this folder: {reason}")
-    hint = unknown_name("model", name, entries("model"))
-    return GfoError(f"{hint}, or a folder, or a hub id if the hub can be reached ({reason})")
+def _place(device: str, device_map: Any) -> Any:
+    """A device of torch, or a text for transformers to place the model by."""
+    if device_map is None:
+        return _device(device)
+    if device != "auto":
+        raise GfoError(f"device = '{device}' and device_map = {device_map!r}; give one of them")
+    one = _only_device(device_map)
+    return one if one in BY_TRANSFORMERS else _device(one)  # `freeze` looks where those came to lie
+
+
+def _only_device(device_map: Any) -> str:
+    """The one place that a device_map names."""
+    devices = device_map.values() if isinstance(device_map, Mapping) else [device_map]
+    names = {f"cuda:{each}" if isinstance(each, int) else str(each) for each in devices}
+    if len(names) != 1:
+        raise GfoError(
+            f"device_map = {device_map!r}: gfo runs a model on one device; give device, and a smaller dtype "
+            "or a quantization_config if it is too large"
+        )
+    return names.pop()
 
 
 def _device(device: str) -> object:

@@ -7,7 +7,7 @@ list of layers, which hold a shorter list. All weights, and the hooks on them, s
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from gfo.core.errors import GfoError
-from gfo.models.families import give_position_bias, holds_position_bias, linear_sizes
+from gfo.models.families import EXPERTS, give_position_bias, holds_position_bias
+from gfo.models.weights import linear_sizes
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,39 @@ def find_linears(module: nn.Module, layer_of: Callable[[str], int | None]) -> di
         if layer is not None and sizes is not None:
             linears[name] = LinearInfo(*sizes, layer)
     return linears
+
+
+def find_experts(module: nn.Module, layer_of: Callable[[str], int | None]) -> dict[str, int]:
+    """Name -> layer of the parameters that hold a layer's routed experts, one matrix each: no modules."""
+    found = {}
+    for name, parameter in module.named_parameters():
+        layer = layer_of(name)
+        if layer is not None and parameter.ndim == 3 and EXPERTS.search(name):
+            found[name] = layer
+    return found
+
+
+def outputs_of(module: nn.Module, names: Sequence[str], run: Callable[[], object]) -> dict[str, Tensor]:
+    """What the submodules of these names put out while the module is run.
+
+    Raises:
+        GfoError: for one that is not called, or does not put out a tensor: nothing can be changed there.
+    """
+    kept: dict[str, Any] = {}
+
+    def keeping(name: str) -> Callable[..., None]:
+        return lambda part, args, output: kept.update({name: output})
+
+    with hooked(*(module.get_submodule(name).register_forward_hook(keeping(name)) for name in names)):
+        run()
+    for name in names:
+        if not isinstance(kept.get(name), Tensor):
+            why = f"gives a {type(kept[name]).__name__}" if name in kept else "is not called"
+            raise GfoError(
+                f"module '{name}' {why} in the model's forward pass, so that nothing can be changed there; "
+                "leave it out of targets"
+            )
+    return kept
 
 
 def without(module: nn.Module, path: str) -> nn.Module:

@@ -31,8 +31,12 @@ def threads() -> int | str:
     return os.environ.get("OMP_NUM_THREADS", "") if torch is None else int(torch.get_num_threads())
 
 
-def hardware() -> dict[str, Any]:
-    """Processor, cores, memory in GiB, torch's threads and the GPU, as far as they can be told."""
+def hardware(device: Any = None) -> dict[str, Any]:
+    """Processor, cores, memory in GiB, torch's threads and the GPU, as far as they can be told.
+
+    Args:
+        device: of the model, of torch: which GPU; None for the one that torch would take.
+    """
     import psutil
 
     found: dict[str, Any] = {
@@ -44,32 +48,33 @@ def hardware() -> dict[str, Any]:
     if torch is not None:
         found["threads"] = torch.get_num_threads()
         if torch.cuda.is_available():
-            found["gpu"] = torch.cuda.get_device_name()
+            found["gpu"] = torch.cuda.get_device_name(device if _on_gpu(device) else None)
     return found
 
 
 class PeakMemory(Callback):
     """The most memory that the process held during a run, as `memory` in a record.
 
-    On a GPU the tensors' bytes there; else the process's resident bytes, as Linux counts them. Where
-    their highest mark cannot be reset it is that of the process so far, and `whole_process` says so.
-    Compare runs in new processes: freed memory is not always given back.
+    Of a model on a GPU the tensors' bytes on that one; else the process's resident bytes, as Linux counts
+    them. Where their highest mark cannot be reset it is that of the process so far, and `whole_process`
+    says so. Compare runs in new processes: freed memory is not always given back.
 
     Args:
         record: gets {"start_bytes", "peak_bytes", "device", "whole_process"} in the end.
+        device: where the model is, of torch; None for no model.
     """
 
-    def __init__(self, record: dict[str, Any]) -> None:
-        self._record = record
+    def __init__(self, record: dict[str, Any], device: Any = None) -> None:
+        self._record, self._device = record, device
         self._facts: dict[str, Any] = {}
 
     def start(self, run: Run) -> None:
         """Begin a new highest mark."""
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-            held = torch.cuda.memory_allocated()
-            self._facts = {"start_bytes": held, "device": "cuda", "whole_process": False}
+        if _on_gpu(self._device):
+            cuda = sys.modules["torch"].cuda
+            cuda.reset_peak_memory_stats(self._device)
+            held = cuda.memory_allocated(self._device)
+            self._facts = {"start_bytes": held, "device": str(self._device), "whole_process": False}
             return
         import psutil
 
@@ -80,10 +85,13 @@ class PeakMemory(Callback):
         """Write the highest mark down."""
         if not self._facts:
             return
-        peak = (
-            sys.modules["torch"].cuda.max_memory_allocated() if self._facts["device"] == "cuda" else _peak()
-        )
+        gpu = _on_gpu(self._device)
+        peak = sys.modules["torch"].cuda.max_memory_allocated(self._device) if gpu else _peak()
         self._record["memory"] = {**self._facts, "peak_bytes": int(peak)}
+
+
+def _on_gpu(device: Any) -> bool:
+    return getattr(device, "type", None) == "cuda"
 
 
 def _reset_peak() -> bool:

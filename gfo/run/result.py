@@ -328,7 +328,7 @@ class Result(Tabled):
             "scoring_cost": asdict(self.scoring),
             **self.record,
             "versions": versions(),
-            "hardware": hardware(),
+            "hardware": hardware(getattr(getattr(self.evaluator, "model", None), "device", None)),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 

@@ -84,7 +84,7 @@ def tune(
         optimizer,
         evaluator,
         budget=budget,
-        callbacks=[*callbacks, PeakMemory(facts), *([ProgressBar()] if progress else [])],
+        callbacks=[*callbacks, PeakMemory(facts, model.device), *([ProgressBar()] if progress else [])],
         out=out,
         resume=resume,
         dev_every=dev_every if "dev" in evaluator.task.splits else None,

@@ -11,7 +11,7 @@ from gfo.core.recording import recorded
 from gfo.spaces.parts.measure import HasModules, clipped_spread, module_outputs
 from gfo.spaces.parts.options import Layers, positive, select_layers
 from gfo.spaces.parts.projection import Projected
-from gfo.spaces.parts.targets import find_targets
+from gfo.spaces.parts.targets import find_roles, find_targets
 
 if TYPE_CHECKING:
     import torch
@@ -156,8 +156,7 @@ def _targets(
     """The modules asked for, or those of each role."""
     if targets is not None:
         return find_targets(model, targets, layers)
-    found = {name for role in roles for name in find_targets(model, None, layers, role=role)}
-    return [name for name in model.linears if name in found]
+    return find_roles(model, layers, *roles)
 
 
 def _norms(model: HasModules, layers: Layers) -> tuple[dict[str, int], dict[str, int]]:

@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from gfo import Classification, GfoError, LocalEvaluator, SoftPrompt
 from gfo.evaluation import memory
 from gfo.evaluation.memory import Store, chunk_tokens, halved, is_out_of_memory, token_bytes
+from gfo.run.environment import PeakMemory
 
 LABELS = {"bad": " terrible", "good": " great"}
 ROWS = [
@@ -192,3 +193,62 @@ def test_store_drops_the_least_recently_used():
         find(key, 1, recurs=False)
     assert list(store) == ["b", "batch 3"]  # c made room, and what will not recur is not kept
     assert made[5:] == ["batch 1", "batch 2", "batch 3"]
+
+
+class Driver:
+    """A GPU's driver and torch's allocator, as they are asked; which device is written down."""
+
+    def __init__(self, monkeypatch, **values):
+        self.asked = {}
+        for name, value in values.items():
+            monkeypatch.setattr(torch.cuda, name, self.answering(name, value))
+
+    def answering(self, name, value):
+        def answer(device=None):
+            self.asked[name] = device
+            return value
+
+        return answer
+
+
+def test_memory_is_asked_of_the_models_device(tiny, monkeypatch):
+    """On a machine with a GPU the peak of a model on the CPU is the process's; that of cuda:1 is cuda:1's."""
+    driver = Driver(
+        monkeypatch,
+        is_available=True,
+        reset_peak_memory_stats=None,
+        memory_allocated=7,
+        max_memory_allocated=11,
+    )
+    for device, expected in (
+        (tiny("llama").device, "cpu"),
+        (torch.device("cuda:1"), "cuda:1"),
+        (None, "cpu"),
+    ):
+        driver.asked.clear()
+        record = {}
+        peak = PeakMemory(record, device)
+        peak.start(None)
+        peak.end(None)
+        assert record["memory"]["device"] == expected
+        assert (record["memory"]["peak_bytes"] == 11) == (expected == "cuda:1")
+        asked = {"reset_peak_memory_stats", "memory_allocated", "max_memory_allocated"}
+        assert driver.asked == (dict.fromkeys(asked, device) if expected == "cuda:1" else {})
+
+
+def test_free_memory_has_what_torch_keeps_in_reserve(monkeypatch):
+    device = torch.device("cuda:1")
+    driver = Driver(monkeypatch, mem_get_info=(100, 1000), memory_reserved=50, memory_allocated=20)
+    assert memory.free_bytes(device) == 100 + 50 - 20
+    assert set(driver.asked.values()) == {device}
+    assert memory.free_bytes(torch.device("cpu")) > 1000  # control
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_free_memory_of_a_gpu():
+    device = torch.device("cuda")
+    before = memory.free_bytes(device)
+    block = torch.zeros(2**28, device=device)
+    assert before - memory.free_bytes(device) == pytest.approx(2**30, rel=0.05)
+    del block  # torch keeps it
+    assert memory.free_bytes(device) == pytest.approx(before, abs=2**28)

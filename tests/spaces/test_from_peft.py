@@ -67,6 +67,9 @@ def compare(model, adapted, space, template):
         {"target_modules": r".*\.(k_proj|down_proj)", "lora_alpha": 1},
         {"target_modules": "all-linear"},
         {"layers_to_transform": [1]},
+        {"init_lora_weights": "gaussian", "lora_dropout": 0.5},
+        {"init_lora_weights": "orthogonal", "r": 4},
+        {"init_lora_weights": False, "exclude_modules": ["layers.0.self_attn.q_proj"]},
     ],
     ids=lambda o: ",".join(o) or "plain",
 )
@@ -168,6 +171,25 @@ HEAD = "base_model.model.lm_head.lora_{}.weight"
         (change_config(use_dora=True), ["use_dora", "merge"]),
         (change_config(bias="all"), ["bias", "merge"]),
         (change_config(r=None), ["number r"]),
+        # another start than 0 changes the weights below as PEFT loads it
+        (change_config(init_lora_weights="pissa"), ["init_lora_weights = 'pissa'", "merge"]),
+        (change_config(init_lora_weights="pissa_niter_4"), ["init_lora_weights = 'pissa_niter_4'"]),
+        (change_config(init_lora_weights="olora"), ["init_lora_weights = 'olora'"]),
+        (change_config(init_lora_weights="corda"), ["init_lora_weights = 'corda'"]),
+        (change_config(init_lora_weights="loftq"), ["init_lora_weights = 'loftq'"]),
+        (change_config(lora_alpha=True), ["number lora_alpha", "True"]),
+        (change_config(lora_alpha="6"), ["number lora_alpha", "'6'"]),
+        (change_config(lora_alpha=float("nan")), ["number lora_alpha", "nan"]),
+        (change_config(r=True), ["number r", "True"]),
+        (change_config(r=3.0), ["number r", "3.0"]),
+        (change_config(rank_pattern={"q_proj": True}), ["number r", "q_proj = True"]),
+        (change_config(alpha_pattern={"q_proj": "2"}), ["number lora_alpha", "q_proj = '2'"]),
+        (change_config(alpha_pattern=[3]), ["alpha_pattern = [3]"]),
+        (change_config(use_rslora="no"), ["use_rslora = 'no'"]),
+        (change_config(use_qalora=True), ["use_qalora = True"]),
+        (change_config(target_parameters=["w"]), ["target_parameters = ['w']"]),
+        (change_config(alora_invocation_tokens=[5]), ["alora_invocation_tokens = [5]"]),
+        (change_config(of_next_year={"scale": 2}), ["of_next_year = {'scale': 2}", "merge"]),
         (change_config(r=4), ["(3, 32)", "(4, 32)"]),
         (change_config(target_modules=["q_proj", "v_proj", "k_proj"]), ["lacks", "k_proj.lora_A"]),
         (change_config(target_modules=r"(", rank_pattern={}), ["target_modules", "pattern"]),
@@ -201,6 +223,8 @@ def test_bad_lora(tiny, tmp_path, spoil, words):
     ("spoil", "words"),
     [
         (change_config(peft_type="LORA"), ["of the kind LORA", "prompt tuning"]),
+        (change_config(modules_to_save=["lm_head"]), ["modules_to_save = ['lm_head']"]),
+        (change_config(of_next_year=7), ["of_next_year = 7"]),
         (change_config(num_virtual_tokens=5), ["(4, 32)", "(5, 32)"]),
         (change_tensors(lambda t: t.update(prompt_embeddings=torch.ones(4, 31))), ["(4, 31)", "(4, 32)"]),
         (change_tensors(lambda t: t.update(more=torch.ones(2))), ["has more"]),
@@ -230,3 +254,28 @@ def test_sizes(tiny, tmp_path, make):
         make.from_peft(tmp_path, model, 5000)
     with pytest.raises(GfoError, match="alpha = 0"):
         make.from_peft(tmp_path, model, 5, alpha=0)
+
+
+def test_what_is_not_known_but_not_set_is_harmless(tiny, tmp_path):
+    """As newer versions of PEFT write their own options, at their defaults."""
+    model = tiny("llama")
+    adapted = saved(model, lora(), tmp_path)
+    change_config(of_next_year=None, of_the_year_after=False, and_more={}, revision="x")(tmp_path)
+    compare(model, adapted, LoRASubspace.from_peft(tmp_path, model, DIM), "Review: {text} It was")
+
+
+def test_pissa_is_not_what_its_matrices_say(tiny, tmp_path):
+    """The reason for the refusal: PEFT's own logits with it are far from W + s B A."""
+    model = tiny("llama")
+    config = lora(init_lora_weights="pissa")
+    adapted = peft.get_peft_model(copy.deepcopy(model.module), config)
+    adapted.save_pretrained(tmp_path)
+    with pytest.raises(GfoError, match="init_lora_weights = 'pissa'"):
+        LoRASubspace.from_peft(tmp_path, model, DIM)
+    ids = torch.tensor([[5, 9, 20]])
+    plain = model.module(ids).logits
+    assert torch.allclose(adapted(ids).logits, plain, atol=1e-3)  # untrained, PEFT's is the model
+    change_config(init_lora_weights=True)(tmp_path)
+    space = LoRASubspace.from_peft(tmp_path, model, DIM)
+    delta = space.decode(torch.zeros(1, DIM))
+    assert min(float((B @ A).norm()) for A, B in delta.lora.values()) > 0.1  # W + s B A is not

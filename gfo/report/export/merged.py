@@ -9,17 +9,20 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from gfo.core.delta import Delta
 from gfo.core.slots import Biases, LayerPrompts, LowRank, Prefixes, Prompts, Scales, Slot
-from gfo.models.families import linear_sizes, weight_of
 from gfo.models.loading import no_progress_bars
+from gfo.models.weights import linear_sizes, put_plain_linears, quantized_linears, weight_of
 from gfo.report.export.candidate import Candidate, Exported, cannot, deep_prompt, write_prompt
 from gfo.report.export.soft_tokens import SoftTokens
+
+if TYPE_CHECKING:
+    from gfo.models.frozen import FrozenModel
 
 GAIN_OFFSETS = (0.0, 1.0)  # a norm multiplies by its weight, or (Gemma) by 1 + its weight
 
@@ -97,6 +100,7 @@ def write_merged(candidate: Candidate, folder: Path) -> Exported:
         twin.save_pretrained(folder)
     (model.tokenizer if soft is None else soft.tokenizer).save_pretrained(folder)
     notes = [] if soft is None or soft.note is None else [soft.note]
+    notes += _notes_on_quantized(model)
     if model.dtype != torch.float32:
         notes.append(f"changes are rounded with the weights to {model.dtype}; small ones may get lost")
     write_prompt(candidate, folder, () if soft is None else soft.texts, "; ".join(notes) or None)
@@ -116,11 +120,23 @@ def _merged(candidate: Candidate, soft: SoftTokens | None) -> Any:
         own |= {id(t) for t in _tensors(model.module) if V in (t.shape[0], t.shape[-1])}
     twin = copy.deepcopy(model.module, {id(t): t for t in _tensors(model.module) if id(t) not in own})
     with torch.no_grad():
+        put_plain_linears(twin, model.dtype)
         for name in sorted(delta.modules):
             _merge(twin.get_submodule(name), name, delta)
         if soft is not None:
             _put_rows(twin, soft, model.vocabulary_size)
     return twin
+
+
+def _notes_on_quantized(model: FrozenModel) -> list[str]:
+    """What becomes of quantized weights, which hold no change of this fineness."""
+    parts = quantized_linears(model.module)
+    if not parts:
+        return []
+    notes = [f"the weights of {len(parts)} quantized modules are written as {model.dtype}"]
+    if model.rounds_inputs:
+        notes.append("they round their inputs too, and the folder's do not: its logits differ a little")
+    return notes
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

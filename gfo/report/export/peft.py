@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gfo.core.files import write_whole
 from gfo.core.slots import LayerPrompts, LowRank, Prefixes, Prompts, Scales, Slot
-from gfo.models.families import is_transposed
+from gfo.models.weights import is_transposed
 from gfo.report.export.candidate import Candidate, Exported, cannot, deep_prompt, write_prompt
 from gfo.report.export.merged import can_merge
 from gfo.report.export.soft_tokens import SoftTokens

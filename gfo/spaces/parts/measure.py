@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from gfo.spaces.parts.targets import HasLinears
@@ -34,24 +33,12 @@ class HasModules(HasLinears, HasHiddenStates, Protocol):
     module: Any
 
     def layer_of(self, name: str) -> int | None: ...
+    def module_outputs(self, names: Sequence[str], ids: Tensor) -> dict[str, Tensor]: ...
 
 
 def module_outputs(model: HasModules, names: Sequence[str], seed: int) -> dict[str, Tensor]:
     """The modules' outputs for random words, [..., out]."""
-    outputs: dict[str, Tensor] = {}
-
-    def keeping(name: str) -> Callable[..., None]:
-        def hook(module: Any, args: Any, output: Tensor) -> None:
-            outputs[name] = output
-
-        return hook
-
-    with ExitStack() as hooks:
-        for name in names:
-            handle = model.module.get_submodule(name).register_forward_hook(keeping(name))
-            hooks.callback(handle.remove)
-        model.hidden_states(measured_words(model, seed))
-    return outputs
+    return model.module_outputs(names, measured_words(model, seed))
 
 
 def clipped_spread(values: Tensor) -> float:

@@ -21,15 +21,30 @@ BASE = "base_model.model."
 OWN_MODEL = "give the model that the adapter was made for"
 TOKENS = ".trainable_tokens_delta"
 ALL_LINEAR = "all-linear"
-# options of LoRA that make it something other than W + scaling * B A
-OTHER_LORA = (
-    "use_dora",
-    "use_bdlora",
-    "lora_bias",
-    "modules_to_save",
-    "trainable_token_indices",
-    "layer_replication",
+# What a config may say without making the adapter anything else than is read here, whatever the value is.
+_ALL = (
+    "peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode "
+    "target_modules "
 )
+_PROMPTS = (
+    "num_virtual_tokens token_dim num_transformer_submodules num_attention_heads num_layers "
+    "prompt_tuning_init prompt_tuning_init_text tokenizer_name_or_path tokenizer_kwargs token_indices "
+    "init_weights"
+)
+_LORA = (
+    "r lora_alpha exclude_modules layers_to_transform layers_pattern rank_pattern alpha_pattern use_rslora "
+    "lora_dropout fan_in_fan_out bias init_lora_weights megatron_core qalora_group_size"
+)
+HARMLESS = {
+    "LORA": frozenset((_ALL + _LORA).split()),
+    "PROMPT_TUNING": frozenset((_ALL + _PROMPTS).split()),
+    "TRAINABLE_TOKENS": frozenset((_ALL + _PROMPTS).split()),
+}
+# Its numbers, their patterns for modules of their own, and their types, of which a truth value is none.
+NUMBERS = (("r", "rank_pattern", (int,)), ("lora_alpha", "alpha_pattern", (int, float)))
+FLAGS = (None, True, False)
+# Starts of LoRA that leave the weights below as they are; PEFT changes those of others as it loads them.
+STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 @runtime_checkable
@@ -49,22 +64,17 @@ def read_prompt(folder: str | Path, model: HasEmbeddings) -> Tensor:
         GfoError: for a folder without an adapter, another kind of adapter, missing or extra keys, or
             prompts of another width.
     """
-    import torch
-
     config, tensors = _read(folder)
     kind = str(config.get("peft_type"))
+    if kind in ("PROMPT_TUNING", "TRAINABLE_TOKENS"):
+        _check_known(folder, config)
     if kind == "PROMPT_TUNING":
         P = config.get("num_virtual_tokens")
         _check_keys(folder, tensors, ["prompt_embeddings"])
         prompt = tensors["prompt_embeddings"][:P]  # behind them a decoder's, which PEFT does not use
     elif kind == "TRAINABLE_TOKENS":
         P = len(config.get("token_indices") or ())
-        keys = sorted(key for key in tensors if key.endswith(TOKENS))
-        _check_keys(folder, tensors, keys or [f"{BASE}...{TOKENS}"])
-        rows = [tensors[key] for key in keys]  # one for each module that is tied to the embeddings
-        if any(row.shape != rows[0].shape or not torch.equal(row, rows[0]) for row in rows):
-            raise GfoError(f"from_peft = {folder}: the tokens' rows differ between {keys[0]} and others")
-        prompt = rows[0].float() * model.embedding_scale
+        prompt = _token_rows(folder, tensors).float() * model.embedding_scale
     else:
         raise _other_kind(folder, kind, "prompt tuning or trainable tokens")
     if tuple(prompt.shape) != (P, model.hidden_size) or not P:
@@ -73,6 +83,18 @@ def read_prompt(folder: str | Path, model: HasEmbeddings) -> Tensor:
             f"{(P, model.hidden_size)}; {OWN_MODEL}"
         )
     return prompt.float().to(model.device)
+
+
+def _token_rows(folder: str | Path, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The rows of trainable tokens [P, D], of which each module that is tied to the embeddings has a copy."""
+    import torch
+
+    keys = sorted(key for key in tensors if key.endswith(TOKENS))
+    _check_keys(folder, tensors, keys or [f"{BASE}...{TOKENS}"])
+    rows = [tensors[key] for key in keys]
+    if not all(row.shape == rows[0].shape and torch.equal(row, rows[0]) for row in rows):
+        raise GfoError(f"from_peft = {folder}: the tokens' rows differ between {keys[0]} and others")
+    return rows[0]
 
 
 def read_lora(folder: str | Path, model: HasLinears) -> dict[str, tuple[Tensor, Tensor]]:
@@ -92,17 +114,39 @@ def _check_lora(folder: str | Path, config: Mapping[str, Any]) -> None:
     """Raise GfoError for a config of something else than plain LoRA."""
     if config.get("peft_type") != "LORA":
         raise _other_kind(folder, str(config.get("peft_type")), "LoRA")
-    for name in ("r", "lora_alpha"):
-        if not isinstance(config.get(name), int | float):
-            raise GfoError(
-                f"from_peft = {folder}: {CONFIG} has no number {name}; save the adapter anew with PEFT"
-            )
-    strange = [name for name in OTHER_LORA if config.get(name)]
-    strange += ["bias"] if config.get("bias", "none") != "none" else []
+    _check_known(folder, config)
+    for name, pattern, kinds in NUMBERS:
+        values = config.get(pattern) or {}
+        if not isinstance(values, dict):
+            raise _strange(folder, pattern, values)
+        for key, value in ((name, config.get(name)), *values.items()):
+            if type(value) not in kinds or not 0 < value < math.inf:
+                raise _no_number(folder, name, f"{key} = {value!r}")
+    for name, known in (("bias", (None, "none")), ("init_lora_weights", STARTS), ("use_rslora", FLAGS)):
+        if config.get(name) not in known:
+            raise _strange(folder, name, config.get(name))
+
+
+def _check_known(folder: str | Path, config: Mapping[str, Any]) -> None:
+    """Raise GfoError for what is set and not known to be harmless."""
+    known = HARMLESS[config["peft_type"]]
+    strange = [name for name, value in config.items() if value and name not in known]
     if strange:
-        raise GfoError(
-            f"from_peft = {folder}: it has {strange[0]}, which plain LoRA has not; merge it into the model"
-        )
+        raise _strange(folder, strange[0], config[strange[0]])
+
+
+def _no_number(folder: str | Path, name: str, found: str) -> GfoError:
+    return GfoError(
+        f"from_peft = {folder}: {CONFIG} has no number {name} above 0 ({found}); save the adapter anew with "
+        "PEFT"
+    )
+
+
+def _strange(folder: str | Path, name: str, value: Any) -> GfoError:
+    return GfoError(
+        f"from_peft = {folder}: it has {name} = {value!r}, which a plain adapter of its kind has not; merge "
+        "it into the model (gfo.load_model does)"
+    )
 
 
 def _changed_modules(

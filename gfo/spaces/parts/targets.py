@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from gfo.core.errors import GfoError
+from gfo.core.errors import GfoError, GfoWarning
 from gfo.spaces.parts.options import Layers, select_layers
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ class HasLinears(Protocol):
     def device(self) -> torch.device: ...
     @property
     def linears(self) -> Mapping[str, Linear]: ...
+    @property
+    def experts(self) -> Mapping[str, int]: ...
     def weight(self, name: str) -> Tensor: ...
-
     def usual_targets(self, role: str) -> Sequence[Sequence[str]]: ...
 
 
@@ -55,7 +57,7 @@ def find_targets(
             wildcards ("*.mlp.*"); None for the usual names of a role.
         layers: which layers to look in.
         role: what the modules do: see `FrozenModel.usual_targets`. Of its groups of names the first is taken
-            that the model has.
+            whose first name the model has.
 
     Raises:
         GfoError: if a pattern, or no usual name, matches anything in these layers; says what there is.
@@ -63,18 +65,63 @@ def find_targets(
     chosen = set(select_layers(layers, model.layers))
     names = [name for name, info in model.linears.items() if info.layer in chosen]
     if targets is None:
-        found = (_matching(names, group) for group in model.usual_targets(role))
-        default = next((group for group in found if group), None)
-        if default is None:
-            raise GfoError(f"space: targets: the model has none of the usual names; {_known(names)}")
+        if not (default := _usual(model, names, role)):
+            raise _none_usual(model, names)
         return default
     patterns = [targets] if isinstance(targets, str) else list(targets)
     for pattern in patterns:
         if not _matching(names, [pattern]):
-            raise GfoError(f"space: targets: '{pattern}' matches nothing in these layers; {_known(names)}")
+            raise GfoError(
+                f"space: targets: '{pattern}' matches nothing in these layers{_experts(model)}; "
+                f"{_known(names)}"
+            )
     if not patterns:
         raise GfoError(f"space: targets = []; {_known(names)}")
     return _matching(names, patterns)
+
+
+def find_roles(model: HasLinears, layers: Layers, *roles: str) -> list[str]:
+    """Names of the linear modules of all roles together, in the model's order.
+
+    Routed experts are no modules: where a model has some, a line says that they are left out.
+
+    Raises:
+        GfoError: if a model without them lacks a role, or has none of these modules.
+    """
+    chosen = set(select_layers(layers, model.layers))
+    names = [name for name, info in model.linears.items() if info.layer in chosen]
+    groups = [_usual(model, names, role) for role in roles]
+    routed = chosen.intersection(model.experts.values())
+    if not (any if routed else all)(groups):
+        raise _none_usual(model, names)
+    if routed:
+        _tell_of_experts()
+    return sorted({name for group in groups for name in group}, key=names.index)
+
+
+def _tell_of_experts() -> None:
+    warnings.warn(
+        "the model's routed experts are no linear modules: the space leaves them out, and changes the others",
+        GfoWarning,
+        stacklevel=5,
+    )
+
+
+def _usual(model: HasLinears, names: Sequence[str], role: str) -> list[str]:
+    """The modules of a role among the names, by the first group whose first pattern is there."""
+    groups = model.usual_targets(role)
+    return next((_matching(names, group) for group in groups if _matching(names, group[:1])), [])
+
+
+def _none_usual(model: HasLinears, names: Sequence[str]) -> GfoError:
+    return GfoError(
+        f"space: targets: the model has none of the usual names{_experts(model)}; {_known(names)}"
+    )
+
+
+def _experts(model: HasLinears) -> str:
+    """What an error says of a model with routed experts."""
+    return " (its routed experts are no linear modules)" if model.experts else ""
 
 
 def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
