@@ -74,11 +74,9 @@ def open_model(source: Source, dtype: Any, place: Any, quantization_config: Any 
 
         config = AutoConfig.from_pretrained(source.path, **source.options)
         tokenizer = AutoTokenizer.from_pretrained(source.path, **source.options)
-        more = _placing(config, place, quantization_config)
         if "gguf_file" in source.options:
-            from transformers import GgufConfig
-
-            more["quantization_config"] = GgufConfig(dequantize=True)
+            quantization_config = _of_gguf(source, quantization_config)
+        more = _placing(config, place, quantization_config)
         module, info = _class_of(config).from_pretrained(
             source.path, dtype=dtype, output_loading_info=True, **more, **source.options
         )
@@ -177,6 +175,18 @@ def _class_of(config: Any) -> Any:
         return transformers.AutoModelForCausalLM
     images = type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     return transformers.AutoModelForImageTextToText if images else transformers.AutoModelForCausalLM
+
+
+def _of_gguf(source: Source, quantization_config: Any) -> Any:
+    """That a GGUF file is dequantized, after which the model counts as a plain one."""
+    from transformers import GgufConfig
+
+    if quantization_config is not None:
+        raise GfoError(
+            f"model '{source.name}': a GGUF file is dequantized as it is loaded; leave quantization_config "
+            "out, or save the model as a folder first"
+        )
+    return GgufConfig(dequantize=True)
 
 
 def _check_whole(source: Source, missing: list[str]) -> None:

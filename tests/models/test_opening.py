@@ -19,6 +19,7 @@ from test_download import write_tiny_gguf
 
 from gfo import Classification, GfoError, LocalEvaluator, LoRASubspace, SoftPrompt, freeze, load_model
 from gfo.config import make_config
+from gfo.report.export import export
 from gfo.testing.tiny import draw_weights
 
 with warnings.catch_warnings():
@@ -149,6 +150,8 @@ def test_gguf(tmp_path):
         model.module.save_pretrained(tmp_path / "plain")
     assert "quantization_config" not in json.loads((tmp_path / "plain" / "config.json").read_text())
     assert "no-such.gguf" in said(tmp_path, gguf_file="no-such.gguf")
+    twice = said(tmp_path / "tiny.gguf", quantization_config={"load_in_8bit": True})
+    assert "leave quantization_config out" in twice
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(20))
     assert "transformers cannot load" in said(tmp_path / "broken.gguf")
 
@@ -219,6 +222,29 @@ def test_models_of_images_and_text(kind, tokenizer, tmp_path):
                 plain = model.module(inputs_embeds=embeds).logits[0, -1, list(batch.vocabulary)]
             assert float((found[k, i] - plain).abs().max()) < 1e-4
     assert float((found[0] - found[1]).abs().max()) > 1e-2  # control
+
+
+@torch.no_grad()
+def test_adapters_of_models_of_images_and_text(tokenizer, tmp_path):
+    """What an export says loads it again, and its logits are gfo's."""
+    config = transformers.AutoConfig.for_model("llava", text_config=TEXT, **IMAGE_TEXT["llava"])
+    module = transformers.AutoModelForImageTextToText.from_config(config)
+    draw_weights(module, 0)
+    module.save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    model = load_model(tmp_path / "model")
+    task = Classification(ROWS, template="Review: {text} It was", labels={"a": " great", "b": " terrible"})
+    evaluator = LocalEvaluator(model, task, LoRASubspace(model, 5, alpha=0.3))
+    written = export(evaluator, np.ones(5), "peft", tmp_path / "adapter")
+    names = {}
+    exec("\n".join(written.load), names)
+    batch = evaluator.task.all_rows("train")
+    found = evaluator.answers(np.stack([np.ones(5), np.zeros(5)]), batch)
+    for i, (before, after) in enumerate(zip(batch.before, batch.after, strict=True)):
+        ids = torch.tensor([before + after])
+        plain = names["model"].eval()(input_ids=ids).logits[0, -1, list(batch.vocabulary)]
+        assert float((found[0, i] - plain).abs().max()) < 1e-4
+        assert float((found[1, i] - plain).abs().max()) > 1e-2  # control
 
 
 def adapter(model, config, folder, base):

@@ -62,7 +62,8 @@ class Candidate:
     def auto_class(self) -> str:
         """The class of transformers that loads the model."""
         if self.model.causal:
-            return "AutoModelForCausalLM"
+            text_alone = self.model.config is self.model.module.config
+            return "AutoModelForCausalLM" if text_alone else "AutoModelForImageTextToText"
         heads = {"mask": "AutoModelForMaskedLM", "sentence": "AutoModel"}
         return heads.get(self.model.reads, "AutoModelForSeq2SeqLM")
 
