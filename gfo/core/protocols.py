@@ -66,19 +66,6 @@ class Planning(Protocol):
 
 
 @runtime_checkable
-class Training(Protocol):
-    """An optimizer that learns from more than the losses told, as from gradients.
-
-    Telling them again does not bring it back: its state is saved as the run goes on, and a resumed run does
-    the steps behind it once more.
-    """
-
-    def loss_now(self, step: int) -> Array:
-        """The loss [1] of what is trained, as it is now, on a step's batch: a resumed run compares it."""
-        ...
-
-
-@runtime_checkable
 class MultiObjective(Protocol):
     """An optimizer of several objectives: its `tell` gets losses [K, M], all to be low.
 

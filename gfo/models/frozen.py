@@ -7,7 +7,7 @@ import itertools
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,14 +17,12 @@ from torch import Tensor, nn
 
 from gfo.core.delta import Delta
 from gfo.core.errors import GfoError, unknown_name
-from gfo.core.protocols import Tokens
-from gfo.core.texts import Pieces, Where, text_number
 from gfo.models.apply import Change, applied, check_applied
 from gfo.models.branches import Context, RowLayout
 from gfo.models.families import USUAL_TARGETS, context_length, logit_transform
 from gfo.models.probing import check_modules, kept, widest
 from gfo.models.structure import LinearInfo, Stack, find_experts, find_linears, hidden_of, hooked, outputs_of
-from gfo.models.text import TextTokens
+from gfo.models.texts import HasTexts
 from gfo.models.weights import check_embedding, quantized_linears, rounds_inputs, weight_of
 
 TOKENS_READ = 2048  # in one pass of `read`
@@ -34,7 +32,7 @@ CHECKED_TOKENS = 64  # of the vocabulary, where a model is compared with a plain
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 
 
-class FrozenModel(ABC):
+class FrozenModel(HasTexts, ABC):
     """A transformers model with its tokenizer, frozen.
 
     Args:
@@ -76,8 +74,8 @@ class FrozenModel(ABC):
     """The token whose hidden state is read; None for a row's last."""
 
     def __init__(self, module: Any, tokenizer: Any, name: str, stacks: Sequence[Stack]) -> None:
+        super().__init__(tokenizer)
         self.module = module.eval().requires_grad_(False)
-        self.tokenizer = tokenizer
         self.config = module.config.get_text_config(decoder=True)
         self.name = name
         self.stacks = tuple(stacks)
@@ -93,7 +91,6 @@ class FrozenModel(ABC):
         self._logit_scale, self._logit_cap = logit_transform(self.config)
         self.vocabulary_size, self.hidden_size = (int(n) for n in self._embedding.weight.shape)
         self.context_length = context_length(self.config)
-        self._texts = TextTokens(tokenizer)
         self.reached: dict[str, str | None] = {}
 
     def like(self, module: Any) -> FrozenModel:
@@ -122,59 +119,6 @@ class FrozenModel(ABC):
     def all_layers(self) -> tuple[nn.Module, ...]:
         """The layers, in the order in which they are counted."""
         return tuple(self._layers)
-
-    @property
-    def special_tokens(self) -> frozenset[int]:
-        """Ids of the tokenizer's special tokens."""
-        return frozenset(self.tokenizer.all_special_ids)
-
-    @functools.cached_property
-    def unused_tokens(self) -> frozenset[int]:
-        """Ids of embeddings that no token has: what fills the matrix up to a round size."""
-        return frozenset(range(self.vocabulary_size)).difference(self.tokenizer.get_vocab().values())
-
-    def encode(
-        self, text: str, *, start: bool = False, end: bool = False, inside: bool = False
-    ) -> tuple[int, ...]:
-        """Token ids of the text, with the special tokens that the model wants at a start and an end.
-
-        `inside` gives those that it has in running text, without what the tokenizer puts in front of texts.
-        """
-        behind = [("\n",)] if inside else None
-        return self._texts.encode([(text,)], start=start, end=end, behind=behind)[0]
-
-    def encode_rows(
-        self,
-        rows: Sequence[Pieces],
-        *,
-        start: bool = False,
-        end: bool = False,
-        behind: Sequence[Pieces] | None = None,
-        where: Where = text_number,
-    ) -> list[Tokens]:
-        """Token ids of many texts in pieces; see `TextTokens.encode`."""
-        return self._texts.encode(rows, start=start, end=end, behind=behind, where=where)
-
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """Messages as the tokenizer's chat template writes them; see `TextTokens.chat`."""
-        return self._texts.chat(messages)
-
-    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each row of token ids, special tokens left out."""
-        return self._decoded(rows, skip_special_tokens=True)
-
-    @functools.cached_property
-    def token_texts(self) -> list[str]:
-        """The text of every token of the embedding, by id; empty where the tokenizer has none."""
-        return self._decoded([(token,) for token in range(self.vocabulary_size)])
-
-    @functools.cached_property
-    def end_tokens(self) -> frozenset[int]:
-        """Ids that end what the model writes: the generation config's and the tokenizer's."""
-        config = getattr(self.module, "generation_config", None) or self.config
-        found = config.eos_token_id
-        ends = [*found] if isinstance(found, list | tuple) else [found]
-        return frozenset(token for token in (*ends, self.tokenizer.eos_token_id) if token is not None)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [...] -> embeddings [..., D]."""
@@ -375,11 +319,6 @@ class FrozenModel(ABC):
             found = logits.gather(-1, (tokens - first).clamp(0, logits.shape[-1] - 1))
             own = torch.where(here, found, own)
         return own - total[..., None]
-
-    def _decoded(self, rows: Sequence[Sequence[int]], **options: Any) -> list[str]:
-        lists = [list(row) for row in rows]
-        texts: list[str] = self.tokenizer.batch_decode(lists, clean_up_tokenization_spaces=False, **options)
-        return texts
 
     @property
     def probe_vocabulary(self) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ That brings back every method bit by bit, also those of libraries that hide thei
 optimizer's own time, which for most is nothing beside a model's; where it is much and the state is arrays
 (`saves_state`), the state is saved now and then, and the steps before it are not told again.
 
-Training by gradients learns from more than losses (`gfo.core.protocols.Training`). Its state, weights and
+Training by gradients learns from more than losses (`gfo.run.state.Training`). Its state, weights and
 all, is saved now and then and at the end; a resumed run leaves out the steps behind it and does them again.
 
     run.json            what was run: what must be the same when it goes on, and what the evaluator settled on
@@ -32,7 +32,7 @@ import numpy as np
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, GfoWarning
 from gfo.core.files import remove
-from gfo.core.protocols import Cost, Evaluator, Resumable, Training
+from gfo.core.protocols import Cost, Evaluator, Resumable
 from gfo.core.recording import walk
 from gfo.run.callbacks import Run
 from gfo.run.environment import threads, versions
@@ -41,7 +41,7 @@ from gfo.run.history import HISTORY, History, Step, checksum, recorded_losses
 from gfo.run.memo import Memo
 from gfo.run.schema import RESULT, RUN, read_result, read_run
 from gfo.run.selection import Snapshot
-from gfo.run.state import load_state, save_state
+from gfo.run.state import Training, load_state, save_state
 
 STATE = "state.safetensors"
 SAVE_EVERY = 10.0  # seconds that a resumed run may lose: of the optimizer's own, of a training's all

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +14,19 @@ from gfo.core.domain import Array
 from gfo.core.files import write_whole
 
 ARRAY = "__array__"  # stands for an array, with its name
+
+
+@runtime_checkable
+class Training(Protocol):
+    """An optimizer that learns from more than the losses told, as from gradients.
+
+    Telling them again does not bring it back: its state is saved as the run goes on, and a resumed run does
+    the steps behind it once more.
+    """
+
+    def loss_now(self, step: int) -> Array:
+        """The loss [1] of what is trained, as it is now, on a step's batch: a resumed run compares it."""
+        ...
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:

@@ -1,0 +1,88 @@
+"""A frozen model's text: token ids of texts and texts of token ids, by its tokenizer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gfo.core.protocols import Tokens
+from gfo.core.texts import Pieces, Where, text_number
+from gfo.models.text import TextTokens
+
+
+class HasTexts:
+    """The `gfo.core.protocols.Tokenizer` of a model.
+
+    Args:
+        tokenizer: the transformers tokenizer.
+
+    Attributes:
+        module, config, vocabulary_size: the model's.
+    """
+
+    module: Any
+    config: Any
+    vocabulary_size: int
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self._texts = TextTokens(tokenizer)
+
+    @property
+    def special_tokens(self) -> frozenset[int]:
+        """Ids of the tokenizer's special tokens."""
+        return frozenset(self.tokenizer.all_special_ids)
+
+    @functools.cached_property
+    def unused_tokens(self) -> frozenset[int]:
+        """Ids of embeddings that no token has: what fills the matrix up to a round size."""
+        return frozenset(range(self.vocabulary_size)).difference(self.tokenizer.get_vocab().values())
+
+    def encode(
+        self, text: str, *, start: bool = False, end: bool = False, inside: bool = False
+    ) -> tuple[int, ...]:
+        """Token ids of the text, with the special tokens that the model wants at a start and an end.
+
+        `inside` gives those that it has in running text, without what the tokenizer puts in front of texts.
+        """
+        behind = [("\n",)] if inside else None
+        return self._texts.encode([(text,)], start=start, end=end, behind=behind)[0]
+
+    def encode_rows(
+        self,
+        rows: Sequence[Pieces],
+        *,
+        start: bool = False,
+        end: bool = False,
+        behind: Sequence[Pieces] | None = None,
+        where: Where = text_number,
+    ) -> list[Tokens]:
+        """Token ids of many texts in pieces; see `TextTokens.encode`."""
+        return self._texts.encode(rows, start=start, end=end, behind=behind, where=where)
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Messages as the tokenizer's chat template writes them; see `TextTokens.chat`."""
+        return self._texts.chat(messages)
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each row of token ids, special tokens left out."""
+        return self._decoded(rows, skip_special_tokens=True)
+
+    @functools.cached_property
+    def token_texts(self) -> list[str]:
+        """The text of every token of the embedding, by id; empty where the tokenizer has none."""
+        return self._decoded([(token,) for token in range(self.vocabulary_size)])
+
+    @functools.cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """Ids that end what the model writes: the generation config's and the tokenizer's."""
+        config = getattr(self.module, "generation_config", None) or self.config
+        found = config.eos_token_id
+        ends = [*found] if isinstance(found, list | tuple) else [found]
+        return frozenset(token for token in (*ends, self.tokenizer.eos_token_id) if token is not None)
+
+    def _decoded(self, rows: Sequence[Sequence[int]], **options: Any) -> list[str]:
+        lists = [list(row) for row in rows]
+        texts: list[str] = self.tokenizer.batch_decode(lists, clean_up_tokenization_spaces=False, **options)
+        return texts
