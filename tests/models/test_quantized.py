@@ -227,7 +227,7 @@ def test_a_linear_module_is_known_by_its_sizes():
 
 
 @pytest.mark.weights
-def test_smollm2_in_int8():
+def test_smollm2_in_int8(tmp_path):
     """The built-in model, quantized as it is loaded, against itself in floats."""
     pytest.importorskip("torchao")
     options = {"quant_method": "torchao", "quant_type": INT8}
@@ -247,3 +247,13 @@ def test_smollm2_in_int8():
         found = evaluator(z, 0).loss
         assert found == pytest.approx([evaluator(point[None], 0).loss[0] for point in z], abs=1e-5)
         assert abs(found[0] - found[1]) > 1e-4  # control
+    evaluator = evaluator_of(model, LoRASubspace(model, 9), PLAIN)
+    z, batch = points(evaluator.space, 2), evaluator.task.all_rows("train")
+    found = evaluator.answers(z, batch)[:, 0]
+    export(evaluator, z[0], "merged", tmp_path)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    with torch.no_grad():
+        ids = torch.tensor([batch.before[0] + batch.after[0]])
+        logits = again(input_ids=ids).logits[0, -1, list(batch.vocabulary)]
+    assert float((logits - found[0]).abs().max()) < 1e-4
+    assert float((logits - found[1]).abs().max()) > 1e-2  # control
