@@ -60,9 +60,7 @@ def test_generation_with_an_attention_of_its_own(family):
 def test_a_module_that_is_never_called_is_refused():
     model, _ = frozen(build("mamba"), "mamba", "causal")
     never = next(name for name in model.linears if name.endswith("dt_proj"))
-    with pytest.raises(
-        gfo.GfoError, match="is never called in a forward pass.*; leave it out of the targets"
-    ):
+    with pytest.raises(gfo.GfoError, match="is never called in a forward pass"):
         check_modules(model, [never])
     check_modules(model, [name for name in model.linears if name.endswith("in_proj")])
 
