@@ -16,6 +16,7 @@ from gfo.models.decoder import Decoder
 from gfo.models.encoder import Encoder
 from gfo.models.encoder_decoder import EncoderDecoder
 from gfo.models.frozen import FrozenModel
+from gfo.models.structure import hooked
 from gfo.models.whole_rows import WholeEncoder, WholeRows, cut_at_head
 
 Rows = Sequence[Sequence[int]]
@@ -244,13 +245,26 @@ def _place(model: FrozenModel, row: Sequence[int]) -> int:
 
 def _together(model: FrozenModel, rows: Rows) -> Tensor:
     """What is read of rows in one pass: logits of some tokens, or sentences, [rows, ...]."""
-    hidden = model.branches(None, *_laid(model, rows))[0]
+    entry, lie = _laid(model, rows)
+    hidden = model.branches(None, entry * _moved(model), lie)[0]
     return hidden.float() if model.reads == "sentence" else model.logits(hidden, model.probe_vocabulary)
 
 
 def _plain(model: FrozenModel, row: Sequence[int]) -> Tensor:
     """The same of one row in a plain forward pass."""
     ids = torch.tensor([list(row)], device=model.device)
+    move = model.module.get_input_embeddings().register_forward_hook(lambda _, a, y: y * _moved(model))
+    with hooked(move):
+        return _read(model, ids, row)
+
+
+def _moved(model: FrozenModel) -> float:
+    """What embeddings are multiplied by: no words', as a soft prompt's; 1 where a decoder shares them."""
+    return 1.125 if len(model.stacks) == 1 else 1.0
+
+
+def _read(model: FrozenModel, ids: Tensor, row: Sequence[int]) -> Tensor:
+    """What is read of token ids [1, T]: logits of some tokens, or the sentence."""
     if model.reads == "sentence":
         return model.module(input_ids=ids).last_hidden_state[0].float().mean(dim=0)  # type: ignore[no-any-return]
     two, at = {}, _place(model, row)

@@ -129,18 +129,22 @@ def plain_logits(model, module, row, at, delta):
         hidden[0, place] += prompt[0]
         return with_hidden(hidden, args, kwargs)
 
-    handles = []
-    if delta.prompt is not None:
-        handles.append(module.get_input_embeddings().register_forward_hook(put))
+    handles, embedding = [], module.get_input_embeddings()
+    two = {}
+    if len(model.stacks) > 1:
+        two = {"decoder_input_ids": torch.tensor([list(model.answer_start)])}
+        if delta.prompt is not None:
+            two["inputs_embeds"] = put(None, None, embedding(ids))
+    elif delta.prompt is not None:
+        handles.append(embedding.register_forward_hook(put))
     names = {id(part): name for name, part in model.module.named_modules()}
     for n, prompt in delta.layer_prompt.items():
         layer = module.get_submodule(names[id(model.all_layers[n])])
         handles.append(
             layer.register_forward_pre_hook(functools.partial(add, prompt=prompt), with_kwargs=True)
         )
-    two = {"decoder_input_ids": torch.tensor([list(model.answer_start)])} if len(model.stacks) > 1 else {}
     with hooked(*handles):
-        logits = module(input_ids=ids, **two).logits[0]
+        logits = module(**({} if "inputs_embeds" in two else {"input_ids": ids}), **two).logits[0]
     return logits[-1 if two else at].float()
 
 
