@@ -96,45 +96,54 @@ class Check:
         try:
             given = self.signature.bind(*args, **options)
         except TypeError as error:
-            raise GfoError(f"{self._name}: {error}; its arguments are {self._arguments()}") from None
+            raise GfoError(
+                f"{self._name}: {error}; its arguments are {', '.join(self._names()) or 'none'}"
+            ) from None
         for name, value in given.arguments.items():
-            parameter, hint = self.signature.parameters[name], self._hints.get(name, Any)
-            if parameter.kind is parameter.VAR_POSITIONAL:
-                given.arguments[name] = tuple(self._checked(name, each, hint) for each in value)
-            elif parameter.kind is parameter.VAR_KEYWORD:
-                kinds = options_of(hint) or dict.fromkeys(value, hint)
-                given.arguments[name] = {
-                    key: self._checked(key, each, kinds[key]) for key, each in value.items()
-                }
-            elif value is not parameter.default:
-                given.arguments[name] = self._checked(name, value, hint)
+            given.arguments[name] = self._argument(name, value)
         return given
 
-    def _only_known(self, options: Mapping[str, Any]) -> None:
-        known = [n for n, p in self.signature.parameters.items() if p.kind is not p.VAR_KEYWORD]
-        for name, parameter in self.signature.parameters.items():
-            if parameter.kind is parameter.VAR_KEYWORD:
-                more = options_of(self._hints.get(name, Any))
-                if more is None:
-                    return
-                known += more
-        for name in options:
-            if name not in known:
-                raise GfoError(f"{self._name}: {unknown_name('argument', name, set(known) - {'self'})}")
+    def _argument(self, name: str, value: Any) -> Any:
+        """An argument as the function gets it; those of *args and **options one by one."""
+        parameter, hint = self.signature.parameters[name], self._hints.get(name, Any)
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return tuple(self._checked(name, each, hint) for each in value)
+        if parameter.kind is parameter.VAR_KEYWORD:
+            kinds = options_of(hint) or dict.fromkeys(value, hint)
+            return {key: self._checked(key, each, kinds[key]) for key, each in value.items()}
+        return value if value is parameter.default else self._checked(name, value, hint)
 
-    def _arguments(self) -> str:
-        names = [n for n in self.signature.parameters if n not in ("self", "cls")]
-        return ", ".join(names) or "none"
+    @functools.cached_property
+    def _known(self) -> list[str] | None:
+        """The names of arguments; None where any is taken."""
+        last = [*self.signature.parameters.values()][-1:]
+        if not last or last[0].kind is not inspect.Parameter.VAR_KEYWORD:
+            return self._names()
+        more = options_of(self._hints.get(last[0].name, Any))
+        return None if more is None else [*self._names()[:-1], *more]
+
+    def _only_known(self, options: Mapping[str, Any]) -> None:
+        known = self._known
+        unknown = [] if known is None else [name for name in options if name not in known]
+        if unknown:
+            raise GfoError(f"{self._name}: {unknown_name('argument', unknown[0], known or ())}")
+
+    def _names(self) -> list[str]:
+        return [name for name in self.signature.parameters if name not in ("self", "cls")]
 
     def _checked(self, name: str, value: Any, hint: Any) -> Any:
         """The value, a number of numpy's as Python's; the text of a wrong one is cut short."""
         if not fits(value, hint):
             where, wrong, hint = _culprit(name, value, hint)
-            wanted = ARGUMENTS.get(where) or words(hint)
-            if isinstance(wrong, float) and wrong.is_integer() and fits(int(wrong), hint):
-                wanted = str(int(wrong))
-            raise GfoError(f"{self._name}: {where} = {shown(wrong)}; give {wanted}")
+            remedy = ARGUMENTS.get(where) or _whole_of(wrong, hint) or words(hint)
+            raise GfoError(f"{self._name}: {where} = {shown(wrong)}; give {remedy}")
         return value.item() if isinstance(value, np.generic) else value
+
+
+def _whole_of(value: Any, hint: Any) -> str:
+    """1e4 as 10000, where only that is taken."""
+    whole = isinstance(value, float) and value.is_integer() and fits(int(value), hint)
+    return str(int(value)) if whole else ""
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -147,10 +156,38 @@ def _is_a(value: Any, cls: Any) -> bool:
     """Whether a value is of a class, or has what a protocol wants; a class has it for no object."""
     if not isinstance(cls, type) or issubclass(cls, Unseen):
         return True
-    if getattr(cls, "_is_protocol", False):
-        known = vars(cls).get("_is_runtime_protocol", False)  # not inherited
-        return not isinstance(value, type) and (not known or isinstance(value, cls))
-    return isinstance(value, cls)
+    return _has_all_of(value, cls) if getattr(cls, "_is_protocol", False) else isinstance(value, cls)
+
+
+def _has_all_of(value: Any, protocol: Any) -> bool:
+    known = vars(protocol).get("_is_runtime_protocol", False)  # not inherited
+    return not isinstance(value, type) and (not known or isinstance(value, protocol))
+
+
+def _anything(value: Any, inner: Any) -> bool:
+    """Also what is to be an array: who makes one says what is none."""
+    return True
+
+
+def _none(value: Any, inner: Any) -> bool:
+    return value is None
+
+
+def _either(value: Any, inner: tuple[Any, ...]) -> bool:
+    return any(fits(value, each) for each in inner)
+
+
+def _true_or_false(value: Any, inner: Any) -> bool:
+    return isinstance(value, bool | np.bool_)
+
+
+def _text(value: Any, inner: Any) -> bool:
+    """Not what no tokenizer reads."""
+    return isinstance(value, str) and encodable(value)
+
+
+def _function(value: Any, inner: Any) -> bool:
+    return callable(value)
 
 
 def _whole(value: Any, inner: Any) -> bool:
@@ -188,8 +225,13 @@ def _indexed(value: Any, inner: tuple[Any, ...]) -> bool:
     indexed = hasattr(value, "__len__") and hasattr(value, "__getitem__")
     if isinstance(value, NO_LISTS) or not indexed or getattr(value, "ndim", 1) == 0:
         return False
-    looked_at = isinstance(value, Sequence | np.ndarray) and inner and get_origin(inner[0]) is not Mapping
-    return not looked_at or all(fits(each, inner[0]) for each in value[:MOST_LOOKED_AT])
+    return not inner or get_origin(inner[0]) is Mapping or _all_fit(value, inner[0])
+
+
+def _all_fit(values: Any, hint: Any) -> bool:
+    """Whether the elements fit, of lists and arrays, the first of them."""
+    looked_at = values[:MOST_LOOKED_AT] if isinstance(values, Sequence | np.ndarray) else ()
+    return all(fits(each, hint) for each in looked_at)
 
 
 def _iterable(value: Any, inner: tuple[Any, ...]) -> bool:
@@ -204,17 +246,20 @@ def _tuple(value: Any, inner: tuple[Any, ...]) -> bool:
     return not inner or (len(value) == len(inner) and all(map(fits, value, inner)))
 
 
+UNIONS = (Union, types.UnionType)
 NO_LISTS = (str, bytes, Mapping, type, np.generic)
 CHECKS: dict[Any, Callable[[Any, tuple[Any, ...]], bool]] = {
-    **dict.fromkeys((Any, ArrayLike), lambda value, inner: True),  # what is no array, who makes one says
-    type(None): lambda value, inner: value is None,
-    **dict.fromkeys((Union, types.UnionType), lambda value, inner: any(fits(value, each) for each in inner)),
+    Any: _anything,
+    ArrayLike: _anything,
+    type(None): _none,
+    Union: _either,
+    types.UnionType: _either,
     Literal: _one_of_values,
     int: _whole,
     float: _number,
-    bool: lambda value, inner: isinstance(value, bool | np.bool_),
-    str: lambda value, inner: isinstance(value, str) and encodable(value),  # what no tokenizer reads is none
-    Callable: lambda value, inner: callable(value),
+    bool: _true_or_false,
+    str: _text,
+    Callable: _function,
     Mapping: _mapping,
     Sequence: _indexed,
     Iterable: _iterable,
@@ -226,7 +271,7 @@ CHECKS: dict[Any, Callable[[Any, tuple[Any, ...]], bool]] = {
 
 def _culprit(name: str, value: Any, hint: Any) -> tuple[str, Any, Any]:
     """Where in a wrong value the first wrong part is, that part, and what it should be."""
-    for each in get_args(hint) if CHECKS.get(get_origin(hint)) is CHECKS[Union] else (hint,):
+    for each in get_args(hint) if get_origin(hint) in UNIONS else (hint,):
         for key, part, wanted in _parts(value, each):
             if not fits(part, wanted):
                 return _culprit(f"{name}[{key!r}]", part, wanted)
@@ -248,14 +293,23 @@ def _parts(value: Any, hint: Any) -> Iterable[tuple[Any, Any, Any]]:
 def words(hint: Any, several: bool = False) -> str:
     """What a type is, in words: "a whole number or None", "a list of texts"; of lists in lists no more."""
     origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        *most, last = dict.fromkeys(words(each, several) for each in inner)
-        return f"{', '.join(most)} or {last}" if most else last
+    if origin in UNIONS:
+        return _listed(words(each, several) for each in inner)
     if origin is Literal:
         return " or ".join(map(repr, inner))
     outer = origin or hint
-    name = getattr(outer, "__name__", "value")
-    one, more = WORDS.get(outer, (f"{'an' if name[0] in 'AEIO' else 'a'} {name}", f"{name}s"))
+    one, more = WORDS.get(outer) or _nouns(getattr(outer, "__name__", "value"))
     if several or not inner or outer not in LISTS:
         return more if several else one
     return f"{one} of {' to '.join(words(each, True) for each in inner if each is not Ellipsis)}"
+
+
+def _nouns(name: str) -> tuple[str, str]:
+    """One and several of a class."""
+    return f"{'an' if name[0] in 'AEIO' else 'a'} {name}", f"{name}s"
+
+
+def _listed(all_words: Iterable[str]) -> str:
+    """ "a, b or c", each once."""
+    *most, last = dict.fromkeys(all_words)
+    return f"{', '.join(most)} or {last}" if most else last

@@ -46,10 +46,12 @@ warnings.formatwarning = in_one_line(warnings.formatwarning)
 def printable(text: str, keep: str = "") -> str:
     """Text for a terminal, a figure or HTML: control characters, which could steer a terminal, and others
     that are not seen, as "\\x1b" has it; those of `keep` as they are."""
-    return "".join(c if c.isprintable() or c in HARMLESS or c in keep else _escaped(c) for c in text)
+    return "".join(_seen(character, HARMLESS + keep) for character in text)
 
 
-def _escaped(character: str) -> str:
+def _seen(character: str, harmless: str) -> str:
+    if character.isprintable() or character in harmless:
+        return character
     return character.encode("unicode_escape").decode("ascii")
 
 

@@ -136,10 +136,16 @@ def _whole(digits: str) -> int:
 _JSON = json.JSONDecoder(parse_int=_whole)
 
 
-def encodable(value: Any, depth: int = DEPTH) -> bool:
+def encodable(value: Any) -> bool:
     """Whether all texts in a value are Unicode, without the halves of characters that JSON can name."""
-    if isinstance(value, str):
-        return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
-    if isinstance(value, dict):
-        value = [*value, *value.values()]
-    return not isinstance(value, list | tuple) or depth == 0 or all(encodable(e, depth - 1) for e in value)
+    try:
+        json.dumps(value, ensure_ascii=False, skipkeys=True, default=_nothing).encode()
+    except UnicodeEncodeError:
+        return False
+    except (ValueError, RecursionError):
+        return True  # it lies in itself; who reads it says so
+    return True
+
+
+def _nothing(value: Any) -> None:
+    """Stands for what JSON has not."""

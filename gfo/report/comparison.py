@@ -56,6 +56,10 @@ class Group:
     label: str
     runs: tuple[RunValues, ...]
 
+    def losses(self) -> list[float | None]:
+        """Of every candidate of every run; None where one failed."""
+        return [loss for run in self.runs for step in run.steps for loss in step["loss"]]
+
     def end(self, x: str) -> float:
         """Where the longest of the runs ends, one of which has steps."""
         from gfo.report.figures import x_values
@@ -273,8 +277,8 @@ def _row(group: Group) -> dict[str, Any]:
     last = [run.steps[-1] if run.steps else NO_STEP for run in group.runs]
     scored = [run.test for run in group.runs if run.test]
     row: dict[str, Any] = {"label": group.label, "runs": len(group.runs), "scored": len(scored)}
-    losses = [loss for run in group.runs for step in run.steps for loss in step["loss"]]
-    row |= {"evaluated": len(losses), "failed": sum(loss is None for loss in losses)}
+    losses = group.losses()
+    row |= {"evaluated": len(losses), "failed": losses.count(None)}
     for key in ("evaluations", "forward_tokens"):
         row[key] = float(np.mean([step[key] for step in last]))
     row["seconds"] = float(np.mean([run.seconds for run in group.runs]))
