@@ -220,11 +220,15 @@ def _read(source: str | Path, name: str) -> list[Any]:
         raise GfoError(f"{name}: cannot read {path}: {reason}; check the path") from None
     if ending == PARQUET:
         return _read_parquet(content, path, name)
+    return READERS[ending](io.StringIO(_decoded(content, path, name), newline=""), path, name)
+
+
+def _decoded(content: bytes, path: Path, name: str) -> str:
+    """The text of a file, without the byte-order mark of spreadsheets."""
     try:
-        text = content.decode("utf-8").removeprefix("\ufeff")  # the byte-order mark of spreadsheets
+        return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise GfoError(f"{name}: {path} is not UTF-8 at byte {error.start}; convert it to UTF-8") from None
-    return READERS[ending](io.StringIO(text, newline=""), path, name)
 
 
 def _read_jsonl(file: io.StringIO, path: Path, name: str) -> list[Any]:
