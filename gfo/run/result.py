@@ -244,10 +244,7 @@ class Result(Tabled):
     def table(self) -> Table:
         """Scores before and after, cost, why the run ended and how the result was chosen."""
         loss = "none was finite" if self.loss is None else f"{LOSS.show(self.loss)}, the lowest found"
-        notes = [f"train loss: {loss}"]
-        if self.failed:
-            total = sum(len(step.loss) for step in self.history)
-            notes.append(f"failed:     {self.failed:,} of {total:,} candidates")
+        notes = [f"train loss: {loss}", *self._failures()]
         for name, cost in (("search", self.cost), ("scoring", self.scoring)):
             tokens = f"{cost.forward_tokens:,} forward tokens, " if cost.forward_tokens else ""
             notes.append(f"{name + ':':<12}{cost.candidates:,} evaluations, {tokens}{cost.seconds:,.0f} s")
@@ -259,6 +256,11 @@ class Result(Tabled):
         if not self.scores:
             notes.append('not scored: result.score("test") reads the test rows')
         return scores_table(self.scores, list(self.scores.get("after", {})), notes)
+
+    def _failures(self) -> list[str]:
+        """How many candidates failed, as a line, if any did."""
+        total = sum(len(step.loss) for step in self.history)
+        return [f"failed:     {self.failed:,} of {total:,} candidates"] if self.failed else []
 
     def _prompt(self) -> tuple[Any, Any]:
         """The soft prompt found, [P, D], and the model."""
