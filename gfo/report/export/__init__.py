@@ -48,7 +48,7 @@ def export(evaluator: Any, z: Array, form: str, folder: str | Path) -> Exported:
         raise GfoError("export: the point has numbers that are not finite; nothing is written")
     given, folder = Path(folder), absolute(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise GfoError(f"out = {folder}: it is not empty; name another folder, or delete it")
+        raise GfoError(f"out = {given}: it is not empty; name another folder, or delete it")
     try:
         with whole_folder(folder) as begun:
             if form in WRITERS:
@@ -59,7 +59,7 @@ def export(evaluator: Any, z: Array, form: str, folder: str | Path) -> Exported:
             return Exported(given, ())
     except OSError as error:
         raise GfoError(
-            f"out = {folder}: cannot write there ({error.strerror}); name another folder"
+            f"out = {given}: cannot write there ({error.strerror}); name another folder"
         ) from None
 
 
