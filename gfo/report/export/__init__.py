@@ -58,9 +58,7 @@ def export(evaluator: Any, z: Array, form: str, folder: str | Path) -> Exported:
             write_whole(begun / PROMPT_TEXT, prompt_text(evaluator, z) + "\n")
             return Exported(given, ())
     except OSError as error:
-        raise GfoError(
-            f"out = {given}: cannot write there ({error.strerror}); name another folder"
-        ) from None
+        raise GfoError(f"out = {given}: cannot write there ({error.strerror}); name another folder") from None
 
 
 def prompt_text(evaluator: Any, z: Array) -> str:
