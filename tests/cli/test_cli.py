@@ -183,7 +183,7 @@ def test_list_and_help_name_everything(gfo):
         ("model.device=cuda:77x", ["device = 'cuda:77x'"]),
         ("model.device=meta", ["device = 'meta': give auto"]),
         ("model.memory_gib=1e300", ["model.memory_gib = 1e+300: input should be less than"]),
-        ('task.data_dir="a\\u0000b"', ["train: cannot read", "null byte"]),
+        ('task.data_dir="a\\u0000b"', ["task.data_dir = ", "is no path"]),
         ("optimizer.options.seed=3", ["optimizer 'cma' has no option 'seed'"]),
         ('optimizer.name="a\\nb"', ["unknown optimizer 'a\\nb'"]),
         ("task.template=Review: {text}", ["no {soft}"]),
@@ -208,7 +208,7 @@ def test_bad_configs(work, gfo, setting, words):
 
 
 def test_bad_folders(work, gfo):
-    bad(gfo("tune", "run.toml", "--out", "run.toml/x"), "out = run.toml/x", "cannot write there")
+    bad(gfo("tune", "run.toml", "--out", "run.toml/x"), "run.toml/x:", "cannot write there")
     bad(gfo("eval", "nowhere"), "nowhere/result.json")
     assert gfo("tune", "run.toml", "--out", "run")[0] == 0
     bad(gfo("tune", "run.toml", "--out", "run"), "holds a run already")

@@ -50,7 +50,7 @@ def export(evaluator: Any, z: Array, form: str, folder: str | Path) -> Exported:
         raise GfoError("export: the point has numbers that are not finite; nothing is written")
     given, folder = Path(folder), absolute(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise GfoError(f"out = {folder}: it is not empty; name another folder, or delete it")
+        raise GfoError(f"out = {given}: it is not empty; name another folder, or delete it")
     try:
         with whole_folder(folder) as begun:
             if form in WRITERS:
@@ -60,9 +60,7 @@ def export(evaluator: Any, z: Array, form: str, folder: str | Path) -> Exported:
             write_whole(begun / PROMPT_TEXT, prompt_text(evaluator, z) + "\n")
             return Exported(given, ())
     except OSError as error:
-        raise GfoError(
-            f"out = {folder}: cannot write there ({error.strerror}); name another folder"
-        ) from None
+        raise GfoError(f"out = {given}: cannot write there ({error.strerror}); name another folder") from None
 
 
 def prompt_text(evaluator: Any, z: Array) -> str:
