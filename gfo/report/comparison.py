@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,11 @@ class RunValues:
     seconds: float
     metrics: tuple[Metric, ...] = ()
 
+    @property
+    def last(self) -> Mapping[str, Any]:
+        """The last line of its history; zeros of a method that does not search."""
+        return self.steps[-1] if self.steps else NO_STEP
+
 
 @dataclass(frozen=True)
 class Group:
@@ -56,15 +61,20 @@ class Group:
     label: str
     runs: tuple[RunValues, ...]
 
-    def losses(self) -> list[float | None]:
-        """Of every candidate of every run; None where one failed."""
-        return [loss for run in self.runs for step in run.steps for loss in step["loss"]]
-
     def end(self, x: str) -> float:
         """Where the longest of the runs ends, one of which has steps."""
         from gfo.report.figures import x_values
 
         return max(x_values(run.steps, x)[-1] for run in self.runs if run.steps)
+
+    def curves(self, lowest: Callable[[Sequence[Mapping[str, Any]], str], Curve], x: str) -> list[Curve]:
+        """A curve of each run: `train_curve` or `dev_curve`."""
+        return [lowest(run.steps, x) for run in self.runs]
+
+    @property
+    def losses(self) -> list[float | None]:
+        """Of all candidates of the runs."""
+        return [loss for run in self.runs for step in run.steps for loss in step["loss"]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,15 +111,11 @@ class Comparison(Tabled):
         from gfo.report import figures
 
         x = self.x if x is None else x
-        groups = [group for group in self.groups if any(run.steps for run in group.runs)]
-        if not groups:
-            raise GfoError("plot: none of the runs has steps; there is nothing to draw")
-        groups.sort(key=lambda group: _last(group, x))
+        groups = sorted(_with_steps(self.groups), key=lambda group: _last(group, x))
         curves = _curves(groups, x)
-        looks = _looks([group.label for group in groups])
-        beside = len(groups) > MOST_ABOVE
-        height = max(3.4, 1.0 + 0.22 * len(groups)) if beside else 3.7
-        figure = figures.Figure(height, width=8.4 + beside)
+        looks = _looks(curves["train"])
+        height, width, columns = _layout(groups)
+        figure = figures.Figure(height, width=width)
         axes = np.ravel(figure.subplots(1, len(curves)))
         end = max(group.end(x) for group in groups)
         for panel, (split, found) in zip(axes, curves.items(), strict=True):
@@ -118,8 +124,7 @@ class Comparison(Tabled):
             panel.set_xlabel(figures.X_AXES[x])
             panel.set_xlim(0, 1.02 * end or 1)
             figures.number_axis(panel.xaxis, end)
-        wide = sum(len(group.label) + 6 for group in groups) > ABOVE_IN_A_ROW
-        figure.legend_outside(axes[0], None if beside else 2 if wide else len(groups))
+        figure.legend_outside(axes[0], columns)
         return figure.write(path)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -135,23 +140,19 @@ class Comparison(Tabled):
     def table(self) -> Table:
         """The table as text: of several runs the mean, plus or minus the sample standard deviation."""
         rows = self.rows()
-        names = list(dict.fromkeys(key for row in rows for key in row if key.startswith("test_")))
+        metrics = self._metrics(rows)
+        tested = (f"test {metric.name}" for metric in metrics.values())
+        header = ("", "runs", "evaluations", "tokens", "seconds", "train loss", *tested)
+        cells = tuple(_cells(row, metrics) for row in rows)
+        unscored = _notes_on_unscored(rows) if metrics else []
+        return Table(header, cells, (*unscored, *_notes_on_failed(rows), *self.notes))
+
+    def _metrics(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Metric]:
+        """The rows' keys of test scores -> the metrics that they are."""
+        names = dict.fromkeys(key for row in rows for key in row if key.startswith("test_"))
         known = [metric for group in self.groups for run in group.runs for metric in run.metrics]
         metrics = metrics_named(known, (name.removeprefix("test_") for name in names))
-        tested = (f"test {metric.name}" for metric in metrics)
-        header = ("", "runs", "evaluations", "tokens", "seconds", "train loss", *tested)
-        cells = [_cells(row, dict(zip(names, metrics, strict=True))) for row in rows]
-        notes = [
-            f"{row['label']}: {row['scored']} of {row['runs']} scored on test"
-            for row in rows
-            if row["scored"] < row["runs"] and metrics
-        ]
-        notes += [
-            f"{row['label']}: {row['failed']:,} of {row['evaluated']:,} candidates failed"
-            for row in rows
-            if row["failed"]
-        ]
-        return Table(header, tuple(cells), (*notes, *self.notes))
+        return dict(zip(names, metrics, strict=True))
 
 
 def train_curve(steps: Sequence[Mapping[str, Any]], x: str) -> Curve:
@@ -188,15 +189,34 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     return mean, float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
-def _curve(steps: Sequence[Mapping[str, Any]], x: str, losses: Sequence[float | None]) -> Curve:
+def _curve(steps: Sequence[Mapping[str, Any]], x: str, losses: Sequence[Any]) -> Curve:
+    """The lowest so far of a loss of each step, which may be None."""
     from gfo.report.figures import x_values
 
-    every = x_values(steps, x) if steps else []
-    points = [(e, v) for e, v in zip(every, losses, strict=True) if v is not None and math.isfinite(v)]
-    if points and points[-1][0] < every[-1]:
-        points.append((every[-1], points[-1][1]))  # what was found stays found until the run's end
-    at, values = (np.array([point[i] for point in points], dtype=np.float64) for i in (0, 1))
-    return at, np.minimum.accumulate(values) if len(values) else values
+    if not steps:
+        return np.empty(0), np.empty(0)
+    every, found = np.array(x_values(steps, x), dtype=np.float64), np.array(losses, dtype=np.float64)
+    good = np.isfinite(found)  # None has become nan
+    at, lowest = every[good], np.minimum.accumulate(found[good])
+    if good.any() and at[-1] < every[-1]:  # what was found stays found until the run's end
+        return np.append(at, every[-1]), np.append(lowest, lowest[-1])
+    return at, lowest
+
+
+def _with_steps(groups: Iterable[Group]) -> list[Group]:
+    """Groups that have a line; GfoError if none has."""
+    found = [group for group in groups if any(run.steps for run in group.runs)]
+    if not found:
+        raise GfoError("plot: none of the runs has steps; there is nothing to draw")
+    return found
+
+
+def _layout(groups: Sequence[Group]) -> tuple[float, float, int | None]:
+    """Height and width of the figure, inches, and columns of names above it; None has them beside it."""
+    if len(groups) > MOST_ABOVE:
+        return max(3.4, 1.0 + 0.22 * len(groups)), 9.4, None
+    wide = sum(len(group.label) + 6 for group in groups) > ABOVE_IN_A_ROW
+    return 3.7, 8.4, 2 if wide else len(groups)
 
 
 def _panel(axes: Any, curves: Mapping[str, Sequence[Curve]], looks: Mapping[str, tuple[str, str]]) -> None:
@@ -220,7 +240,7 @@ def _panel(axes: Any, curves: Mapping[str, Sequence[Curve]], looks: Mapping[str,
     figures.log_where_wide(axes, values)
 
 
-def _looks(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
+def _looks(labels: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Label -> colour and style of its line: the label's own, whatever else is drawn and however it ranks,
     unless another label of the figure has it already."""
     from gfo.report.figures import COLOURS
@@ -244,7 +264,7 @@ def _method(label: str) -> str:
 
 def _last(group: Group, x: str) -> float:
     """The median of the last training losses; inf where there is none."""
-    median = quartiles([train_curve(run.steps, x) for run in group.runs])[1][1]
+    median = quartiles(group.curves(train_curve, x))[1][1]
     return float(median[-1]) if len(median) else math.inf
 
 
@@ -252,8 +272,7 @@ def _curves(groups: Sequence[Group], x: str) -> dict[str, dict[str, list[Curve]]
     """What each panel shows: split -> label -> the curves of its runs; dev only where there are any."""
     lowest = {"train": train_curve, "dev": dev_curve}
     curves = {
-        split: {group.label: [curve(run.steps, x) for run in group.runs] for group in groups}
-        for split, curve in lowest.items()
+        split: {group.label: group.curves(curve, x) for group in groups} for split, curve in lowest.items()
     }
     return {split: found for split, found in curves.items() if split == "train" or _some(found)}
 
@@ -274,18 +293,49 @@ def _cells(row: Mapping[str, Any], metrics: Mapping[str, Metric]) -> tuple[str, 
 
 
 def _row(group: Group) -> dict[str, Any]:
-    last = [run.steps[-1] if run.steps else NO_STEP for run in group.runs]
+    """A line of `Comparison.rows`."""
+    last = [run.last for run in group.runs]
     scored = [run.test for run in group.runs if run.test]
-    row: dict[str, Any] = {"label": group.label, "runs": len(group.runs), "scored": len(scored)}
-    losses = group.losses()
-    row |= {"evaluated": len(losses), "failed": losses.count(None)}
-    for key in ("evaluations", "forward_tokens"):
-        row[key] = float(np.mean([step[key] for step in last]))
-    row["seconds"] = float(np.mean([run.seconds for run in group.runs]))
-    row["train_loss"] = mean_and_deviation([step["best"] for step in last if step["best"] is not None])
-    for metric in dict.fromkeys(name for test in scored for name in test):
-        row[f"test_{metric}"] = mean_and_deviation([test[metric] for test in scored if metric in test])
-    return row
+    losses = group.losses
+    return {
+        "label": group.label,
+        "runs": len(group.runs),
+        "scored": len(scored),
+        "evaluated": len(losses),
+        "failed": losses.count(None),
+        "evaluations": float(np.mean(_known(last, "evaluations"))),
+        "forward_tokens": float(np.mean(_known(last, "forward_tokens"))),
+        "seconds": float(np.mean([run.seconds for run in group.runs])),
+        "train_loss": mean_and_deviation(_known(last, "best")),
+        **_test_scores(scored),
+    }
+
+
+def _test_scores(scored: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+    """test_NAME -> mean and deviation, over the runs that have the metric."""
+    names = dict.fromkeys(name for test in scored for name in test)
+    return {f"test_{name}": mean_and_deviation(_known(scored, name)) for name in names}
+
+
+def _known(each: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    """The values of a key, where there is one."""
+    return [some[key] for some in each if some.get(key) is not None]
+
+
+def _notes_on_unscored(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        f"{row['label']}: {row['scored']} of {row['runs']} scored on test"
+        for row in rows
+        if row["scored"] < row["runs"]
+    ]
+
+
+def _notes_on_failed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        f"{row['label']}: {row['failed']:,} of {row['evaluated']:,} candidates failed"
+        for row in rows
+        if row["failed"]
+    ]
 
 
 def group_runs(facts: Sequence[Mapping[str, str]], seeds: Sequence[Any]) -> list[list[int]]:

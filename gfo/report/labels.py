@@ -59,10 +59,19 @@ def labels(facts: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[str
 def _telling_apart(facts: Sequence[Mapping[str, str]]) -> list[list[str]]:
     """Keys that may tell runs apart: those of NAMES that differ, and all that do, if these are few."""
     keys = list(dict.fromkeys(key for each in facts for key in each))
-    differing = [key for key in keys if len({each.get(key) for each in facts}) > 1]
-    few = [key for key in NAMES if key in differing] or [key for key in NAMES[:5] if key in keys]
-    every = [*few, *(key for key in differing if key not in few)]
+    differing = [key for key in keys if _differs(key, facts)]
+    few = _named(NAMES, differing) or _named(NAMES[:5], keys)
+    every = list(dict.fromkeys([*few, *differing]))
     return [few, every] if len(differing) <= MOST_FACTS else [few]
+
+
+def _differs(key: str, facts: Sequence[Mapping[str, str]]) -> bool:
+    return len({each.get(key) for each in facts}) > 1
+
+
+def _named(names: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """Those of the names that are keys."""
+    return [name for name in names if name in keys]
 
 
 def numbered(found: Sequence[str]) -> list[str]:

@@ -46,17 +46,19 @@ def plot_history(
     from gfo.report import figures
 
     at = figures.x_values(steps, x)
-    dev = [(e, step["dev"]) for e, step in zip(at, steps, strict=True) if step["dev"]]
+    dev, spread = _recorded(at, steps, "dev"), _recorded(at, steps, "spread")
     metric = main_metric(metrics_named(metrics, dev[0][1])) if dev else None
-    spread = [
-        (e, step["spread"]) for e, step in zip(at, steps, strict=True) if step.get("spread") is not None
-    ]
     drawn: dict[str, Callable[[Any], None]] = {"loss": lambda axes: _losses(axes, at, steps, dev)}
     if metric is not None:
         drawn["score"] = lambda axes: _score(axes, dev, metric)
     if any(value for _, value in spread):  # one point that is moved has none
         drawn["spread"] = lambda axes: _spread(axes, spread)
     return _panels(drawn, x, at[-1]).write(path)
+
+
+def _recorded(at: Sequence[float], steps: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, Any]]:
+    """Where steps lie that have a value of the key, and the value."""
+    return [(e, step[key]) for e, step in zip(at, steps, strict=True) if step.get(key) is not None]
 
 
 def _panels(drawn: Mapping[str, Callable[[Any], None]], x: str, end: float) -> Figure:
@@ -89,24 +91,35 @@ def _losses(
 
     rows = [figures.finite(step["loss"]) for step in steps]
     good = [(e, row) for e, row in zip(at, rows, strict=True) if row]
-    best = [(e, step["best"]) for e, step in zip(at, steps, strict=True) if step["best"] is not None]
-    shown = _train_losses(axes, good, best) if good else []
-    scored = [(e, value["loss"]) for e, value in dev if figures.finite([value.get("loss")])]
-    if scored:
-        style = _style(len(scored), "s")
-        axes.plot(*zip(*scored, strict=True), color=figures.ORANGE, ls="--", label="dev", **style)
-        shown += [value for _, value in scored]
+    shown = _train_losses(axes, good, _recorded(at, steps, "best")) if good else []
+    shown += _dev_losses(axes, dev)
     figures.log_where_wide(axes, shown)
     axes.set_ylabel("loss")
-    failed = sum(len(step["loss"]) - len(row) for step, row in zip(steps, rows, strict=True))
-    if failed:
-        total = sum(len(step["loss"]) for step in steps)
-        axes.set_title(
-            f"{failed:,} of {total:,} candidates failed", loc="left", fontsize=9, color=figures.GREY
-        )
+    total = sum(len(step["loss"]) for step in steps)
+    _title_failed(axes, total - sum(map(len, rows)), total)
     if not shown:
         axes.text(0.5, 0.5, "no finite loss", transform=axes.transAxes, ha="center", color=figures.GREY)
         axes.set_yticks([])
+
+
+def _dev_losses(axes: Any, dev: Sequence[tuple[float, Mapping[str, Any]]]) -> list[float]:
+    """The loss on dev; the values shown."""
+    from gfo.report import figures
+
+    scored = _scored(dev, "loss")
+    if scored:
+        style = _style(len(scored), "s")
+        axes.plot(*zip(*scored, strict=True), color=figures.ORANGE, ls="--", label="dev", **style)
+    return [value for _, value in scored]
+
+
+def _title_failed(axes: Any, failed: int, total: int) -> None:
+    """Say how many candidates failed, if any did."""
+    from gfo.report import figures
+
+    if failed:
+        said = f"{failed:,} of {total:,} candidates failed"
+        axes.set_title(said, loc="left", fontsize=9, color=figures.GREY)
 
 
 def _train_losses(
@@ -143,15 +156,28 @@ def _score(axes: Any, dev: Sequence[tuple[float, Mapping[str, Any]]], metric: Me
     from gfo.report import figures
 
     share = metric.form == "share"
-    factor = 100 if share else 1
-    scored = [(e, factor * v[metric.name]) for e, v in dev if figures.finite([v.get(metric.name)])]
+    factor, unit = (100, " (%)") if share else (1, "")
+    scored = [(e, factor * value) for e, value in _scored(dev, metric.name)]
     if scored:
         axes.plot(*zip(*scored, strict=True), color=figures.ORANGE, **_style(len(scored), "s"))
-        low, high = (edge(value for _, value in scored) for edge in (min, max))
-        if share and high - low < LEAST_RANGE:
-            low = min(max(0, (low + high - LEAST_RANGE) / 2), 100 - LEAST_RANGE)
-            axes.set_ylim(low - 0.5, low + LEAST_RANGE + 0.5)
-    axes.set_ylabel(figures.text(f"dev\n{metric.name}" + (" (%)" if share else "")))
+    if scored and share:
+        _widen(axes, [value for _, value in scored])
+    axes.set_ylabel(figures.text(f"dev\n{metric.name}{unit}"))
+
+
+def _scored(dev: Sequence[tuple[float, Mapping[str, Any]]], name: str) -> list[tuple[float, float]]:
+    """Where a score on dev is finite, and the score."""
+    from gfo.report import figures
+
+    return [(e, scores[name]) for e, scores in dev if figures.finite([scores.get(name)])]
+
+
+def _widen(axes: Any, percentages: Sequence[float]) -> None:
+    """Have the axis show LEAST_RANGE of 0 to 100 at least."""
+    low, high = min(percentages), max(percentages)
+    if high - low < LEAST_RANGE:
+        low = min(max(0, (low + high - LEAST_RANGE) / 2), 100 - LEAST_RANGE)
+        axes.set_ylim(low - 0.5, low + LEAST_RANGE + 0.5)
 
 
 def _style(points: int, marker: str) -> dict[str, Any]:

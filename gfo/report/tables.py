@@ -29,32 +29,34 @@ class Table:
     def __str__(self) -> str:
         cells = [list(map(printable, row)) for row in (self.header, *self.rows)] if self.rows else []
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if i else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in cells
-        ]
+        lines = [_line(row, widths) for row in cells]
         return "\n".join([*lines, *map(printable, self.notes)])
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        def line(row: Sequence[str], tag: str) -> str:
-            sides = ("left", *["right"] * (len(row) - 1))
-            cells = (
-                f'<{tag} style="text-align: {side}">{escape(printable(cell))}</{tag}>'
-                for cell, side in zip(row, sides, strict=True)
-            )
-            return f"<tr>{''.join(cells)}</tr>"
-
         table = ""
         if self.rows:
-            body = "".join(line(row, "td") for row in self.rows)
-            table = f"<table><thead>{line(self.header, 'th')}</thead><tbody>{body}</tbody></table>"
+            body = "".join(_html(row, "td") for row in self.rows)
+            table = f"<table><thead>{_html(self.header, 'th')}</thead><tbody>{body}</tbody></table>"
         return table + "".join(f"<div>{escape(printable(note))}</div>" for note in self.notes)
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    """A row as text, its first cell on the left."""
+    first, *more = map(str.rjust, row, widths)
+    return "  ".join([row[0].ljust(len(first)), *more]).rstrip()
+
+
+def _html(row: Sequence[str], tag: str) -> str:
+    """A row as HTML, its first cell on the left."""
+    sides = ("left", *["right"] * (len(row) - 1))
+    cells = (
+        f'<{tag} style="text-align: {side}">{escape(printable(cell))}</{tag}>'
+        for cell, side in zip(row, sides, strict=True)
+    )
+    return f"<tr>{''.join(cells)}</tr>"
 
 
 class Tabled(ABC):
@@ -92,15 +94,19 @@ def scores_table(
         now = _with_errors(after.get(split, {}))
         then = _with_errors(before.get(split, {}))
         for metric in metrics_named(metrics or now.metrics, now):
-            old = then.get(metric.name)
-            change = None if old is None else now[metric.name] - old
-            shown = then.show(metric), now.show(metric), metric.show_change(change)
-            rows.append((f"{split} {metric.name}", *shown))
+            rows.append((f"{split} {metric.name}", *_change(metric, then, now)))
         if now.n is not None and now.standard_errors:
             sizes[split] = now.n
     said = ", ".join(f"{split} n = {n:,}" for split, n in sizes.items())
     errors = [f"± standard error over rows, {said}"] if sizes else []
     return Table(("", "before", "after", "change"), tuple(rows), (*errors, *notes))
+
+
+def _change(metric: Metric, then: SplitScores, now: SplitScores) -> tuple[str, str, str]:
+    """A metric before and after, and what changed."""
+    old = then.get(metric.name)
+    change = None if old is None else now[metric.name] - old
+    return then.show(metric), now.show(metric), metric.show_change(change)
 
 
 def _with_errors(scores: Mapping[str, float]) -> SplitScores:

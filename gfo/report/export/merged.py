@@ -6,7 +6,7 @@ The frozen model is not touched: a copy shares all tensors but those that change
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,10 +99,7 @@ def write_merged(candidate: Candidate, folder: Path) -> Exported:
     with no_progress_bars():
         twin.save_pretrained(folder)
     (model.tokenizer if soft is None else soft.tokenizer).save_pretrained(folder)
-    notes = [] if soft is None or soft.note is None else [soft.note]
-    notes += _notes_on_quantized(model)
-    if model.dtype != torch.float32:
-        notes.append(f"changes are rounded with the weights to {model.dtype}; small ones may get lost")
+    notes = _notes(model, soft)
     write_prompt(candidate, folder, () if soft is None else soft.texts, "; ".join(notes) or None)
     load = (
         f"import transformers; model = transformers.{type(twin).__name__}.from_pretrained({str(folder)!r})",
@@ -111,13 +108,19 @@ def write_merged(candidate: Candidate, folder: Path) -> Exported:
     return Exported(folder, load, tuple(notes))
 
 
+def _notes(model: FrozenModel, soft: SoftTokens | None) -> list[str]:
+    """What to mind of the folder."""
+    notes = [] if soft is None or soft.note is None else [soft.note]
+    notes += _notes_on_quantized(model)
+    if model.dtype != torch.float32:
+        notes.append(f"changes are rounded with the weights to {model.dtype}; small ones may get lost")
+    return notes
+
+
 def _merged(candidate: Candidate, soft: SoftTokens | None) -> Any:
     """The changed model; it shares with the frozen one what is the same in both."""
     model, delta = candidate.model, candidate.delta
-    own = {id(p) for name in delta.modules for p in model.module.get_submodule(name).parameters()}
-    if soft is not None:
-        V = model.vocabulary_size
-        own |= {id(t) for t in _tensors(model.module) if V in (t.shape[0], t.shape[-1])}
+    own = _changed(model, delta, tokens=soft is not None)
     twin = copy.deepcopy(model.module, {id(t): t for t in _tensors(model.module) if id(t) not in own})
     with torch.no_grad():
         put_plain_linears(twin, model.dtype)
@@ -126,6 +129,15 @@ def _merged(candidate: Candidate, soft: SoftTokens | None) -> Any:
         if soft is not None:
             _put_rows(twin, soft, model.vocabulary_size)
     return twin
+
+
+def _changed(model: FrozenModel, delta: Delta, *, tokens: bool) -> set[int]:
+    """Ids of the tensors that differ in the copy; with new tokens those of the vocabulary's size, too."""
+    own = {id(p) for name in delta.modules for p in model.module.get_submodule(name).parameters()}
+    if tokens:
+        V = model.vocabulary_size
+        own |= {id(t) for t in _tensors(model.module) if V in (t.shape[0], t.shape[-1])}
+    return own
 
 
 def _notes_on_quantized(model: FrozenModel) -> list[str]:
@@ -174,11 +186,16 @@ def _merge(part: Any, name: str, delta: Delta) -> None:
     """Write a candidate's changes into a module of the copy, rounding once."""
     found = ((merge, delta.by_class.get(kind)) for kind, merge in _MERGES.items())
     todo = [(merge, slot) for merge, slot in found if slot is not None and name in slot.at]
-    if linear_sizes(part) is None:
-        if [type(slot) for _, slot in todo] != [Scales]:
-            raise cannot(f"'{name}' is no linear module", "LoRASubspace and Scaling can be exported")
+    if linear_sizes(part) is not None:
+        _merge_linear(part, name, todo)
+    elif [type(slot) for _, slot in todo] == [Scales]:
         _scale_norm(part, name, delta.scale[name][0].to(part.weight.device))
-        return
+    else:
+        raise cannot(f"'{name}' is no linear module", "LoRASubspace and Scaling can be exported")
+
+
+def _merge_linear(part: Any, name: str, todo: Sequence[tuple[Merge, Slot]]) -> None:
+    """Write slots into a linear module, one after the other."""
     weight = weight_of(part)
     linear = Linear(weight.float(), None if part.bias is None else part.bias.float())
     for merge, slot in todo:

@@ -98,16 +98,7 @@ def _tokens(candidate: Candidate, folder: Path) -> Exported:
 def _prefix(candidate: Candidate, folder: Path) -> Exported:
     """Prefix tuning (Li and Liang 2021): of each token k0, v0, k1, v1, ... of all layers."""
     prefix, L = candidate.delta.prefix, candidate.model.layers
-    missing = [layer for layer in range(L) if layer not in prefix]
-    if missing:
-        raise cannot(
-            f"PEFT's prefix has keys and values in all {L} layers, this one none in layer {missing[0]}",
-            "search Prefix with layers=None; LoRASubspace of chosen layers can be exported",
-        )
-    shapes = {tuple(tensor.shape) for pair in prefix.values() for tensor in pair}
-    if len(shapes) > 1:
-        raise cannot("PEFT's prefix wants heads of one size in all layers", "take SoftPrompt or LoRASubspace")
-    _, heads, P, size = shapes.pop()
+    heads, P, size = _prefix_shape(prefix, L)
     flat = [tensor[0].transpose(0, 1).reshape(P, -1) for layer in range(L) for tensor in prefix[layer]]
     config = _peft().PrefixTuningConfig(
         num_virtual_tokens=P,
@@ -118,6 +109,21 @@ def _prefix(candidate: Candidate, folder: Path) -> Exported:
         **_common(candidate, prompt=True),
     )
     return _write(candidate, folder, config, {"prompt_embeddings": torch.cat(flat, dim=1)})
+
+
+def _prefix_shape(prefix: Mapping[int, tuple[Tensor, Tensor]], L: int) -> tuple[int, int, int]:
+    """Heads, tokens and a head's size, which must be the same in all L layers."""
+    missing = [layer for layer in range(L) if layer not in prefix]
+    if missing:
+        raise cannot(
+            f"PEFT's prefix has keys and values in all {L} layers, this one none in layer {missing[0]}",
+            "search Prefix with layers=None; LoRASubspace of chosen layers can be exported",
+        )
+    shapes = {tuple(tensor.shape) for pair in prefix.values() for tensor in pair}
+    if len(shapes) > 1:
+        raise cannot("PEFT's prefix wants heads of one size in all layers", "take SoftPrompt or LoRASubspace")
+    _, heads, P, size = shapes.pop()
+    return heads, P, size
 
 
 @writes(LowRank)
@@ -201,15 +207,20 @@ def _write(
     save_file(copies, folder / WEIGHTS, metadata={"format": "pt"})
     note = None if soft is None else soft.note
     write_prompt(candidate, folder, () if soft is None else soft.texts, note)
-    auto, base = candidate.auto_class, candidate.base or "the model's folder"
-    load = [
-        f"import peft, transformers; model = transformers.{auto}.from_pretrained({base!r})",
-        *(resize or []),
-        f"model = peft.PeftModel.from_pretrained(model, {str(folder)!r})",
-    ]
+    load = _load_lines(candidate, folder, resize or [])
     if soft is not None:
         load.append(f"tokenizer = transformers.AutoTokenizer.from_pretrained({str(folder)!r})")
     return Exported(folder, tuple(load), () if note is None else (note,))
+
+
+def _load_lines(candidate: Candidate, folder: Path, resize: list[str]) -> list[str]:
+    """The lines of Python that load the model with the adapter."""
+    auto, base = candidate.auto_class, candidate.base or "the model's folder"
+    return [
+        f"import peft, transformers; model = transformers.{auto}.from_pretrained({base!r})",
+        *resize,
+        f"model = peft.PeftModel.from_pretrained(model, {str(folder)!r})",
+    ]
 
 
 def _peft() -> ModuleType:
