@@ -133,8 +133,8 @@ def plain_logits(model, module, row, at, delta):
     two = {}
     if len(model.stacks) > 1:
         two = {"decoder_input_ids": torch.tensor([list(model.answer_start)])}
-        if delta.prompt is not None:
-            two["inputs_embeds"] = put(None, None, embedding(ids))
+    if delta.prompt is not None and not model.by_ids:  # families may take id 0 for padding
+        two["inputs_embeds"] = put(None, None, embedding(ids))
     elif delta.prompt is not None:
         handles.append(embedding.register_forward_hook(put))
     names = {id(part): name for name, part in model.module.named_modules()}
@@ -145,7 +145,7 @@ def plain_logits(model, module, row, at, delta):
         )
     with hooked(*handles):
         logits = module(**({} if "inputs_embeds" in two else {"input_ids": ids}), **two).logits[0]
-    return logits[-1 if two else at].float()
+    return logits[-1 if len(model.stacks) > 1 else at].float()
 
 
 def rows_of(batch):
