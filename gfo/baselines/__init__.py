@@ -136,9 +136,8 @@ def run(
     from gfo.run.loop import minimize
     from gfo.run.progress import ProgressBar
 
-    options = dict(options or {})
-    method = make(name, model, task, space, seed=seed, memory=memory, **options)
-    facts = {"seed": seed, "model": plain(model), "baseline": name, "options": plain(options)}
+    method = make(name, model, task, space, seed=seed, memory=memory, **(options or {}))
+    facts = {"seed": seed, "model": plain(model), "baseline": name, "options": plain(options or {})}
     facts |= {**method.facts, **_learnt(model, task, space), **(record or {})}
     if isinstance(method, Fixed):
         return method.result(out, facts, resume=resume)
