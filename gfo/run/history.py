@@ -183,13 +183,9 @@ class History:
         Raises:
             GfoError: if the file cannot be written.
         """
-        behind = len(self.recorded) - steps
-        if behind <= 0 or self._path is None:
-            return
-        lines = self._path.read_bytes().splitlines(keepends=True)
-        cut(self._path, sum(map(len, lines[:-behind])))
-        self.recorded = self.recorded[:steps]
-        self._checksum = _read(self._path)[2] or ""
+        if steps < len(self.recorded):
+            self.recorded = self.recorded[:steps]
+            self.seal()
 
     def trajectory(self) -> list[dict[str, Any]]:
         """The steps without their times: equal for two runs with one seed on one machine."""
