@@ -369,10 +369,12 @@ class FrozenModel(HasTexts, ABC):
         Returns:
             Hidden states [rows, T, D].
         """
-        last, embeds = stack.size if stop is None else stop, entry
+        last = stack.size if stop is None else stop
+        embeds = (
+            entry.new_zeros(*entry.shape[:2], self.hidden_size) if start else entry.clone()
+        )  # CTRL writes there
         with ExitStack() as hooks:
             if start:  # the body still wants embeddings, of which nothing is used
-                embeds = entry.new_zeros(1, 1, self.hidden_size).expand(*entry.shape[:2], -1)
                 hooks.enter_context(stack.entering(start, entry))
             seen = [] if stop is None else hooks.enter_context(stack.leaving(last))
             hooks.enter_context(applied(change, self.module, self._layers))
