@@ -81,7 +81,7 @@ def run(tmp_path, tiny, request):
     model.module.save_pretrained(tmp_path / "model")
     model.tokenizer.save_pretrained(tmp_path / "model")
     for split in ("train", "dev", "test"):
-        rows = [{"text": f"{split} {i} was so", "label": "135"[i % 3]} for i in range(6)]
+        rows = [{"text": f"{split} {'abcdef'[i]} was so", "label": "135"[i % 3]} for i in range(6)]
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     site = tmp_path / "site"
     site.mkdir()

@@ -199,7 +199,7 @@ def test_nearest_words(tiny):
 
 @pytest.mark.parametrize("scheme", ["first", "always"])
 def test_tokens_that_whole_texts_do_not_have_are_told(tiny, tmp_path, scheme):
-    """Some tokenizers put a blank in front of a text, but not behind the prompt in the middle of one."""
+    """Some tokenizers put a blank behind each special token, which running text has not."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
     trainer = trainers.BpeTrainer(vocab_size=190, special_tokens=["<pad>"], show_progress=False)
@@ -217,9 +217,9 @@ def test_tokens_that_whole_texts_do_not_have_are_told(tiny, tmp_path, scheme):
         tuple(loaded(values["template"].format(**row))["input_ids"]) == (*before, *soft, *after)
         for row, before, after in zip(ROWS, batch.before, batch.after, strict=True)
     ]
-    assert set(same) == {scheme == "always"}
-    assert len(written.notes) == (scheme == "first")
-    if scheme == "first":
+    assert set(same) == {scheme == "first"}
+    assert len(written.notes) == (scheme == "always")
+    if scheme == "always":
         assert "other tokens" in written.notes[0]
         assert "4 of 4 rows" in written.notes[0]
         assert values["note"] == written.notes[0]

@@ -75,7 +75,7 @@ def test_similar_words(model):
     nearness = (words @ words[list(own)].T).amax(1)
     inside = nearness[list(space.candidates)]
     outside = [i for i in range(model.vocabulary_size) if i not in space.candidates]
-    outside = [i for i in outside if i not in model.special_tokens]
+    outside = [i for i in outside if i not in model.special_tokens | model.unused_tokens]
     assert float(inside.min()) >= float(nearness[outside].max())
     assert not set(space.candidates) & model.special_tokens
 
