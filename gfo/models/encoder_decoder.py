@@ -97,6 +97,11 @@ class EncoderDecoder(FrozenModel):
         bias = getattr(module, "final_logits_bias", None)
         self._bias = self._bias if bias is None else bias[0]
         config = module.config
+        if getattr(config, "expert_capacity", None):
+            raise GfoError(
+                f"model '{self.name}': its experts take so many tokens of a pass and drop the rest, so that a "
+                "row's numbers depend on the other rows; take another model"
+            )
         generation = getattr(module, "generation_config", None) or config
         first = [config.decoder_start_token_id, getattr(generation, "forced_bos_token_id", None)]
         self._answer = [token for token in first if token is not None]

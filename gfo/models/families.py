@@ -149,6 +149,8 @@ def logit_transform(config: Any) -> tuple[float, float | None]:
 def context_length(config: Any) -> int:
     """The most tokens of a sequence; very many where nothing bounds them."""
     length = int(getattr(config, "max_position_embeddings", None) or 2**20)
+    if length < 0:  # XLNet's way of saying that nothing bounds them
+        return 2**20
     if config.model_type in POSITIONS_BEHIND_PADDING:
         length -= int(config.pad_token_id) + 1
     return length

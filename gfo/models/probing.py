@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +15,17 @@ from gfo.models.branches import RowLayout
 from gfo.models.structure import hooked
 
 ROWS, TOKENS = 5, 7  # of the pass, primes that few sizes are multiples of
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Within, no dropout: what is asked in a training step must not draw from its random numbers."""
+    trains = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(trains)
 
 
 def check_modules(model: Any, names: Iterable[str]) -> None:
@@ -61,7 +73,8 @@ def _calls(model: Any, parts: dict[str, nn.Module]) -> dict[str, list[tuple[Any,
 
         return keep
 
-    with hooked(*(p.register_forward_hook(keeper(n), with_kwargs=True) for n, p in parts.items())):
+    hooks = (p.register_forward_hook(keeper(n), with_kwargs=True) for n, p in parts.items())
+    with evaluating(model.module), hooked(*hooks):
         model.branches(None, *rows_of(model))
     return found
 
@@ -95,6 +108,7 @@ def kept(model: Any) -> int:
     """Numbers that are kept of a token where its keys and values are, in all layers."""
     if model.contexts:
         entry, length = model.embed(model.probe_text)[None], torch.tensor([12], device=model.device)
-        context, _ = model.context(entry, length)
+        with evaluating(model.module):
+            context, _ = model.context(entry, length)
         return max(1, sum(int(t.numel()) for pair in context.layers if pair for t in pair) // 12)
     return int(2 * model.hidden_size * model.layers)

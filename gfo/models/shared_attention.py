@@ -100,7 +100,7 @@ def attend(
     """transformers' eager attention over [shared, own] keys.
 
     query [N, H, T, D_h], own key and value [N, H_kv, n, D_h], additive mask [N, 1, T, >= S + n], the first
-    columns of which may be missing in a layer -> [N, T, H, D_h].
+    columns of which may be missing in a layer -> [N, T, H, D_v], D_v the values' width.
     """
     shared = _now.get()
     if shared is None or any(options.get(name) is not None for name in BEYOND):
@@ -124,7 +124,7 @@ def attend(
     out = weights[..., S:] @ value
     if shared.pair is not None:
         out = out + _product(weights[..., :S], shared.pair[1], shared.grid)
-    return out.view(N, H, T, size).transpose(1, 2).contiguous(), None
+    return out.view(N, H, T, -1).transpose(1, 2).contiguous(), None
 
 
 def _product(x: Tensor, shared: Tensor, grid: Grid) -> Tensor:
