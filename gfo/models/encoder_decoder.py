@@ -99,8 +99,8 @@ class EncoderDecoder(FrozenModel):
         config = module.config
         if getattr(config, "expert_capacity", None):
             raise GfoError(
-                f"model '{self.name}': its experts take so many tokens of a pass and drop the rest, so that a "
-                "row's numbers depend on the other rows; take another model"
+                f"model '{self.name}': its experts take so many tokens of a pass and drop the rest, so that "
+                "a row's numbers depend on the other rows; take another model"
             )
         generation = getattr(module, "generation_config", None) or config
         first = [config.decoder_start_token_id, getattr(generation, "forced_bos_token_id", None)]

@@ -210,12 +210,22 @@ class FrozenModel(HasTexts, ABC):
         for slot in delta.slots:
             slot.check(self)
         check_modules(self, delta.modules)
+        if delta.layer_prompt and not self._rows_first:
+            raise GfoError(
+                f"Delta: the layers of model '{self.name}' take tokens before rows, so that no prompt can be "
+                "added to them; take SoftPrompt"
+            )
         touched = [layer for slot in delta.slots for layer in slot.touched(self)]
         if delta.first_layer > min(touched, default=0):
             raise GfoError(
                 f"Delta: first_layer = {delta.first_layer}, but layer {min(touched, default=0)} changes; "
                 "give the lowest layer that depends on the candidate"
             )
+
+    @functools.cached_property
+    def _rows_first(self) -> bool:
+        """Whether what enters the layers is [rows, T, D], as nearly everywhere."""
+        return all(len(hidden) == 1 for hidden in self.hidden_states(self.probe_text[None]))
 
     def unseen(self, delta: Delta) -> bool:
         """Whether all that a Delta's modules change is seen by no other token.
