@@ -59,17 +59,26 @@ def check(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     parameters = inspect.signature(_factory(name)).parameters
     own = {p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
     recipe = parameters["recipe"].default if "recipe" in parameters else None
-    steps = {field.name for field in fields(recipe)} if recipe else set()
+    if recipe is None:
+        _check_options(name, options, own)
+        return dict(options)
+    steps = {field.name for field in fields(recipe)}
+    _check_options(name, options, own | steps)
+    return {**_among(options, own), "recipe": replace(recipe, **_among(options, steps))}
+
+
+def _check_options(name: str, options: Mapping[str, Any], known: set[str]) -> None:
+    """Raise GfoError for an option of a baseline that it does not know."""
     for option, value in options.items():
-        if option not in own | steps:
+        if option not in known:
             raise GfoError(
                 f"baseline '{name}' has no option '{option}' (given {value!r}); its options are "
-                f"{', '.join(sorted(own | steps)) or 'none'}"
+                f"{', '.join(sorted(known)) or 'none'}"
             )
-    arguments = {option: value for option, value in options.items() if option in own}
-    if recipe:
-        arguments["recipe"] = replace(recipe, **{o: v for o, v in options.items() if o in steps})
-    return arguments
+
+
+def _among(options: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    return {option: value for option, value in options.items() if option in names}
 
 
 @checked
@@ -131,10 +140,7 @@ def run(
         GfoError: for bad input, in one line.
     """
     from gfo.baselines.base import Fixed
-    from gfo.run.environment import PeakMemory
-    from gfo.run.folder import RunFolder
     from gfo.run.loop import minimize
-    from gfo.run.progress import ProgressBar
 
     method = make(name, model, task, space, seed=seed, memory=memory, **(options or {}))
     facts = {"seed": seed, "model": plain(model), "baseline": name, "options": plain(options or {})}
@@ -142,12 +148,11 @@ def run(
     if isinstance(method, Fixed):
         return method.result(out, facts, resume=resume)
     method.folder = None if out is None else RunFolder.of(out).path
-    shown = [ProgressBar()] if progress else []
     result = minimize(
         method,
         method,
         budget=budget,
-        callbacks=[method, *callbacks, PeakMemory(facts, model.device), *shown],
+        callbacks=[method, *callbacks, *_watching(facts, model, progress=progress)],
         out=out,
         resume=resume,
         dev_every=(method.dev_every or dev_every) if "dev" in method.splits else None,
@@ -156,6 +161,14 @@ def run(
     )
     result.evaluator = method.judge
     return result
+
+
+def _watching(facts: dict[str, Any], model: FrozenModel, *, progress: bool) -> list[Callback]:
+    """What notes the memory that the run takes, and shows its progress."""
+    from gfo.run.environment import PeakMemory
+    from gfo.run.progress import ProgressBar
+
+    return [PeakMemory(facts, model.device), *([ProgressBar()] if progress else [])]
 
 
 def _learnt(model: FrozenModel, task: Task, space: SearchSpace | None) -> dict[str, Any]:

@@ -154,11 +154,7 @@ def in_context(
     Raises:
         GfoError: for a task without label words, a sentence encoder, or a k that no row leaves room for.
     """
-    model, task = setting.model, setting.task
-    if not isinstance(task, Classification) or model.reads == "sentence":
-        raise GfoError(
-            "baseline 'in-context' shows label words; give it a gfo.Classification and no sentence encoder"
-        )
+    model, task = setting.model, _with_label_words(setting)
     bound = task.bind(model)
     batch = bound.all_rows("train")
     if not 1 <= k <= len(batch):
@@ -166,11 +162,7 @@ def in_context(
     limit = min(max_tokens or model.context_length, model.context_length)
     longest = _longest([bound.all_rows(split) for split in bound.splits])
     chosen = balanced(batch.target, k, setting.seed)
-    words = [
-        model.encode(some[0], inside=model.continues) for some in task.words.values()
-    ]  # each label's first
-    behind = model.encode(separator, inside=True)
-    shown = [_answered(model, batch, i, words[batch.target[i]]) + behind for i in chosen]
+    shown = _demonstrations(model, task, batch, chosen, separator)
     fit = int((np.cumsum([len(tokens) for tokens in shown]) <= limit - longest).sum())
     if not fit:
         raise GfoError(
@@ -179,6 +171,24 @@ def in_context(
         )
     facts = {"demonstrations": chosen[:fit], "demonstration_tokens": sum(map(len, shown[:fit]))}
     return Fixed(np.array([float(fit)]), Shots(setting, shown[:fit]), facts)
+
+
+def _with_label_words(setting: Setting) -> Classification:
+    """The task, whose labels have words that the model can say; else GfoError."""
+    if not isinstance(setting.task, Classification) or setting.model.reads == "sentence":
+        raise GfoError(
+            "baseline 'in-context' shows label words; give it a gfo.Classification and no sentence encoder"
+        )
+    return setting.task
+
+
+def _demonstrations(
+    model: FrozenModel, task: Classification, batch: Batch, chosen: Sequence[int], separator: str
+) -> list[Tokens]:
+    """The chosen rows of a batch, each with the first word of its label and the separator."""
+    words = [model.encode(some[0], inside=model.continues) for some in task.words.values()]
+    behind = model.encode(separator, inside=True)
+    return [_answered(model, batch, i, words[batch.target[i]]) + behind for i in chosen]
 
 
 def balanced(target: Array, k: int, seed: int) -> list[int]:

@@ -58,13 +58,9 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise unknown_name("schedule", self.schedule, SCHEDULES)
-        if not 0 <= self.warmup < 1:
-            raise GfoError(
-                f"baseline: warmup = {self.warmup} must be a share of the budget, from 0 to below 1"
-            )
-        if not 0 <= (self.dropout or 0) < 1:
-            raise GfoError(f"baseline: dropout = {self.dropout} must be a share, from 0 to below 1")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+        _check_share("warmup", self.warmup, "a share of the budget")
+        _check_share("dropout", self.dropout or 0, "a share")
+        if not 0 <= self.weight_decay < math.inf:
             raise GfoError(f"baseline: weight_decay = {self.weight_decay} must be 0 or more")
         if self.patience is not None and self.patience < 1:
             raise GfoError(f"baseline: patience = {self.patience} must be at least 1, or left out")
@@ -79,6 +75,11 @@ class Recipe:
         left = (1 - share) / (1 - self.warmup)
         falls = {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant": 1.0}
         return self.lr * falls[self.schedule]
+
+
+def _check_share(name: str, value: float, what: str) -> None:
+    if not 0 <= value < 1:
+        raise GfoError(f"baseline: {name} = {value} must be {what}, from 0 to below 1")
 
 
 class AdamW(Trainer):

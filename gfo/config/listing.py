@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Union, get_args, get_origin
 
+from gfo.config.sections import Section
 from gfo.config.spaces import space_section
 from gfo.config.tasks import task_section
 from gfo.core.docstrings import arguments, source, summary
@@ -23,6 +24,8 @@ OF_SECTIONS = {
     "data_dir": "paths are relative to it; the working folder by default, gfo:NAME for data of gfo's.",
     "from_peft": "the folder of a PEFT adapter to search around.",
 }
+
+SECTIONS: dict[str, Callable[[Entry], type[Section]]] = {"space": space_section, "task": task_section}
 
 
 @dataclass(frozen=True)
@@ -85,39 +88,58 @@ def describe(entry: Entry) -> Description:
     """All that is known of a thing with a name."""
     thing = entry.load()
     if isinstance(thing, Metric):
-        best = f"the {'lower' if thing.lower_is_better else 'higher'} the better, shown as {thing.form}"
-        return Description(entry, f"{entry.line or thing.name}; {best}", (), "")
+        return Description(entry, _of_metric(entry, thing), (), "")
     if not callable(thing):
-        facts = (
-            [f"{field.name}: {getattr(thing, field.name)}" for field in fields(thing)]
-            if is_dataclass(thing)
-            else []
-        )
-        return Description(entry, "\n".join([entry.line, *facts]).strip() or str(thing), (), "")
+        return Description(entry, _of_value(entry, thing), (), "")
     options = () if entry.kind == "loss" else tuple(_options(entry, thing))
     return Description(entry, summary(thing) or entry.line, options, source(thing))
 
 
+def _of_metric(entry: Entry, metric: Metric) -> str:
+    best = f"the {'lower' if metric.lower_is_better else 'higher'} the better, shown as {metric.form}"
+    return f"{entry.line or metric.name}; {best}"
+
+
+def _of_value(entry: Entry, value: Any) -> str:
+    """Its line, and the fields of a dataclass."""
+    named = fields(value) if is_dataclass(value) else ()
+    facts = [f"{field.name}: {getattr(value, field.name)}" for field in named]
+    return "\n".join([entry.line, *facts]).strip() or str(value)
+
+
 def _options(entry: Entry, thing: Any) -> Iterable[Option]:
     """Keys of a section of a config, or keyword arguments."""
-    said, of_rows = arguments(thing), arguments(Data.load) | arguments(Data, "Attributes")
-    if entry.kind in ("space", "task"):
-        section = space_section(entry) if entry.kind == "space" else task_section(entry)
-        for name, field in section.model_fields.items():
+    if entry.kind in SECTIONS:
+        return _keys(SECTIONS[entry.kind](entry), arguments(thing))
+    return _keyword_arguments(thing)
+
+
+def _keys(section: type[Section], said: Mapping[str, str]) -> Iterable[Option]:
+    """The keys of a section but its kind, with what is said of arguments."""
+    of_rows = arguments(Data.load) | arguments(Data, "Attributes")
+    for name, field in section.model_fields.items():
+        if name != "kind":
             default = "" if field.is_required() else repr(field.get_default(call_default_factory=True))
-            if name != "kind":
-                line = said.get(name) or OF_SECTIONS.get(name) or of_rows.get(name, "")
-                yield Option(name, _written(field.annotation), default, line)
-        return
+            line = said.get(name) or OF_SECTIONS.get(name) or of_rows.get(name, "")
+            yield Option(name, _written(field.annotation), default, line)
+
+
+def _keyword_arguments(thing: Any) -> Iterable[Option]:
+    """Those that have to be named; of a recipe of AdamW the fields."""
+    said = arguments(thing)
     for p in inspect.signature(thing).parameters.values():
-        if p.name == "recipe":  # of AdamW: its fields are options
-            own = arguments(type(p.default), "Attributes")
-            for each in fields(p.default):
-                value = repr(getattr(p.default, each.name))
-                yield Option(each.name, _written(each.type), value, own.get(each.name, ""))
+        if p.name == "recipe":
+            yield from _fields(p.default)
         elif p.kind is p.KEYWORD_ONLY:
             default = "" if p.default is p.empty else repr(p.default)
             yield Option(p.name, _written(p.annotation), default, said.get(p.name, ""))
+
+
+def _fields(recipe: Any) -> Iterable[Option]:
+    said = arguments(type(recipe), "Attributes")
+    for field in fields(recipe):
+        value = repr(getattr(recipe, field.name))
+        yield Option(field.name, _written(field.type), value, said.get(field.name, ""))
 
 
 def _written(hint: Any) -> str:

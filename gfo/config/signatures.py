@@ -81,12 +81,17 @@ def plain_type(hint: Any) -> Any:
     if origin is Literal:
         return hint
     if origin in (Union, types.UnionType):
-        kept = [found for each in inner if (found := plain_type(each)) is not NO_KEY]
-        return Union[tuple(kept)] if set(kept) - {type(None)} else NO_KEY  # noqa: UP007
+        return _plain_union(inner)
     if isinstance(hint, type) and issubclass(hint, PurePath):
         return str
     outer = origin or hint
     return _plain_container(outer, inner) if isinstance(outer, type) else NO_KEY
+
+
+def _plain_union(inner: tuple[Any, ...]) -> Any:
+    """Those of the types that a config can say; NO_KEY if that is None at most."""
+    kept = [found for each in inner if (found := plain_type(each)) is not NO_KEY]
+    return Union[tuple(kept)] if set(kept) - {type(None)} else NO_KEY  # noqa: UP007
 
 
 def _plain_container(outer: type, inner: tuple[Any, ...]) -> Any:

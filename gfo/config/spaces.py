@@ -57,14 +57,22 @@ class SpaceSection(Section):
         if getattr(self, "from_peft", None) is None:
             return self
         beside = inspect.signature(self.made.from_peft).parameters
-        for name, field in type(self).model_fields.items():
-            if name in ("kind", "seed", "from_peft"):
-                continue
-            if name not in beside and getattr(self, name) != field.default:
-                raise ValueError(f"the adapter of from_peft says what {name} is; leave {name} out")
-            if name in beside and name not in self.model_fields_set and field.default is not None:
-                setattr(self, name, beside[name].default)
+        for name in type(self).model_fields:
+            if name in beside:
+                self._take_default(name, beside[name].default)
+            elif name not in ("kind", "seed", "from_peft"):
+                self._leave_out(name)
         return self
+
+    def _take_default(self, name: str, default: Any) -> None:
+        """Give a key that was not given, and has a default, that of another constructor."""
+        if name not in self.model_fields_set and type(self).model_fields[name].default is not None:
+            setattr(self, name, default)
+
+    def _leave_out(self, name: str) -> None:
+        """Refuse a key that says what the adapter says."""
+        if getattr(self, name) != type(self).model_fields[name].default:
+            raise ValueError(f"the adapter of from_peft says what {name} is; leave {name} out")
 
 
 class ProductConfig(SpaceSection):

@@ -149,11 +149,7 @@ def task_section(entry: Entry) -> type[TaskSection]:
 def _section(name: str, cls: Any) -> type[TaskSection]:
     keys = keys_of(cls, leave_out=("seed", *SPLITS))
     given = inspect.signature(cls).parameters
-    rows: dict[str, Any] = {
-        split: (str, ...) if given[split].default is inspect.Parameter.empty else (str | None, None)
-        for split in SPLITS
-        if split in given
-    }
+    rows = {split: _rows_key(given[split]) for split in SPLITS if split in given}
     named: Any = Literal[name]
     section = create_model(
         f"{cls.__name__}Config",
@@ -166,6 +162,11 @@ def _section(name: str, cls: Any) -> type[TaskSection]:
     section.made = cls
     section.models = frozenset(key for key, value in keys.items() if value["model"])
     return section
+
+
+def _rows_key(parameter: inspect.Parameter) -> Any:
+    """A split's rows as pydantic's `create_model` takes them."""
+    return (str, ...) if parameter.default is parameter.empty else (str | None, None)
 
 
 def _takes_seed(cls: Any) -> bool:

@@ -45,8 +45,8 @@ class Table:
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     """A row as text, its first cell on the left."""
-    first, *more = map(str.rjust, row, widths)
-    return "  ".join([row[0].ljust(len(first)), *more]).rstrip()
+    cells = (row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:]))
+    return "  ".join(cells).rstrip()
 
 
 def _html(row: Sequence[str], tag: str) -> str:

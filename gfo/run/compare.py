@@ -145,13 +145,22 @@ def _read(run: RunLike) -> _Found:
 def _found(history: History, summary: Mapping[str, Any], name: str) -> _Found:
     """From a result.json, or what there is of it."""
     steps = [asdict(step) for step in history]
-    record = summary.get("config") or {k: summary[k] for k in RECORDED if k in summary}
-    record = {k: v for k, v in record.items() if k != "dev_every"}
+    record = _recorded(summary)
     test = summary.get("scores", {}).get("after", {}).get("test", {})
     if not steps and not test:  # with scores it is a baseline that does not search
         raise GfoError(f"compare: {name or 'a run'} has no steps yet; leave it out, or wait for its first")
     seconds = summary.get("cost", {}).get("seconds", steps[-1]["seconds"] if steps else 0.0)
-    root = summary.get("seed")
-    seed = None if root is None else tuple({"": root, **seeds(record)}.items())
     values = RunValues(steps, test, seconds, recorded_metrics(summary))
-    return _Found(values, flatten(record), seed, name)
+    return _Found(values, flatten(record), _seeds(summary, record), name)
+
+
+def _recorded(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a run what it is: its config, or what there is of it."""
+    record = summary.get("config") or {k: summary[k] for k in RECORDED if k in summary}
+    return {k: v for k, v in record.items() if k != "dev_every"}
+
+
+def _seeds(summary: Mapping[str, Any], record: Mapping[str, Any]) -> Any:
+    """All seeds of a run, None if its root seed is not known."""
+    root = summary.get("seed")
+    return None if root is None else tuple({"": root, **seeds(record)}.items())

@@ -215,11 +215,7 @@ def _read(path: Path) -> tuple[list[Step], int, str | None]:
     read, checksum = 0, None
     for number, line in enumerate(content.splitlines(keepends=True), 1):
         try:
-            step, found = _unsealed(line, checksum or "")
-            if step.step != len(steps) or not line.endswith(b"\n"):
-                raise ValueError(f"it says step {step.step}")
-            if steps and (found is None) != (checksum is None):
-                raise ValueError("only some lines have a checksum")
+            step, found = _next(line, len(steps), checksum)
         except (ValueError, TypeError) as error:
             if read + len(line) == len(content) and not line.endswith(b"\n"):
                 break  # the process was stopped while it wrote
@@ -230,6 +226,16 @@ def _read(path: Path) -> tuple[list[Step], int, str | None]:
         steps.append(step)
         read, checksum = read + len(line), found
     return steps, read, checksum if steps else ""
+
+
+def _next(line: bytes, number: int, before: str | None) -> tuple[Step, str | None]:
+    """The step of that number in a line behind one with the checksum `before`, and its own checksum."""
+    step, found = _unsealed(line, before or "")
+    if step.step != number or not line.endswith(b"\n"):
+        raise ValueError(f"it says step {step.step}")
+    if number and (found is None) != (before is None):
+        raise ValueError("only some lines have a checksum")
+    return step, found
 
 
 def _unsealed(line: bytes, before: str) -> tuple[Step, str | None]:

@@ -97,9 +97,6 @@ class Live:
         """Write the step down, z [K, d], and what a resumed run needs."""
         run, last = self._run, self._run.history.last
         run.seconds = time.perf_counter() - self._start
-        bests = [] if last is None or last.best is None else [last.best]
-        if not np.isnan(found.loss).all():
-            bests.append(float(np.nanmin(found.loss)))
         step = Step(
             step=0 if last is None else last.step + 1,
             evaluations=run.cost.candidates,
@@ -107,7 +104,7 @@ class Live:
             forward_tokens=run.cost.forward_tokens,
             tokens_needed=run.cost.tokens_needed,
             loss=plain_losses(found.loss),
-            best=min(bests, default=None),
+            best=_lowest(last, found.loss),
             dev=None if dev is None else plain_scores(dev),
             seconds=round(run.seconds, 3),
             spread=spread_of(z, run.optimizer.domain.integer),
@@ -165,6 +162,14 @@ def repeat(run: Run, then: Step) -> None:
     """Take a recorded step over."""
     run.cost, run.seconds = then.cost, then.seconds
     run.history.append(then)
+
+
+def _lowest(last: Step | None, loss: Array) -> float | None:
+    """The lowest loss until a step and of its candidates [K]; None while all failed."""
+    bests = [] if last is None or last.best is None else [last.best]
+    if not np.isnan(loss).all():
+        bests.append(float(np.nanmin(loss)))
+    return min(bests, default=None)
 
 
 def _plain_values(values: Mapping[str, Array]) -> dict[str, list[float | None]]:

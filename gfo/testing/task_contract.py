@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 from gfo.core.metric import LOSS, Metric, main_metric
 from gfo.core.protocols import Answers, Batch, Batches, BoundTask, RowTask, Task
+from gfo.testing.answers import copied, detached, picked, same_answers, spoil, with_gradients
 from gfo.testing.global_generators import states
 
 if TYPE_CHECKING:
@@ -93,15 +94,20 @@ def check_splits(asked: Asked) -> None:
         "batch": lambda: bound.batch(UNKNOWN, 0),
     }
     for name, call in calls.items():
-        try:
-            call()
-        except GfoError as error:
-            kept = UNKNOWN in str(error) and "\n" not in str(error)
-            _require(kept, f"{name} of an unknown split must name it, in one line, says {error}")
-        except Exception as error:
-            _require(False, f"{name} of an unknown split must raise GfoError, raises {type(error).__name__}")
-        else:
-            _require(False, f"{name} of an unknown split must raise GfoError, gives a batch")
+        _check_refused(name, call)
+
+
+def _check_refused(name: str, call: Callable[[], Any]) -> None:
+    """An unknown split is refused in a line that names it."""
+    try:
+        call()
+    except GfoError as error:
+        kept = UNKNOWN in str(error) and "\n" not in str(error)
+        _require(kept, f"{name} of an unknown split must name it, in one line, says {error}")
+    except Exception as error:
+        _require(False, f"{name} of an unknown split must raise GfoError, raises {type(error).__name__}")
+    else:
+        _require(False, f"{name} of an unknown split must raise GfoError, gives a batch")
 
 
 def check_batches(asked: Asked) -> None:
@@ -121,9 +127,14 @@ def check_batches(asked: Asked) -> None:
         _require(a.key != b.key or _contents(a) == _contents(b), "equal keys must mean equal contents")
     for (split, one), (other_split, other) in itertools.combinations(first, 2):
         if split == other_split:
-            for a, b in zip(_parts(one), _parts(other), strict=True):
-                lost = a.recurs and b.recurs and _contents(a) == _contents(b) and a.key != b.key
-                _require(not lost, "batches of equal contents that recur must have equal keys")
+            _check_recurring(one, other)
+
+
+def _check_recurring(one: Batch | Batches, other: Batch | Batches) -> None:
+    """Two batches of a split have equal keys where they recur with equal contents."""
+    for a, b in zip(_parts(one), _parts(other), strict=True):
+        lost = a.recurs and b.recurs and _contents(a) == _contents(b) and a.key != b.key
+        _require(not lost, "batches of equal contents that recur must have equal keys")
 
 
 def _all_batches(bound: BoundTask) -> list[tuple[str, Batch | Batches]]:
@@ -134,35 +145,45 @@ def _all_batches(bound: BoundTask) -> list[tuple[str, Batch | Batches]]:
 
 def check_metrics(asked: Asked) -> None:
     """`metrics` is what `score` gives: "loss" first, each [K] in float64."""
-    metrics, seen = asked.bound.metrics, set()
+    names, seen = _names(asked.bound.metrics), set()
+    for batch in asked.batches:
+        scores = asked.bound.score(asked.answer(batch), batch)
+        _check_scores(scores, names)
+        seen |= set(scores)
+    missing = [name for name in names if name not in seen]
+    _require(not missing, f"metrics have {', '.join(missing)}, which score gives for no split")
+
+
+def _names(metrics: Sequence[Metric]) -> list[str]:
+    """The metrics' names, which are as they must be."""
     _require(all(isinstance(metric, Metric) for metric in metrics), "metrics must be gfo.Metric")
     names = [metric.name for metric in metrics]
     _require(names[:1] == [LOSS.name], f"metrics must begin with 'loss', they are {names}")
     _require(metrics[0].lower_is_better, "of the loss, lower must be better")
     _require(len(set(names)) == len(names), f"metrics must have different names, they are {names}")
-    for batch in asked.batches:
-        scores = asked.bound.score(asked.answer(batch), batch)
-        _require(next(iter(scores), None) == LOSS.name, f"score must give 'loss' first, gives {[*scores]}")
-        more = [name for name in scores if name not in names]
-        _require(not more, f"score gives {', '.join(more)}, which metrics do not have")
-        seen |= set(scores)
-        for name, values in scores.items():
-            kept = isinstance(values, np.ndarray) and values.shape == (K,) and values.dtype == np.float64
-            _require(kept, f"score must give float64 arrays of K = {K} numbers; '{name}' is {values!r}")
-    missing = [name for name in names if name not in seen]
-    _require(not missing, f"metrics have {', '.join(missing)}, which score gives for no split")
+    return names
+
+
+def _check_scores(scores: Mapping[str, Array], names: Sequence[str]) -> None:
+    """The loss first, and others of those names alone, each [K] in float64."""
+    _require(next(iter(scores), None) == LOSS.name, f"score must give 'loss' first, gives {[*scores]}")
+    more = [name for name in scores if name not in names]
+    _require(not more, f"score gives {', '.join(more)}, which metrics do not have")
+    for name, values in scores.items():
+        kept = isinstance(values, np.ndarray) and values.shape == (K,) and values.dtype == np.float64
+        _require(kept, f"score must give float64 arrays of K = {K} numbers; '{name}' is {values!r}")
 
 
 def check_losses(asked: Asked) -> None:
     """Losses are [K], finite for finite answers, those of `score` on the same rows; answers stay."""
     for batch in asked.batches:
         answers = asked.answer(batch)
-        kept = _copied(answers)
+        kept = copied(answers)
         loss = _array(asked.bound.loss(answers, batch))
         _require(loss.shape == (K,), f"loss must have the shape ({K},), has {loss.shape}")
         _require(np.isfinite(loss).all(), f"loss must be finite for finite answers, is {loss}")
         scored = asked.bound.score(answers, batch)[LOSS.name]
-        _require(_same(answers, kept), "loss and score must not change the answers")
+        _require(same_answers(answers, kept), "loss and score must not change the answers")
         _require(_near(loss, scored, 1e-5), f"loss is {loss}, score['loss'] of the same rows {scored}")
 
 
@@ -172,8 +193,8 @@ def check_candidates(asked: Asked) -> None:
     for batch in asked.batches:
         answers = asked.answer(batch)
         whole = _numbers(asked.bound, answers, batch)
-        turned = _numbers(asked.bound, _pick(answers, order), batch)
-        alone = [_numbers(asked.bound, _pick(answers, [k]), batch) for k in range(K)]
+        turned = _numbers(asked.bound, picked(answers, order), batch)
+        alone = [_numbers(asked.bound, picked(answers, [k]), batch) for k in range(K)]
         for name, values in whole.items():
             kept = _near(turned[name], values[order], 1e-5)
             _require(kept, f"{name} of candidates in another order must be the same, in that order")
@@ -186,7 +207,7 @@ def check_failed_candidates(asked: Asked) -> None:
     for batch in asked.batches:
         answers = asked.answer(batch)
         whole = _numbers(asked.bound, answers, batch)
-        spoilt = _numbers(asked.bound, _spoilt(answers, 1), batch)
+        spoilt = _numbers(asked.bound, spoil(answers, 1), batch)
         rest = [k for k in range(K) if k != 1]
         for name, values in spoilt.items():
             _require(np.isnan(values[1]).all(), f"{name} of a failed candidate must be nan, is {values[1]}")
@@ -205,15 +226,19 @@ def check_rows(asked: Asked) -> None:
         values, losses = bound.row_scores(answers, batch), bound.row_losses(answers, batch)
         for name, rows in values.items():
             _require(name in scores, f"row_scores gives '{name}', which score does not")
-            kept = rows.ndim == 2 and rows.shape[0] == K and rows.shape[1] in sizes
-            _require(kept, f"row_scores['{name}'] must have the shape [K, B], has {rows.shape}")
-            mean = rows.mean(axis=1)
-            kept = _near(mean, scores[name], 1e-9)
-            _require(kept, f"the rows' mean of '{name}' is {mean}, score gives {scores[name]}")
+            _check_mean(name, rows, scores[name], sizes)
         kept = (losses is None) == ("loss" not in values)
         if kept and losses is not None:
             kept = np.array_equal(losses, values["loss"], equal_nan=True)
         _require(kept, "row_losses must be the 'loss' of row_scores, to the bit, or None without")
+
+
+def _check_mean(name: str, rows: Array, scores: Array, sizes: set[int]) -> None:
+    """Values of rows, [K, B] with a B of those sizes, have the scores [K] as their means."""
+    kept = rows.ndim == 2 and rows.shape[0] == K and rows.shape[1] in sizes
+    _require(kept, f"row_scores['{name}'] must have the shape [K, B], has {rows.shape}")
+    mean = rows.mean(axis=1)
+    _require(_near(mean, scores, 1e-9), f"the rows' mean of '{name}' is {mean}, score gives {scores}")
 
 
 def check_gradient(asked: Asked) -> None:
@@ -221,17 +246,21 @@ def check_gradient(asked: Asked) -> None:
     import torch
 
     for batch in asked.batches:
-        answers, leaves = _leaves(asked.answer(batch))
+        answers, leaves = with_gradients(asked.answer(batch))
         loss = asked.bound.loss(answers, batch)
         if not isinstance(loss, torch.Tensor):
             return
         _require(loss.requires_grad, "a loss that is a tensor must have a gradient; give an array if not")
         gradients = torch.autograd.grad(loss[0], leaves, allow_unused=True)
-        found = [gradient for gradient in gradients if gradient is not None]
-        _require(found and any(bool(each[0].any()) for each in found), "the loss has no gradient")
-        _require(all(bool(each.isfinite().all()) for each in found), "the loss' gradient must be finite")
-        others = any(bool(each[1:].any()) for each in found)
-        _require(not others, "the loss of a candidate must not depend on another's answers")
+        _check_gradients([gradient for gradient in gradients if gradient is not None])
+
+
+def _check_gradients(found: Sequence[Tensor]) -> None:
+    """Gradients of the first candidate's loss by answers of all, [K, ...] each."""
+    _require(any(bool(each[0].any()) for each in found), "the loss has no gradient")
+    _require(all(bool(each.isfinite().all()) for each in found), "the loss' gradient must be finite")
+    others = any(bool(each[1:].any()) for each in found)
+    _require(not others, "the loss of a candidate must not depend on another's answers")
 
 
 def check_better_answers(asked: Asked) -> None:
@@ -245,7 +274,7 @@ def check_better_answers(asked: Asked) -> None:
         after = bound.score(asked.right(batch), batch)
         best = {metric.name: _best(metric, before[metric.name]) for metric in _judges(bound, before)}
         _never_worse(bound, {name: np.array([value]) for name, value in best.items()}, after, "right answers")
-    answers, leaves = _leaves(answers)
+    answers, leaves = with_gradients(answers)
     if not isinstance(bound.loss(answers, batch), torch.Tensor):
         return
     descent = torch.optim.Adam(leaves, lr=DESCENT["lr"])
@@ -256,7 +285,7 @@ def check_better_answers(asked: Asked) -> None:
         for leaf, gradient in zip(leaves, gradients, strict=True):
             leaf.grad = gradient
         descent.step()
-    after = bound.score(_detached(answers), batch)
+    after = bound.score(detached(answers), batch)
     fell = bool((after[LOSS.name] < before[LOSS.name]).all())
     _require(fell, f"the loss must fall along its gradient, from {before['loss']} it came to {after['loss']}")
     _never_worse(bound, before, after, "answers of a lower loss")
@@ -325,51 +354,6 @@ def _contents(batch: Batch | Batches) -> list[tuple[Any, ...]]:
         (p.before, p.after, p.vocabulary, np.asarray(p.target).tolist(), p.prompt, p.endings, p.decoding)
         for p in _parts(batch)
     ]
-
-
-def _pick(answers: Answers, order: Sequence[int]) -> Answers:
-    """The answers of some candidates."""
-    if isinstance(answers, tuple):
-        return tuple(_pick(part, order) for part in answers)
-    return [answers[k] for k in order] if isinstance(answers, list) else answers[list(order)]
-
-
-def _spoilt(answers: Answers, k: int) -> Answers:
-    """Answers of which a candidate's first is missing, in each part."""
-    if isinstance(answers, tuple):
-        return tuple(_spoilt(part, k) for part in answers)
-    if isinstance(answers, list):
-        return [None if i == k else each for i, each in enumerate(answers)]
-    spoilt = answers.clone()
-    spoilt[k, 0, 0] = float("nan")
-    return spoilt
-
-
-def _leaves(answers: Answers) -> tuple[Answers, list[Tensor]]:
-    """The answers with gradients, and their tensors; none of generated texts."""
-    if isinstance(answers, tuple):
-        found = [_leaves(part) for part in answers]
-        return tuple(part for part, _ in found), [leaf for _, leaves in found for leaf in leaves]
-    if isinstance(answers, list):
-        return answers, []
-    leaf = answers.detach().clone().requires_grad_()
-    return leaf, [leaf]
-
-
-def _detached(answers: Answers) -> Answers:
-    return tuple(map(_detached, answers)) if isinstance(answers, tuple) else answers.detach()
-
-
-def _copied(answers: Answers) -> Answers:
-    if isinstance(answers, tuple):
-        return tuple(map(_copied, answers))
-    return list(answers) if isinstance(answers, list) else answers.clone()
-
-
-def _same(a: Answers, b: Answers) -> bool:
-    if isinstance(a, tuple):
-        return all(map(_same, a, b))
-    return bool(a == b) if isinstance(a, list) else bool((a == b).all())
 
 
 def _array(values: Any) -> Array:
