@@ -98,29 +98,36 @@ class Check:
         except TypeError as error:
             raise GfoError(f"{self._name}: {error}; its arguments are {self._arguments()}") from None
         for name, value in given.arguments.items():
-            parameter, hint = self.signature.parameters[name], self._hints.get(name, Any)
-            if parameter.kind is parameter.VAR_POSITIONAL:
-                given.arguments[name] = tuple(self._checked(name, each, hint) for each in value)
-            elif parameter.kind is parameter.VAR_KEYWORD:
-                kinds = options_of(hint) or dict.fromkeys(value, hint)
-                given.arguments[name] = {
-                    key: self._checked(key, each, kinds[key]) for key, each in value.items()
-                }
-            elif value is not parameter.default:
-                given.arguments[name] = self._checked(name, value, hint)
+            given.arguments[name] = self._argument(name, value)
         return given
 
+    def _argument(self, name: str, value: Any) -> Any:
+        """The value that a parameter is given, or the values, of *args and **options."""
+        parameter, hint = self.signature.parameters[name], self._hints.get(name, Any)
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return tuple(self._checked(name, each, hint) for each in value)
+        if parameter.kind is parameter.VAR_KEYWORD:
+            kinds = options_of(hint) or dict.fromkeys(value, hint)
+            return {key: self._checked(key, each, kinds[key]) for key, each in value.items()}
+        return value if value is parameter.default else self._checked(name, value, hint)
+
     def _only_known(self, options: Mapping[str, Any]) -> None:
-        known = [n for n, p in self.signature.parameters.items() if p.kind is not p.VAR_KEYWORD]
+        known = self._known()
+        for name in options:
+            if known is not None and name not in known:
+                raise GfoError(f"{self._name}: {unknown_name('argument', name, known - {'self'})}")
+
+    def _known(self) -> set[str] | None:
+        """Names of arguments, those of **options among them; None where these may have any."""
+        known: set[str] = set()
         for name, parameter in self.signature.parameters.items():
+            more: dict[str, Any] | None = {name: Any}
             if parameter.kind is parameter.VAR_KEYWORD:
                 more = options_of(self._hints.get(name, Any))
-                if more is None:
-                    return
-                known += more
-        for name in options:
-            if name not in known:
-                raise GfoError(f"{self._name}: {unknown_name('argument', name, set(known) - {'self'})}")
+            if more is None:
+                return None
+            known.update(more)
+        return known
 
     def _arguments(self) -> str:
         names = [n for n in self.signature.parameters if n not in ("self", "cls")]
@@ -254,8 +261,13 @@ def words(hint: Any, several: bool = False) -> str:
     if origin is Literal:
         return " or ".join(map(repr, inner))
     outer = origin or hint
-    name = getattr(outer, "__name__", "value")
-    one, more = WORDS.get(outer, (f"{'an' if name[0] in 'AEIO' else 'a'} {name}", f"{name}s"))
+    one, more = WORDS.get(outer) or _by_name(outer)
     if several or not inner or outer not in LISTS:
         return more if several else one
     return f"{one} of {' to '.join(words(each, True) for each in inner if each is not Ellipsis)}"
+
+
+def _by_name(outer: Any) -> tuple[str, str]:
+    """One of a type and several, by its name."""
+    name = getattr(outer, "__name__", "value")
+    return f"{'an' if name[0] in 'AEIO' else 'a'} {name}", f"{name}s"
