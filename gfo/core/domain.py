@@ -56,23 +56,9 @@ class Domain:
                 f"Domain: low {low.shape}, high {high.shape} and integer {integer.shape} must be "
                 "one-dimensional, of one length and not empty"
             )
-        bad = np.flatnonzero(~(low < high))
-        if bad.size:
-            i = int(bad[0])
-            raise GfoError(
-                f"Domain: low[{i}] = {low[i]} is not below high[{i}] = {high[i]}; swap the bounds, "
-                "and leave out dimensions that cannot vary"
-            )
+        _check_order(low, high)
         integer = integer | categorical
-        with np.errstate(invalid="ignore"):
-            whole = np.isfinite(low) & np.isfinite(high) & (low == np.rint(low)) & (high == np.rint(high))
-        bad = np.flatnonzero(integer & ~whole)
-        if bad.size:
-            i = int(bad[0])
-            kind = "categorical" if categorical[i] else "integer"
-            raise GfoError(
-                f"Domain: {kind} gene {i} has bounds [{low[i]}, {high[i]}]; give finite whole numbers"
-            )
+        _check_whole(low, high, integer, categorical)
         if self.names is not None:
             object.__setattr__(self, "names", _checked_names(self.names, low.size))
         arrays = {"low": low, "high": high, "integer": integer, "categorical": categorical}
@@ -103,15 +89,7 @@ class Domain:
             raise GfoError(f"Domain: d = {d} must be at least 1")
         given = {"low": low, "high": high, "integer": integer, "categorical": categorical}
         arrays = {name: _numbers(name, value, None) for name, value in given.items()}
-        try:
-            shape = (d,) if d is not None else np.broadcast_shapes(*(x.shape for x in arrays.values()))
-            parts = [np.broadcast_to(x, shape) for x in arrays.values()]
-        except ValueError:
-            shapes = ", ".join(f"{name} {x.shape}" for name, x in arrays.items())
-            raise GfoError(
-                f"Domain: {shapes} and d = {d} do not fit together; give scalars or arrays of one length"
-            ) from None
-        lows, highs, integers, categoricals = parts
+        lows, highs, integers, categoricals = _broadcast(arrays, d)
         return cls(lows, highs, integers, categoricals, None if names is None else tuple(names))
 
     @classmethod
@@ -165,6 +143,40 @@ def _numbers(name: str, values: Any, kind: Any) -> NDArray[Any]:
         return found if kind is None else found.astype(kind)
     except (TypeError, ValueError, OverflowError):
         raise GfoError(f"Domain: {name} = {shown(values)}; give numbers, or an array of them") from None
+
+
+def _broadcast(arrays: dict[str, Array], d: int | None) -> list[Array]:
+    """Scalars and arrays as arrays of length d, or of the length that they have in common."""
+    try:
+        shape = (d,) if d is not None else np.broadcast_shapes(*(x.shape for x in arrays.values()))
+        return [np.broadcast_to(x, shape) for x in arrays.values()]
+    except ValueError:
+        shapes = ", ".join(f"{name} {x.shape}" for name, x in arrays.items())
+        raise GfoError(
+            f"Domain: {shapes} and d = {d} do not fit together; give scalars or arrays of one length"
+        ) from None
+
+
+def _check_order(low: Array, high: Array) -> None:
+    """Raise GfoError for a lower bound that is not below the upper one."""
+    bad = np.flatnonzero(~(low < high))
+    if bad.size:
+        i = int(bad[0])
+        raise GfoError(
+            f"Domain: low[{i}] = {low[i]} is not below high[{i}] = {high[i]}; swap the bounds, "
+            "and leave out dimensions that cannot vary"
+        )
+
+
+def _check_whole(low: Array, high: Array, integer: Array, categorical: Array) -> None:
+    """Raise GfoError for an integer gene whose bounds are not finite whole numbers."""
+    with np.errstate(invalid="ignore"):
+        whole = np.isfinite(low) & np.isfinite(high) & (low == np.rint(low)) & (high == np.rint(high))
+    bad = np.flatnonzero(integer & ~whole)
+    if bad.size:
+        i = int(bad[0])
+        kind = "categorical" if categorical[i] else "integer"
+        raise GfoError(f"Domain: {kind} gene {i} has bounds [{low[i]}, {high[i]}]; give finite whole numbers")
 
 
 def _checked_names(names: Sequence[str], d: int) -> tuple[str, ...]:

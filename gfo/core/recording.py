@@ -14,7 +14,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import PurePath
 from typing import Any, TypeVar
@@ -113,26 +113,32 @@ def _with_parts(value: Any) -> Any:
         return _short({str(key): plain(inner) for key, inner in value.items()}, len(value))
     if isinstance(value, set | frozenset):
         return _short(sorted(map(plain, value), key=repr), len(value))
-    if isinstance(value, list | tuple):
-        if any(isinstance(row, Mapping) for row in value):
-            rows = re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # an object's address says nothing
-            return _digest(rows.encode("utf-8", "replace"), f"{len(value)} rows")
-        return _short([plain(inner) for inner in value], len(value))
-    return _other(value)
+    return _list(value) if isinstance(value, list | tuple) else _other(value)
+
+
+def _list(values: Sequence[Any]) -> Any:
+    """A list, or a digest of one that is long or has rows."""
+    if any(isinstance(row, Mapping) for row in values):
+        rows = re.sub(r" at 0x[0-9a-f]+", "", repr(values))  # an object's address says nothing
+        return _digest(rows.encode("utf-8", "replace"), f"{len(values)} rows")
+    return _short([plain(inner) for inner in values], len(values))
 
 
 def walk(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str, Any]]:
     """(a.b.c, c, value) of nested values; parts of a list that have parts themselves count from 0."""
     for key, value in values.items():
-        inner: Any = value
-        if isinstance(value, list | tuple) and any(
-            isinstance(each, Mapping | list | tuple) for each in value
-        ):
-            inner = {str(i): each for i, each in enumerate(value)}
+        inner = _numbered(value)
         if isinstance(inner, Mapping):
             yield from walk(inner, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", key, value
+
+
+def _numbered(value: Any) -> Any:
+    """A list whose parts have parts, as a mapping from their numbers; other values as they are."""
+    if isinstance(value, list | tuple) and any(isinstance(each, Mapping | list | tuple) for each in value):
+        return {str(i): each for i, each in enumerate(value)}
+    return value
 
 
 def _named(given: inspect.BoundArguments) -> dict[str, Any]:
@@ -169,11 +175,7 @@ def _other(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return _digest(np.ascontiguousarray(value).tobytes(), f"{value.dtype} {list(value.shape)}")
     if inspect.isroutine(value):
-        name = f"{getattr(value, '__module__', None)}.{getattr(value, '__qualname__', value)}"
-        try:
-            return f"{name}, {_digest(inspect.getsource(value).encode(), 'its source')}"
-        except (OSError, TypeError):
-            return name
+        return _routine(value)
     own: Any = getattr(value, "name", None)
     if isinstance(own, str) and not isinstance(value, type):
         return _text(own)
@@ -181,6 +183,15 @@ def _other(value: Any) -> str:
         return f"{value.__module__}.{value.__qualname__}"
     text = repr(value)
     return f"{type(value).__qualname__}, {NOT_RECORDED}" if " at 0x" in text else _text(text)
+
+
+def _routine(function: Any) -> str:
+    """A function's name, with a digest of its source if there is one."""
+    name = f"{getattr(function, '__module__', None)}.{getattr(function, '__qualname__', function)}"
+    try:
+        return f"{name}, {_digest(inspect.getsource(function).encode(), 'its source')}"
+    except (OSError, TypeError):
+        return name
 
 
 def _digest(content: bytes, what: str) -> str:

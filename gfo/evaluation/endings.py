@@ -51,19 +51,22 @@ def check_endings(batch: Batch, model: FrozenModel, P: int, where: str) -> None:
             f"{where}: endings of {len(batch.endings)} rows for {len(batch)}; give each row its own"
         )
     for i, (before, after) in enumerate(zip(batch.before, batch.after, strict=True)):
-        row = f"{where} row {i + 1}"
-        if model.causal and not (before or after or P):
+        row, text = f"{where} row {i + 1}", before + after
+        if model.causal and not (text or P):
             raise GfoError(
                 f"{row}: no token stands in front of its endings; begin the template with some text"
             )
-        masks = (before + after).count(-1 if model.read_token is None else model.read_token)
+        masks = text.count(-1 if model.read_token is None else model.read_token)
         for j, ending in enumerate(batch.endings[i], 1):
-            if not ending:
-                raise GfoError(f"{row}: ending {j} has no tokens; give it some text")
-            if model.reads == "mask" and len(ending) != masks:
-                raise GfoError(
-                    f"{row}: ending {j} has {len(ending)} tokens for {masks} masks; write one mask a token"
-                )
+            _check_ending(ending, masks if model.reads == "mask" else None, f"{row}: ending {j}")
+
+
+def _check_ending(ending: Tokens, masks: int | None, what: str) -> None:
+    """Raise GfoError for an ending without tokens, or, where it fills masks, of another number of them."""
+    if not ending:
+        raise GfoError(f"{what} has no tokens; give it some text")
+    if masks not in (None, len(ending)):
+        raise GfoError(f"{what} has {len(ending)} tokens for {masks} masks; write one mask a token")
 
 
 def with_longest_ending(model: FrozenModel, length: int, endings: Sequence[Tokens]) -> int:
@@ -94,17 +97,21 @@ def with_endings(todo: Plan, batch: Batch, model: FrozenModel, most: int) -> Pla
     for b, (trunk, endings) in enumerate(zip(todo.branches, batch.endings, strict=True)):
         numbered = sorted((ending, b * m + j) for j, ending in enumerate(endings))
         for some in _portions(trunk, numbered, model, most):
-            if model.causal:
-                trees.append(_grown(trunk, some))
-            elif model.read_token is not None:
-                trees.append(_in_masks(trunk, some, model.read_token))
-            else:
-                trees.append(_forced(trunk, some))
+            trees.append(_tree(trunk, some, model))
             shared += todo.shared[b : b + 1] if todo.by_example else ()
     if not todo.by_example:
         shared = list(todo.shared)
     branches = tuple(tree.row for tree in trees)
     return replace(todo, shared=tuple(shared), branches=branches, trees=tuple(trees))
+
+
+def _tree(trunk: Row, endings: list[Numbered], model: FrozenModel) -> Tree:
+    """The sorted endings behind a trunk, or in it, as the model computes them."""
+    if model.causal:
+        return _grown(trunk, endings)
+    if model.read_token is not None:
+        return _in_masks(trunk, endings, model.read_token)
+    return _forced(trunk, endings)
 
 
 def _portions(trunk: Row, endings: list[Numbered], model: FrozenModel, most: int) -> list[list[Numbered]]:
@@ -193,26 +200,37 @@ class Wanted:
     @classmethod
     def of(cls, trees: Sequence[Tree], device: Any) -> Wanted:
         """Of the trees read one behind the other."""
-        tokens: list[list[int]] = []
-        terms: dict[int, list[tuple[int, int]]] = {}
-        for tree in trees:
-            row_of = {place: len(tokens) + i for i, place in enumerate(tree.places)}
-            tokens += [[] for _ in row_of]
-            for place, token, answer in tree.wanted:
-                here = tokens[row_of[place]]
-                if token not in here:
-                    here.append(token)
-                terms.setdefault(answer, []).append((row_of[place], here.index(token)))
-        W, L = max(map(len, tokens)), max(map(len, terms.values()))
-        padded = [some + [0] * (W - len(some)) for some in tokens]
-        nothing = len(tokens) * W
-        sums = [[i * W + j for i, j in some] + [nothing] * (L - len(some)) for some in terms.values()]
+        tokens, terms = _tokens_and_terms(trees)
+        padded = _padded(tokens, 0)
+        M, W = len(padded), len(padded[0])
+        sums = _padded([[i * W + j for i, j in some] for some in terms.values()], M * W)
         return cls(*(torch.tensor(numbers, device=device) for numbers in (padded, sums, list(terms))))
 
     def sums(self, each: Tensor) -> Tensor:
         """Log-likelihoods [K, M, W] of the tokens -> those of the endings, [K, E]."""
         flat = torch.nn.functional.pad(each.flatten(1), (0, 1))
         return flat[:, self.terms].sum(dim=-1)
+
+
+def _tokens_and_terms(trees: Sequence[Tree]) -> tuple[list[list[int]], dict[int, list[tuple[int, int]]]]:
+    """The tokens wanted at each place, and of each answer the (place, number of the token there)."""
+    tokens: list[list[int]] = []
+    terms: dict[int, list[tuple[int, int]]] = {}
+    for tree in trees:
+        row_of = {place: len(tokens) + i for i, place in enumerate(tree.places)}
+        tokens += [[] for _ in row_of]
+        for place, token, answer in tree.wanted:
+            here = tokens[row_of[place]]
+            if token not in here:
+                here.append(token)
+            terms.setdefault(answer, []).append((row_of[place], here.index(token)))
+    return tokens, terms
+
+
+def _padded(rows: Sequence[list[int]], padding: int) -> list[list[int]]:
+    """Rows of numbers, of the length of the longest."""
+    longest = max(map(len, rows))
+    return [row + [padding] * (longest - len(row)) for row in rows]
 
 
 def wanted_of(todo: Plan, groups: Sequence[Sequence[int]], device: Any) -> list[Wanted]:

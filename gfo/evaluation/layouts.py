@@ -6,7 +6,7 @@ Called with candidates it yields the hidden states that the task reads, chunk by
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, cast
@@ -84,10 +84,7 @@ class ByExample:
         self.groups = groups_of_texts(todo, most)
         self._tokens = [TokenRows.padded([todo.branches[b] for b in g], model.device) for g in self.groups]
         self.wanted = wanted_of(todo, self.groups, model.device)
-        self._forks = [
-            Forks.of([todo.trees[b] for b in group], tokens.ids.shape[1], model.device)
-            for group, tokens in zip(self.groups if todo.trees else [], self._tokens, strict=bool(todo.trees))
-        ]
+        self._forks = _forks(todo, self.groups, self._tokens)
         self._spreads: dict[tuple[int, int], Spread] = {}
         self.contexts = [self._context([todo.shared[b] for b in g], meter) for g in self.groups]
         self._entries = [self._entry(i, meter) for i in range(len(self.groups))]
@@ -173,6 +170,16 @@ class ByExample:
         entry = self.shape.enter(self.model, tokens)[:, None]
         meter.count(tokens.ids.numel(), tokens.real, stop)
         return self.model.branches(self.contexts[i], entry, self._lie(i, 1, 1, 1), stop=stop)[:, 0]
+
+
+def _forks(todo: Plan, groups: Sequence[Sequence[int]], tokens: Sequence[TokenRows]) -> list[Forks]:
+    """Where the trees of each group fork; none where a plan has no trees."""
+    if not todo.trees:
+        return []
+    return [
+        Forks.of([todo.trees[b] for b in group], rows.ids.shape[1], rows.ids.device)
+        for group, rows in zip(groups, tokens, strict=True)
+    ]
 
 
 class ByCandidate:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -246,10 +246,9 @@ class LocalEvaluator:
         """The shortest row and the longest of all splits, with words in the soft prompt's places."""
         text = self.model.probe_text.tolist()
         soft = tuple(text[p % len(text)] for p in range(self._shape.P))
-        batches = (batch for s in self.task.splits for batch in _parts(self.task.all_rows(s)))
         rows = [
             before + soft + after
-            for batch in batches
+            for _, batch in self._batches()
             for before, after in zip(batch.before, batch.after, strict=True)
         ]
         ends = [min(rows, key=len), max(rows, key=len)] if rows else []
@@ -257,8 +256,8 @@ class LocalEvaluator:
 
     def _check_rows(self) -> None:
         """Raise GfoError for a row that does not fit into the context, or has no place for the prompt."""
-        P, most = self._shape.P, self.model.context_length
-        for split, batch in ((s, b) for s in self.task.splits for b in _parts(self.task.all_rows(s))):
+        P = self._shape.P
+        for split, batch in self._batches():
             if P and not batch.prompt:
                 raise GfoError(
                     f"template: it has no {{soft}}, but the space has a soft prompt of {P} tokens; write "
@@ -266,17 +265,27 @@ class LocalEvaluator:
                 )
             if batch.endings:
                 check_endings(batch, self.model, P, split)
-            for i, (before, after) in enumerate(zip(batch.before, batch.after, strict=True), 1):
-                length = self._shape.prefix + len(before) + P + len(after)
-                if batch.decoding is not None:
-                    check_length(self.model, batch.decoding, length, f"{split} row {i}")
-                if batch.endings:
-                    length = with_longest_ending(self.model, length, batch.endings[i - 1])
-                if length > most:
-                    raise GfoError(
-                        f"{split} row {i} has {length} tokens with template and soft prompt, the model's "
-                        f"context has {most}; shorten or drop the row"
-                    )
+            for i in range(len(batch)):
+                self._check_length(batch, i, f"{split} row {i + 1}")
+
+    def _check_length(self, batch: Batch, i: int, where: str) -> None:
+        """Raise GfoError for a row of a batch that does not fit into the context, with its answer."""
+        length = self._shape.prefix + len(batch.before[i]) + self._shape.P + len(batch.after[i])
+        if batch.decoding is not None:
+            check_length(self.model, batch.decoding, length, where)
+        if batch.endings:
+            length = with_longest_ending(self.model, length, batch.endings[i])
+        if length > self.model.context_length:
+            raise GfoError(
+                f"{where} has {length} tokens with template and soft prompt, the model's context has "
+                f"{self.model.context_length}; shorten or drop the row"
+            )
+
+    def _batches(self) -> Iterator[tuple[str, Batch]]:
+        """All rows: the batches that each split is made of, with its name."""
+        for split in self.task.splits:
+            for batch in _parts(self.task.all_rows(split)):
+                yield split, batch
 
 
 def _parts(batch: Batch | Batches) -> list[Batch]:

@@ -37,18 +37,29 @@ def lay_out(
     model: FrozenModel, todo: Plan, most: int
 ) -> tuple[list[list[int]], list[tuple[TokenRows, RowLayout]]]:
     """By candidate: the branches in groups of at most `most` tokens, and how each group lies in rows."""
+    layouts = _in_rows(model, todo, most)
+    groups = [[i for row in rows for i in row] for _, rows in layouts]
+    laid = [packed(todo.branches, rows, T, model.device, model.read_token, todo.trees) for T, rows in layouts]
+    if todo.trees and not model.causal and model.read_token is None:
+        laid = [_with_forced(todo, group, *each) for group, each in zip(groups, laid, strict=True)]
+    return groups, laid
+
+
+def _in_rows(model: FrozenModel, todo: Plan, most: int) -> list[tuple[int, list[list[int]]]]:
+    """Groups of rows, as `_packed_together`: short branches packed, the others alone."""
     lengths = [len(row) for row in todo.branches]
     packs = [i for i, length in enumerate(lengths) if model.contexts and length <= LONG_BRANCH]
     alone = sorted(set(range(len(lengths))) - set(packs))
     layouts = _packed_together(lengths, packs, most) if packs else []
-    layouts += _alone(todo, lengths, alone, most, waste=0.0 if model.equal_lengths else 0.05)
-    groups = [[i for row in rows for i in row] for _, rows in layouts]
-    laid = [packed(todo.branches, rows, T, model.device, model.read_token, todo.trees) for T, rows in layouts]
-    if todo.trees and not model.causal and model.read_token is None:
-        for g, (tokens, lie) in enumerate(laid):
-            read, ways = forced([todo.trees[i] for i in groups[g]], model.device)
-            laid[g] = tokens, replace(lie, read=read, forced=ways)
-    return groups, laid
+    return layouts + _alone(todo, lengths, alone, most, waste=0.0 if model.equal_lengths else 0.05)
+
+
+def _with_forced(
+    todo: Plan, group: list[int], tokens: TokenRows, lie: RowLayout
+) -> tuple[TokenRows, RowLayout]:
+    """A group of an encoder-decoder's branches, with what is forced in the decoder behind each."""
+    read, ways = forced([todo.trees[i] for i in group], tokens.ids.device)
+    return tokens, replace(lie, read=read, forced=ways)
 
 
 def _packed_together(lengths: list[int], packs: list[int], most: int) -> list[tuple[int, list[list[int]]]]:

@@ -89,17 +89,27 @@ def plan(
     """
     soft = tuple(-1 - p for p in range(P))
     rows = [before + soft + after for before, after in zip(batch.before, batch.after, strict=True)]
+    whole = Plan(False, (), (), tuple(rows))
     if not (contexts and reuse):
-        return Plan(False, (), (), tuple(rows))
+        return whole
     first = [0 if everywhere else _first_soft(row) for row in rows]
     common = _common(rows)
     if len(rows) > 1 and common > first[0]:
-        f = first[0]
-        return Plan(False, (rows[0][:f],) if f else (), rows[0][f:common], tuple(r[common:] for r in rows))
-    if not any(first):
-        return Plan(False, (), (), tuple(rows))
-    shared = tuple(row[:f] for row, f in zip(rows, first, strict=True))
-    return Plan(True, shared, (), tuple(row[f:] for row, f in zip(rows, first, strict=True)))
+        return _by_candidate(rows, first[0], common)
+    return _by_example(rows, first) if any(first) else whole
+
+
+def _by_candidate(rows: Sequence[Row], first: int, common: int) -> Plan:
+    """The plan of rows with the same `common` first tokens, which depend on the candidate from `first` on."""
+    shared = (rows[0][:first],) if first else ()
+    return Plan(False, shared, rows[0][first:common], tuple(row[common:] for row in rows))
+
+
+def _by_example(rows: Sequence[Row], first: Sequence[int]) -> Plan:
+    """The plan of rows with the first token of each that depends on the candidate."""
+    parts = [(row[:f], row[f:]) for row, f in zip(rows, first, strict=True)]
+    shared, branches = zip(*parts, strict=True)
+    return Plan(True, shared, (), branches)
 
 
 def _first_soft(row: Row) -> int:
@@ -144,19 +154,20 @@ def bins(lengths: Sequence[int], sizes: Sequence[int]) -> tuple[int, list[list[i
         sizes: sizes to try, each raised to the longest row.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    best: tuple[int, list[list[int]]] | None = None
-    for size in sorted({max(size, *lengths) for size in sizes}):
-        packed: list[list[int]] = []
-        room: list[int] = []
-        for i in order:
-            fits = next((b for b, left in enumerate(room) if left >= lengths[i]), None)
-            if fits is None:
-                packed.append([i])
-                room.append(size - lengths[i])
-            else:
-                packed[fits].append(i)
-                room[fits] -= lengths[i]
-        if best is None or size * len(packed) < best[0] * len(best[1]):
-            best = size, packed
-    assert best is not None
-    return best
+    tried = ((size, _first_fit(lengths, order, size)) for size in sorted({max(s, *lengths) for s in sizes}))
+    return min(tried, key=lambda way: way[0] * len(way[1]))
+
+
+def _first_fit(lengths: Sequence[int], order: Sequence[int], size: int) -> list[list[int]]:
+    """Bins of rows, taken in an order, each in the first bin that has room for it."""
+    packed: list[list[int]] = []
+    room: list[int] = []
+    for i in order:
+        fits = next((b for b, left in enumerate(room) if left >= lengths[i]), None)
+        if fits is None:
+            packed.append([i])
+            room.append(size - lengths[i])
+        else:
+            packed[fits].append(i)
+            room[fits] -= lengths[i]
+    return packed

@@ -94,16 +94,11 @@ class Context:
             return contexts[0]
         S = max(context.visible.shape[1] for context in contexts)
         columns = zip(*(context.layers for context in contexts), strict=True)
-        layers = [
-            tuple(torch.cat([_padded(pair[i], 2, S) for pair in column]) for i in (0, 1))
-            if all(column)
-            else None
-            for column in columns
-        ]
+        layers = tuple(_stacked(column, S) if all(column) else None for column in columns)
         visible = torch.cat([_padded(context.visible, 1, S) for context in contexts])
         position = torch.cat([_padded(context.position, 1, S) for context in contexts])
         length = torch.cat([context.length for context in contexts])
-        return cls(tuple(layers), visible, position, length)  # type: ignore[arg-type]
+        return cls(layers, visible, position, length)
 
     def expand(self, rows: int) -> Context:
         """A single row seen as `rows` equal rows, without copying."""
@@ -140,6 +135,15 @@ class Context:
         cache = DynamicCache()
         cache.layers = [_FrozenLayer(pair) for pair in self.layers]
         return cache
+
+
+def _stacked(column: Sequence[Any], size: int) -> KeysValues:
+    """Keys and values of a layer of several contexts in one, padded to `size` tokens."""
+    keys, values = zip(*column, strict=True)
+    return (
+        torch.cat([_padded(some, 2, size) for some in keys]),
+        torch.cat([_padded(some, 2, size) for some in values]),
+    )
 
 
 def _padded(tensor: Tensor, axis: int, size: int) -> Tensor:

@@ -52,13 +52,18 @@ def _why_not(calls: list[tuple[Any, Any]], counts: set[int]) -> str | None:
     for x, y in calls:
         if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.ndim == y.ndim):
             return "does not take one tensor and give one of the same axes"
-        whole = x.shape[0] == ROWS or (x.ndim == 2 and x.shape[0] % ROWS == 0)
-        if not whole or all(math.prod(x.shape[:-1]) % (ROWS * n) for n in counts):
+        if not _of_rows(x, counts):
             return (
                 f"gets {tuple(x.shape)} of {ROWS} rows of {TOKENS} tokens, so that it is not told which "
                 "candidate a token belongs to (as routed experts are not)"
             )
     return None
+
+
+def _of_rows(x: Tensor, counts: set[int]) -> bool:
+    """Whether a tensor has whole rows, of a number of tokens that rows can have."""
+    whole = x.shape[0] == ROWS or (x.ndim == 2 and x.shape[0] % ROWS == 0)
+    return whole and any(math.prod(x.shape[:-1]) % (ROWS * n) == 0 for n in counts)
 
 
 @torch.no_grad()

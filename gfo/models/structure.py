@@ -7,7 +7,7 @@ list of layers, which hold a shorter list. All weights, and the hooks on them, s
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -119,11 +119,7 @@ def find_stacks(body: nn.Module, size: int | None = None) -> list[Stack]:
     Raises:
         GfoError: if there are others or none.
     """
-    found: list[str] = []
-    for path, module in body.named_modules():
-        inner = any(path.startswith(f"{outer}.") for outer in found)
-        if isinstance(module, nn.ModuleList) and not inner and size in (None, len(module)):
-            found.append(path)
+    found = _outermost(path for path, part in _lists(body) if size in (None, len(part)))
     if len(found) != 1:
         wanted = "layers" if size is None else f"{size} layers"
         raise GfoError(
@@ -139,12 +135,11 @@ def find_layers(module: nn.Module) -> Stack:
     Raises:
         GfoError: if there are several, or none.
     """
-    lists = {name: part for name, part in module.named_modules() if isinstance(part, nn.ModuleList) and part}
-    found = [name for name in lists if not any(name.startswith(f"{outer}.") for outer in lists)]
+    lists = {name: part for name, part in _lists(module) if part}
     ran: set[str] = set()
     handles = [
         lists[name][-1].register_forward_pre_hook(lambda *_, name=name: ran.add(name), with_kwargs=True)
-        for name in found
+        for name in _outermost(lists)
     ]
     ids = torch.arange(3, 7, device=next(module.parameters()).device)
     with torch.no_grad(), hooked(*handles):
@@ -155,6 +150,22 @@ def find_layers(module: nn.Module) -> Stack:
             f"({', '.join(sorted(ran)) or 'none'}); take a model whose layers are in one list"
         )
     return Stack(module, ran.pop())
+
+
+def _lists(module: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
+    """The lists of modules in a module, outer ones first, with their names."""
+    for name, part in module.named_modules():
+        if isinstance(part, nn.ModuleList):
+            yield name, part
+
+
+def _outermost(names: Iterable[str]) -> list[str]:
+    """The names, outer ones first, that are in no other one of them."""
+    found: list[str] = []
+    for name in names:
+        if not any(name.startswith(f"{outer}.") for outer in found):
+            found.append(name)
+    return found
 
 
 def find_linears(module: nn.Module, layer_of: Callable[[str], int | None]) -> dict[str, LinearInfo]:

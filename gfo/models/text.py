@@ -137,12 +137,7 @@ class TextTokens:
         try:
             ids = self._tokenizer([texts[i] for i in full], add_special_tokens=False)["input_ids"]
         except (TypeError, UnicodeError):
-            for i, text in enumerate(texts):
-                if at := SURROGATE.search(text):
-                    raise GfoError(
-                        f"{where(i)}: U+{ord(at[0]):04X} at character {at.start() + 1} is a lone surrogate, "
-                        "half of a character; mend the text, or drop it"
-                    ) from None
+            _check_surrogates(texts, where)
             raise
         for i, each in zip(full, ids, strict=True):
             found[i] = tuple(each)
@@ -150,22 +145,26 @@ class TextTokens:
 
     def _as_text(self, row: Pieces, wanted: int, where: str) -> Tokens:
         """Tokens of one text whose data hold what would be special tokens, as text."""
-        if self._textual is not None:
-            backend, numbers, written = self._textual
-            pieces = (
-                piece if isinstance(piece, Plain) else self._marks.sub(lambda found: written[found[0]], piece)
-                for piece in row
-            )
-            ids = backend.encode("".join(pieces), add_special_tokens=False).ids
-            found = tuple(numbers.get(token, token) for token in ids)
-            if self._number(found) == wanted:
-                return found
+        found = None if self._textual is None else self._read_as_text(row, *self._textual)
+        if found is not None and self._number(found) == wanted:
+            return found
         marks = [self._marks.search(piece) for piece in row if isinstance(piece, Plain)]
         mark = next((found[0] for found in marks if found), "a special token")
         raise GfoError(
             f"{where}: it holds {mark!r}, which this tokenizer reads as its own sign and not as text; drop "
             "it, or write it otherwise"
         )
+
+    def _read_as_text(
+        self, row: Pieces, backend: Any, numbers: dict[int, int], written: dict[str, str]
+    ) -> Tokens:
+        """Tokens of one text by a tokenizer as `_textual` has it."""
+        pieces = (
+            piece if isinstance(piece, Plain) else self._marks.sub(lambda found: written[found[0]], piece)
+            for piece in row
+        )
+        ids = backend.encode("".join(pieces), add_special_tokens=False).ids
+        return tuple(numbers.get(token, token) for token in ids)
 
     @functools.cached_property
     def _special(self) -> dict[str, int]:
@@ -232,6 +231,16 @@ class TextTokens:
             if full[i : i + len(bare)] == bare:
                 return tuple(full[:i]), tuple(full[i + len(bare) :])
         return (), ()
+
+
+def _check_surrogates(texts: Sequence[str], where: Where) -> None:
+    """Raise GfoError for a text with half a character."""
+    for i, text in enumerate(texts):
+        if at := SURROGATE.search(text):
+            raise GfoError(
+                f"{where(i)}: U+{ord(at[0]):04X} at character {at.start() + 1} is a lone surrogate, "
+                "half of a character; mend the text, or drop it"
+            ) from None
 
 
 def _with_ends(ids: Tokens, front: Tokens, back: Tokens) -> Tokens:

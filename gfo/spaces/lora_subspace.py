@@ -21,7 +21,7 @@ from gfo.core.seeding import stream
 from gfo.spaces.parts.options import Layers, at_least_one, positive
 from gfo.spaces.parts.peft_files import read_lora
 from gfo.spaces.parts.projection import Projected
-from gfo.spaces.parts.targets import HasLinears, find_targets
+from gfo.spaces.parts.targets import HasLinears, Linear, find_targets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -272,24 +272,32 @@ class LoRASubspace:
 
 def _forms(model: HasLinears, names: Sequence[str], method: str, rank: int, seed: int) -> list[Form]:
     """The modules' forms; each draws from a stream of its own name."""
-    import torch
-
-    linears = [model.linears[name] for name in names]
-    if method != "vera":
-        for name, info in zip(names, linears, strict=True):
-            if rank > min(info.in_features, info.out_features):
-                raise GfoError(
-                    f"space: rank = {rank} is above that of '{name}' ({info.out_features} x "
-                    f"{info.in_features}); lower it, or leave the module out of targets"
-                )
     if method == "vera":
-        widest = max(info.in_features for info in linears), max(info.out_features for info in linears)
-        rng = stream(seed, "VeRA's bases")
-        cpu = torch.device("cpu")
-        bases = _normal(rng, (rank, widest[0]), 1, cpu), _normal(rng, (widest[1], rank), 1, cpu)
+        bases = _shared_bases([model.linears[name] for name in names], rank, seed)
         return [VeRA(model.weight(name).float(), rank, bases) for name in names]
+    _check_rank(model, names, rank)
     form = LoRAFA if method == "lora-fa" else LoRAXS
     return [form(model.weight(name).float(), rank, stream(seed, f"base of {name}")) for name in names]
+
+
+def _check_rank(model: HasLinears, names: Sequence[str], rank: int) -> None:
+    """Raise GfoError for a rank above that of a module."""
+    for name in names:
+        info = model.linears[name]
+        if rank > min(info.in_features, info.out_features):
+            raise GfoError(
+                f"space: rank = {rank} is above that of '{name}' ({info.out_features} x "
+                f"{info.in_features}); lower it, or leave the module out of targets"
+            )
+
+
+def _shared_bases(linears: Sequence[Linear], rank: int, seed: int) -> tuple[Tensor, Tensor]:
+    """VeRA's A [rank, in] and B [out, rank], of the widest modules' sizes; the others take parts of them."""
+    import torch
+
+    widest_in, widest_out = max(i.in_features for i in linears), max(i.out_features for i in linears)
+    rng, cpu = stream(seed, "VeRA's bases"), torch.device("cpu")
+    return _normal(rng, (rank, widest_in), 1, cpu), _normal(rng, (widest_out, rank), 1, cpu)
 
 
 def _normal(

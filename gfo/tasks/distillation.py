@@ -21,7 +21,7 @@ from gfo.core.protocols import Batch, Reader, Tokenizer, Tokens
 from gfo.core.recording import recorded
 from gfo.tasks.parts.base import BoundRows, Data, RowOptions
 from gfo.tasks.parts.datasets import Source
-from gfo.tasks.parts.label_words import LabelWords, words_by_label
+from gfo.tasks.parts.label_words import LabelWords, Words, words_by_label
 from gfo.tasks.parts.labelled import label_indices
 from gfo.tasks.parts.losses import as_array, only_finite
 from gfo.tasks.parts.metrics import ACCURACY, AGREEMENT, TEACHER_ACCURACY
@@ -93,11 +93,7 @@ class Distillation:
         self.template = Template.parse(template)
         self.teacher_template = self.template.without_soft()
         if teacher_template is not None:
-            self.teacher_template = Template.parse(teacher_template)
-            if self.teacher_template.soft:
-                raise GfoError(
-                    f"teacher_template = {teacher_template!r}: a teacher has no {{soft}}; leave it out"
-                )
+            self.teacher_template = _of_teacher(teacher_template)
         self.teacher, self.loss_name, self.over, self.temperature = teacher, loss, over, temperature
         self.words = None if labels is None else words_by_label(labels)
         self.data = Data.load(train, dev, test, **rows)
@@ -127,6 +123,14 @@ class Distillation:
         return {split: label_indices(some, field, self.words, split) for split, some in labelled.items()}
 
 
+def _of_teacher(given: GivenTemplate) -> Template:
+    """A teacher's template, which has no soft prompt."""
+    template = Template.parse(given)
+    if template.soft:
+        raise GfoError(f"teacher_template = {given!r}: a teacher has no {{soft}}; leave it out")
+    return template
+
+
 class BoundDistillation(BoundRows):
     """A distillation whose rows are tokens of one model. A split is read by the teacher when its loss is
     first asked for, and never again."""
@@ -135,17 +139,20 @@ class BoundDistillation(BoundRows):
         super().__init__(task.data, task.template, tokenizer)
         self._task = task
         self._teacher = _checked(task, tokenizer)
-        self._labels = None
-        if task.words is not None:
-            self._labels = LabelWords(task.words, tokenizer, behind=self._shown()[0])
-            self._tell_joints(word for some in task.words.values() for word in some)
-        if self._labels is not None and self._labels.vocabulary is None:
-            raise GfoError(
-                "labels: one of the words has several tokens; distillation reads one, so give others"
-            )
+        self._labels = None if task.words is None else self._label_words(task.words, tokenizer)
         self._vocabulary = self._labels.vocabulary if self._labels and task.over == "labels" else None
         self._teacher_rows = {split: self._read_by_teacher(split, tokenizer) for split in self.splits}
         self._known: dict[str, tuple[dict[int, int], Array]] = {}
+
+    def _label_words(self, words: Words, tokenizer: Tokenizer) -> LabelWords:
+        """The labels' words, each of one token."""
+        found = LabelWords(words, tokenizer, behind=self._shown()[0])
+        self._tell_joints(word for some in words.values() for word in some)
+        if found.vocabulary is None:
+            raise GfoError(
+                "labels: one of the words has several tokens; distillation reads one, so give others"
+            )
+        return found
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

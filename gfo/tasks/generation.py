@@ -18,7 +18,7 @@ from gfo.core.recording import recorded
 from gfo.tasks.parts.base import BoundRows, Data, RowOptions
 from gfo.tasks.parts.datasets import Row, Source
 from gfo.tasks.parts.metrics import ANSWER_TOKENS, SCORE, own_metric
-from gfo.tasks.parts.templates import GivenTemplate, Template, is_missing
+from gfo.tasks.parts.templates import GivenTemplate, Template, is_plain
 from gfo.tasks.parts.text_metrics import METRICS, REGEX, ByRow, NumberMatch, TextMetric
 
 Score = Callable[[list[str], list[Row]], Sequence[float]]
@@ -87,12 +87,12 @@ class Generation:
             raise GfoError(f"max_tokens = {max_tokens} must be at least 1")
         if not 0 <= temperature < math.inf:
             raise GfoError(f"temperature = {temperature} must be 0 or more")
-        self.stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        self.stop = _texts(stop)
         if "" in self.stop:
             raise GfoError(f"stop = {list(self.stop)}: '' stands everywhere; give texts, or none")
         self.pattern = _compiled(pattern, metric)
         self.template = Template.parse(template)
-        self.target = (target,) if isinstance(target, str) else tuple(target)
+        self.target = _texts(target)
         self.seed = rows.get("seed", 0)
         self.max_tokens, self.temperature = max_tokens, temperature
         self.data = Data.load(train, dev, test, **rows)
@@ -214,30 +214,35 @@ class BoundGeneration(BoundRows):
 
     def _measured(self, answers: Sequence[Any], batch: Batch) -> tuple[Array, Array | None]:
         measure = self._task.metric_for(list(batch.target))
-        values = np.full(len(answers), np.nan)
-        rows = np.full((len(answers), len(batch)), np.nan) if isinstance(measure, ByRow) else None
+        by_row = isinstance(measure, ByRow)
+        values = np.full((len(answers), len(batch)) if by_row else len(answers), np.nan)
         for k, tokens in enumerate(answers):
-            if _failed(tokens):
-                continue
-            texts = self.answer_texts(tokens)
-            try:
-                if rows is not None and isinstance(measure, ByRow):
-                    rows[k] = measure.rows(texts)
-                else:
-                    values[k] = measure(texts)
-            except Exception as error:
-                if self._task.function is None:
-                    raise
-                self._warn(
-                    f"metric: the function failed for candidate {k + 1} of {len(answers)}, whose loss is nan "
-                    f"({type(error).__name__}: {error}); further failures are not reported"
-                )
+            if not _failed(tokens):
+                which = f"candidate {k + 1} of {len(answers)}"
+                values[k] = self._measured_one(measure, self.answer_texts(tokens), which)
+        self._tell_unmatched(measure)
+        return (values.mean(axis=1), values) if by_row else (values, None)
+
+    def _measured_one(self, measure: TextMetric, texts: list[str], which: str) -> float | list[float]:
+        """The metric of a candidate, or of each of its rows; nan where the user's function failed."""
+        try:
+            return measure.rows(texts) if isinstance(measure, ByRow) else measure(texts)
+        except Exception as error:
+            if self._task.function is None:
+                raise
+            self._warn(
+                f"metric: the function failed for {which}, whose loss is nan "
+                f"({type(error).__name__}: {error}); further failures are not reported"
+            )
+            return math.nan
+
+    def _tell_unmatched(self, measure: TextMetric) -> None:
+        """Warn of a pattern that no answer has matched."""
         if isinstance(measure, NumberMatch) and measure.seen and not measure.matched:
             self._warn(
                 f"pattern = {measure.pattern.pattern!r} matches 0 of {measure.seen} answers (0.0 %); all "
                 "count as wrong: widen it, or raise max_tokens"
             )
-        return (values if rows is None else rows.mean(axis=1)), rows
 
     def _tell_unreachable(self, split: str) -> None:
         """Warn if the references of a split, as outputs, are not scored as right: then no output can be."""
@@ -246,13 +251,7 @@ class BoundGeneration(BoundRows):
             return
         rows = [self._data.rows[split][i] for i in self._numbers_of[split][:MOST_LOOKED_AT].tolist()]
         texts = [self._cut(_references(row, task.target, split)[0]) for row in rows]
-        measure = task.metric_for(rows)
-        if isinstance(measure, ByRow):
-            low = [text for text, value in zip(texts, measure.rows(texts), strict=True) if value < REACHED]
-            what = f"{len(low)} of {len(rows)} targets ({len(low) / len(rows):.0%}) are not scored as right"
-        else:
-            score = measure(texts)
-            low, what = texts[: score < REACHED], f"the targets themselves reach {score:.3f} instead of 1"
+        low, what = _unreached(task.metric_for(rows), texts)
         if low:
             name, why = task.metric.name, UNREACHED.get(task.metric.name, "")
             warnings.warn(
@@ -281,17 +280,28 @@ def _compiled(pattern: str | None, metric: Any) -> re.Pattern[str] | None:
         raise GfoError(f"pattern = {pattern!r} is no regular expression: {error}") from None
 
 
+def _texts(given: str | Sequence[str]) -> tuple[str, ...]:
+    """A text, or several, as several."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _unreached(measure: TextMetric, texts: list[str]) -> tuple[list[str], str]:
+    """The references that are not scored as right, and what is wrong with them in words."""
+    if not isinstance(measure, ByRow):
+        score = measure(texts)
+        return texts[: score < REACHED], f"the targets themselves reach {score:.3f} instead of 1"
+    low = [text for text, value in zip(texts, measure.rows(texts), strict=True) if value < REACHED]
+    share = f"{len(low)} of {len(texts)} targets ({len(low) / len(texts):.0%})"
+    return low, f"{share} are not scored as right"
+
+
 def _references(row: Row, fields: Sequence[str], where: str) -> list[str]:
     """The texts that are right for a row: in the first of the fields that it has."""
     field = next((field for field in fields if field in row), None)
     if field is None:
         raise GfoError(f"{where}: {unknown_name('target', ' or '.join(fields), map(str, row))}")
     found = row[field] if isinstance(row[field], list | tuple) else [row[field]]
-    plain = (
-        isinstance(text, str | int | float) and not isinstance(text, bool) and not is_missing(text)
-        for text in found
-    )
-    if not found or not all(plain):
+    if not found or not all(map(is_plain, found)):
         raise GfoError(f"{where}: target '{field}' is {row[field]!r}; give a text or a list of texts")
     return [str(text) for text in found]
 

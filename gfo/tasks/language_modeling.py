@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -73,24 +73,11 @@ class LanguageModeling:
         **rows: Unpack[RowOptions],
     ) -> None:
         stride = window if stride is None else stride
-        if window < 1:
-            raise GfoError(f"window = {window} must be at least 1")
-        if not 1 <= stride <= window:
-            raise GfoError(f"stride = {stride} must be 1 to {window}, the window: no token is left out")
-        if not 0 < mask_share < 1:
-            raise GfoError(f"mask_share = {mask_share} must be between 0 and 1")
+        _check_numbers(window, stride, mask_share)
         for option in ("max_length", "truncate"):
             if rows.get(option) is not None:
                 raise GfoError(f"{option}: documents of any length are cut into windows; leave it out")
-        if not isinstance(template, str):
-            raise GfoError("template: documents stand in no chat; give a text, as in {soft}{text}")
-        self.template = Template.parse(template)
-        pieces = (*self.template.before, *self.template.after)
-        if len(self.template.fields) != 1 or pieces[-1][1] is None or self.template.masks:
-            raise GfoError(
-                f"template = {template!r}: end it with the document's one field, as in {{soft}}{{text}}; "
-                "{mask} is not written, tokens of the document are masked"
-            )
+        self.template = _of_document(template)
         self.field = self.template.fields[0]
         self.window, self.stride, self.mask_share = window, stride, mask_share
         self.batch_size = rows.pop("batch_size", None)  # counts windows
@@ -110,6 +97,30 @@ class LanguageModeling:
                 "take a decoder or a masked language model"
             )
         return (BoundMaskedLanguage if tokenizer.reads == "mask" else BoundLanguage)(self, tokenizer)
+
+
+def _check_numbers(window: int, stride: int, mask_share: float) -> None:
+    """Raise GfoError for numbers that are out of range."""
+    if window < 1:
+        raise GfoError(f"window = {window} must be at least 1")
+    if not 1 <= stride <= window:
+        raise GfoError(f"stride = {stride} must be 1 to {window}, the window: no token is left out")
+    if not 0 < mask_share < 1:
+        raise GfoError(f"mask_share = {mask_share} must be between 0 and 1")
+
+
+def _of_document(template: str) -> Template:
+    """The template parsed, which ends with its one field, the document."""
+    if not isinstance(template, str):
+        raise GfoError("template: documents stand in no chat; give a text, as in {soft}{text}")
+    parsed = Template.parse(template)
+    pieces = (*parsed.before, *parsed.after)
+    if len(parsed.fields) != 1 or pieces[-1].field is None or parsed.masks:
+        raise GfoError(
+            f"template = {template!r}: end it with the document's one field, as in {{soft}}{{text}}; "
+            "{mask} is not written, tokens of the document are masked"
+        )
+    return parsed
 
 
 @dataclass(frozen=True)
@@ -146,25 +157,29 @@ class _BoundWindows(BoundExamples):
         self._before = tokenizer.encode(front, start=True)
         (self._between,) = tokenizer.encode_rows([(between,)], behind=[(front,)])
         data = task.data
-        self._windows: dict[str, list[Window]] = {}
-        for split, rows in data.rows.items():
-            texts: list[Pieces] = [(Plain(row[task.field]),) for row in rows]
-            contexts: list[Pieces] = [(front, between)] * len(rows)
-            documents = tokens_behind(contexts, texts, tokenizer, rows_of(split))
-            self._windows[split] = [window for tokens in documents for window in self._cut(tokens)]
-            if not self._windows[split]:
-                raise GfoError(f"{split}: no document has a token to score; give longer ones")
+        self._windows = {split: self._windows_of(split, (front, between), tokenizer) for split in data.rows}
         self._check_length(tokenizer)
-        encoded: dict[str, dict[int, tuple[Tokens, Tokens]]] = {}
-        for split, some in self._windows.items():
-            encoded[split] = {
-                i: (self._before, self._between + text) if soft else (self._before + text, ())
-                for i, text in enumerate(map(self._text, some))
-            }
+        encoded = {split: self._encoded_windows(some) for split, some in self._windows.items()}
         numbered: Mapping[str, list[dict[str, Any]]] = {
             split: [{"window": i} for i in rows] for split, rows in encoded.items()
         }
         super().__init__(Data(numbered, task.batch_size, data.seed, same=data.same), encoded, soft)
+
+    def _windows_of(self, split: str, context: Pieces, tokenizer: Tokenizer) -> list[Window]:
+        """The windows of a split's documents, each behind the same text; one at least."""
+        texts: list[Pieces] = [(Plain(row[self._task.field]),) for row in self._task.data.rows[split]]
+        documents = tokens_behind([context] * len(texts), texts, tokenizer, rows_of(split))
+        found = [window for tokens in documents for window in self._cut(tokens)]
+        if not found:
+            raise GfoError(f"{split}: no document has a token to score; give longer ones")
+        return found
+
+    def _encoded_windows(self, some: Sequence[Window]) -> dict[int, tuple[Tokens, Tokens]]:
+        """The number of each window -> its row's tokens in front of the soft prompt and behind it."""
+        texts = enumerate(map(self._text, some))
+        if self._task.template.soft:
+            return {i: (self._before, self._between + text) for i, text in texts}
+        return {i: (self._before + text, ()) for i, text in texts}
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

@@ -19,7 +19,7 @@ from gfo.tasks.parts.datasets import Source
 from gfo.tasks.parts.labelled import BoundClasses, ClassTask, GivenMetrics, NamedLoss, chosen_metrics
 from gfo.tasks.parts.metrics import ACCURACY, CE
 from gfo.tasks.parts.running import LOOKED_AT, tell_joints, tokens_behind
-from gfo.tasks.parts.templates import GivenTemplate, Template, is_missing, rows_of
+from gfo.tasks.parts.templates import GivenTemplate, Template, is_missing, is_plain, rows_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,11 +88,9 @@ class MultipleChoice(ClassTask):
         self.options: dict[str, list[tuple[str, ...]]] = {}
         self.targets = {}
         for split, found in self.data.rows.items():
-            where = [f"{split} row {i}" for i in range(1, len(found) + 1)]
-            choices = [_options(row, options, w) for row, w in zip(found, where, strict=True)]
-            targets = [
-                _right(row, label_field, some, w) for row, some, w in zip(found, choices, where, strict=True)
-            ]
+            where = rows_of(split)
+            choices = [_options(row, options, where(i)) for i, row in enumerate(found)]
+            targets = [_right(row, label_field, choices[i], where(i)) for i, row in enumerate(found)]
             self.options[split], self.targets[split] = choices, np.array(targets)
         usual = (*(() if loss == "ce" else (CE,)), ACCURACY)
         self.own_metrics = chosen_metrics(metrics, usual, {ACCURACY.name: ACCURACY}, loss=loss)
@@ -178,10 +176,10 @@ def _endings(
 ) -> list[tuple[Tokens, ...]]:
     """The tokens of each row's options, behind its text."""
     options, rows = task.options[split], task.data.rows[split]
-    fronts = [template.pieces(row, tokenizer) for row in rows]
+    fronts = [[*before, *after] for before, after in (template.pieces(row, tokenizer) for row in rows)]
     owner = [i for i, texts in enumerate(options) for _ in texts]
     texts: list[Pieces] = [(task.delimiter, Plain(text)) for some in options for text in some]
-    contexts: list[Pieces] = [[*fronts[i][0], *fronts[i][1]] for i in owner]
+    contexts: list[Pieces] = [fronts[i] for i in owner]
     where = rows_of(split)
     found = iter(tokens_behind(contexts, texts, tokenizer, lambda i: f"{where(owner[i])}: an option"))
     if split == "train" and (template.after or not template.soft):
@@ -194,8 +192,7 @@ def _options(row: Mapping[str, Any], fields: str | Sequence[str], where: str) ->
     """The texts of a row's options; two at least, all different."""
     found = _given_options(row, fields, where)
     for option in found:
-        plain = isinstance(option, str | int | float) and not isinstance(option, bool)
-        if not plain or is_missing(option) or not str(option).strip():
+        if not is_plain(option) or not str(option).strip():
             raise GfoError(f"{where}: an option is {option!r}; give it some text")
     texts = tuple(map(str, found))
     if len(texts) < 2:
@@ -225,12 +222,17 @@ def _right(row: Mapping[str, Any], field: str, options: tuple[str, ...], where: 
     if field not in row:
         raise GfoError(f"{where}: {unknown_name('label_field', field, map(str, row))}")
     label = row[field]
-    if isinstance(label, str) and label in options:
-        return options.index(label)
-    number = int(label) if isinstance(label, str) and label.isdecimal() else label
-    if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(options):
-        return number
-    raise GfoError(
-        f"{where}: {field} = {label!r} is none of the options; give a text of {list(options)}, or a number "
-        f"from 0 to {len(options) - 1}"
-    )
+    number = options.index(label) if label in options else _as_number(label)
+    if number is None or not 0 <= number < len(options):
+        raise GfoError(
+            f"{where}: {field} = {label!r} is none of the options; give a text of {list(options)}, or a "
+            f"number from 0 to {len(options) - 1}"
+        )
+    return number
+
+
+def _as_number(label: Any) -> int | None:
+    """A whole number, also one that is written out; None of what is none."""
+    if isinstance(label, str):
+        return int(label) if label.isdecimal() else None
+    return label if isinstance(label, int) and not isinstance(label, bool) else None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -79,8 +79,6 @@ class Weighted:
         constraints: Sequence[Constraint] = (),
         names: Sequence[str] | None = None,
     ) -> None:
-        if not len(tasks):
-            raise GfoError("tasks: there are none; give at least one with its weight")
         self.names = [f"task{i}" for i in range(1, len(tasks) + 1)] if names is None else list(names)
         _check_parts(tasks, self.names)
         self.parts = [task for task, _ in tasks]
@@ -102,13 +100,20 @@ class Weighted:
 
 def _check_parts(tasks: Sequence[tuple[Task, float]], names: Sequence[str]) -> None:
     """Raise GfoError for names, weights or tasks that cannot be used."""
+    if not len(tasks):
+        raise GfoError("tasks: there are none; give at least one with its weight")
     if len(names) != len(tasks) or len(set(names)) < len(tasks) or "" in names:
         raise GfoError(f"names = {names}: give {len(tasks)} different names, one a task")
-    for (_, weight), name in zip(tasks, names, strict=True):
-        if not 0 < weight < math.inf:
-            raise GfoError(f"weight = {weight} of {name} must be above 0; leave the task out instead")
+    _check_weights([weight for _, weight in tasks], names)
     if len({id(task) for task, _ in tasks}) < len(tasks):
         raise GfoError("tasks: one is there twice; add its weights up")
+
+
+def _check_weights(weights: Sequence[float], names: Sequence[str]) -> None:
+    """Raise GfoError for a weight that is not a number above 0."""
+    for weight, name in zip(weights, names, strict=True):
+        if not 0 < weight < math.inf:
+            raise GfoError(f"weight = {weight} of {name} must be above 0; leave the task out instead")
 
 
 class BoundWeighted:
@@ -117,15 +122,11 @@ class BoundWeighted:
     def __init__(self, task: Weighted, tokenizer: Tokenizer) -> None:
         self._task = task
         self.parts: list[BoundTask] = [part.bind(tokenizer) for part in task.parts]
-        self.splits = tuple(
-            split for split in self.parts[0].splits if all(split in part.splits for part in self.parts)
-        )
+        self.splits = tuple(split for split in self.parts[0].splits if not self._lacking(split))
         if "train" not in self.splits:
             raise GfoError("tasks: not all have training rows; give each its own")
-        self._at = [
-            next(i for i, part in enumerate(task.parts) if part is constraint.task)
-            for constraint in task.constraints
-        ]
+        places = {id(part): i for i, part in enumerate(task.parts)}
+        self._at = [places[id(constraint.task)] for constraint in task.constraints]
 
     def batch(self, split: str, step: int) -> Batches:
         """The rows of a step, of each task."""
@@ -171,30 +172,37 @@ class BoundWeighted:
             for part, answer, rows in zip(self.parts, answers, batch.parts, strict=True)
         ]
         joint = self._joint([found["loss"] for found in scores], dict(enumerate(scores)))
-        named = {
-            f"{name}.{metric}": values
-            for name, found in zip(self._task.names, scores, strict=True)
-            for metric, values in found.items()
-        }
-        return {"loss": as_array(joint), **named}
+        return {"loss": as_array(joint), **self._named(scores)}
 
     def row_scores(self, answers: Sequence[Any], batch: Batches) -> dict[str, Array]:
         """The tasks' answers -> the rows' values [K, B], as "NAME.METRIC", and without constraints the joint
         loss of the rows of a number; none unless all tasks have as many rows, and values of them."""
-        parts = list(zip(self.parts, answers, batch.parts, strict=True))
-        if not all(isinstance(part, RowTask) for part, _, _ in parts):
+        found = self._rows_of_parts(answers, batch)
+        sizes = {rows.shape for scores in found for rows in scores.values()}
+        if len(sizes) != 1 or not all(found):
             return {}
-        found = [cast(RowTask, part).row_scores(answer, rows) for part, answer, rows in parts]
-        if len({rows.shape for scores in found for rows in scores.values()}) != 1 or not all(found):
-            return {}
-        named = {
-            f"{name}.{metric}": rows
-            for name, scores in zip(self._task.names, found, strict=True)
-            for metric, rows in scores.items()
-        }
+        named = self._named(found)
         if self._task.constraints or not all(LOSS.name in scores for scores in found):
             return named
         return {LOSS.name: self._joint([scores[LOSS.name] for scores in found], {}), **named}
+
+    def _rows_of_parts(self, answers: Sequence[Any], batch: Batches) -> list[dict[str, Array]]:
+        """The rows' values of each task; none at all if one of the tasks has no values of rows."""
+        tasks = [part for part in self.parts if isinstance(part, RowTask)]
+        if len(tasks) < len(self.parts):
+            return []
+        return [
+            task.row_scores(answer, rows)
+            for task, answer, rows in zip(tasks, answers, batch.parts, strict=True)
+        ]
+
+    def _named(self, scores: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        """The metrics of each task, as "NAME.METRIC"."""
+        return {
+            f"{name}.{metric}": values
+            for name, found in zip(self._task.names, scores, strict=True)
+            for metric, values in found.items()
+        }
 
     def row_losses(self, answers: Sequence[Any], batch: Batches) -> Array | None:
         """The tasks' answers -> the joint loss of the rows of a number, [K, B]; None as `row_scores` says."""
@@ -225,20 +233,17 @@ class BoundWeighted:
         """The weighted sum and the penalties, [K]."""
         joint = sum(weight * loss for weight, loss in zip(self._task.weights, losses, strict=False))
         for i, constraint in zip(self._at, self._task.constraints, strict=True):
-            if constraint.metric == "loss":
-                value = losses[i]
-            elif constraint.metric in metrics[i]:
-                value = metrics[i][constraint.metric]
-            else:
+            known = {**metrics.get(i, {}), "loss": losses[i]}
+            if constraint.metric not in known:
                 raise unknown_name(f"metric of {self._task.names[i]}", constraint.metric, metrics[i])
-            joint = joint + constraint.penalty * constraint.excess(value)
+            joint = joint + constraint.penalty * constraint.excess(known[constraint.metric])
         return joint
 
     def _check(self, split: str) -> None:
-        if split not in self.splits:
-            lacking = [
-                name
-                for name, part in zip(self._task.names, self.parts, strict=True)
-                if split not in part.splits
-            ]
+        if lacking := self._lacking(split):
             raise GfoError(f"split '{split}': {', '.join(lacking)} has none; give it rows for {split}")
+
+    def _lacking(self, split: str) -> list[str]:
+        """Names of the tasks that do not have a split."""
+        parts = zip(self._task.names, self.parts, strict=True)
+        return [name for name, part in parts if split not in part.splits]

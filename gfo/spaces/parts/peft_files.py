@@ -119,12 +119,18 @@ def _check_lora(folder: str | Path, config: Mapping[str, Any]) -> None:
         values = config.get(pattern) or {}
         if not isinstance(values, dict):
             raise _strange(folder, pattern, values)
-        for key, value in ((name, config.get(name)), *values.items()):
-            if type(value) not in kinds or not 0 < value < math.inf:
-                raise _no_number(folder, name, f"{key} = {value!r}")
+        _check_numbers(folder, name, {name: config.get(name)}, kinds)
+        _check_numbers(folder, name, values, kinds)
     for name, known in (("bias", (None, "none")), ("init_lora_weights", STARTS), ("use_rslora", FLAGS)):
         if config.get(name) not in known:
             raise _strange(folder, name, config.get(name))
+
+
+def _check_numbers(folder: str | Path, name: str, values: Mapping[str, Any], kinds: tuple[type, ...]) -> None:
+    """Raise GfoError for a value that is no number of these types above 0."""
+    for key, value in values.items():
+        if type(value) not in kinds or not 0 < value < math.inf:
+            raise _no_number(folder, name, f"{key} = {value!r}")
 
 
 def _check_known(folder: str | Path, config: Mapping[str, Any]) -> None:
@@ -153,8 +159,8 @@ def _changed_modules(
     folder: str | Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], model: HasLinears
 ) -> list[str]:
     """The modules that the adapter changes, in the model's order; GfoError for missing or extra keys."""
-    found = sorted({key.rsplit(".lora_", 1)[0].removeprefix(BASE) for key in tensors if ".lora_" in key})
-    unknown = [name for name in found if name not in model.linears]
+    found = {key.rsplit(".lora_", 1)[0].removeprefix(BASE) for key in tensors if ".lora_" in key}
+    unknown = sorted(found.difference(model.linears))
     if unknown:
         raise GfoError(
             f"from_peft = {folder}: '{unknown[0]}' is no linear module in the model's layers; {OWN_MODEL}"
@@ -196,13 +202,16 @@ def _targets(folder: str | Path, config: Mapping[str, Any], model: HasLinears) -
     if targets == ALL_LINEAR:
         return list(model.linears)
     if isinstance(targets, str):
-        try:
-            return [name for name in model.linears if re.fullmatch(targets, name)]
-        except re.error as error:
-            raise GfoError(
-                f"from_peft = {folder}: target_modules = {targets!r} is no pattern: {error}"
-            ) from None
-    return [n for n in model.linears if any(n == t or n.endswith(f".{t}") for t in targets)]
+        return _matching(folder, targets, model)
+    return [name for name in model.linears if f".{name}".endswith(tuple(f".{end}" for end in targets))]
+
+
+def _matching(folder: str | Path, pattern: str, model: HasLinears) -> list[str]:
+    """The modules whose whole name matches."""
+    try:
+        return [name for name in model.linears if re.fullmatch(pattern, name)]
+    except re.error as error:
+        raise GfoError(f"from_peft = {folder}: target_modules = {pattern!r} is no pattern: {error}") from None
 
 
 def _of_module(config: Mapping[str, Any], key: str, name: str, usual: float) -> Any:

@@ -45,12 +45,15 @@ def checked_messages(given: Any) -> tuple[Message, ...]:
     wanted = "give a text, or a list of messages with 'role' and 'content'"
     if not isinstance(given, Sequence) or not given:
         raise GfoError(f"template = {given!r}: {wanted}")
-    for message in given:
-        if not isinstance(message, Mapping) or {*message} != {"role", "content"}:
-            raise GfoError(f"template: the message {message!r} is not of 'role' and 'content'; {wanted}")
-        if not all(isinstance(value, str) for value in message.values()):
-            raise GfoError(f"template: role and content of {message!r} must be texts")
-    return tuple((message["role"], message["content"]) for message in given)
+    return tuple(_checked_message(message, wanted) for message in given)
+
+
+def _checked_message(message: Any, wanted: str) -> Message:
+    if not isinstance(message, Mapping) or {*message} != {"role", "content"}:
+        raise GfoError(f"template: the message {message!r} is not of 'role' and 'content'; {wanted}")
+    if not all(isinstance(value, str) for value in message.values()):
+        raise GfoError(f"template: role and content of {message!r} must be texts")
+    return message["role"], message["content"]
 
 
 def in_chat(
@@ -72,14 +75,20 @@ def in_chat(
     trims = [""] * (len(parts) - 1)
     for i, (part, wide) in enumerate(zip(parts, padded, strict=True)):
         front, back = RIGHT if i else "", LEFT if i < len(trims) else ""
-        kept = {f + part + b: (f, b) for f in ("", front) for b in ("", back)}
-        if wide not in kept:
-            raise GfoError(CHANGED)
-        if front and not kept[wide][0]:
+        left, right = _kept_blanks(part, wide, front, back)
+        if left != front:
             trims[i - 1] += "r"
-        if back and not kept[wide][1]:
+        if right != back:
             trims[i] += "l"
     return parts, trims
+
+
+def _kept_blanks(part: str, wide: str, front: str, back: str) -> tuple[str, str]:
+    """Which of the blanks in front of a part and behind it the format has kept."""
+    kept = {f + part + b: (f, b) for f in ("", front) for b in ("", back)}
+    if wide not in kept:
+        raise GfoError(CHANGED)
+    return kept[wide]
 
 
 def is_odd(value: str) -> bool:

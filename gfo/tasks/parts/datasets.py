@@ -62,12 +62,9 @@ def load(
         GfoError: for a source that is missing, empty or malformed (with its line), a row that is not a
             mapping, or when no row is left.
     """
-    if limit is not None and limit < 1:
-        raise GfoError(f"{name}: limit = {limit} must be at least 1")
-    if skip < 0:
-        raise GfoError(f"{name}: skip = {skip} must be 0 or more")
+    _check_part(skip, limit, name)
     rows, where = _all_rows(source, name)
-    kept = rows if keep is None else [row for row in rows if keep(row)]
+    kept = rows if keep is None else list(filter(keep, rows))
     if not kept:
         raise GfoError(f"{where}: none of {len(rows)} rows is left after filtering; keep more")
     if skip >= len(kept):
@@ -75,6 +72,14 @@ def load(
     if shuffle is not None:
         kept = [kept[i] for i in stream(shuffle, "rows").permutation(len(kept))]
     return [{field: _plain(value) for field, value in row.items()} for row in kept[skip:][:limit]]
+
+
+def _check_part(skip: int, limit: int | None, name: str) -> None:
+    """Raise GfoError for numbers that say no part of the rows."""
+    if limit is not None and limit < 1:
+        raise GfoError(f"{name}: limit = {limit} must be at least 1")
+    if skip < 0:
+        raise GfoError(f"{name}: skip = {skip} must be 0 or more")
 
 
 def _all_rows(source: Source, name: str) -> tuple[list[Row], str]:
@@ -86,18 +91,20 @@ def _all_rows(source: Source, name: str) -> tuple[list[Row], str]:
     else:
         rows, where = list(source), name
     for number, row in enumerate(rows, 1):
-        if not isinstance(row, Mapping):
-            raise GfoError(
-                f"{where}: row {number} is a {type(row).__name__}; give mappings of field to value"
-            )
-        if not encodable(dict(row)):
-            raise GfoError(
-                f"{where}: row {number} has half a character (a lone surrogate), which no tokenizer reads; "
-                "mend the text"
-            )
+        _check_row(row, f"{where}: row {number}")
     if not rows:
         raise GfoError(f"{where} has no rows; give at least one example")
     return rows, where
+
+
+def _check_row(row: Any, which: str) -> None:
+    """Raise GfoError for a row that is no mapping, or that no tokenizer reads."""
+    if not isinstance(row, Mapping):
+        raise GfoError(f"{which} is a {type(row).__name__}; give mappings of field to value")
+    if not encodable(dict(row)):
+        raise GfoError(
+            f"{which} has half a character (a lone surrogate), which no tokenizer reads; mend the text"
+        )
 
 
 def _plain(value: Any) -> Any:
@@ -127,24 +134,28 @@ def few_shot(
     """
     if k < 1:
         raise GfoError(f"k = {k} must be at least 1")
+    rng = stream(seed, "few shot")
+    drawn = []
+    for label, everything in _by_class(load(rows), label_field):
+        if len(everything) < 2 * k:
+            raise GfoError(
+                f"few_shot: class '{label}' has {len(everything)} different rows, train and dev take "
+                f"{2 * k}; give fewer than k = {k}"
+            )
+        drawn.append([everything[i] for i in rng.permutation(len(everything))[: 2 * k]])
+    by_turns = [row for turn in zip(*drawn, strict=True) for row in turn]
+    return by_turns[: k * len(drawn)], by_turns[k * len(drawn) :]
+
+
+def _by_class(rows: Sequence[dict[str, Any]], label_field: str) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The classes in order, each with its rows that differ."""
     classes: dict[str, dict[str, dict[str, Any]]] = {}
-    for i, row in enumerate(load(rows), 1):
+    for i, row in enumerate(rows, 1):
         if label_field not in row:
             raise GfoError(f"row {i}: {unknown_name('label_field', label_field, map(str, row))}")
         key = json.dumps(row, sort_keys=True, default=str)
         classes.setdefault(str(row[label_field]), {})[key] = row
-    rng = stream(seed, "few shot")
-    drawn = []
-    for label, different in sorted(classes.items()):
-        if len(different) < 2 * k:
-            raise GfoError(
-                f"few_shot: class '{label}' has {len(different)} different rows, train and dev take {2 * k}; "
-                f"give fewer than k = {k}"
-            )
-        everything = list(different.values())
-        drawn.append([everything[i] for i in rng.permutation(len(everything))[: 2 * k]])
-    by_turns = [row for turn in zip(*drawn, strict=True) for row in turn]
-    return by_turns[: k * len(drawn)], by_turns[k * len(drawn) :]
+    return [(label, list(different.values())) for label, different in sorted(classes.items())]
 
 
 @dataclass(frozen=True)
@@ -252,11 +263,7 @@ def _read_csv(file: io.StringIO, path: Path, name: str, delimiter: str = ",") ->
     try:
         reader = csv.DictReader(file, delimiter=delimiter)
         header = list(reader.fieldnames or ())
-        for field in header:
-            if header.count(field) > 1:
-                raise GfoError(
-                    f"{name}: {path} has {header.count(field)} columns '{field}'; rename all but one"
-                )
+        _check_header(header, f"{name}: {path}")
         rows = []
         for row in reader:
             if None in row or None in row.values():
@@ -272,6 +279,13 @@ def _read_csv(file: io.StringIO, path: Path, name: str, delimiter: str = ",") ->
     finally:
         csv.field_size_limit(most)
     return rows
+
+
+def _check_header(header: Sequence[str], where: str) -> None:
+    """Raise GfoError for a column that is there twice."""
+    for field in header:
+        if header.count(field) > 1:
+            raise GfoError(f"{where} has {header.count(field)} columns '{field}'; rename all but one")
 
 
 def _read_tsv(file: io.StringIO, path: Path, name: str) -> list[Any]:

@@ -31,16 +31,18 @@ def words_by_label(labels: Mapping[Any, str | Sequence[str]]) -> dict[str, tuple
         raise GfoError(f"labels = {dict(labels)}: give at least two labels with their words")
     if len({str(label) for label in labels}) < len(labels):
         raise GfoError(f"labels = {dict(labels)}: two labels are the same as text; give each another name")
-    found: dict[str, tuple[str, ...]] = {}
-    for label, given in labels.items():
-        words = (given,) if isinstance(given, str) or not isinstance(given, Sequence) else tuple(given)
-        if not words:
-            raise GfoError(f"labels: '{label}' has no word; give it at least one")
-        for word in words:
-            if not isinstance(word, str) or not word.strip():
-                raise GfoError(f"labels: the word for '{label}' is {word!r}; give it some text")
-        found[str(label)] = words
-    return found
+    return {str(label): _words_of(label, given) for label, given in labels.items()}
+
+
+def _words_of(label: Any, given: Any) -> tuple[str, ...]:
+    """The words of a label, one at least, each with some text."""
+    words = (given,) if isinstance(given, str) or not isinstance(given, Sequence) else tuple(given)
+    if not words:
+        raise GfoError(f"labels: '{label}' has no word; give it at least one")
+    for word in words:
+        if not isinstance(word, str) or not word.strip():
+            raise GfoError(f"labels: the word for '{label}' is {word!r}; give it some text")
+    return words
 
 
 def _word(named: Sequence[tuple[str, str]]) -> Where:
@@ -79,19 +81,12 @@ class LabelWords:
         self.labels = tuple(words)
         self._sizes = [len(some) for some in words.values()]
         self._mean = normalize == "mean"
-        sentence = tokenizer.reads == "sentence"
         named = [(label, word) for label, some in words.items() for word in some]
-        texts = [(word,) for _, word in named]
-        if sentence or not behind:
-            found = tokenizer.encode_rows(texts, start=sentence, end=sentence, where=_word(named))
-        else:
-            found = tokens_behind([behind] * len(texts), texts, tokenizer, _word(named))
-        tokens = [(label, word, ids) for (label, word), ids in zip(named, found, strict=True)]
-        self._check(tokens, tokenizer)
-        self._tokens = tuple(ids for _, _, ids in tokens)
+        self._tokens = _encoded(named, tokenizer, behind)
+        self._check([(*name, ids) for name, ids in zip(named, self._tokens, strict=True)], tokenizer)
         self.vocabulary: tuple[int, ...] | tuple[Tokens, ...] | None = None
         self.endings: tuple[Tokens, ...] = ()
-        if sentence:
+        if tokenizer.reads == "sentence":
             self.vocabulary = self._tokens
         elif all(len(ids) == 1 for ids in self._tokens):
             self.vocabulary = tuple(ids[0] for ids in self._tokens)
@@ -118,15 +113,7 @@ class LabelWords:
     def _check(self, tokens: Sequence[tuple[str, str, Tokens]], tokenizer: Tokenizer) -> None:
         owner: dict[Tokens, tuple[str, str]] = {}
         for label, word, ids in tokens:
-            if not ids:
-                raise GfoError(
-                    f"labels: the word {word!r} for '{label}' has no tokens in this model; give another"
-                )
-            if tokenizer.reads == "mask" and len(ids) > 1:
-                raise GfoError(
-                    f"labels: the word {word!r} for '{label}' has {len(ids)} tokens, and a masked language "
-                    "model says one in the place of {mask}; give a word of one token"
-                )
+            _check_number(label, word, ids, tokenizer)
             if ids in owner:
                 other, same = owner[ids]
                 raise GfoError(
@@ -134,13 +121,39 @@ class LabelWords:
                     "tokens; give words that differ"
                 )
             owner[ids] = label, word
-        if self._mean or tokenizer.reads != "next":
-            return
-        for label, word, ids in tokens:
-            for n in range(1, len(ids)):
-                other, short = owner.get(ids[:n], (label, ""))
-                if other != label:
-                    raise GfoError(
-                        f"labels: the word {short!r} for '{other}' begins {word!r} for '{label}', so it is "
-                        'never the less likely one; give other words, or normalize = "mean"'
-                    )
+        if not self._mean and tokenizer.reads == "next":
+            _check_beginnings(tokens, owner)
+
+
+def _encoded(named: Sequence[tuple[str, str]], tokenizer: Tokenizer, behind: Pieces) -> tuple[Tokens, ...]:
+    """The tokens of labels' words: of the running text, or of a text each for a model of sentences."""
+    texts = [(word,) for _, word in named]
+    sentence = tokenizer.reads == "sentence"
+    if sentence or not behind:
+        return tuple(tokenizer.encode_rows(texts, start=sentence, end=sentence, where=_word(named)))
+    return tuple(tokens_behind([behind] * len(texts), texts, tokenizer, _word(named)))
+
+
+def _check_number(label: str, word: str, ids: Tokens, tokenizer: Tokenizer) -> None:
+    """Raise GfoError for a word without tokens, or of several for a masked language model."""
+    if not ids:
+        raise GfoError(f"labels: the word {word!r} for '{label}' has no tokens in this model; give another")
+    if tokenizer.reads == "mask" and len(ids) > 1:
+        raise GfoError(
+            f"labels: the word {word!r} for '{label}' has {len(ids)} tokens, and a masked language "
+            "model says one in the place of {mask}; give a word of one token"
+        )
+
+
+def _check_beginnings(
+    tokens: Sequence[tuple[str, str, Tokens]], owner: Mapping[Tokens, tuple[str, str]]
+) -> None:
+    """Raise GfoError for a word that another label's word begins with."""
+    for label, word, ids in tokens:
+        for n in range(1, len(ids)):
+            other, short = owner.get(ids[:n], (label, ""))
+            if other != label:
+                raise GfoError(
+                    f"labels: the word {short!r} for '{other}' begins {word!r} for '{label}', so it is "
+                    'never the less likely one; give other words, or normalize = "mean"'
+                )

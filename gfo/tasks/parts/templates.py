@@ -25,6 +25,11 @@ def is_missing(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
+def is_plain(value: Any) -> bool:
+    """Whether a value is a text or a number, neither missing nor a truth value."""
+    return isinstance(value, str | int | float) and not isinstance(value, bool) and not is_missing(value)
+
+
 @dataclass(frozen=True)
 class Template:
     """A parsed template.
@@ -62,10 +67,7 @@ class Template:
                 f"template = {given!r} has {len(places)} times {{soft}}; write {{soft}} once, where the soft "
                 "prompt goes"
             )
-        before, after = tuple(pieces), tuple[Piece, ...]()
-        if places:
-            i = places[0]
-            before, after = (*pieces[:i], Piece(pieces[i].literal, None)), tuple(pieces[i + 1 :])
+        before, after = _around(pieces, *places)
         return cls(before, after, bool(places), messages, is_text=not messages)
 
     @property
@@ -91,11 +93,8 @@ class Template:
         parts, trims = in_chat([(role, _parsed(text)) for role, text in self.messages], tokenizer)
         fields = [piece.field for _, text in self.messages for piece in _parsed(text) if piece.field]
         pieces = [Piece(*each) for each in zip(parts, [*fields, None], [*trims, ""], strict=True)]
-        if not self.soft:
-            return Template(tuple(pieces), (), False, self.messages, ends=False)
-        i = fields.index(SOFT)
-        before = (*pieces[:i], Piece(pieces[i].literal, None))
-        return Template(before, tuple(pieces[i + 1 :]), True, self.messages, ends=False)
+        before, after = _around(pieces, fields.index(SOFT) if self.soft else None)
+        return Template(before, after, self.soft, self.messages, ends=False)
 
     def without_soft(self) -> Template:
         """The template without the soft prompt's place."""
@@ -121,7 +120,7 @@ class Template:
                 raise GfoError(
                     f"{where}: field '{field}' is {row[field]!r}, a missing value; drop the row, or fill it"
                 )
-            if not isinstance(row[field], str | int | float) or isinstance(row[field], bool):
+            if not is_plain(row[field]):
                 raise GfoError(
                     f"{where}: field '{field}' is {row[field]!r}; a template takes text and numbers only"
                 )
@@ -172,21 +171,23 @@ class Template:
     def _check_chat(self, rows: Sequence[Row], tokenizer: Tokenizer, where: Where) -> None:
         """Raise GfoError for a row, the first or an odd one, of which the chat makes another text."""
         messages = [(role, _parsed(text)) for role, text in self.messages]
-        sign = SIGN.format(0)
-        places = {SOFT: sign, MASK: tokenizer.mask}
         for i, row in enumerate(rows if messages else ()):
             if i and not any(is_odd(str(row[field])) for field in self.fields):
                 continue
-            said = [
-                {"role": role, "content": "".join(_filled(some, {**row, **places}))}
-                for role, some in messages
-            ]
-            made = (sign if self.soft else "").join(self.render({**row, **places}))
-            if tokenizer.chat(said) != made:
+            if not self._is_chat(messages, row, tokenizer):
                 raise GfoError(
                     f"{where(i)}: the model's chat template makes another text of it than of other rows; "
                     "drop it, or mend it (an empty field, blanks at an end, signs of the chat format)"
                 )
+
+    def _is_chat(
+        self, messages: Sequence[tuple[str, Sequence[Piece]]], row: Row, tokenizer: Tokenizer
+    ) -> bool:
+        """Whether the text of a row is what the chat format makes of the messages with the row in them."""
+        sign = SIGN.format(0)
+        filled = {**row, SOFT: sign, MASK: tokenizer.mask}
+        said = [{"role": role, "content": "".join(_filled(some, filled))} for role, some in messages]
+        return tokenizer.chat(said) == (sign if self.soft else "").join(self.render(filled))
 
 
 def rows_of(split: str) -> Where:
@@ -203,6 +204,13 @@ def _parsed(text: str) -> list[Piece]:
     if any(field == "" or form or conversion for _, field, form, conversion in pieces):
         raise GfoError(f"template = {text!r}: a place holds a field's name alone, as in {{text}}")
     return [Piece(literal, field) for literal, field, _, _ in pieces]
+
+
+def _around(pieces: Sequence[Piece], i: int | None = None) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
+    """The pieces in front of the place of the i-th and those behind it; all and none without a place."""
+    if i is None:
+        return tuple(pieces), ()
+    return (*pieces[:i], Piece(pieces[i].literal, None)), tuple(pieces[i + 1 :])
 
 
 def _text(pieces: Sequence[Piece], places: Mapping[str, str]) -> str:
