@@ -186,7 +186,7 @@ class Checkpoint:
 
     def save_if_due(self, run: Run) -> None:
         """Between two steps, when callbacks have seen the first: save the state, if it is worth it."""
-        if self._saved_steps == len(run.history):
+        if self._folder is None or self._saved_steps == len(run.history):
             return
         waited = _at_stake(run) - self._saved_at
         if saves_state(run) and waited >= max(SAVE_EVERY, self._saving / SAVING):
@@ -247,9 +247,10 @@ class Checkpoint:
             return
         what = f"out = {self._folder}: evaluated again, step {step} has other losses than it had"
         if not np.allclose(now, then, TOLERANCE, TOLERANCE, equal_nan=True):
-            raise GfoError(
-                f"{what} ({now[0]:.6g}, was {then[0]:.6g}); the data, the model or the space must be another"
-            )
+            why = "the data, the model or the space must be another"
+            if format_of(self._then) == 1:
+                why = "gfo 0.1.0 began it, which drew words for prompts that no token has: begin a new run"
+            raise GfoError(f"{what} ({now[0]:.6g}, was {then[0]:.6g}); {why}")
         most = np.nanmax(np.abs(now - then))
         warnings.warn(
             f"{what}, by {most:.2g} at most; the run goes on, but not to the last bit as without a stop: "

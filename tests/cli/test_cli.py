@@ -246,7 +246,7 @@ def test_export_prints_how_to_load_it(work, gfo):
 
 
 def test_bad_exports(work, gfo):
-    bad(gfo("export", "nowhere"), "nowhere has no readable best.safetensors")
+    bad(gfo("export", "nowhere"), "cannot read nowhere/best.safetensors")
     assert (
         gfo("tune", "run.toml", "--out", "run", "--set", "space.kind=deep-prompt", "--set", "seed=3")[0] == 0
     )

@@ -173,7 +173,7 @@ def test_data_that_are_gone_or_others(work, gfo):
     train = (work / "train.jsonl").read_text()
     (work / "train.jsonl").unlink()
     bad(gfo("resume", "run", *more), "train: cannot read", "train.jsonl: No such file")
-    (work / "train.jsonl").write_text(train.replace("atrain", "btrain"))
+    (work / "train.jsonl").write_text(train.replace("atrain", "itrain"))
     bad(gfo("resume", "run", *more), "the run there has data.train = ", "only the budget")
     (work / "moved").mkdir()
     for split in ("train", "dev", "test"):
@@ -259,32 +259,23 @@ def test_another_model_is_found_out(work, gfo):
 FORMAT1 = Path(__file__).parents[1] / "run" / "format1" / "config"
 
 
-@pytest.mark.filterwarnings("ignore:out = .*evaluated again:gfo.core.errors.GfoWarning")
-def test_a_run_of_0_1_0_goes_on_and_opens(work, gfo):
-    """It was begun by that version, with "random", on the model and the rows of these tests."""
+def test_a_run_of_0_1_0_opens_and_says_why_it_cannot_go_on(work, gfo):
+    """It was begun by that version, on the model and the rows of these tests, whose embedding is padded."""
     shutil.copytree(FORMAT1, work / "run")
     code, out, _ = gfo("resume", "run")
     assert code == 0
     assert out.startswith("run has ended (budget: 40 of 40 evaluations spent)")
-    before = History.read(work / "run" / "history.jsonl").trajectory()
-    code, _, err = gfo("resume", "run", "--set", "budget.evaluations=80")
-    assert code == 0, err
-    after = History.read(work / "run" / "history.jsonl").trajectory()
-    assert len(after) == 2 * len(before)
-    assert after[: len(before)] == before
-    for name in ("run.json", "result.json"):
-        assert json.loads((work / "run" / name).read_text())["format"] == 2
-    changed = json.loads((work / "run" / "config.json").read_text())
+    before = (work / "run" / "history.jsonl").read_bytes()
+    bad(
+        gfo("resume", "run", "--set", "budget.evaluations=80"),
+        "step 7 has other losses than it had",
+        "gfo 0.1.0 began it, which drew words for prompts that no token has: begin a new run",
+    )
+    assert [s["points"] for s in map(json.loads, before.splitlines())] == [
+        step["points"] for step in History.read(work / "run" / "history.jsonl").trajectory()
+    ]
     assert gfo("eval", "run", "--split", "dev")[0] == 0
     assert gfo("plot", "run", str(FORMAT1), "--out", "two.png")[0] == 0
-    more = ["--set", "optimizer.name=random", "--set", "optimizer.options.population=5"]
-    assert gfo("tune", "run.toml", *more, "--set", "budget.evaluations=80", "--out", "new")[0] == 0
-    new = json.loads((work / "new" / "config.json").read_text())
-    assert {k: v for k, v in changed["task"].items() if v != {}} == new["task"]
-    again = History.read(work / "new" / "history.jsonl").trajectory()
-    assert [step["points"] for step in again] == [step["points"] for step in after]
-    for one, other in zip(again, after, strict=True):  # another processor began it, which rounds its own way
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
 def test_what_changed_in_a_run_of_0_1_0_is_named(work, gfo):

@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from test_download import write_tiny_gguf
+from tiny_wheel import write_tiny_gguf
 
 from gfo import Classification, GfoError, LocalEvaluator, LoRASubspace, SoftPrompt, freeze, load_model
 from gfo.config import make_config

@@ -226,7 +226,7 @@ def test_a_module_that_is_never_called(tiny, tokenizer, Space):
     model = freeze(module, tokenizer(), "idle")
     task = Classification(ROWS, template="Review: {text} It was", labels={"a": " great", "b": " terrible"})
     LocalEvaluator(model, task, Space(model, 5, targets="o_proj"))  # control
-    with pytest.raises(GfoError, match=r"module 'model.layers.1.mlp.idle' is not called .*leave it out"):
+    with pytest.raises(GfoError, match=r"module 'model.layers.1.mlp.idle' is never called .*leave it out"):
         LocalEvaluator(model, task, Space(model, 5, targets="idle"))
 
 
@@ -234,7 +234,7 @@ def test_a_module_that_gives_tuples(tokenizer):
     model = make("phimoe", tokenizer, num_local_experts=4, num_key_value_heads=4)
     task = Classification(ROWS, template="Review: {text} It was", labels={"a": " great", "b": " terrible"})
     LocalEvaluator(model, task, LoRASubspace(model, 5))  # control
-    with pytest.raises(GfoError, match=r"module 'model.layers.0.mlp.router' gives a tuple .*leave it out"):
+    with pytest.raises(GfoError, match=r"module 'model.layers.0.mlp.router' does not take one tensor"):
         LocalEvaluator(model, task, LoRASubspace(model, 2, targets="router", rank=2))
     with pytest.raises(GfoError, match="gives a tuple"):
         BiasSpace(model, 2, targets="router")

@@ -165,8 +165,9 @@ def test_what_cannot_be():
     plain = frozen(byte_level())
     task = Classification(ROWS, template=USER, labels=LABELS)
     refused(lambda: task.bind(plain), "no chat template", "one text")
-    for bad in ([], [{"role": "user"}], ["Review: {text}"], [{"role": "user", "content": 3}], 7):
+    for bad in ([], [{"role": "user"}], ["Review: {text}"], [{"role": "user", "content": 3}]):
         refused(lambda bad=bad: Classification(ROWS, template=bad, labels=LABELS), "template", "role")
+    refused(lambda: Classification(ROWS, template=7, labels=LABELS), "template = 7", "a text or a list")
     twice = [{"role": "system", "content": "{soft}"}, {"role": "user", "content": "{text}{soft}"}]
     refused(lambda: Classification(ROWS, template=twice, labels=LABELS), "2 times {soft}")
     refused(lambda: LanguageModeling(ROWS, template=USER), "documents stand in no chat")

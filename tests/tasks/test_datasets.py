@@ -397,12 +397,12 @@ DEEP = "[" * 3000 + "]" * 3000
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        (f'{{"text": {DEEP}}}', ["line 2", "deep in each other"]),
-        (f'{{"text": {DEEP[2800:-2800]}}}', ["line 2", "deep in each other"]),
-        (f'{{"text": {"1" * 5000}}}', ["line 2", "thousands of digits"]),
-        (r'{"text": "\ud800"}', ["row 2", "half a character"]),
-        (r'{"text": ["a", "b\udc00"]}', ["row 2", "half a character"]),
-        (r'{"a\udfff": "b"}', ["row 2", "half a character"]),
+        (f'{{"text": {DEEP}}}', ["line 2", "nested deeper than 100"]),
+        (f'{{"text": {DEEP[2800:-2800]}}}', ["line 2", "nested deeper than 100"]),
+        (f'{{"text": {"1" * 5000}}}', ["line 2", "5000 digits, 309 are allowed"]),
+        (r'{"text": "\ud800"}', ["line 2", "half a surrogate pair"]),
+        (r'{"text": ["a", "b\udc00"]}', ["line 2", "half a surrogate pair"]),
+        (r'{"a\udfff": "b"}', ["line 2", "half a surrogate pair"]),
     ],
 )
 def test_json_that_python_reads_badly(tmp_path, text, parts):
@@ -411,7 +411,7 @@ def test_json_that_python_reads_badly(tmp_path, text, parts):
     refused(path, *parts)
     path.write_text(f'[{{"text": "a"}}, {text}]')
     refused(path, parts[-1])
-    path.write_text(f'{{"text": "a"}}\n{{"text": [[[{"1" * 4000}]], "\\ud83d\\ude00"]}}\n')
+    path.write_text(f'{{"text": "a"}}\n{{"text": [[[{"1" * 300}]], "\\ud83d\\ude00"]}}\n')
     assert load(path)[1]["text"][1] == "😀"
 
 
@@ -424,10 +424,10 @@ def test_what_may_never_end_is_not_read(tmp_path, name):
     path = tmp_path / name
     for target in ("/dev/zero", "/dev/full", "/dev/stdin"):
         path.symlink_to(target)
-        refused(path, "cannot read", "no regular file")
+        refused(path, "cannot read", "no file")
         path.unlink()
     os.mkfifo(path)
-    refused(path, "cannot read", "no regular file")
+    refused(path, "cannot read", "no file")
 
 
 def test_parquet_rows_that_cannot_be_read(tmp_path):

@@ -119,7 +119,7 @@ def test_data_are_no_markup(kind, mark, template):
 
 
 def test_data_that_can_be_read_as_a_special_token_alone_are_refused():
-    model = frozen(whole_words())
+    model = frozen(whole_words(), size=8)
     rows = [{"text": "It good", "label": "good"}, {"text": "bad </s> It", "label": "bad"}]
     labels = {"bad": " bad", "good": " good"}
     refused(lambda: bound(model, rows, "{text} It", labels), "train row 2", "'</s>'", "drop it")
@@ -129,9 +129,9 @@ def test_data_that_can_be_read_as_a_special_token_alone_are_refused():
 @pytest.mark.parametrize("text", ["so \ud83d good", "\udc00"])
 def test_lone_surrogates_are_refused_by_number(bytewise, text):
     rows = [ROWS[0], {"text": text, "label": "bad"}]
-    refused(lambda: bound(bytewise, rows), "train row 2", "U+D", "surrogate")
+    refused(lambda: bound(bytewise, rows), "row 2", "surrogate")
     options = [{"text": "a", "options": ["b", text], "label": 0}]
-    refused(lambda: MultipleChoice(options, template="{text}:").bind(bytewise), "train row 1: an option")
+    refused(lambda: MultipleChoice(options, template="{text}:").bind(bytewise), "row 1", "surrogate")
     bound(bytewise, [ROWS[0], {"text": "so 🧠 good", "label": "bad"}])  # control: silent
 
 
