@@ -226,7 +226,7 @@ def test_a_module_that_is_never_called(tiny, tokenizer, Space):
     model = freeze(module, tokenizer(), "idle")
     task = Classification(ROWS, template="Review: {text} It was", labels={"a": " great", "b": " terrible"})
     LocalEvaluator(model, task, Space(model, 5, targets="o_proj"))  # control
-    with pytest.raises(GfoError, match=r"module 'model.layers.1.mlp.idle' is never called .*leave it out"):
+    with pytest.raises(GfoError, match=r"module 'model.layers.1.mlp.idle' is (never|not) called .*leave it out"):
         LocalEvaluator(model, task, Space(model, 5, targets="idle"))
 
 
@@ -238,5 +238,5 @@ def test_a_module_that_gives_tuples(tokenizer):
         LocalEvaluator(model, task, LoRASubspace(model, 2, targets="router", rank=2))
     with pytest.raises(GfoError, match="gives a tuple"):
         BiasSpace(model, 2, targets="router")
-    with pytest.raises(GfoError, match="gives a tuple"):  # a Delta of the user's own
+    with pytest.raises(GfoError, match="does not take one tensor"):  # a Delta of the user's own
         model.check(Delta(bias={"model.layers.1.mlp.router": torch.ones(1, 4)}))

@@ -170,7 +170,7 @@ def test_what_cannot_be():
     refused(lambda: Classification(ROWS, template=7, labels=LABELS), "template = 7", "a text or a list")
     twice = [{"role": "system", "content": "{soft}"}, {"role": "user", "content": "{text}{soft}"}]
     refused(lambda: Classification(ROWS, template=twice, labels=LABELS), "2 times {soft}")
-    refused(lambda: LanguageModeling(ROWS, template=USER), "documents stand in no chat")
+    refused(lambda: LanguageModeling(ROWS, template=USER), "template = [{")
 
 
 def test_a_blank_behind_the_opening_is_told():

@@ -119,7 +119,7 @@ def test_data_are_no_markup(kind, mark, template):
 
 
 def test_data_that_can_be_read_as_a_special_token_alone_are_refused():
-    model = frozen(whole_words(), size=8)
+    model = frozen(whole_words(), size=32)
     rows = [{"text": "It good", "label": "good"}, {"text": "bad </s> It", "label": "bad"}]
     labels = {"bad": " bad", "good": " good"}
     refused(lambda: bound(model, rows, "{text} It", labels), "train row 2", "'</s>'", "drop it")
