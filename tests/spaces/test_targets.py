@@ -226,7 +226,7 @@ def test_a_module_that_is_never_called(tiny, tokenizer, Space):
     model = freeze(module, tokenizer(), "idle")
     task = Classification(ROWS, template="Review: {text} It was", labels={"a": " great", "b": " terrible"})
     LocalEvaluator(model, task, Space(model, 5, targets="o_proj"))  # control
-    with pytest.raises(GfoError, match=r"module 'model.layers.1.mlp.idle' is (never|not) called .*leave it out"):
+    with pytest.raises(GfoError, match=r"module 'model.layers.1.mlp.idle' is (never|not) called"):
         LocalEvaluator(model, task, Space(model, 5, targets="idle"))
 
 
