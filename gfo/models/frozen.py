@@ -349,12 +349,12 @@ class FrozenModel(HasTexts, ABC):
 
     def compare(self, logits: Tensor, plain: Tensor) -> None:
         """Raise GfoError if logits differ from those of a plain forward pass by more than rounding."""
-        error = float((logits - plain).abs().max() / plain.std())
+        error, spread = float((logits - plain).abs().max()), float(plain.std())
         fine = self.dtype == torch.float32 and not self.rounds_inputs
-        if not error <= (1e-3 if fine else 0.2):
+        if not error <= (1e-3 if fine else 0.2) * spread:
             raise GfoError(
                 f"model '{self.name}' ({self.config.model_type}): its logits differ from a plain forward "
-                f"pass by {error:.1g} of their spread; take another model"
+                f"pass by {error / (spread or 1.0):.1g} of their spread; take another model"
             )
 
     def _run(
