@@ -139,10 +139,12 @@ def test_the_encoder_runs_once_where_only_the_decoder_changes(tiny, encoder_fami
     handle = model.stacks[0].layers[-1].register_forward_hook(lambda m, a, out: seen.append(a[0].shape))
     try:
         decoder = LocalEvaluator(model, task, Changes(model, ["scale"], first=3))
+        both = LocalEvaluator(model, task, Changes(model, ["scale"], first=2))
+        assert min(model.widest, model.kept) > 0  # measured once, by passes of their own
+        seen.clear()
         for step in range(3):
             decoder(points(), step)
         once = len(seen)
-        both = LocalEvaluator(model, task, Changes(model, ["scale"], first=2))
         for step in range(3):
             both(points(), step)
     finally:
