@@ -330,9 +330,7 @@ def test_ga_evaluates_elites_again():
 def test_wrong_shapes_teach_the_fix():
     optimizer = SNES(Domain.unbounded(3), 1, population=6)
     z = optimizer.ask()
-    with pytest.raises(
-        GfoError, match=r"z \(6, 3\) and loss \(5,\) where ask gave \(6, 3\).*nan for a failed"
-    ):
+    with pytest.raises(GfoError, match=r"z \(6, 3\) and loss \(5,\) where ask gave \(6, 3\).*nan for failed"):
         optimizer.tell(z, np.zeros(5))
     optimizer.tell(z, np.zeros(6))
     with pytest.raises(GfoError, match="tell without ask; call ask"):
