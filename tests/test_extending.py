@@ -193,4 +193,4 @@ def test_a_slot_of_the_page(tmp_path, run, biases):
     assert code == 0, err
     again = json.loads((tmp_path / "again" / "result.json").read_text())["scores"]["before"]["test"]["loss"]
     assert again == pytest.approx(after, rel=1e-4)
-    assert again != pytest.approx(before, rel=1e-3)
+    assert after == before or again != pytest.approx(before, rel=1e-3)  # the start may be the best

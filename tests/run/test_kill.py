@@ -68,6 +68,7 @@ def test_bo_without_a_saved_state(server, tmp_path):
 def test_the_comparison_sees_one_bit(server, tmp_path):
     """A control: one loss in its last bit."""
     server(tmp_path / "run", "snes")
+    server(tmp_path / "whole", "snes")
     before = outcome(tmp_path / "run")
     history = tmp_path / "run" / "history.jsonl"
     text = history.read_text().splitlines()
@@ -75,4 +76,6 @@ def test_the_comparison_sees_one_bit(server, tmp_path):
     step["loss"][0] = float(np.nextafter(step["loss"][0] or 1.0, np.inf))
     text[7] = json.dumps(step)
     history.write_text("\n".join(text) + "\n")
-    assert outcome(tmp_path / "run") != before
+    with pytest.raises(gfo.GfoError, match="its checksum is another"):
+        outcome(tmp_path / "run")
+    assert outcome(tmp_path / "whole") == before

@@ -80,6 +80,7 @@ def test_home_and_nowhere(places, monkeypatch):
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_signals_that_end_a_run_keep_it(tmp_path, name):
     number = getattr(signal, name)
+    signal.signal(number, signal.SIG_DFL)  # nohup ignores it
     judge = Judge(4, lambda: signal.raise_signal(number))
     assert go(tmp_path / "run", judge).stopped == "interrupted"
     assert signal.getsignal(number) is signal.SIG_DFL
@@ -129,6 +130,7 @@ class Impatient(gfo.Callback):
 
 
 def test_the_second_ctrl_c_says_what_is_kept(tmp_path):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     with pytest.raises(KeyboardInterrupt) as error:
         go(tmp_path / "run", callbacks=[Impatient(4)])
     assert str(error.value) == (

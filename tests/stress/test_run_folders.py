@@ -2,7 +2,7 @@
 
 A sample runs with the suite. All of it, and its figures in benchmarks/results/stress/files.json:
 
-    python -m pytest tests/stress/test_files.py -m stress
+    python -m pytest tests/stress/test_run_folders.py -m stress
 """
 
 from __future__ import annotations
