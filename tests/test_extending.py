@@ -169,6 +169,8 @@ def test_a_slot_of_the_page(tmp_path, run, biases):
     """Its space is searched from a TOML; it leaves in the weights of a model that has a place for it."""
     package(tmp_path / "site")
     small(tmp_path)
+    for split in ("dev", "test"):  # so that what is better on train is better there
+        shutil.copy(tmp_path / "train.jsonl", tmp_path / f"{split}.jsonl")
     text = re.sub(r"\[space\]\n.*?\n\n", f'[space]\nkind = "{ITS_SPACE}"\nalpha = 2.0\n\n',
                   (tmp_path / "ratings.toml").read_text().replace("{soft}", ""), flags=re.S)  # fmt: skip
     (tmp_path / "shifts.toml").write_text(text)
@@ -193,4 +195,4 @@ def test_a_slot_of_the_page(tmp_path, run, biases):
     assert code == 0, err
     again = json.loads((tmp_path / "again" / "result.json").read_text())["scores"]["before"]["test"]["loss"]
     assert again == pytest.approx(after, rel=1e-4)
-    assert after == before or again != pytest.approx(before, rel=1e-3)  # the start may be the best
+    assert again != pytest.approx(before, rel=1e-3)

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,7 +120,7 @@ def run_suite(
     suite: Suite, methods: Sequence[str], dims: Sequence[int], instances: int, out: Path, processes: int
 ) -> None:
     """Run what the folder does not have yet, then write the table, the JSON and the figure."""
-    if not installed_package(suite.package):
+    if find_spec(suite.package) is None:
         raise GfoError(f"--suite {suite.name}: package {suite.package} is not installed; pip install it")
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{suite.name}.jsonl"
@@ -135,13 +136,6 @@ def run_suite(
             done[cell] = line
             shared.say(f"{number} of {len(missing)}: {cell.method}, {cell.function}, d = {cell.d}")
     write_suite(suite, methods, [done[cell] for cell in asked], out)
-
-
-def installed_package(name: str) -> bool:
-    """Whether a package can be imported."""
-    from importlib.util import find_spec
-
-    return find_spec(name) is not None
 
 
 def _lines_of(todo: Sequence[SuiteCell], processes: int) -> Iterator[tuple[SuiteCell, dict[str, Any]]]:

@@ -31,8 +31,8 @@ from gfo.core.errors import GfoError
 from gfo.tasks.parts.datasets import load
 
 CHILD = Path(__file__).with_name("step.py")
-# of glibc: memory of tensors is kept between passes, in huge pages. Without it a process may be 10 % slower
-# than its twin for as long as it lives, by where its pages happen to lie; with it, starts agree to 1 or 2 %.
+# of glibc: memory of tensors is kept between passes, in huge pages. Without it a process may be slower than
+# its twin for as long as it lives, by where its pages happen to lie.
 _KEEP = f"mmap_threshold={2**32}", f"trim_threshold={2**32}", "hugetlb=1"
 ALLOCATION = ":".join(f"glibc.malloc.{each}" for each in _KEEP)
 SIDES = ("before", "after")

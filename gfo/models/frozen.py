@@ -379,12 +379,10 @@ class FrozenModel(HasTexts, ABC):
         Returns:
             Hidden states [rows, T, D].
         """
-        last = stack.size if stop is None else stop
-        embeds = (
-            entry.new_zeros(*entry.shape[:2], self.hidden_size) if start else entry.clone()
-        )  # CTRL writes there
+        last, embeds = stack.size if stop is None else stop, entry.clone()  # a body may write into it
         with ExitStack() as hooks:
             if start:  # the body still wants embeddings, of which nothing is used
+                embeds = entry.new_zeros(*entry.shape[:2], self.hidden_size)
                 hooks.enter_context(stack.entering(start, entry))
             seen = [] if stop is None else hooks.enter_context(stack.leaving(last))
             hooks.enter_context(applied(change, self.module, self._layers))
