@@ -50,13 +50,34 @@ class Delta:
     candidates: int
 
     def __init__(self, *slots: Slot, first_layer: int = 0, **changes: Any) -> None:
-        given = [*slots, *_slots_of(changes)]
+        given = list(slots)
+        for name, value in changes.items():
+            if name not in SLOTS:
+                raise unknown_name("change of a Delta", name, SLOTS)
+            if value is not None and len(value):
+                given.append(SLOTS[name].of(value))
         if len(given) > 1:
             order = list(SLOTS)
             given.sort(key=lambda slot: order.index(slot.name))
-        self.by_class = _by_class(given)
-        self.slots = tuple(self.by_class.values())
-        self.first_layer, self.candidates = first_layer, _candidates(self.slots)
+        by_class: dict[type[Slot], Slot] = {}
+        sizes: set[int] = set()
+        for slot in given:
+            if not len(slot.at):
+                continue
+            if type(slot) in by_class:
+                raise GfoError(
+                    f"Delta: one kind of change twice, of {', '.join(s.name for s in given)}; give it once"
+                )
+            by_class[type(slot)] = slot
+            for tensor in slot.tensors():
+                sizes.add(int(tensor.shape[0]))
+        if len(sizes) != 1:
+            found = "no change at all" if not sizes else f"slots of {sorted(sizes)} candidates"
+            raise GfoError(
+                f"Delta: {found}; give every slot the same number of candidates K, in one at least"
+            )
+        self.slots, self.by_class = tuple(by_class.values()), by_class
+        self.first_layer, self.candidates = first_layer, sizes.pop()
 
     def __getattr__(self, name: str) -> Any:
         """The changes of a slot, by its name."""
@@ -116,35 +137,3 @@ class Delta:
         made.slots, made.by_class = tuple(slots), dict(zip(self.by_class, slots, strict=True))
         made.first_layer, made.candidates = self.first_layer, int(next(slots[0].tensors()).shape[0])
         return made
-
-
-def _slots_of(changes: Mapping[str, Any]) -> Iterator[Slot]:
-    """Changes by the names of their slots, as slots; none of None, and of no place at all."""
-    for name, value in changes.items():
-        if name not in SLOTS:
-            raise unknown_name("change of a Delta", name, SLOTS)
-        if value is not None and len(value):
-            yield SLOTS[name].of(value)
-
-
-def _by_class(slots: Sequence[Slot]) -> dict[type[Slot], Slot]:
-    """The slots that change something, by their classes; GfoError for one of a class twice."""
-    found: dict[type[Slot], Slot] = {}
-    for slot in slots:
-        if not len(slot.at):
-            continue
-        if type(slot) in found:
-            raise GfoError(
-                f"Delta: one kind of change twice, of {', '.join(s.name for s in slots)}; give it once"
-            )
-        found[type(slot)] = slot
-    return found
-
-
-def _candidates(slots: Sequence[Slot]) -> int:
-    """K, of which there is one."""
-    sizes = {int(tensor.shape[0]) for slot in slots for tensor in slot.tensors()}
-    if len(sizes) != 1:
-        found = "no change at all" if not sizes else f"slots of {sorted(sizes)} candidates"
-        raise GfoError(f"Delta: {found}; give every slot the same number of candidates K, in one at least")
-    return sizes.pop()

@@ -175,7 +175,10 @@ def _step(run: Run, source: Source, callbacks: Sequence[Callback], dev_every: in
         return reason
     found = source.evaluate(z)
     loss = found.loss
-    _keep_best(run, z, loss)
+    if not np.isnan(loss).all():
+        best, before = int(np.nanargmin(loss)), run.history.last
+        if before is None or before.best is None or loss[best] < before.best:
+            run.incumbent = z[best].copy()
     if run.front is not None:
         loss = told_losses(run.optimizer, loss, found.values)
         run.front.add(z, loss)
@@ -185,15 +188,6 @@ def _step(run: Run, source: Source, callbacks: Sequence[Callback], dev_every: in
     source.note(z, found, source.score(_point(run)) if due else None)
     run.telling = False
     return _reason(run, callbacks)
-
-
-def _keep_best(run: Run, z: Array, loss: Array) -> None:
-    """Make the best of the points z [K, d] the incumbent, if its loss is the lowest so far."""
-    if np.isnan(loss).all():
-        return
-    best, before = int(np.nanargmin(loss)), run.history.last
-    if before is None or before.best is None or loss[best] < before.best:
-        run.incumbent = z[best].copy()
 
 
 def _tell_plan(run: Run, checkpoint: Checkpoint) -> None:
