@@ -188,7 +188,7 @@ class Checkpoint:
         """Between two steps, when callbacks have seen the first: save the state, if it is worth it."""
         if self._folder is None or self._saved_steps == len(run.history):
             return
-        waited = _at_stake(run) - self._saved_at
+        waited = max(0.0, _at_stake(run) - self._saved_at)  # others may count more seconds than pass here
         if saves_state(run) and waited >= max(SAVE_EVERY, self._saving / SAVING):
             self._save(run)
 

@@ -215,7 +215,7 @@ def test_without_checksums_changes_go_unnoticed(tmp_path, function_folder):
         values = read_json(folder / name)
         del values["format"]
         (folder / name).write_text(json.dumps(values))
-    came = break_files(folder, read, tmp_path, 16, 0, only=("history.jsonl",))
+    came = break_files(folder, read, tmp_path, 40, 0, only=("history.jsonl",))
     assert unnoticed(came) == ["history.jsonl: unnoticed"]
     assert came["history.jsonl: unnoticed"] > 3
 
