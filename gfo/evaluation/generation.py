@@ -27,7 +27,6 @@ from gfo.models.branches import Context
 from gfo.models.decoder import Decoder
 from gfo.models.decoding import AnswerSequences, DecoderSequences
 from gfo.models.encoder_decoder import EncoderDecoder
-from gfo.models.families import CROSS_ATTENTION
 from gfo.models.frozen import FrozenModel
 from gfo.models.whole_rows import WholeRows, WholeSequences
 
@@ -237,7 +236,7 @@ class AnswerWriter:
                 encoded = encoded.expand(C, -1, -1, -1).flatten(0, 1)
                 sequences = AnswerSequences(model, encoded, real.repeat(C, 1))
                 begun = len(encoded)
-                if once and not any(CROSS_ATTENTION.search(name) for name in some.modules):
+                if once and model.reads_as_before(some):
                     sequences.share(*shared, C)
                     begun += len(real)
                 chunk = Chunk.of(k, b, model.device)

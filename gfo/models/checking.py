@@ -16,6 +16,7 @@ from gfo.models.decoder import Decoder
 from gfo.models.encoder import Encoder
 from gfo.models.encoder_decoder import EncoderDecoder
 from gfo.models.frozen import FrozenModel
+from gfo.models.probing import TOKENS
 from gfo.models.structure import hooked
 from gfo.models.whole_rows import WholeEncoder, WholeRows, cut_at_head
 
@@ -210,10 +211,11 @@ def _share_layers(model: FrozenModel) -> None:
     if len(model.stacks) > 1 or not middle:
         return
     try:
-        entry, lie = _laid(model, [model.probe_text.tolist()])
+        entry, lie = _laid(model, [model.probe_text.tolist()[:TOKENS]])
         whole = model.branches(None, entry, lie)
         lower = model.branches(None, entry, lie, stop=middle)
         model.compare(model.branches(None, lower, lie, start=middle), whole)
+        model.shares_layers = lower.shape[:-1] == entry.shape[:-1]  # not several streams
     except Exception:  # of any kind: then all layers run, which is right
         model.shares_layers = False
 

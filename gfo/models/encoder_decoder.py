@@ -6,6 +6,7 @@ for all candidates, and so do the decoder's keys and values of the encoder's out
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -15,11 +16,12 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import DynamicLayer
 
+from gfo.core.delta import Delta
 from gfo.core.errors import GfoError
 from gfo.models.apply import Change, applied
 from gfo.models.branches import Context, Forced, RowLayout
-from gfo.models.families import CROSS_ATTENTION
 from gfo.models.frozen import FrozenModel
+from gfo.models.probing import given_whole_rows
 from gfo.models.structure import find_stacks
 
 
@@ -125,6 +127,16 @@ class EncoderDecoder(FrozenModel):
     def prompt_layers(self) -> int:
         """The encoder's layers, where the soft prompt is."""
         return self.encoder_layers
+
+    @functools.cached_property
+    def _readers(self) -> frozenset[str]:
+        """The decoder's linear modules that get the encoder's output: they make keys and values of it."""
+        size = self.encoder_layers
+        return given_whole_rows(self, [name for name, info in self.linears.items() if info.layer >= size])
+
+    def reads_as_before(self, delta: Delta) -> bool:
+        """Whether a Delta leaves the keys and values of the encoder's output what they are."""
+        return not self._readers & delta.modules
 
     def branches(
         self,
@@ -239,8 +251,7 @@ class EncoderDecoder(FrozenModel):
         that enter the decoder's layer `start`, and the keys and values of the encoder's output.
         """
         R, real = len(encoded), rows.branch >= 0
-        changed = change.delta.modules if change else set()
-        shares = not any(CROSS_ATTENTION.search(name) for name in changed)
+        shares = change is None or self.reads_as_before(change.delta)
         once = _new_cache()
         hidden = None
         if start or shares:

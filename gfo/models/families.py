@@ -28,12 +28,7 @@ LOGIT_DIVISOR = {
     "granitemoeshared": "logits_scaling",
     "minicpm3": "logits_scaling",
 }
-LOGIT_SOFTCAP = ("final_logit_softcapping", "logits_soft_cap", "logit_softcap")
-
-# Modules that make keys and values of an encoder's output.
-CROSS_ATTENTION = re.compile(
-    r"\.EncDecAttention\.[kv]$|\.encoder_attn\.[kv]_proj$|\.cross_attn\.[kv]_proj$|\.crossattention\.self\.(key|value)$"
-)
+LOGIT_SOFTCAP = ("final_logit_softcapping", "logits_soft_cap", "logit_softcap", "output_logit_soft_cap")
 
 # Usual names of linear modules by what they do: groups of patterns (the ends of names, or whole names with
 # wildcards); that group is taken whose first pattern a model has before it has another's.

@@ -20,7 +20,7 @@ from gfo.core.errors import GfoError, unknown_name
 from gfo.models.apply import Change, applied, check_applied
 from gfo.models.branches import Context, RowLayout
 from gfo.models.families import USUAL_TARGETS, context_length, logit_transform
-from gfo.models.probing import check_modules, kept, widest
+from gfo.models.probing import TOKENS, check_modules, kept, widest
 from gfo.models.structure import LinearInfo, Stack, find_experts, find_linears, hidden_of, hooked, outputs_of
 from gfo.models.texts import HasTexts
 from gfo.models.weights import check_embedding, quantized_linears, rounds_inputs, weight_of
@@ -210,10 +210,10 @@ class FrozenModel(HasTexts, ABC):
         for slot in delta.slots:
             slot.check(self)
         check_modules(self, delta.modules)
-        if delta.layer_prompt and not self._rows_first:
+        if delta.layer_prompt and not self._takes_prompts:
             raise GfoError(
-                f"Delta: the layers of model '{self.name}' take tokens before rows, so that no prompt can be "
-                "added to them; take SoftPrompt"
+                f"Delta: what enters the layers of model '{self.name}' is not one vector for each token of "
+                "each row, so that no prompt can be added to it; take SoftPrompt"
             )
         touched = [layer for slot in delta.slots for layer in slot.touched(self)]
         if delta.first_layer > min(touched, default=0):
@@ -223,9 +223,11 @@ class FrozenModel(HasTexts, ABC):
             )
 
     @functools.cached_property
-    def _rows_first(self) -> bool:
-        """Whether what enters the layers is [rows, T, D], as nearly everywhere."""
-        return all(len(hidden) == 1 for hidden in self.hidden_states(self.probe_text[None]))
+    def _takes_prompts(self) -> bool:
+        """Whether what enters the layers is [..., rows, T, D]: XLNet's is not, nor are padded rows."""
+        ids = self.probe_text[None, :TOKENS]
+        seen = self.hidden_states(ids)
+        return bool(seen) and all(hidden.shape[-3:-1] == ids.shape for hidden in seen)
 
     def unseen(self, delta: Delta) -> bool:
         """Whether all that a Delta's modules change is seen by no other token.
@@ -383,7 +385,7 @@ class FrozenModel(HasTexts, ABC):
         with ExitStack() as hooks:
             if start:  # the body still wants embeddings, of which nothing is used
                 embeds = entry.new_zeros(*entry.shape[:2], self.hidden_size)
-                hooks.enter_context(stack.entering(start, entry))
+                hooks.enter_context(stack.entering(start, entry.contiguous()))  # a layer may take a view
             seen = [] if stop is None else hooks.enter_context(stack.leaving(last))
             hooks.enter_context(applied(change, self.module, self._layers))
             out = self._through(stack.part(start, last), inputs_embeds=embeds, **inputs)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gfo.core.errors import GfoError
 from gfo.models.branches import RowLayout
 from gfo.models.structure import hooked
+from gfo.models.weights import linear_sizes
 
 ROWS, TOKENS = 5, 7  # of the pass, primes that few sizes are multiples of
 
@@ -37,21 +38,38 @@ def check_modules(model: Any, names: Iterable[str]) -> None:
     """
     new = sorted(set(names) - set(model.reached))
     if new:
-        calls = _calls(model, {name: model.module.get_submodule(name) for name in new})
+        parts = {name: model.module.get_submodule(name) for name in new}
+        calls = _calls(model, parts)
         counts = {TOKENS, len(getattr(model, "answer_start", ()) or (0,) * TOKENS)}
-        model.reached.update({name: _why_not(calls.get(name, []), counts) for name in new})
+        for name, part in parts.items():
+            model.reached[name] = _why_not(calls.get(name, []), counts, linear_sizes(part))
     for name in sorted(names):
         if reason := model.reached[name]:
             raise GfoError(f"Delta: module '{name}' {reason}; leave it out of the targets")
 
 
-def _why_not(calls: list[tuple[Any, Any]], counts: set[int]) -> str | None:
-    """Why a module's calls, each its first argument and output, cannot be changed by candidate; or None."""
+def given_whole_rows(model: Any, names: Iterable[str]) -> frozenset[str]:
+    """Those of a decoder's modules that get each row's tokens of the encoder, not those of its answer."""
+    parts = {name: model.module.get_submodule(name) for name in names}
+    calls = _calls(model, parts).items()
+    return frozenset(name for name, seen in calls if any(_of_rows(x, {TOKENS}) for x, _ in seen))
+
+
+def _why_not(calls: list[tuple[Any, Any]], counts: set[int], sizes: tuple[int, int] | None) -> str | None:
+    """Why a module cannot be changed by candidate; or None.
+
+    Args:
+        calls: each its first argument and output.
+        counts: of tokens that rows can have.
+        sizes: in and out features of its weight, if it has one.
+    """
     if not calls:
         return "is never called in a forward pass (its weight is used in another way)"
     for x, y in calls:
         if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.ndim == y.ndim):
             return "does not take one tensor and give one of the same axes"
+        if sizes not in (None, (x.shape[-1], y.shape[-1])):
+            return "does not give the product of its weight and its input (as a weight in groups does not)"
         if not _of_rows(x, counts):
             return (
                 f"gets {tuple(x.shape)} of {ROWS} rows of {TOKENS} tokens, so that it is not told which "
@@ -60,8 +78,10 @@ def _why_not(calls: list[tuple[Any, Any]], counts: set[int]) -> str | None:
     return None
 
 
-def _of_rows(x: Tensor, counts: set[int]) -> bool:
-    """Whether a tensor has whole rows, of a number of tokens that rows can have."""
+def _of_rows(x: Any, counts: set[int]) -> bool:
+    """Whether it is a tensor of whole rows, of a number of tokens that rows can have."""
+    if not isinstance(x, Tensor) or not x.ndim:
+        return False
     whole = x.shape[0] == ROWS or (x.ndim == 2 and x.shape[0] % ROWS == 0)
     return whole and any(math.prod(x.shape[:-1]) % (ROWS * n) == 0 for n in counts)
 

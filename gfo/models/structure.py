@@ -114,12 +114,14 @@ def hooked(*handles: Any) -> Iterator[None]:
 
 
 def find_stacks(body: nn.Module, size: int | None = None) -> list[Stack]:
-    """The body's list of layers: the outermost one of the size given, or the only one.
+    """The body's list of layers: the outermost one of the size given, or the only one a text runs through.
 
     Raises:
         GfoError: if there are others or none.
     """
     found = _outermost(path for path, part in _lists(body) if size in (None, len(part)))
+    if size is None and len(found) > 1:  # such as one for images beside that for text
+        return [find_layers(body)]
     if len(found) != 1:
         wanted = "layers" if size is None else f"{size} layers"
         raise GfoError(
@@ -133,17 +135,22 @@ def find_layers(module: nn.Module) -> Stack:
     """The list of layers of a whole model that a text runs through.
 
     Raises:
-        GfoError: if there are several, or none.
+        GfoError: if there are several, of which not just one has as many as the config says, or none.
     """
     lists = {name: part for name, part in _lists(module) if part}
     ran: set[str] = set()
     handles = [
-        lists[name][-1].register_forward_pre_hook(lambda *_, name=name: ran.add(name), with_kwargs=True)
+        part.register_forward_pre_hook(lambda *_, name=name: ran.add(name), with_kwargs=True)
         for name in _outermost(lists)
+        for part in lists[name]
     ]
     ids = torch.arange(3, 7, device=next(module.parameters()).device)
     with torch.no_grad(), hooked(*handles):
         module(input_ids=ids[None])
+    if len(ran) > 1:  # such as projections in front of the layers
+        config: Any = module.config
+        size = getattr(config.get_text_config(), "num_hidden_layers", None)
+        ran = {name for name in ran if len(lists[name]) == size} or ran
     if len(ran) != 1:
         raise GfoError(
             f"model: a text runs through {len(ran)} lists of modules "

@@ -46,7 +46,12 @@ def is_quantized(part: nn.Module) -> bool:
 
 
 def check_embedding(part: nn.Module, name: str) -> None:
-    """Raise GfoError for the quantized input embeddings of a model."""
+    """Raise GfoError for input embeddings of a model that are quantized, or no table of words."""
+    if getattr(part, "weight", None) is None:
+        raise GfoError(
+            f"model '{name}': its input embeddings are no table of words, so that no prompt can be put among "
+            "them; take another model"
+        )
     if is_quantized(part):
         raise GfoError(
             f"model '{name}': its input embeddings are quantized, and no prompt can be put among those; "

@@ -80,11 +80,11 @@ class Prefix:
         self.init_tokens = initial_words(model, init, tokens, seed)
         first = torch.tensor([self.init_tokens], device=model.device)
         start, words = (_keys_values(model, ids, chosen) for ids in (first, measured_words(model, seed)))
-        self.start = [pair.float() for pair in start]  # of each layer (2, H_kv, P', D_h)
+        self.start = start  # of each layer keys and values, (H_kv, P', D_h), whose D_h may differ
         positive("alpha", alpha)
         scale = {
-            layer: alpha * pair[:, :, 1:].float().std(dim=2, keepdim=True).expand_as(own).flatten()
-            for layer, pair, own in zip(chosen, words, self.start, strict=True)  # the first is unlike
+            layer: alpha * torch.cat([_spread(t, len(self.init_tokens)).flatten() for t in pair])
+            for layer, pair in zip(chosen, words, strict=True)
         }
         what = f"the keys and values of {tokens} tokens in {len(chosen)} layers"
         remedy = "lower dim or raise tokens"
@@ -93,18 +93,35 @@ class Prefix:
 
     def decode(self, z: Tensor) -> Delta:
         """z [K, d] -> K prefixes, float32; differentiable; decode(0) is that of the words exactly."""
+        import torch
+
         prefix = {}
         for start, (layer, part) in zip(self.start, self._project(z).items(), strict=True):
-            key, value = (start + part.view(len(z), *start.shape)).unbind(1)  # (K, H_kv, P', D_h)
-            prefix[layer] = key, value
+            moved = torch.split(part, [t.numel() for t in start], dim=1)
+            key, value = (t + own.view(len(z), *t.shape) for t, own in zip(start, moved, strict=True))
+            prefix[layer] = key, value  # (K, H_kv, P', D_h)
         return Delta(prefix=prefix, first_layer=self.first_layer)
 
 
-def _keys_values(model: HasContexts, ids: Tensor, layers: list[int]) -> list[Tensor]:
-    """Keys and values of words, ids [1, S], at positions 0 to S - 1: a layer's [2, H_kv, S, D_h]."""
+def _keys_values(model: HasContexts, ids: Tensor, layers: list[int]) -> list[tuple[Tensor, ...]]:
+    """float32 keys and values of words, ids [1, S], at positions 0 to S - 1: of each layer, [H_kv, S, D_h].
+
+    Raises:
+        GfoError: for a layer that keeps none.
+    """
     import torch
 
     with torch.no_grad():
         length = torch.tensor([ids.shape[1]], device=model.device)
         context, _ = model.context(model.embed(ids), length)
-    return [torch.stack([part[0] for part in context.layers[layer]]) for layer in layers]
+    if without := [layer for layer in layers if context.layers[layer] is None]:
+        raise GfoError(
+            f"space: layers {without} of model '{model.name}' keep no keys and values of their own, so that "
+            "they take no prefix; leave them out of layers"
+        )
+    return [tuple(part[0].float() for part in context.layers[layer]) for layer in layers]
+
+
+def _spread(words: Tensor, tokens: int) -> Tensor:
+    """Of keys or values [H_kv, S, D_h] between words, all but the first, which is unlike: for P' tokens."""
+    return words[:, 1:].std(dim=1, keepdim=True).expand(-1, tokens, -1)
