@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
+import numpy as np
 import pytest
+import torch
 from family_models import build, frozen
-from test_families import check_change, check_generation
+from test_families import TEXTS, check_change, check_generation, plain_logits, rows_of, task
 
 import gfo
 from gfo.models.decoder import Decoder
@@ -21,6 +25,8 @@ LONGROPE = {
     "original_max_position_embeddings": 16,  # one row of the tests is shorter, one longer
 }
 PER_LAYER = {"hidden_size_per_layer_input": 8}
+SHARED = {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2}
+FASTEST = (Decoder, Encoder, EncoderDecoder)
 # name -> family, mapping, config, class, whether only rows of one length go together, whether by token ids
 MODELS = {
     "longrope across its threshold": (
@@ -31,6 +37,12 @@ MODELS = {
     "a scale of tied embeddings": (("umt5", "seq2seq", {}), (EncoderDecoder, False, False)),
     "no per-layer inputs": (("gemma4_text", "causal", {}), (Decoder, False, False)),
     "per-layer inputs": (("gemma4_text", "causal", PER_LAYER), (WholeRows, False, True)),
+    "shared keys and values": (("gemma4_text", "causal", PER_LAYER | SHARED), (WholeRows, False, True)),
+    "several streams of hidden states": (("gemma3n_text", "causal", PER_LAYER), (WholeRows, False, True)),
+    "streams, shared keys": (("gemma3n_text", "causal", PER_LAYER | SHARED), (WholeRows, False, True)),
+    "a list for images beside the text's": (("modernvbert", "masked", {}), (Encoder, False, False)),
+    "images for some of its layers": (("mllama", "causal", {}), (WholeRows, False, False)),
+    "text that sees what is behind it": (("paligemma", "images", {}), (WholeRows, True, False)),
     "a head of several parts": (("distilbert", "masked", {}), (WholeEncoder, False, False)),
     "ALiBi": (("falcon", "causal", {"alibi": True}), (WholeRows, False, False)),
     "rotary, an attention of its own": (("falcon", "causal", {}), (Decoder, False, False)),
@@ -42,7 +54,7 @@ def test_it_is_right(name):
     (family, mapping, config), expected = MODELS[name]
     model, warning = frozen(build(family, mapping, **config), family, mapping)
     assert (type(model), model.equal_lengths, model.by_ids) == expected
-    assert bool(warning) == (expected not in [(Decoder, False, False), (EncoderDecoder, False, False)])
+    assert bool(warning) == (expected not in [(kind, False, False) for kind in FASTEST])
     for kind in ("prompt behind", "lora", "bias"):
         check_change(model, kind)
     if model.generates:
@@ -71,3 +83,27 @@ def test_a_check_that_is_left_out():
     model = gfo.freeze(module, tokenizer, check=False)
     assert type(model) is Decoder
     assert not model.checks
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3", "mimo_v2_flash"])
+def test_a_prefix_of_keys_and_values_of_unequal_widths(family):
+    """At z = 0 it is its words, written in front; each candidate's is what transformers' own cache gives."""
+    model, _ = frozen(build(family), family, "causal")
+    space = gfo.Prefix(model, dim=3, init=TEXTS[0], tokens=2)
+    keys, values = space.decode(torch.zeros(1, 3)).prefix[0]
+    assert keys.shape[-1] != values.shape[-1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", gfo.GfoWarning)
+        evaluator = gfo.LocalEvaluator(model, task(model, "nowhere"), space)
+    batch = evaluator.task.all_rows("train")
+    z = np.array([[0.0] * 3, [3.0] * 3])
+    found = evaluator.answers(z, batch)
+    deltas = [space.decode(torch.from_numpy(point[None])) for point in z]
+    for b, row in enumerate(rows_of(batch)):
+        plain = [plain_logits(model, row, len(row) - 1, delta) for delta in deltas]
+        with torch.no_grad():
+            written = model.module(torch.tensor([[*space.init_tokens, *row]])).logits[0, -1]
+        for k, logits in enumerate([*plain, written]):
+            wanted = logits[list(batch.vocabulary)]
+            assert float((found[k % 2, b] - wanted).abs().max()) <= 1e-4 * float(logits.std())
+        assert float((plain[0] - plain[1]).abs().max()) > 1e-2 * float(plain[0].std())  # control

@@ -1,12 +1,12 @@
 """Every family of transformers that a short config can build is right, or refused in one line.
 
 Every change is compared with plain forward passes of one row each: weights merged, prompts put in behind the
-embedding. A sixth of the families runs by default, all of them by `pytest -m "families or not families"`.
+embedding. A third of the families runs by default, all of them by `pytest -m "families or not families"`.
 """
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import functools
 import json
 import re
@@ -17,6 +17,7 @@ import pytest
 import torch
 from family_models import RESULTS, NotBuiltError, build, families, frozen, table
 from torch.nn.functional import gelu
+from transformers import DynamicCache
 from transformers.pytorch_utils import Conv1D
 
 import gfo
@@ -38,12 +39,15 @@ CHANGES = {
     "bias": "nowhere",
     "scale": "nowhere",
     "adapter": "nowhere",
+    "prefix": "nowhere",
 }
 WEIGHTS = ("lora", "lora in the last layer", "bias", "scale", "adapter")
-REFUSED = {("xlnet", "deep prompt"): "take tokens before rows"}
+# families whose layers take streams, rows padded to windows, tokens before rows, or nothing that is seen
+NO_DEEP_PROMPT = {"xlnet", "deepseek_v4", "hy_v4", "longformer", "led", "pegasus_x", "squeezebert"}
+DOUBLE = {"zamba"}  # its random weights make much of rounding
 PADS_BY_ONE = {"mpnet"}  # whatever the config says, padding is token 1, which begins the texts of the tests
 CASES = [
-    pytest.param(family, mapping, id=f"{mapping}-{family}", marks=() if i % 6 == 0 else pytest.mark.families)
+    pytest.param(family, mapping, id=f"{mapping}-{family}", marks=() if i % 3 == 0 else pytest.mark.families)
     for i, (family, mapping) in enumerate(families())
 ]
 
@@ -53,9 +57,10 @@ class Change:
 
     def __init__(self, model, kind):
         self.domain, self.model, self.kind = gfo.Domain.unbounded(DIM), model, kind
-        last = model.layers - 1
-        some = {n: i for n, i in model.linears.items() if "last" not in kind or i.layer == last}
-        self.linears = {name: info for name, info in some.items() if reachable(model, name)}
+        found = {name: model.linears[name] for name in reachable(model)}
+        if "last" in kind:
+            found = {name: info for name, info in found.items() if info.layer == model.layers - 1}
+        self.linears = found
         self.rng = torch.Generator().manual_seed(0)
         self.maps = {}
 
@@ -70,10 +75,13 @@ class Change:
         if self.kind.startswith("prompt"):
             return Delta(prompt=0.3 + self.moved(z, "prompt", P, D))
         if self.kind == "deep prompt":
-            width = self.model.hidden_states(self.model.probe_text[None])[-1].shape[-1]
-            layer = self.model.prompt_layers - 1
+            layer = self.model.prompt_layers // 2
+            seen = self.model.hidden_states(self.model.probe_text[None])
+            width = seen[layer].shape[-1] if seen else D
             prompt = torch.full((one, P, D), 0.3)
-            return Delta(prompt=prompt, layer_prompt={layer: self.moved(z, "deep", P, width, size=1.0)})
+            return Delta(prompt=prompt, layer_prompt={layer: self.moved(z, "deep", P, width, size=2.0)})
+        if self.kind == "prefix":
+            return Delta(prefix=dict(self.keys_values(z)))
         if self.kind == "bias":
             return Delta(bias={n: self.moved(z, n, i.out_features) for n, i in L.items()})
         if self.kind == "scale":
@@ -86,22 +94,30 @@ class Change:
         first = min(i.layer for i in L.values())
         return Delta(**{"lora" if "lora" in self.kind else "adapter": pairs}, first_layer=first)
 
+    def keys_values(self, z):
+        """Layer -> keys and values [K, H, P, D_h] near those of words."""
+        ids = self.model.probe_text[None, :P]
+        context, _ = self.model.context(self.model.embed(ids), torch.tensor([P]))
+        for layer, pair in enumerate(context.layers):
+            if pair is not None:
+                yield layer, tuple(t + self.moved(z, (layer, i), *t.shape[1:]) for i, t in enumerate(pair))
 
-def reachable(model, name):
-    try:
-        check_modules(model, [name])
-    except gfo.GfoError:
-        return False
-    return True
+
+def reachable(model):
+    """Names of the linear modules that get each row's tokens."""
+    with contextlib.suppress(gfo.GfoError):  # it names the first that does not
+        check_modules(model, model.linears)
+    return [name for name in model.linears if model.reached[name] is None]
 
 
+@contextlib.contextmanager
 def changed(module, delta):
-    """A copy of the module with one candidate's weights merged."""
-    module = copy.deepcopy(module)
+    """Within, one candidate's weights are merged into the module's."""
+    before, handles = {}, []
     for name in delta.modules:
         part = module.get_submodule(name)
         weight = (part.weight.T if isinstance(part, Conv1D) else part.weight).clone()
-        bias = torch.zeros(len(weight)) if getattr(part, "bias", None) is None else part.bias.clone()
+        bias = weight.new_zeros(len(weight)) if getattr(part, "bias", None) is None else part.bias.clone()
         if name in delta.lora:
             A, B = delta.lora[name]
             weight = weight + B[0] @ A[0]
@@ -109,16 +125,23 @@ def changed(module, delta):
             weight, bias = weight * delta.scale[name][0][:, None], bias * delta.scale[name][0]
         if name in delta.bias:
             bias = bias + delta.bias[name][0]
+        before[part] = part.weight, getattr(part, "bias", None)
         part.weight = torch.nn.Parameter(weight.T if isinstance(part, Conv1D) else weight)
         part.bias = torch.nn.Parameter(bias)
         if name in delta.adapter:
             A, B = (t[0] for t in delta.adapter[name])
-            part.register_forward_hook(lambda m, x, y, A=A, B=B: y + gelu(y @ A.T) @ B.T)
-    return module
+            hook = part.register_forward_hook(lambda m, x, y, A=A, B=B: y + gelu(y @ A.T) @ B.T)
+            handles.append(hook)
+    try:
+        with hooked(*handles):
+            yield
+    finally:
+        for part, (weight, bias) in before.items():
+            part.weight, part.bias = weight, bias
 
 
 @torch.no_grad()
-def plain_logits(model, module, row, at, delta):
+def plain_logits(model, row, at, delta):
     """Logits [V] of one row where it is read, by a plain pass of its ids, 0 in the prompt's places."""
     ids = torch.tensor([[max(token, 0) for token in row]])
     place = torch.tensor([token < 0 for token in row])
@@ -130,11 +153,16 @@ def plain_logits(model, module, row, at, delta):
 
     def add(layer, args, kwargs, prompt):
         hidden = hidden_of(args, kwargs).clone()
-        hidden[0, place] += prompt[0]
+        hidden[..., place, :] += prompt[0]
         return with_hidden(hidden, args, kwargs)
 
+    module = model.module
     handles, embedding = [], module.get_input_embeddings()
     two = {}
+    if delta.prefix:  # by transformers' own cache
+        two["past_key_values"] = DynamicCache()
+        for layer, (key, value) in delta.prefix.items():
+            two["past_key_values"].update(key, value, layer)
     if len(model.stacks) > 1:
         two = {"decoder_input_ids": torch.tensor([list(model.answer_start)])}
     if delta.prompt is not None and not model.by_ids:  # families may take id 0 for padding
@@ -177,13 +205,13 @@ def check_change(model, kind):
     wanted = torch.empty_like(found)
     spread = 0.0
     for k in range(K):
-        delta = space.decode(torch.from_numpy(z[k : k + 1]))
-        module = changed(model.module, delta)
+        delta = space.decode(torch.from_numpy(z[k : k + 1])).to(model.device, model.dtype)
         for b, row in enumerate(rows_of(batch)):
             at = len(row) - 1
             if model.read_token is not None:
                 at -= row[::-1].index(model.read_token)
-            logits = plain_logits(model, module, row, at, delta)
+            with changed(model.module, delta):
+                logits = plain_logits(model, row, at, delta)
             spread = max(spread, float(logits.std()))
             wanted[k, b] = logits[list(batch.vocabulary)]
     assert bool(found.isfinite().all()), kind
@@ -201,18 +229,19 @@ def check_generation(model):
     z = np.random.default_rng(2).standard_normal((K, DIM))
     found = evaluator.answers(z, batch)
     for k in range(K):
-        module = changed(model.module, space.decode(torch.from_numpy(z[k : k + 1])))
+        delta = space.decode(torch.from_numpy(z[k : k + 1])).to(model.device, model.dtype)
         for b, row in enumerate(rows_of(batch)):
-            assert found[k][b] == greedy(model, module, row, batch.decoding), (k, b)
+            with changed(model.module, delta):
+                assert found[k][b] == greedy(model, row, batch.decoding), (k, b)
 
 
 @torch.no_grad()
-def greedy(model, module, row, decoding):
+def greedy(model, row, decoding):
     start, answer = list(getattr(model, "answer_start", ())), []
     while len(answer) < decoding.max_tokens:
         ids = torch.tensor([list(row) + ([] if start else answer)])
         two = {"decoder_input_ids": torch.tensor([start + answer])} if start else {}
-        token = int(module(input_ids=ids, use_cache=False, **two).logits[0, -1].argmax())
+        token = int(model.module(input_ids=ids, use_cache=False, **two).logits[0, -1].argmax())
         if token in decoding.stop:
             break
         answer.append(token)
@@ -224,7 +253,7 @@ def test_a_family_is_right_or_refused_in_a_line(family, mapping):
     if family in PADS_BY_ONE:
         pytest.skip("its padding is a token of the texts here")
     try:
-        module = build(family, mapping)
+        module = build(family, mapping).to(torch.float64 if family in DOUBLE else torch.float32)
     except NotBuiltError as error:
         pytest.skip(str(error)[:100])
     try:
@@ -241,16 +270,17 @@ def check_all(model):
     for kind in CHANGES:
         if kind in WEIGHTS and not Change(model, kind).linears:
             continue  # no module gets each row's tokens
-        if (model.name, kind) in REFUSED:
-            with pytest.raises(gfo.GfoError, match=REFUSED[model.name, kind]):
+        if kind == "prefix" and not model.contexts:
+            with pytest.raises(gfo.GfoError, match="a prefix needs a decoder that keeps keys and values"):
+                gfo.Prefix(model, tokens=2, dim=DIM)
+            continue
+        if kind == "deep prompt" and model.name in NO_DEEP_PROMPT:
+            with pytest.raises(gfo.GfoError, match="is not one vector for each token of each row"):
                 check_change(model, kind)
         else:
             check_change(model, kind)
     if model.generates and Change(model, "lora").linears:
         check_generation(model)
-    if not model.contexts:
-        with pytest.raises(gfo.GfoError, match="a prefix needs a decoder that keeps keys and values"):
-            gfo.Prefix(model, tokens=2, dim=DIM)
 
 
 @pytest.mark.families
