@@ -131,19 +131,22 @@ def leaderboard() -> str:
 
 
 def families() -> str:
-    """Families of transformers by how they are evaluated."""
-    found: dict[str, list[str]] = {}
-    for family, _, way, _ in json.loads(FAMILIES.read_text(encoding="utf-8")):
-        found.setdefault(way, []).append(f"`{family}`")
-    return _table("how | families", (f"| {way} | {', '.join(found[way])} |" for way in sorted(found)))
+    """Families of transformers by their kind and how they are evaluated."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for family, kind, way, _ in json.loads(FAMILIES.read_text(encoding="utf-8")):
+        found.setdefault((kind, way), []).append(f"`{family}`")
+    rows = (
+        f"| {kind} | {way} | {len(some)} | {', '.join(some)} |" for (kind, way), some in sorted(found.items())
+    )
+    return _table("kind | how | number | families", rows)
 
 
 def reasons() -> str:
-    """Families that are not evaluated in the fastest way, with the reason."""
+    """Families that are not evaluated in the fastest way, or not at all, with the reason."""
     rows = json.loads(FAMILIES.read_text(encoding="utf-8"))
     return _table(
-        "family | how | why no faster way is right",
-        (f"| `{r[0]}` | {r[2]} | {r[3].replace('|', '/')} |" for r in rows if r[3] and r[2] != "not tried"),
+        "family | kind | how | why no faster way is right",
+        (f"| `{r[0]}` | {r[1]} | {r[2]} | {r[3].replace('|', '/')} |" for r in rows if r[3]),
     )
 
 
