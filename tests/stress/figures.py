@@ -62,13 +62,21 @@ class Outcomes:
             self.bad.append(f"{what}: {type(error).__name__}: {str(error)[:150]} ({place})")
         self.slowest = max(self.slowest, time.perf_counter() - start)
 
-    def write(self, name, whole):
-        """Keep the figures of a whole run; `GFO_STRESS_BAD` names a file for what went wrong."""
+    def add(self, found):
+        """What another process counted: `counts`, `lines`, `bad` and `slowest`, if it has them."""
+        self.counts += Counter(found["counts"])
+        self.lines |= set(found.get("lines", ()))
+        self.bad += found.get("bad", ())
+        self.slowest = max(self.slowest, found.get("slowest", 0.0))
+
+    def write(self, name, whole, **more):
+        """Keep the figures of a whole run, and more; `GFO_STRESS_BAD` names a file for what went wrong."""
         if "GFO_STRESS_BAD" in os.environ:
             Path(os.environ["GFO_STRESS_BAD"]).write_text("\n".join(self.bad) + "\n")
         if whole:
             FOLDER.mkdir(parents=True, exist_ok=True)
             record = {
+                **more,
                 "inputs": sum(self.counts.values()),
                 **{key: self.counts[key] for key in ("taken", "refused in a line", "else")},
                 "different lines": len(self.lines),
