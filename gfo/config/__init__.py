@@ -146,7 +146,7 @@ class Config(Section):
         from gfo.run.files import write_json
         from gfo.run.folder import RunFolder
 
-        if resume and (out / CONFIG).exists():
+        if resume and os.path.exists(out / CONFIG):
             then = load_config(out / CONFIG).record()
             check_terms(out, {"config": then}, {"config": self.record()})
         self._check_method()

@@ -53,7 +53,7 @@ def find_source(name: str, revision: str | None = None, gguf_file: str | None = 
         GfoError: for a revision of something that has none.
     """
     path = Path(_path_of(name))
-    if path.suffix == ".gguf" and path.is_file():
+    if path.suffix == ".gguf" and os.path.isfile(path):  # False of names too long, too
         path, gguf_file = path.parent, path.name
     options = {"gguf_file": gguf_file} if gguf_file else {}
     return Source(name, path.as_posix(), options | _of_hub(name, path, revision))
@@ -122,9 +122,9 @@ def kind_of(config: Any, architecture: str) -> str:
 def _of_hub(name: str, path: Path, revision: str | None) -> dict[str, Any]:
     """What `from_pretrained` is told of a hub id, and that no code is trusted in any case."""
     options: dict[str, Any] = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
-    if path.is_dir() and revision:
+    if os.path.isdir(path) and revision:
         raise GfoError(f"revision = '{revision}': model '{name}' is a folder, which has none; leave it out")
-    if not path.is_dir() and (_is_near_built_in(name) or not _hub_answers()):
+    if not os.path.isdir(path) and (_is_near_built_in(name) or not _hub_answers()):
         options["local_files_only"] = True  # else transformers tries for half a minute
     return options
 
@@ -201,7 +201,7 @@ def _check_folder(source: Source, kind: Any, config: Any) -> None:
     that names files elsewhere."""
     import torch
 
-    if Path(source.path).is_dir():
+    if os.path.isdir(source.path):
         check_shards(source.name, Path(source.path))
         with torch.device("meta"):
             module = kind.from_config(copy.deepcopy(config), trust_remote_code=False)
@@ -311,7 +311,7 @@ def _cannot_load(source: Source, error: Exception) -> GfoError:
             "to gfo.freeze"
         )
     reason = _reason(error)
-    if Path(source.path).exists():
+    if os.path.exists(source.path):
         return GfoError(f"model '{name}': transformers cannot load this folder: {reason}")
     hint = unknown_name("model", name, entries("model"))
     return GfoError(f"{hint}, or a folder, or a hub id if the hub can be reached ({reason})")

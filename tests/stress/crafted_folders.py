@@ -141,7 +141,7 @@ def points(folder, rng, i):
         z[:-1], z[None], np.zeros(0), np.zeros(10**5), np.full_like(z, np.nan), np.full_like(z, 1e308),
         z.astype("f4"),
         z.astype(np.int64), np.full_like(z, np.inf), -0.0 * z, np.concatenate([z, z]),
-        np.float64(3.0).reshape(()),
+        np.array(3.0),
     )[i % 12]  # fmt: skip
     save_file({("z", "y")[i // 12 % 2]: changed}, folder / POINT)
     values = json.loads((folder / RESULT).read_text())
@@ -243,9 +243,7 @@ def other_files(folder, rng, i):
 of_result, of_run, of_config = of_json(RESULT), of_json(RUN), of_json(CONFIG)
 # kind -> how many of a whole run, of a function's folder and of a config's
 CASES = {
-    of_result: (20, 20), of_run: (16, 16), of_config: (0, 30), texts: (0, 15), formats: (12, 6),
-    history_values: (28, 14),
-    history_order: (25, 12), points: (14, 6), states: (19, 2), missing: (20, 20), no_files: (48, 20),
-    others: (12, 12),
-    other_files: (0, 30),
+    of_result: (14, 6), of_run: (10, 6), of_config: (0, 12), texts: (0, 8), formats: (10, 0),
+    history_values: (20, 4), history_order: (25, 3), points: (12, 2), states: (19, 1), missing: (10, 8),
+    no_files: (27, 8), others: (8, 6), other_files: (0, 16),
 }  # fmt: skip

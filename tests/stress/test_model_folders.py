@@ -16,13 +16,13 @@ import threading
 import broken_models
 import pytest
 from broken_models import CASES, MARKER
-from figures import SECONDS, Outcomes
+from figures import WAITED, Outcomes
 from runs import snapshot
 from tiny_wheel import write_tiny_gguf
 
 from gfo.testing.tiny import tiny_model
 
-BEGIN = 60  # seconds until the first is opened
+BEGIN = 300  # seconds until the first is opened
 SAMPLE, WHOLE = len(CASES), sum(CASES.values())
 
 
@@ -70,7 +70,7 @@ def opening(folders, place):
         watchdog.cancel()
         if line.startswith('{"counts"'):
             yield json.loads(line)
-            seconds = 3 * SECONDS
+            seconds = 2 * WAITED
         elif not line:
             process.stdout.close()
             process.wait()
