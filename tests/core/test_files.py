@@ -149,6 +149,12 @@ def test_sizes(tmp_path, monkeypatch):
     refused(lambda: datasets.load(bomb, "train"), "unpacks to over 2,000 bytes")
 
 
+def test_a_byte_order_mark_in_a_config(tmp_path):
+    (tmp_path / "marked.toml").write_text(DEMO.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert (tmp_path / "marked.toml").read_bytes().startswith(b"\xef\xbb\xbf")
+    assert load_config(tmp_path / "marked.toml").record() == load_config(DEMO).record()
+
+
 NAME = "é" * 300  # more bytes than a file's name may have
 
 
