@@ -108,7 +108,7 @@ def evaluate(
 
     result = read_result(run_dir)
     z = load_point(run_dir)
-    evaluator = load_config(run_dir / CONFIG).evaluator()
+    evaluator = load_config(run_dir / CONFIG).evaluator(run_dir)
     scored = evaluator.score(np.stack([np.zeros_like(z), z]), split)
     scores, metrics = recorded_scores(result), metrics_of(evaluator)
     for i, when in enumerate(("before", "after")):

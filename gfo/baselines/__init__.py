@@ -163,6 +163,30 @@ def run(
     return result
 
 
+def put_back(method: Fixed | Searching, folder: Path) -> None:
+    """Have a baseline that trains weights hold those of a run folder, which its points only number.
+
+    Raises:
+        GfoError: if they are not there.
+    """
+    from gfo.baselines.base import Trainer
+    from gfo.baselines.weights import Weights
+    from gfo.run.checkpoint import STATE
+    from gfo.run.schema import read_state
+
+    if not isinstance(method, Trainer) or not isinstance(method.trained, Weights):
+        return
+    state = read_state(folder / STATE, method.domain.d)
+    try:
+        method.load_state_dict((state or {})["optimizer"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        why = "missing or damaged" if state is None else f"of another training ({error})"
+        raise GfoError(
+            f"{folder / STATE}, which holds the weights trained, is {why}; put back a copy of it, or train "
+            "again"
+        ) from None
+
+
 def _watching(facts: dict[str, Any], model: FrozenModel, *, progress: bool) -> list[Callback]:
     """What notes the memory that the run takes, and shows its progress."""
     from gfo.run.environment import PeakMemory

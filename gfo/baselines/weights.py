@@ -129,7 +129,7 @@ class Weights:
         if update not in self._kept:
             raise GfoError(
                 f"baseline: the weights after {update} updates are gone; they stay in the process that "
-                "trained them: score them there"
+                "trained them, and in its run folder: score them there, or with gfo eval"
             )
         now = _copies(self.parameters)
         fill(self.parameters, self._kept[update])

@@ -146,7 +146,7 @@ class Config(Section):
         from gfo.run.files import write_json
         from gfo.run.folder import RunFolder
 
-        if resume and (out / CONFIG).exists():
+        if resume and os.path.exists(out / CONFIG):
             then = load_config(out / CONFIG).record()
             check_terms(out, {"config": then}, {"config": self.record()})
         self._check_method()
@@ -212,23 +212,25 @@ class Config(Section):
         values = self.model_dump(exclude_none=True, exclude={"task": DATA_DIRS, **self._unused})
         return {key: _without_folders(value) for key, value in values.items()}
 
-    def evaluator(self) -> Evaluator:
-        """The evaluator of the run, for scoring what it found."""
+    def evaluator(self, folder: Path | None = None) -> Evaluator:
+        """The evaluator of the run, for scoring what it found; of weights trained, those in the run's folder.
+
+        Raises:
+            GfoError: for weights that are not in the folder.
+        """
         from gfo import baselines
         from gfo.evaluation.local import LocalEvaluator
 
         task = self.task.build(stream_seed(self.seed, "task"))
         model, space = self._model_and_space()
         if self.baseline is not None:
-            return baselines.make(
-                self.baseline.name,
-                model,
-                task,
-                space,
-                seed=self.seed,
-                memory=self.model.memory,
-                **self.baseline.options,
-            ).judge
+            memory, options = self.model.memory, self.baseline.options
+            method = baselines.make(
+                self.baseline.name, model, task, space, seed=self.seed, memory=memory, **options
+            )
+            if folder is not None:
+                baselines.put_back(method, folder)
+            return method.judge
         assert space is not None
         return LocalEvaluator(model, task, space, memory=self.model.memory)
 

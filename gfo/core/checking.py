@@ -58,13 +58,22 @@ def checked(thing: F) -> F:
     return guarded
 
 
-def _guarded(function: Callable[..., Any], name: str) -> Any:
-    """The function, behind a check of its arguments."""
+def named(cls: F) -> F:
+    """Decorator of a class whose constructor checks values itself, in words of its own: arguments that are
+    missing or unknown end in a GfoError."""
+    init: Any = cls.__init__  # type: ignore[misc]
+    setattr(cls, "__init__", _guarded(init, cls.__name__, Check.bind))  # noqa: B010
+    return cls
+
+
+def _guarded(function: Callable[..., Any], name: str, how: Callable[..., Any] | None = None) -> Any:
+    """The function, behind a check of its arguments; `how` is a method of `Check`."""
     check = Check(function, name)
+    look = check if how is None else functools.partial(how, check)
 
     @functools.wraps(function)
     def guarded(*args: Any, **options: Any) -> Any:
-        given = check(args, options)
+        given = look(args, options)
         return function(*given.args, **given.kwargs)
 
     return guarded
@@ -92,16 +101,24 @@ class Check:
         Raises:
             GfoError: for arguments that are missing, unknown or of a wrong type.
         """
+        given = self.bind(args, options)
+        for name, value in given.arguments.items():
+            given.arguments[name] = self._argument(name, value)
+        return given
+
+    def bind(self, args: Sequence[Any], options: Mapping[str, Any]) -> inspect.BoundArguments:
+        """The arguments by name, whatever they are.
+
+        Raises:
+            GfoError: for arguments that are missing or unknown.
+        """
         self._only_known(options)
         try:
-            given = self.signature.bind(*args, **options)
+            return self.signature.bind(*args, **options)
         except TypeError as error:
             raise GfoError(
                 f"{self._name}: {error}; its arguments are {', '.join(self._names()) or 'none'}"
             ) from None
-        for name, value in given.arguments.items():
-            given.arguments[name] = self._argument(name, value)
-        return given
 
     def _argument(self, name: str, value: Any) -> Any:
         """An argument as the function gets it; those of *args and **options one by one."""

@@ -91,6 +91,11 @@ class FrozenModel(HasTexts, ABC):
         self._logit_scale, self._logit_cap = logit_transform(self.config)
         self.vocabulary_size, self.hidden_size = (int(n) for n in self._embedding.weight.shape)
         self.context_length = context_length(self.config)
+        if not self.has_words:
+            raise GfoError(
+                f"model '{name}' has no embedding for any word of its tokenizer, which is of another model; "
+                "take its own"
+            )
         self.reached: dict[str, str | None] = {}
 
     def like(self, module: Any) -> FrozenModel:

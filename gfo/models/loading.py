@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gfo.core.checking import checked
-from gfo.core.errors import GfoError, unknown_name
+from gfo.core.errors import GfoError, shown, unknown_name
 from gfo.models.opening import find_source, kind_of, no_progress_bars, open_model
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def freeze(module: Any, tokenizer: Any, name: str = "", *, check: bool = True) -
     """
     from gfo.models.checking import WAYS, chosen
 
+    _check_given(module, tokenizer)
     if hasattr(module, "get_base_model"):  # PEFT's, whose modules are not where the model's are
         raise GfoError(
             f"model '{name}': it is a {type(module).__name__}; merge its adapter (merge_and_unload), give "
@@ -97,6 +98,18 @@ def freeze(module: Any, tokenizer: Any, name: str = "", *, check: bool = True) -
     model: FrozenModel = WAYS[kind][0](module, tokenizer, name)
     model.checks = False
     return model
+
+
+def _check_given(module: Any, tokenizer: Any) -> None:
+    """Raise GfoError for what is no model, or no tokenizer, of transformers."""
+    for name, value, has in (
+        ("module", module, "get_input_embeddings"),
+        ("tokenizer", tokenizer, "get_vocab"),
+    ):
+        if isinstance(value, type) or not hasattr(value, has):
+            raise GfoError(
+                f"freeze: {name} = {shown(value)}; give a {name.replace('module', 'model')} of transformers"
+            )
 
 
 def _check_one_device(module: torch.nn.Module, name: str) -> None:

@@ -5,8 +5,10 @@ Code that a folder or a repository brings is never run.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
+import os
 import sys
 import threading
 import warnings
@@ -20,6 +22,7 @@ from gfo.core.errors import GfoError, unknown_name
 from gfo.core.names import BUILT_IN
 from gfo.core.registry import entries
 from gfo.models.download import BuiltInModel, check_whole, ensure_downloaded
+from gfo.models.limits import check_counts, check_shards, check_size
 
 WITH_HEAD = ("ForMaskedLM", "ForPreTraining")  # how the names of masked language models end
 HUB_SECONDS = 3.0  # that the hub has to answer
@@ -34,11 +37,13 @@ class Source:
         name: what the user called it.
         path: a folder or a hub id.
         options: what else `from_pretrained` takes, of configs, tokenizers and weights alike.
+        above: where the adapters are that were made for it.
     """
 
     name: str
     path: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    above: tuple[str, ...] = ()
 
 
 def find_source(name: str, revision: str | None = None, gguf_file: str | None = None) -> Source:
@@ -48,7 +53,7 @@ def find_source(name: str, revision: str | None = None, gguf_file: str | None = 
         GfoError: for a revision of something that has none.
     """
     path = Path(_path_of(name))
-    if path.suffix == ".gguf" and path.is_file():
+    if path.suffix == ".gguf" and os.path.isfile(path):  # False of names too long, too
         path, gguf_file = path.parent, path.name
     options = {"gguf_file": gguf_file} if gguf_file else {}
     return Source(name, path.as_posix(), options | _of_hub(name, path, revision))
@@ -70,14 +75,16 @@ def open_model(source: Source, dtype: Any, place: Any, quantization_config: Any 
     if adapter is not None:
         return _open_adapter(source, adapter, dtype, place, quantization_config)
     with _said_of(source), no_progress_bars():
-        from transformers import AutoConfig, AutoTokenizer
+        from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
+        check_counts(source.name, PreTrainedConfig.get_config_dict(source.path, **source.options)[0])
         config = AutoConfig.from_pretrained(source.path, **source.options)
         tokenizer = AutoTokenizer.from_pretrained(source.path, **source.options)
         if "gguf_file" in source.options:
             quantization_config = _of_gguf(source, quantization_config)
-        more = _placing(config, place, quantization_config)
-        module, info = _class_of(config).from_pretrained(
+        more, kind = _placing(config, place, quantization_config), _class_of(config)
+        _check_folder(source, kind, config)
+        module, info = kind.from_pretrained(
             source.path, dtype=dtype, output_loading_info=True, **more, **source.options
         )
         if "device_map" not in more:
@@ -115,9 +122,9 @@ def kind_of(config: Any, architecture: str) -> str:
 def _of_hub(name: str, path: Path, revision: str | None) -> dict[str, Any]:
     """What `from_pretrained` is told of a hub id, and that no code is trusted in any case."""
     options: dict[str, Any] = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
-    if path.is_dir() and revision:
+    if os.path.isdir(path) and revision:
         raise GfoError(f"revision = '{revision}': model '{name}' is a folder, which has none; leave it out")
-    if not path.is_dir() and (_is_near_built_in(name) or not _hub_answers()):
+    if not os.path.isdir(path) and (_is_near_built_in(name) or not _hub_answers()):
         options["local_files_only"] = True  # else transformers tries for half a minute
     return options
 
@@ -189,6 +196,18 @@ def _of_gguf(source: Source, quantization_config: Any) -> Any:
     return GgufConfig(dequantize=True)
 
 
+def _check_folder(source: Source, kind: Any, config: Any) -> None:
+    """Raise GfoError for a config that asks for more memory than a folder's files account for, or an index
+    that names files elsewhere."""
+    import torch
+
+    if os.path.isdir(source.path):
+        check_shards(source.name, Path(source.path))
+        with torch.device("meta"):
+            module = kind.from_config(copy.deepcopy(config), trust_remote_code=False)
+        check_size(source.name, Path(source.path), module)
+
+
 def _check_whole(source: Source, missing: list[str]) -> None:
     """Raise GfoError for weights that are missing, which transformers has drawn at random."""
     if missing:
@@ -234,8 +253,20 @@ def _open_adapter(
             f"model '{source.name}': it is an adapter of the kind {kind}, which no weight holds; load "
             f"'{base}', and start from the adapter: gfo.SoftPrompt.from_peft"
         )
-    below = replace(find_source(base), name=f"{base}' of the adapter '{source.name}")
+    below = find_source(base)
+    below = replace(
+        below, name=f"{base}' of the adapter '{source.name}", above=(*source.above, _place_of(source))
+    )
+    if _place_of(below) in below.above:
+        raise GfoError(
+            f"model '{source.name}': it is an adapter on itself; name the model that it was made for"
+        )
     return _merged(source, *open_model(below, dtype, place, quantization_config))
+
+
+def _place_of(source: Source) -> str:
+    """Its folder, however it is written; or its hub id."""
+    return os.path.realpath(source.path) if os.path.exists(source.path) else source.path
 
 
 def _merged(source: Source, module: Any, tokenizer: Any) -> tuple[Any, Any]:
@@ -280,7 +311,7 @@ def _cannot_load(source: Source, error: Exception) -> GfoError:
             "to gfo.freeze"
         )
     reason = _reason(error)
-    if Path(source.path).exists():
+    if os.path.exists(source.path):
         return GfoError(f"model '{name}': transformers cannot load this folder: {reason}")
     hint = unknown_name("model", name, entries("model"))
     return GfoError(f"{hint}, or a folder, or a hub id if the hub can be reached ({reason})")

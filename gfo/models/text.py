@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gfo.core.deadline import at_most
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Tokens
 from gfo.core.texts import Pieces, Plain, Where, text_number
@@ -16,6 +17,8 @@ from gfo.core.texts import Pieces, Plain, Where, text_number
 PROBES = ((":", "a"), (":", " a"), ("\n", "a"), ("\n", " a"))  # a context, and what follows it
 ANCHOR = "\n"  # a context that hardly any token spans
 SURROGATE = re.compile("[\ud800-\udfff]")
+SECONDS = 2.0  # that a chat template may take
+DIGITS = 6  # of a number in one: it may multiply texts
 STAND_IN = "\ue0fe{}\ue0ff"  # of private characters: what is written for a special token of a template
 
 
@@ -88,14 +91,16 @@ class TextTokens:
             )
         begun = messages[-1]["role"] == "assistant"
         try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    [dict(message) for message in messages],
-                    tokenize=False,
-                    add_generation_prompt=not begun,
-                    continue_final_message=begun,
+            check_template(self._tokenizer.chat_template)
+            with at_most(SECONDS):
+                return str(
+                    self._tokenizer.apply_chat_template(
+                        [dict(message) for message in messages],
+                        tokenize=False,
+                        add_generation_prompt=not begun,
+                        continue_final_message=begun,
+                    )
                 )
-            )
         except Exception as error:  # of jinja2, of transformers, and what the template raises
             reason = str(error).strip().partition("\n")[0]
             raise GfoError(
@@ -247,3 +252,14 @@ def _with_ends(ids: Tokens, front: Tokens, back: Tokens) -> Tokens:
     """Tokens between special ones, each of which stands once."""
     begun, ended = ids[: len(front)] == front, ids[len(ids) - len(back) :] == back
     return (() if begun else front) + ids + (() if ended and ids else back)
+
+
+def check_template(template: Any) -> None:
+    """Raise ValueError for a chat template (or several, by name) that computes with numbers so large that no
+    deadline could cut it short: other than the loops of a template, that is one step of Python's."""
+    from jinja2 import Environment
+
+    for text in template.values() if isinstance(template, Mapping) else [template]:
+        for _, kind, value in Environment().lex(str(text)):
+            if (kind, value) == ("operator", "**") or (kind == "integer" and len(value) > DIGITS):
+                raise ValueError(f"it computes with {value}")

@@ -39,6 +39,12 @@ class HasTexts:
         """Ids of embeddings that no token has: what fills the matrix up to a round size."""
         return frozenset(range(self.vocabulary_size)).difference(self.tokenizer.get_vocab().values())
 
+    @property
+    def has_words(self) -> bool:
+        """Whether any embedding is that of a token which is text."""
+        special = (number for number in self.special_tokens if number < self.vocabulary_size)
+        return len(self.unused_tokens.union(special)) < self.vocabulary_size
+
     def encode(
         self, text: str, *, start: bool = False, end: bool = False, inside: bool = False
     ) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.optimizers.acquisition import (
     batch_acquisition,
@@ -52,6 +53,7 @@ HUGE = 1e100
 """Losses beyond it count as it, so that their squares are numbers."""
 
 
+@named
 class BayesianOptimization(BaseOptimizer):
     """Bayesian optimization in batches.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.optimizers import make_with
 from gfo.optimizers.base import BaseOptimizer
@@ -22,6 +23,7 @@ from gfo.optimizers.options import one_of, option_error, start_point, whole
 HAND_ON = ("recommendation", "incumbent")
 
 
+@named
 class Blockwise(BaseOptimizer):
     """One optimizer a block, visited in turn.
 

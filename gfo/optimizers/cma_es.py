@@ -28,6 +28,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.optimizers.base import WIDER, WIDEST, BaseOptimizer, worst_for_failed
@@ -59,6 +60,7 @@ _OURS = {
 }  # fmt: skip
 
 
+@named
 class CMAES(BaseOptimizer):
     """CMA-ES with the full covariance matrix: O(d^2) memory, invariant to rotations.
 
@@ -222,6 +224,7 @@ class CMAES(BaseOptimizer):
             self.ask()
 
 
+@named
 class SepCMAES(CMAES):
     """CMA-ES with a diagonal covariance matrix: O(d) memory, learns the scale of each coordinate."""
 
@@ -230,6 +233,7 @@ class SepCMAES(CMAES):
     most_d = None
 
 
+@named
 class VkDCMAES(CMAES):
     """CMA-ES with a diagonal matrix and a few directions, as many as it finds of use: O(k d) memory.
 

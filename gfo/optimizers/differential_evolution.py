@@ -25,6 +25,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.optimizers.base import first_population
 from gfo.optimizers.champion import Championed
@@ -35,6 +36,7 @@ TERMINAL = -1.0
 """Stands in M_CR for a crossover rate of 0 for good."""
 
 
+@named
 class DifferentialEvolution(Championed):
     """L-SHADE.
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.optimizers.base import BaseOptimizer
 from gfo.optimizers.options import number
@@ -26,6 +27,7 @@ RETURN = 0.98
 """What a step leaves of a perturbation that a flat stretch made wider."""
 
 
+@named
 class FZOO(BaseOptimizer):
     """One-sided differences on sign vectors, over their standard deviation.
 

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.optimizers import genetic_operators as op
 from gfo.optimizers.base import WIDEST, first_population
@@ -40,6 +41,7 @@ TRIES = 8
 """Mutations more of an offspring that was evaluated before."""
 
 
+@named
 class GeneticAlgorithm(Championed):
     """Genetic algorithm with a choice of operators.
 

@@ -21,11 +21,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.optimizers.base import WIDER, WIDEST, BaseOptimizer
 from gfo.optimizers.options import default_population, whole
 
 
+@named
 class LMMAES(BaseOptimizer):
     """Limited-memory MA-ES.
 

@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.optimizers.base import BaseOptimizer, worst_for_failed
@@ -31,6 +32,7 @@ from gfo.optimizers.nevergrad_genes import grouped, parameter, point
 from gfo.optimizers.options import start_point, whole
 
 
+@named
 class Nevergrad(BaseOptimizer):
     """A method of nevergrad's registry.
 

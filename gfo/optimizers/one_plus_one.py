@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.optimizers.champion import Championed
 from gfo.optimizers.genetic_operators import mutate_integer
@@ -28,6 +29,7 @@ from gfo.optimizers.options import number
 TARGET = 1 / 5
 
 
+@named
 class OnePlusOneEA(Championed):
     """(1 + lambda) evolutionary algorithm with heavy-tailed mutation.
 

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.optimizers.base import BaseOptimizer
 from gfo.optimizers.fitness_shaping import centred_ranks, z_scores
@@ -32,6 +33,7 @@ RETURN = 0.98
 """What a step leaves of a perturbation that a flat stretch made wider."""
 
 
+@named
 class OpenAIES(BaseOptimizer):
     """Antithetic evolution strategy with centred ranks and Adam.
 

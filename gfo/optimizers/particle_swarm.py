@@ -25,6 +25,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.optimizers.base import first_population
@@ -32,6 +33,7 @@ from gfo.optimizers.champion import Championed
 from gfo.optimizers.options import number, one_of, whole
 
 
+@named
 class ParticleSwarm(Championed):
     """Particle swarm, all particles moved at once.
 

@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 from scipy.stats import qmc
 
+from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.optimizers.base import BaseOptimizer, scatter
 
 
+@named
 class RandomSearch(BaseOptimizer):
     """Independent draws.
 
@@ -62,6 +64,7 @@ class RandomSearch(BaseOptimizer):
         """Nothing to learn: the books keep the incumbent."""
 
 
+@named
 class SobolSearch(RandomSearch):
     """Draws that fill the space evenly: a scrambled Sobol' sequence of [0, 1)^d, spread by quantiles.
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Optimizer
@@ -36,6 +37,7 @@ DUELS = 20
 """Steps of the present run whose comparisons with the best run so far count."""
 
 
+@named
 class IPOP(BaseOptimizer):
     """Restarts, each with `factor` times the population.
 
@@ -177,6 +179,7 @@ class IPOP(BaseOptimizer):
         self._inner.load_state_dict(state["inner"])
 
 
+@named
 class BIPOP(IPOP):
     """Restarts with large populations as IPOP's, and between them small ones with small first steps."""
 

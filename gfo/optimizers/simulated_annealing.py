@@ -30,6 +30,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.optimizers.base import WIDEST
 from gfo.optimizers.champion import Championed
@@ -42,6 +43,7 @@ SMALLEST_T = 1e-300
 """A lower temperature counts as 0: its inverse is no number, or soon none."""
 
 
+@named
 class SimulatedAnnealing(Championed):
     """K annealed Metropolis chains, one proposal each a step.
 

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.optimizers.base import BaseOptimizer
 from gfo.optimizers.fitness_shaping import nes_utilities
@@ -30,6 +31,7 @@ SMALLEST_STEP = 1e-12
 HIGH_D = 100
 
 
+@named
 class SNES(BaseOptimizer):
     """Separable natural evolution strategy.
 

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.optimizers.base import BaseOptimizer
 from gfo.optimizers.options import even_population, number, one_of
@@ -33,6 +34,7 @@ RETURN = 0.98
 """What a step leaves of a perturbation that a flat stretch made wider."""
 
 
+@named
 class SPSA(BaseOptimizer):
     """Stochastic approximation with two evaluations a direction.
 

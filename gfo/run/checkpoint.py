@@ -39,9 +39,9 @@ from gfo.run.environment import threads, versions
 from gfo.run.files import FORMAT, format_of, write_json
 from gfo.run.history import HISTORY, History, Step, checksum, recorded_losses
 from gfo.run.memo import Memo
-from gfo.run.schema import RESULT, RUN, read_result, read_run
+from gfo.run.schema import RESULT, RUN, read_result, read_run, read_state
 from gfo.run.selection import Snapshot
-from gfo.run.state import Training, load_state, save_state
+from gfo.run.state import Training, save_state
 
 STATE = "state.safetensors"
 SAVE_EVERY = 10.0  # seconds that a resumed run may lose: of the optimizer's own, of a training's all
@@ -113,8 +113,8 @@ class Checkpoint:
         """Put a saved state back; the number of steps that need not be told again."""
         if self._folder is None or not run.history.recorded:
             return 0
-        state = load_state(self._folder / STATE)
-        usable = state is not None and 0 < state["steps"] <= len(run.history.recorded)
+        state = read_state(self._folder / STATE, run.optimizer.domain.d)
+        usable = state is not None and state["steps"] <= len(run.history.recorded)
         if isinstance(run.optimizer, Training):
             self._leave_out(self._folder, run, state["steps"] if state and usable else 0)
         if state is None or not usable or not saves_state(run):

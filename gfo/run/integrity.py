@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ def check_folder(folder: Path) -> list[Finding]:
     Raises:
         GfoError: for a folder without a run.
     """
-    there = [name for name in CHECKS if (folder / name).exists()]
+    there = [name for name in CHECKS if os.path.exists(folder / name)]  # False of names too long, too
     if not {HISTORY, RESULT} & set(there):
         raise GfoError(f"{folder} holds no run: no {HISTORY} and no {RESULT}; give the folder of a gfo run")
     return [_finding(folder, name) for name in there]

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gfo.core.errors import GfoError
 from gfo.run.files import format_of, read_json
+from gfo.run.state import load_state
 
 RESULT, RUN = "result.json", "run.json"
 GO_ON = f"put back a copy, or delete {RESULT} and go on (gfo resume, resume=True), which writes it anew"
@@ -21,6 +23,12 @@ class _Keys(BaseModel):
     """Others may stand beside those that are named."""
 
     model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Held(BaseModel):
+    """Values of a state, arrays among them."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
 
 
 class CostRecord(BaseModel):
@@ -74,6 +82,25 @@ class RunRecord(_Keys):
     plan: PlanRecord | None = None
 
 
+class SnapshotRecord(_Held):
+    """A `gfo.run.selection.Snapshot`."""
+
+    z: np.ndarray
+    step: int
+    scores: dict[str, float]
+
+
+class StateRecord(_Held):
+    """state.safetensors."""
+
+    steps: int = Field(ge=1)
+    optimizer: dict[str, Any]
+    points: np.ndarray
+    incumbent: np.ndarray | None
+    loss_now: np.ndarray | None = None
+    best: SnapshotRecord | None
+
+
 def read_result(folder: Path) -> dict[str, Any]:
     """What result.json holds.
 
@@ -97,6 +124,19 @@ def read_run(folder: Path) -> dict[str, Any]:
     values = read_json(folder / RUN, remedy=remedy)
     _check(values, RunRecord, folder / RUN, remedy)
     return values
+
+
+def read_state(path: Path, d: int) -> dict[str, Any] | None:
+    """A run's saved state, of points of d dimensions; None if it is missing, damaged or another run's."""
+    state = load_state(path)
+    try:
+        StateRecord.model_validate(state)
+    except ValidationError:
+        return None
+    assert state is not None
+    best = state["best"] or {}
+    points = [state["points"], *(point for point in (state["incumbent"], best.get("z")) if point is not None)]
+    return state if all(np.shape(point)[-1:] == (d,) for point in points) else None
 
 
 def _check(values: Mapping[str, Any], record: type[Checked], path: Path, remedy: str) -> None:

@@ -93,7 +93,8 @@ class DevSelection:
             self.names = tuple(scores)
             self._decides = deciding_metric(self._metrics, self.options.metric, scores, "selection metric")
         name, merit = self.options.metric, self._decides.merit
-        better = self.best is None or merit(scores[name]) > merit(self.best.scores[name])
+        check_name("selection metric", name, scores)  # also of steps that were recorded
+        better = self.best is None or merit(scores[name]) > merit(self.best.scores.get(name))
         if better and np.isfinite(scores[name]):
             self.best = Snapshot(z.copy(), step, scores)
 

@@ -16,6 +16,21 @@ from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.core.recording import recorded
 
+MOST_D = 20_000  # whose rotation takes 3 GB
+
+
+def _generator(d: int, seed: int, *more: int) -> np.random.Generator:
+    """Of a function's numbers.
+
+    Raises:
+        GfoError: for a d or a seed out of range.
+    """
+    if not 1 <= d <= MOST_D:
+        raise GfoError(f"d = {d} must be from 1 to {MOST_D}")
+    if seed < 0:
+        raise GfoError(f"seed = {seed} must be 0 or more")
+    return np.random.default_rng([seed, d, *more])
+
 
 class BenchmarkFunction(ABC):
     """f(z [K, d]) -> loss [K] with a known optimum.
@@ -48,7 +63,7 @@ class _Rotated(BenchmarkFunction):
     """y = R (z - optimum) with a random rotation R and an optimum drawn from N(0, I)."""
 
     def __init__(self, d: int, *, seed: int = 0, domain: Domain | None = None) -> None:
-        rng = np.random.default_rng([seed, d])
+        rng = _generator(d, seed)
         domain = Domain.unbounded(d) if domain is None else domain
         optimum = rng.standard_normal(d)
         if domain.bounded:  # well inside
@@ -75,7 +90,7 @@ class Bowl(Sphere):
 
     def __init__(self, d: int, *, width: float, seed: int = 0) -> None:
         super().__init__(d, seed=seed, domain=Domain.box(-width / 2, width / 2, d))
-        self.optimum = np.random.default_rng([seed, d]).uniform(-0.4 * width, 0.4 * width, d)
+        self.optimum = _generator(d, seed).uniform(-0.4 * width, 0.4 * width, d)
 
 
 @recorded
@@ -115,7 +130,7 @@ class NoisySphere(Sphere):
     def __init__(self, d: int, *, noise: float = 0.1, seed: int = 0, domain: Domain | None = None) -> None:
         super().__init__(d, seed=seed, domain=domain)
         self.noise = noise
-        self._rng = np.random.default_rng([seed, d, 1])
+        self._rng = _generator(d, seed, 1)
 
     def exact(self, z: Array) -> Array:
         """The losses [K] of z [K, d] without noise."""
@@ -130,7 +145,7 @@ class OneMax(BenchmarkFunction):
     """The number of bits that differ from a random optimum."""
 
     def __init__(self, d: int, *, seed: int = 0) -> None:
-        optimum = np.random.default_rng([seed, d]).integers(0, 2, d).astype(np.float64)
+        optimum = _generator(d, seed).integers(0, 2, d).astype(np.float64)
         super().__init__(Domain.box(0, 1, d, integer=True), optimum)
 
     def _loss(self, z: Array) -> Array:
@@ -142,7 +157,7 @@ class IntegerSphere(BenchmarkFunction):
     """sum_i (z_i - optimum_i)^2 over the whole numbers -10 to 10."""
 
     def __init__(self, d: int, *, seed: int = 0) -> None:
-        optimum = np.random.default_rng([seed, d]).integers(-8, 9, d).astype(np.float64)
+        optimum = _generator(d, seed).integers(-8, 9, d).astype(np.float64)
         super().__init__(Domain.box(-10, 10, d, integer=True), optimum)
 
     def _loss(self, z: Array) -> Array:
@@ -154,7 +169,7 @@ class Words(BenchmarkFunction):
     """The weight of the genes that differ from a random optimum: categories without an order."""
 
     def __init__(self, d: int, *, values: int = 30, seed: int = 0) -> None:
-        rng = np.random.default_rng([seed, d])
+        rng = _generator(d, seed)
         optimum = rng.integers(1, values, d).astype(np.float64)
         super().__init__(Domain.box(0, values - 1, d, categorical=True), optimum)
         self.weights = rng.uniform(1, 2, d)
@@ -168,7 +183,7 @@ class MixedSphere(BenchmarkFunction):
     """A sphere whose first third of genes is binary, second third whole (-5 to 5), rest real."""
 
     def __init__(self, d: int, *, seed: int = 0) -> None:
-        rng = np.random.default_rng([seed, d])
+        rng = _generator(d, seed)
         kind = np.arange(d) * 3 // d
         low = np.choose(kind, [0.0, -5.0, -np.inf])
         high = np.choose(kind, [1.0, 5.0, np.inf])

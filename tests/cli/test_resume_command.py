@@ -135,6 +135,29 @@ def test_a_baseline_goes_on(work, gfo, name, monkeypatch):
     assert recorded(work / "run") == (0 if name == "manual" else 80)
 
 
+@pytest.mark.parametrize("name", ["full", "lora", "mezo", "mezo-lora", "gradient", "linear-head", "manual"])
+def test_baselines_are_scored_and_exported_or_say_why_not(work, gfo, name):
+    lr = {"full": "{lr=1e-2}", "lora": "{lr=1e-2}", "mezo": "{lr=1e-2}", "mezo-lora": "{lr=1e-2}"}
+    given = ("--set", f"baseline.name={name}", "--set", f"baseline.options={lr.get(name, '{}')}")
+    assert gfo("tune", "run.toml", "--out", "run", *given)[0] == 0
+    result = work / "run" / "result.json"
+    before = json.loads(result.read_text())
+    assert gfo("eval", "run", "--split", "test")[0] == 0
+    assert json.loads(result.read_text())["scores"] == before["scores"]  # those of the process that trained
+    assert gfo("eval", "run", "--split", "train")[0] == 0
+    code, _, err = gfo("export", "run", "--format", "merged")
+    assert code == 0 or ("\n" not in err.strip() and err.startswith("error: ")), err
+    state = work / "run" / "state.safetensors"
+    if not state.exists() or name in ("gradient", "linear-head"):
+        return
+    held = bytearray(state.read_bytes())
+    held[-9] ^= 1
+    state.write_bytes(held)
+    bad(gfo("eval", "run"), "state.safetensors, which holds the weights trained, is missing or damaged; put")
+    state.unlink()
+    bad(gfo("eval", "run"), "state.safetensors, which holds the weights trained, is missing or damaged; put")
+
+
 def test_stops_of_a_config(work, gfo):
     assert gfo("tune", "run.toml", "--out", "run", "--set", "stop.target=100")[0] == 0
     assert json.loads((work / "run" / "result.json").read_text())["stopped"].startswith(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,8 +14,8 @@ import numpy as np
 import pytest
 
 import gfo
-from gfo.core.checking import checked, fits, words
-from gfo.core.errors import printable, shown
+from gfo.core.checking import checked, fits, named, words
+from gfo.core.errors import GfoError, printable, shown
 from gfo.core.protocols import Task
 
 
@@ -150,3 +151,19 @@ def test_warnings_of_gfo_are_one_line(tmp_path):
     first, second, *_ = done.stderr.splitlines()
     assert first == r"warning: two\nlines\x1b"
     assert "warns.py:4: UserWarning: of others" in second
+
+
+def test_classes_that_check_values_themselves():
+    @named
+    class Own:
+        def __init__(self, size: int, *, seed: int = 0) -> None:
+            self.size, self.seed = size, seed
+
+    assert (Own("x", seed=None).size, Own(size=3).seed) == ("x", 0)  # values are the class's to check
+    for call, said in [
+        (lambda: Own(), "Own: missing a required argument: 'size'; its arguments are size, seed"),
+        (lambda: Own(1, sead=3), "Own: unknown argument 'sead': did you mean 'seed'?"),
+        (lambda: Own(1, 2), "Own: too many positional arguments"),
+    ]:
+        with pytest.raises(GfoError, match=re.escape(said)):
+            call()

@@ -3,10 +3,13 @@
 import gzip
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
-from gfo.config import load_config
+import gfo
+from gfo import cli
+from gfo.config import DEMO, load_config
 from gfo.core import files, reading
 from gfo.core.errors import GfoError
 from gfo.tasks.parts import datasets
@@ -144,3 +147,33 @@ def test_sizes(tmp_path, monkeypatch):
     bomb = tmp_path / "a.jsonl.gz"
     bomb.write_bytes(gzip.compress(b" " * 10**6))
     refused(lambda: datasets.load(bomb, "train"), "unpacks to over 2,000 bytes")
+
+
+def test_a_byte_order_mark_in_a_config(tmp_path):
+    (tmp_path / "marked.toml").write_text(DEMO.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert (tmp_path / "marked.toml").read_bytes().startswith(b"\xef\xbb\xbf")
+    assert load_config(tmp_path / "marked.toml").record() == load_config(DEMO).record()
+
+
+NAME = "é" * 300  # more bytes than a file's name may have
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: gfo.load_model(NAME),
+        lambda: gfo.load_model(f"{NAME}.gguf"),
+        lambda: gfo.compare([NAME]),
+        lambda: cli.check(Path(NAME)),
+        lambda: cli.resume(Path(NAME)),
+        lambda: cli.evaluate(Path(NAME)),
+        lambda: cli.plot([Path(NAME)]),
+        lambda: cli.export(Path(NAME)),
+        lambda: load_config(DEMO).run(NAME, resume=True),
+        lambda: gfo.datasets.load(NAME),
+    ],
+)
+def test_names_too_long(call):
+    with pytest.raises(gfo.GfoError) as error:
+        call()
+    assert "\n" not in str(error.value)

@@ -159,6 +159,18 @@ def test_what_a_line_says():
     assert seconds_left(a_run()) == 0.0
 
 
+def test_a_line_looks_at_the_end_of_the_history_alone(monkeypatch):
+    run, read = a_run(candidates=25, seconds=10.0), []
+    run.selection = DevSelection(None)
+    for i in range(5000):
+        add(run, 0.5, {"loss": float(i)} if i < 4998 else None)
+    at = type(run.history).__getitem__
+    monkeypatch.setattr(type(run.history), "__getitem__", lambda self, i: read.append(i) or at(self, i))
+    monkeypatch.delattr(type(run.history), "__iter__")
+    assert "dev loss 4,997" in describe(run)
+    assert sorted(set(read)) == [-3, -2, -1]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.4, "0:00"), (83, "1:23"), (7384, "2:03:04"), (3599.7, "1:00:00")]
 )

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from gfo.core.errors import GfoError
 
-SECONDS = 10  # that no input may take
+SECONDS = 10  # of the processor's, that no input may take
+WAITED = 60  # of the clock's: other processes may be busy
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "results" / "stress"
 
 
@@ -21,19 +22,22 @@ class HangError(BaseException):
 
 
 @contextlib.contextmanager
-def at_most(seconds):
-    """Raise HangError in what takes longer."""
+def at_most(seconds, waited):
+    """Raise HangError in what takes longer, in seconds of the processor and of the clock."""
 
     def stop(number, frame):
         raise HangError
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    timers = {signal.SIGPROF: (signal.ITIMER_PROF, seconds), signal.SIGALRM: (signal.ITIMER_REAL, waited)}
+    before = {number: signal.signal(number, stop) for number in timers}
+    for timer, left in timers.values():
+        signal.setitimer(timer, left)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for number, (timer, _) in timers.items():
+            signal.setitimer(timer, 0)
+            signal.signal(number, before[number])
 
 
 class Outcomes:
@@ -44,9 +48,9 @@ class Outcomes:
 
     def of(self, call, what):
         """Call it; anything but a result or a GfoError of one line is kept with `what` it was."""
-        start = time.perf_counter()
+        start = time.process_time()
         try:
-            with warnings.catch_warnings(), at_most(SECONDS):
+            with warnings.catch_warnings(), at_most(SECONDS, WAITED):
                 warnings.simplefilter("ignore")
                 call()
             self.counts["taken"] += 1
@@ -54,21 +58,35 @@ class Outcomes:
             self.counts["refused in a line"] += 1
             self.lines.add(str(error))
             if len(str(error).splitlines()) != 1:
-                self.bad.append(f"{what}: {error!r}")
+                self._wrong(f"{what}: {error!r}")
         except (Exception, HangError) as error:
             self.counts["else"] += 1
             where = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{Path(where.filename).name}:{where.lineno}"
-            self.bad.append(f"{what}: {type(error).__name__}: {str(error)[:150]} ({place})")
-        self.slowest = max(self.slowest, time.perf_counter() - start)
+            self._wrong(f"{what}: {type(error).__name__}: {str(error)[:150]} ({place})")
+        self.slowest = max(self.slowest, time.process_time() - start)
 
-    def write(self, name, whole):
-        """Keep the figures of a whole run; `GFO_STRESS_BAD` names a file for what went wrong."""
+    def _wrong(self, line):
+        """Keep it; `GFO_STRESS_BAD` names a file that tells at once."""
+        self.bad.append(line)
         if "GFO_STRESS_BAD" in os.environ:
-            Path(os.environ["GFO_STRESS_BAD"]).write_text("\n".join(self.bad) + "\n")
+            with Path(os.environ["GFO_STRESS_BAD"]).open("a") as file:
+                file.write(f"{line}\n")
+
+    def add(self, found):
+        """What another process counted: `counts`, `lines`, `bad` and `slowest`, if it has them."""
+        self.counts += Counter(found["counts"])
+        self.lines |= set(found.get("lines", ()))
+        for line in found.get("bad", ()):
+            self._wrong(line)
+        self.slowest = max(self.slowest, found.get("slowest", 0.0))
+
+    def write(self, name, whole, **more):
+        """Keep the figures of a whole run, and more."""
         if whole:
             FOLDER.mkdir(parents=True, exist_ok=True)
             record = {
+                **more,
                 "inputs": sum(self.counts.values()),
                 **{key: self.counts[key] for key in ("taken", "refused in a line", "else")},
                 "different lines": len(self.lines),

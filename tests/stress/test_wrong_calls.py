@@ -118,13 +118,22 @@ def targets(model):
         "Result.export_merged": (result.export_merged, {"folder": "merged"}),
         "Result.save": (result.save, {"folder": "saved"}),
         "load_model": (gfo.load_model, {"name": "nothing", "dtype": "float32", "device": "cpu"}),
+        "freeze": (gfo.freeze, {"module": model.module, "tokenizer": model.tokenizer, "name": "m",
+                                "check": False}),
+        "testing.Rosenbrock": (gfo.testing.Rosenbrock, {"d": 3, "seed": 1}),
+        "testing.Ellipsoid": (gfo.testing.Ellipsoid, {"d": 3, "seed": 1, "condition": 10.0}),
+        "testing.NoisySphere": (gfo.testing.NoisySphere, {"d": 3, "seed": 1, "noise": 0.1}),
+        "testing.MixedSphere": (gfo.testing.MixedSphere, {"d": 3, "seed": 1}),
+        "testing.OneMax": (gfo.testing.OneMax, {"d": 3, "seed": 1}),
         "optimizers.options_of": (gfo.optimizers.options_of, {"name": "cma"}),
         "LocalEvaluator": (
             gfo.LocalEvaluator,
             {"model": model, "task": classification(), "space": gfo.SoftPrompt(model, tokens=2, dim=3)},
         ),
     }  # fmt: skip
-    found |= {f"optimizers.make {name}": made(name) for name in gfo.optimizers.names() if name != "bo"}
+    for name in gfo.optimizers.names():
+        if name != "bo":
+            found |= {f"optimizers.make {name}": made(name), name: by_class(name)}
     return found | {name: (getattr(gfo, name), good(name, model)) for name in SPACES}
 
 
@@ -147,6 +156,13 @@ def made(name):
     make = functools.partial(gfo.optimizers.make, name)
     options = gfo.optimizers.options_of(name) or ()
     return make, {"domain": gfo.Domain.unbounded(3), "seed": 0} | dict.fromkeys(options, OMITTED)
+
+
+def by_class(name):
+    """The class of an optimizer, as a program of one's own calls it."""
+    options = gfo.optimizers.options_of(name) or ()
+    arguments = {"domain": gfo.Domain.unbounded(3), "seed": 0} | dict.fromkeys(options, OMITTED)
+    return registry.find("optimizer", name).load(), arguments
 
 
 OMITTED = object()  # an argument that is only given wrongly

@@ -49,9 +49,9 @@ def export(evaluator: Any, z: Array, form: str, folder: str | Path) -> Exported:
     if not np.isfinite(z).all():
         raise GfoError("export: the point has numbers that are not finite; nothing is written")
     given, folder = Path(folder), absolute(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise GfoError(f"out = {given}: it is not empty; name another folder, or delete it")
     try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise GfoError(f"out = {given}: it is not empty; name another folder, or delete it")
         with whole_folder(folder) as begun:
             if form in WRITERS:
                 written = WRITERS[form](Candidate.of(evaluator, z), begun)

@@ -72,10 +72,14 @@ class Candidate:
         """What z [d] stands for, a deep prompt at the first layer's entrance folded into the soft prompt.
 
         Raises:
-            GfoError: for an evaluator without a model.
+            GfoError: for an evaluator without a model, or a point that its space does not have.
         """
         evaluator = local(evaluator)
-        model = evaluator.model
+        model, d = evaluator.model, evaluator.space.domain.d
+        if np.shape(z) != (d,):
+            raise cannot(
+                f"the point has the shape {list(np.shape(z))}, the space [{d}]", "take the run's own"
+            )
         with torch.no_grad():
             delta = evaluator.space.decode(
                 torch.from_numpy(np.asarray(z, dtype=np.float64)[None]).to(model.device)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gfo.core.delta import Delta
+from gfo.core.errors import GfoError
 from gfo.core.slots import Biases, LayerPrompts, LowRank, Prefixes, Prompts, Scales, Slot
 from gfo.models.loading import no_progress_bars
 from gfo.models.weights import linear_sizes, put_plain_linears, quantized_linears, weight_of
@@ -97,8 +98,8 @@ def write_merged(candidate: Candidate, folder: Path) -> Exported:
     soft = None if delta.prompt is None else SoftTokens.of(candidate)
     twin = _merged(candidate, soft)
     with no_progress_bars():
-        twin.save_pretrained(folder)
-    (model.tokenizer if soft is None else soft.tokenizer).save_pretrained(folder)
+        _save(twin, folder)
+    _save(model.tokenizer if soft is None else soft.tokenizer, folder)
     notes = _notes(model, soft)
     write_prompt(candidate, folder, () if soft is None else soft.texts, "; ".join(notes) or None)
     load = (
@@ -106,6 +107,23 @@ def write_merged(candidate: Candidate, folder: Path) -> Exported:
         f"tokenizer = transformers.AutoTokenizer.from_pretrained({str(folder)!r})",
     )
     return Exported(folder, load, tuple(notes))
+
+
+def _save(thing: Any, folder: Path) -> None:
+    """Write a model or a tokenizer, where transformers can.
+
+    Raises:
+        GfoError: for whatever it raises but that a file cannot be written.
+    """
+    try:
+        thing.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:  # of all classes
+        reason = " ".join(str(error).split())
+        raise GfoError(
+            f"export: transformers cannot save this {type(thing).__name__} ({reason}); mend its config"
+        ) from error
 
 
 def _notes(model: FrozenModel, soft: SoftTokens | None) -> list[str]:
