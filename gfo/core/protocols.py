@@ -145,7 +145,7 @@ class Batch:
         vocabulary: the token ids whose logits the task reads, V' of them, or None for all; for a model that
             reads the sentence, the token ids of each label's text.
         target: what the task compares with, [B], such as an index into the labels.
-        prompt: whether there is a place for a soft prompt between before and after.
+        prompt, here: whether between the two is a place for a soft prompt, one where modules begin to change.
         recurs: whether the batch will come again in a later step, so that work on it is worth keeping;
             False for one drawn at random.
         endings: per example up to m continuations of its row, none of them empty, whose tokens' summed
@@ -153,8 +153,7 @@ class Batch:
             in order: as many as there are masks.
         decoding: how to generate a continuation of each row. A candidate has failed, and has None instead of
             its list, where a logit of any of its rows is not finite; the loss is then nan.
-        split: where the task has the rows.
-        numbers: of the rows there, by which the task finds them again.
+        split, numbers: where the task has the rows, and their numbers there.
     """
 
     key: tuple[Any, ...]
@@ -163,6 +162,7 @@ class Batch:
     vocabulary: tuple[int, ...] | tuple[Tokens, ...] | None
     target: Array
     prompt: bool = True
+    here: bool = False
     recurs: bool = True
     endings: tuple[tuple[Tokens, ...], ...] = ()
     decoding: Decoding | None = None

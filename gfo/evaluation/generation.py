@@ -63,12 +63,14 @@ class Chunk:
         b: the examples.
         candidate: of each sequence, a number within k, int [N].
         example: of each sequence, a number within b, int [N].
+        by_example: whether they are sorted by example, all candidates of each; else by candidate.
     """
 
     k: slice
     b: list[int]
     candidate: Tensor
     example: Tensor
+    by_example: bool = False
 
     @classmethod
     def of(cls, k: slice, b: list[int], device: torch.device, *, by_example: bool = False) -> Chunk:
@@ -76,7 +78,7 @@ class Chunk:
         sizes = (len(b), k.stop - k.start) if by_example else (k.stop - k.start, len(b))
         grid = torch.arange(sizes[0] * sizes[1], device=device)
         outer, inner = grid // sizes[1], grid % sizes[1]
-        return cls(k, b, inner, outer) if by_example else cls(k, b, outer, inner)
+        return cls(k, b, inner, outer, True) if by_example else cls(k, b, outer, inner)
 
     def take(self, rows: Tensor) -> Chunk:
         """Some of the sequences."""
@@ -157,7 +159,8 @@ class AnswerWriter:
             tokens = TokenRows.padded([self._branches[i] for i in b], model.device)
             for k in parts(delta.candidates, self._room.sequences(lengths[b[0]] + new) // len(b)):
                 some, C = delta.select(k), k.stop - k.start
-                change = Change(some, tokens.places(C, self._shape.P).flatten(0, 1))
+                changed = None if tokens.changed is None else tokens.changed.repeat(C, 1)
+                change = Change(some, tokens.places(C, self._shape.P).flatten(0, 1), changed=changed)
                 sequences = WholeSequences(model, change, tokens.ids.repeat(C, 1))
                 hidden = sequences.begin(change.put_prompts(tokens.embed(model).repeat(C, 1, 1)))
                 self._meter.count(C * tokens.ids.numel(), C * tokens.real, model.layers)
@@ -218,7 +221,10 @@ class AnswerWriter:
                 own = (chunk.candidate >= k.start) & (chunk.candidate < k.stop)
                 rows = (own & (place_in_tile[chunk.example] >= 0)).nonzero()[:, 0]
                 at, candidate = place_in_tile[chunk.example[rows]], chunk.candidate[rows] - k.start
-                change = Change(delta.select(k), tokens.places(k.stop - k.start, P)[candidate, at])
+                place = tokens.places(k.stop - k.start, P)[candidate, at]
+                changed = None if tokens.changed is None else tokens.changed[at]
+                cycles = len(tile) if chunk.by_example else None
+                change = Change(delta.select(k), place, cycles, changed)
                 entry = change.put_prompts(tokens.embed(model)[at])
                 out[rows] = sequences.begin(entry, tokens.length[at], rows, change)
                 self._meter.count(entry[..., 0].numel(), tokens.real * (k.stop - k.start), self._meter.layers)
@@ -241,7 +247,7 @@ class AnswerWriter:
                     sequences.share(*shared, C)
                     begun += len(real)
                 chunk = Chunk.of(k, b, model.device)
-                hidden = sequences.begin(_of_modules(some, model.device))
+                hidden = sequences.begin(_of_modules(some, chunk))
                 tokens = begun * len(model.answer_start)
                 self._meter.count(tokens, tokens, model.layers - model.encoder_layers)
                 yield chunk, sequences, hidden
@@ -287,7 +293,7 @@ class AnswerWriter:
         layers = self._meter.layers - getattr(self._model, "encoder_layers", 0)
         alive = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
         broken = torch.zeros(delta.candidates, dtype=torch.bool, device=hidden.device)
-        change = _of_modules(delta, hidden.device)
+        change = _of_modules(delta, chunk)
         for t in range(self._decoding.max_tokens):
             token, fine = self._choose(hidden, chunk, t)
             broken[chunk.candidate[alive & ~fine]] = True
@@ -295,12 +301,12 @@ class AnswerWriter:
             self._append(chunk, token, alive, found)
             if t == self._decoding.max_tokens - 1 or not bool(alive.any()):
                 break
-            rows = _kept(alive, chunk.candidate, equally_many=change is not None)
+            rows = _kept(alive, chunk, equally_many=change is not None)
             if sequences.shrinks and len(rows) <= SHRINK * len(alive):
                 sequences.keep(rows)
                 chunk, alive, token = chunk.take(rows), alive[rows], token[rows]
                 if change is not None:
-                    change = _of_modules(delta.take(torch.unique(chunk.candidate)), hidden.device)
+                    change = _of_modules(delta.take(torch.unique(chunk.candidate)), chunk)
             hidden = sequences.step(token, change)
             self._meter.count(len(alive) * sequences.tokens_a_step, int(alive.sum()), layers)
         return {chunk.k.start + k for k in broken.nonzero()[:, 0].tolist()}
@@ -347,22 +353,26 @@ class AnswerWriter:
         return torch.stack([drawn[b] for b in examples])
 
 
-def _of_modules(delta: Delta, device: torch.device) -> Change | None:
-    """What of the changes reaches generated tokens: the modules'."""
+def _of_modules(delta: Delta, chunk: Chunk) -> Change | None:
+    """What of the changes of a chunk's candidates reaches generated tokens: the modules'."""
     if not delta.modules:
         return None
     modules = Delta(*(slot for slot in delta.slots if slot.modules))
-    return Change(modules, torch.full((1, 1), -1, device=device))
+    cycles = len(chunk.example) // delta.candidates if chunk.by_example else None
+    return Change(modules, torch.full((1, 1), -1, device=chunk.example.device), cycles)
 
 
-def _kept(alive: Tensor, candidate: Tensor, *, equally_many: bool) -> Tensor:
-    """The sequences to go on with, int, ascending: those alive.
+def _kept(alive: Tensor, chunk: Chunk, *, equally_many: bool) -> Tensor:
+    """The sequences of a chunk to go on with, int, ascending: those alive.
 
-    Where there must be equally many for each candidate that has any, the others' fill up.
+    Where there must be equally many for each candidate, others fill up: by example all of an example's with
+    one that is alive, by candidate as many as the candidate with most has.
     """
     if not equally_many:
         return alive.nonzero()[:, 0]
-    grid = alive.view(len(torch.unique(candidate)), -1)
+    grid = alive.view(len(torch.unique(chunk.example if chunk.by_example else chunk.candidate)), -1)
+    if chunk.by_example:
+        return grid.any(dim=1, keepdim=True).expand_as(grid).flatten().nonzero()[:, 0]
     count = grid.sum(dim=1)
     first = (~grid).int().argsort(dim=1, stable=True)[:, : int(count.max())]
     rows = torch.arange(len(grid), device=alive.device)[:, None] * grid.shape[1] + first

@@ -32,6 +32,7 @@ from gfo.core.protocols import (
     Task,
 )
 from gfo.core.recording import recorded
+from gfo.evaluation.begins import check_begin, check_places
 from gfo.evaluation.endings import check_endings, with_longest_ending
 from gfo.evaluation.generation import AnswerWriter, Room, check_length, shape_of
 from gfo.evaluation.layouts import ByCandidate, ByExample, lay_out_batch
@@ -238,8 +239,10 @@ class LocalEvaluator:
     def _checked_shape(self) -> Shape:
         """What all changes of the space have in common, if they fit the model."""
         zero = self._decode(np.zeros((1, self.space.domain.d)))
+        self._begins = zero.begins
         with self.model.lock:
             self.model.check(zero)
+            check_begin(zero, self.model)
             return Shape.of(zero, self.model)
 
     def _extreme_rows(self) -> list[tuple[int, ...]]:
@@ -265,6 +268,8 @@ class LocalEvaluator:
                 )
             if batch.endings:
                 check_endings(batch, self.model, P, split)
+            if self._begins is not None and self.model.causal:
+                check_places(self._begins, batch, P, split)
             for i in range(len(batch)):
                 self._check_length(batch, i, f"{split} row {i + 1}")
 
