@@ -89,6 +89,16 @@ class SelectionConfig(Section):
     point: str = "recommendation"
 
 
+class RacingConfig(Section):
+    """`gfo.Racing`; in a config with this section candidates race."""
+
+    block: int = 4
+    first: int = 8
+    p: float = 0.1
+    survivors: int = 4
+    seed: int = 0
+
+
 class StopConfig(Section):
     """`gfo.StopOnTarget` and `gfo.EarlyStopping`; without a metric the target is a training loss."""
 
@@ -121,6 +131,7 @@ class Config(Section):
     budget: BudgetConfig
     selection: SelectionConfig = Field(default_factory=SelectionConfig)
     stop: StopConfig = Field(default_factory=StopConfig)
+    racing: RacingConfig | None = None
 
     def run(
         self,
@@ -167,6 +178,8 @@ class Config(Section):
         from gfo import baselines, optimizers
 
         if self.baseline is not None:
+            if self.racing is not None:
+                raise GfoError("racing: baselines have no candidates to race; leave [racing] out")
             baselines.check(self.baseline.name, self.baseline.options)
             return
         name, options = self.optimizer.name, self.optimizer.options
@@ -204,8 +217,11 @@ class Config(Section):
             name, options = self.baseline.name, self.baseline.options
             return baselines.run(name, model, task, space, options=options, resume=resume, **settings)
         assert space is not None
-        name, options = self.optimizer.name, self.optimizer.options
-        return tune(model, task, space, optimizer=name, options=options, resume=resume, **settings)
+        from gfo.evaluation.racing import Racing
+
+        racing = None if self.racing is None else Racing(**self.racing.model_dump())
+        settings = {**settings, "racing": racing, "options": self.optimizer.options}
+        return tune(model, task, space, optimizer=self.optimizer.name, resume=resume, **settings)
 
     def record(self) -> dict[str, Any]:
         """The config as results have it: without what is a machine's own, such as where a folder is."""

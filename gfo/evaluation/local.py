@@ -45,6 +45,7 @@ from gfo.evaluation.memory import (
     halved,
     kept_tokens,
 )
+from gfo.evaluation.racing import Racing, no_rows, of_rows
 from gfo.evaluation.reading import read_log_likelihoods, read_logits
 from gfo.evaluation.shape import Meter, Shape
 from gfo.models.checking import exact
@@ -63,11 +64,12 @@ class LocalEvaluator:
         chunk_tokens: the most tokens of a forward pass; by default from the memory. It is halved when
             memory runs out.
         memory: bytes that a forward pass may take; by default a quarter of what is free.
+        racing: how candidates are dropped before they have seen all rows; None for never.
 
     Raises:
         GfoError: for a row that is longer, with the soft prompt and the tokens to be generated, than the
             model's context, a soft prompt without a place in the template, a space made for another model,
-            or a task that wants generated text of an encoder.
+            a task that wants generated text of an encoder, or racing where the loss is no mean of rows.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class LocalEvaluator:
         reuse: bool = True,
         chunk_tokens: int | None = None,
         memory: int | None = None,
+        racing: Racing | None = None,
     ) -> None:
         for name, value in (("chunk_tokens", chunk_tokens), ("memory", memory)):
             if value is not None and value < 1:
@@ -94,6 +97,7 @@ class LocalEvaluator:
         self._store: Store[ByExample | ByCandidate] = Store(
             int(SHARE_FOR_CONTEXTS * free_bytes(model.device))
         )
+        self._racing = racing
         self._shape = self._checked_shape()
         self._check_rows()
         with model.lock:
@@ -108,6 +112,8 @@ class LocalEvaluator:
         batch, meter = self.task.batch("train", step), Meter(self.model.layers)
         if self._repairing is not None:
             z = self._repairing.repair(z)
+        if self._racing is not None:
+            return self._raced(self._racing, z, batch, meter, start)
         answers = self._answers(self._decode(z), batch, meter)
         rows = None if self._row_task is None else self._row_task.row_losses(answers, batch)
         found = self.task.loss(answers, batch) if rows is None else np.mean(rows, axis=1, dtype=np.float64)
@@ -115,6 +121,28 @@ class LocalEvaluator:
         loss[~np.isfinite(loss)] = np.nan
         values = {} if self._measuring is None else self._measuring.measure(z)
         return Evaluation(loss, meter.cost(len(z), start), values, rows)
+
+    def _raced(
+        self, racing: Racing, z: Array, batch: Batch | Batches, meter: Meter, start: float
+    ) -> Evaluation:
+        """Loss of each candidate after a race, z [K, d]; `values` say how many rows each has seen."""
+        task = self._row_task
+        if task is None or isinstance(batch, Batches):
+            raise no_rows(self.task)
+        delta = self._decode(z)
+
+        def losses(candidates: Array, rows: Array) -> Array:
+            some = of_rows(batch, rows)
+            taken = delta.take(torch.from_numpy(candidates).to(self.model.device))
+            found = task.row_losses(self._answers(taken, some, meter), some)
+            if found is None:
+                raise no_rows(self.task)
+            return found
+
+        told, rows = racing.race(len(z), len(batch), losses)
+        values = {} if self._measuring is None else dict(self._measuring.measure(z))
+        values["rows"] = np.isfinite(rows).sum(axis=1).astype(np.float64)
+        return Evaluation(told, meter.cost(len(z), start), values, rows)
 
     @torch.enable_grad()
     def loss_tensor(self, z: Tensor, step: int) -> tuple[Tensor, Cost]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from gfo.core.protocols import BoundTask, Optimizer, SearchSpace, Task
 from gfo.core.recording import description, options_of, plain
 from gfo.core.seeding import stream_seed
 from gfo.evaluation.local import LocalEvaluator
+from gfo.evaluation.racing import Racing
 from gfo.models.frozen import FrozenModel
 from gfo.run.budget import Budget
 from gfo.run.callbacks import Callback
@@ -28,7 +29,7 @@ from gfo.run.selection import Selection
 
 DEV_EVERY = 5
 # of a batch: where its rows come from, and not what they are; of decoding: what the task's arguments say
-WHERE = ("key", "split", "numbers", "stop_texts", "closing")
+WHERE = ("key", "split", "numbers", "whole", "stop_texts", "closing")
 
 
 @checked
@@ -48,6 +49,7 @@ def tune(
     out: str | Path | RunFolder | None = None,
     resume: bool = False,
     memory: int | None = None,
+    racing: Racing | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> Result:
     """Search the space for the change of the model that minimises the task's loss.
@@ -67,19 +69,21 @@ def tune(
         out: a folder for history, result, best point and plot.
         resume: go on with the run that `out` holds, if it does; all but the budget must be as it was.
         memory: bytes that a forward pass may take; by default a quarter of what is free.
+        racing: how candidates are dropped before they have seen all rows; None for never.
         record: more for result.json.
 
     Raises:
         GfoError: for bad input.
     """
-    evaluator = LocalEvaluator(model, task, space, memory=memory)
+    evaluator = LocalEvaluator(model, task, space, memory=memory, racing=racing)
     name, given = type(optimizer).__name__, options_of(optimizer)
     if isinstance(optimizer, str):
         name, given = optimizer, plain(options or {})
         optimizer = optimizers.make_with(name, space.domain, stream_seed(seed, "optimizer"), options or {})
     facts: dict[str, Any] = {"seed": seed, "model": plain(model), "optimizer": name, "d": space.domain.d}
     facts |= {"options": given, "space": description(space), "task": description(task)}
-    facts |= {"data": fingerprints(evaluator.task), **(record or {})}
+    facts |= {"data": fingerprints(evaluator.task), **({} if racing is None else {"racing": asdict(racing)})}
+    facts |= record or {}
     return minimize(
         optimizer,
         evaluator,

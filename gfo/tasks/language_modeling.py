@@ -209,7 +209,8 @@ class _BoundWindows(BoundExamples):
         """
         nats = -as_array(answers[..., 0])
         failed = np.logical_not(np.isfinite(nats).all(axis=1))
-        return only_finite(nats * len(batch) / int(batch.target.sum()), failed)
+        whole = batch if batch.whole is None else batch.whole
+        return only_finite(nats * len(whole) / int(whole.target.sum()), failed)
 
     def _contents(self, split: str) -> list[Window]:
         return self._windows[split]
