@@ -69,7 +69,7 @@ def tune(
         out: a folder for history, result, best point and plot.
         resume: go on with the run that `out` holds, if it does; all but the budget must be as it was.
         memory: bytes that a forward pass may take; by default a quarter of what is free.
-        racing: how candidates are dropped before they have seen all rows; None for never.
+        racing: how candidates leave before they have seen all rows; None for never.
         record: more for result.json.
 
     Raises:
@@ -82,8 +82,8 @@ def tune(
         optimizer = optimizers.make_with(name, space.domain, stream_seed(seed, "optimizer"), options or {})
     facts: dict[str, Any] = {"seed": seed, "model": plain(model), "optimizer": name, "d": space.domain.d}
     facts |= {"options": given, "space": description(space), "task": description(task)}
-    facts |= {"data": fingerprints(evaluator.task), **({} if racing is None else {"racing": asdict(racing)})}
-    facts |= record or {}
+    raced = {} if racing is None else {"racing": asdict(racing)}
+    facts |= {"data": fingerprints(evaluator.task), **raced, **(record or {})}
     return minimize(
         optimizer,
         evaluator,

@@ -90,7 +90,7 @@ def test_equal_candidates_stay_and_few_are_not_raced():
 def test_a_failed_candidate_is_nan_and_none_has_all_rows_the_others_their_own_mean():
     losses = np.arange(6)[:, None] + np.random.default_rng(2).normal(size=(6, 20))
     losses[0, 11] = np.nan  # would lead
-    told, rows = race(losses, gfo.Racing(survivors=2))
+    told, _ = race(losses, gfo.Racing(survivors=2))
     assert np.isnan(told[0])
     assert np.isfinite(told[1:]).all()
     assert told[1] == losses[1].mean()
