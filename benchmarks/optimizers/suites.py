@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit
 
-from benchmarks.optimizers.problems import Logistic
 from gfo.core.domain import Array, Domain
 from gfo.testing import BenchmarkFunction
 
@@ -98,19 +99,48 @@ class MultiplicativeNoise(BenchmarkFunction):
 
 
 class Minibatches(BenchmarkFunction):
-    """A logistic problem of 1,024 rows, of which each call sees 32, the same for all its candidates."""
+    """Logistic regression on 4 d rows of noisy labels; a call sees 64 rows, all its candidates the same.
 
-    def __init__(self, d: int, *, seed: int, rows: int = 1024, batch: int = 32) -> None:
-        self._whole = Logistic(d, seed=seed, rows=rows)
-        super().__init__(self._whole.domain, self._whole.optimum)
-        self._rng, self._rows, self._batch = np.random.default_rng([seed, d, 6]), rows, batch
+    mean_i ln(1 + exp(-y_i x_i z)) + |z|^2 / (2 n), less its minimum. Rows x_i are normal with variances
+    9 / j^2 along a rotated axis j = 1 ... d, as those of features fall; y_i = 1 with the chance
+    1 / (1 + exp(-x_i w)) and else -1, w of N(0, I): the optimum is the mode of w given the rows.
+    """
+
+    batches_differ = True
+
+    def __init__(self, d: int, *, seed: int, batch: int = 64) -> None:
+        self._rng, self._n, self._batch = np.random.default_rng([seed, d, 6]), max(256, 4 * d), batch
+        axes = np.linalg.qr(self._rng.standard_normal((d, d)))[0]
+        x = 3 * self._rng.standard_normal((self._n, d)) / np.arange(1, d + 1) @ axes
+        w = self._rng.standard_normal(d)
+        self._x = np.where(self._rng.random(self._n) < expit(x @ w), 1.0, -1.0)[:, None] * x
+        self._least = 0.0
+        found = minimize(
+            lambda z: self._of(z[None], self._x)[0],
+            np.zeros(d),
+            jac=lambda z: (z - expit(-self._x @ z) @ self._x) / self._n,
+            hess=self._hessian,
+            method="trust-exact",
+            options={"gtol": 1e-9},
+        )
+        super().__init__(Domain.unbounded(d), found.x)
+        self._least = float(found.fun)
+
+    def _hessian(self, z: Array) -> Array:
+        chance = expit(self._x @ z)
+        weight = (chance * (1 - chance))[:, None]
+        return np.asarray((np.eye(len(z)) + self._x.T @ (weight * self._x)) / self._n)
+
+    def _of(self, z: Array, x: Array) -> Array:
+        prior = (z**2).sum(axis=1) / (2 * self._n)
+        return np.asarray(np.logaddexp(0.0, -z @ x.T).mean(axis=1) + prior - self._least)
 
     def exact(self, z: Array) -> Array:
         """The loss on all rows [K] of z [K, d]."""
-        return self._whole(z)
+        return self._of(z, self._x)
 
     def _loss(self, z: Array) -> Array:
-        return self._whole.of_rows(z, self._rng.choice(self._rows, self._batch, replace=False))
+        return self._of(z, self._x[self._rng.choice(self._n, self._batch, replace=False)])
 
 
 NOISY: dict[str, Callable[..., BenchmarkFunction]] = {

@@ -103,6 +103,7 @@ class CMAES(BaseOptimizer):
         self._losses: list[Array] = []
         self._moved: dict[int, Array] = {}
         self._points = np.empty((0, 0))
+        self._directions: list[Array] = []
 
     def _start(self) -> Any:
         """pycma's object; in one dimension, which pycma does not support, beside one that does nothing."""
@@ -151,12 +152,14 @@ class CMAES(BaseOptimizer):
         return options
 
     def _ask(self) -> Array:
+        self._directions = [y.copy() for y in self._es.pop_injection_directions]
         self._points = np.array(self._es.ask())
         return self.domain.clip(self._points[:, : self.domain.d])
 
     def _tell(self, z: Array, loss: Array) -> None:
         self._record(z, loss)
         if self._flat_steps:
+            self._learn_nothing()
             return
         d, points = self.domain.d, self._points
         moved = (z != self.domain.clip(points[:, :d])).any(axis=1)
@@ -168,6 +171,11 @@ class CMAES(BaseOptimizer):
 
     def _skip(self, z: Array) -> None:
         self._record(z, np.full(len(z), np.nan))
+        self._learn_nothing()
+
+    def _learn_nothing(self) -> None:
+        """Give back the last step's direction and its mirror, which pycma's ask uses up (from d = 300)."""
+        self._es.pop_injection_directions = self._directions
 
     def _widen(self) -> None:
         """A larger step size, up to `WIDEST` times the first one."""
