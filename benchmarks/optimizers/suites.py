@@ -30,18 +30,23 @@ TARGETS = np.logspace(2, -8, 51)  # above the optimum
 class Ioh(BenchmarkFunction):
     """A problem of ioh as a function to be minimised; what ioh maximises is negated.
 
+    Instances of PBO above 1 are its first one with bits turned at random. (PBO's own have their values scaled
+    and shifted, too, so that means over them say little.) Its NK landscapes, below 0, are raised by 1.
+
     Args:
         suite: "BBOB" or "PBO".
         number: of the function in it.
-        instance: its shift and rotation, from 1 on.
+        instance: its shift and rotation, or the bits turned, from 1 on.
         d: its dimension.
     """
 
     def __init__(self, suite: str, number: int, instance: int, d: int) -> None:
         import ioh
 
-        self._problem = ioh.get_problem(number, instance, d, getattr(ioh.ProblemClass, suite))
         bits = suite == "PBO"
+        self._problem = ioh.get_problem(number, 1 if bits else instance, d, getattr(ioh.ProblemClass, suite))
+        self._turned = np.random.default_rng(instance).integers(0, 2, d) * (bits and instance > 1)
+        self._raised = float(bits and number == BIT_FUNCTIONS["NKLandscapes"])
         domain = (
             Domain(np.zeros(d), np.ones(d), integer=np.ones(d, bool)) if bits else Domain.box(-5.0, 5.0, d)
         )
@@ -52,7 +57,8 @@ class Ioh(BenchmarkFunction):
         super().__init__(domain, np.full(d, np.nan), best)
 
     def _loss(self, z: Array) -> Array:
-        return self._sign * np.array(self._problem(z.astype(self._whole).tolist()), dtype=float)
+        z = np.where(self._turned, 1 - z, z)
+        return self._sign * (np.array(self._problem(z.astype(self._whole).tolist())) + self._raised)
 
 
 class LowEffectiveDimension(BenchmarkFunction):

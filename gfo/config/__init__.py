@@ -113,6 +113,7 @@ class Config(Section):
 
     seed: int = 0
     dev_every: int = 5
+    warm_start: str | None = None
     model: ModelConfig = Field(default_factory=ModelConfig)
     task: TaskConfig
     space: SpaceConfig = Field(default_factory=dict, validate_default=True)
@@ -137,6 +138,8 @@ class Config(Section):
         that the process works in now; config.json has them whole.
         """
         here = self.model_copy(update={"model": self.model.anchored(), "task": self.task.anchored()})
+        if self.warm_start is not None:
+            here.warm_start = str(absolute(self.warm_start))
         settings = {"callbacks": callbacks, "progress": progress}
         return here._run(absolute(out), resume, settings, test=test)
 
@@ -168,6 +171,8 @@ class Config(Section):
 
         if self.baseline is not None:
             baselines.check(self.baseline.name, self.baseline.options)
+            if self.warm_start is not None:
+                raise GfoError("config: warm_start is of an [optimizer]; leave it out with [baseline]")
             return
         name, options = self.optimizer.name, self.optimizer.options
         optimizers.check(name, options)
@@ -205,12 +210,16 @@ class Config(Section):
             return baselines.run(name, model, task, space, options=options, resume=resume, **settings)
         assert space is not None
         name, options = self.optimizer.name, self.optimizer.options
-        return tune(model, task, space, optimizer=name, options=options, resume=resume, **settings)
+        settings = {**settings, "warm_start": self.warm_start, "resume": resume}
+        return tune(model, task, space, optimizer=name, options=options, **settings)
 
     def record(self) -> dict[str, Any]:
         """The config as results have it: without what is a machine's own, such as where a folder is."""
         values = self.model_dump(exclude_none=True, exclude={"task": DATA_DIRS, **self._unused})
-        return {key: _without_folders(value) for key, value in values.items()}
+        found = {key: _without_folders(value) for key, value in values.items()}
+        if self.warm_start is not None:  # its folder may be gone when the run goes on
+            found["warm_start"] = os.path.basename(self.warm_start.rstrip("/")) or self.warm_start
+        return found
 
     def evaluator(self) -> Evaluator:
         """The evaluator of the run, for scoring what it found."""

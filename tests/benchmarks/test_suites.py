@@ -54,6 +54,10 @@ def test_problems_of_ioh():
     ones, zeros = np.ones((1, 64)), np.zeros((2, 64))
     f = Ioh("PBO", 1, 1, 64)
     assert (f(ones)[0], f(zeros)[1], f.minimum) == (-64, 0, -64)
+    turned = Ioh("PBO", 1, 2, 64)
+    assert -60 < turned(ones)[0] < -4  # control: other bits are right
+    each = turned(np.vstack([zeros[:1], np.eye(64)]))
+    assert turned((each[1:] < each[0]).astype(float)[None])[0] == -64
     sphere = Ioh("BBOB", 1, 2, 5)
     optimum = ioh.get_problem(1, 2, 5, ioh.ProblemClass.BBOB).optimum
     assert sphere(np.array([optimum.x]))[0] == pytest.approx(sphere.minimum)
