@@ -123,6 +123,7 @@ class Config(Section):
 
     seed: int = 0
     dev_every: int = 5
+    warm_start: str | None = None
     model: ModelConfig = Field(default_factory=ModelConfig)
     task: TaskConfig
     space: SpaceConfig = Field(default_factory=dict, validate_default=True)
@@ -148,6 +149,8 @@ class Config(Section):
         that the process works in now; config.json has them whole.
         """
         here = self.model_copy(update={"model": self.model.anchored(), "task": self.task.anchored()})
+        if self.warm_start is not None:
+            here.warm_start = str(absolute(self.warm_start))
         settings = {"callbacks": callbacks, "progress": progress}
         return here._run(absolute(out), resume, settings, test=test)
 
@@ -181,6 +184,8 @@ class Config(Section):
             if self.racing is not None:
                 raise GfoError("racing: baselines have no candidates to race; leave [racing] out")
             baselines.check(self.baseline.name, self.baseline.options)
+            if self.warm_start is not None:
+                raise GfoError("config: warm_start is of an [optimizer]; leave it out with [baseline]")
             return
         name, options = self.optimizer.name, self.optimizer.options
         optimizers.check(name, options)
@@ -220,13 +225,17 @@ class Config(Section):
         from gfo.evaluation.racing import Racing
 
         racing = None if self.racing is None else Racing(**self.racing.model_dump())
-        settings = {**settings, "racing": racing, "options": self.optimizer.options}
-        return tune(model, task, space, optimizer=self.optimizer.name, resume=resume, **settings)
+        settings = {**settings, "racing": racing, "warm_start": self.warm_start, "resume": resume}
+        name, options = self.optimizer.name, self.optimizer.options
+        return tune(model, task, space, optimizer=name, options=options, **settings)
 
     def record(self) -> dict[str, Any]:
         """The config as results have it: without what is a machine's own, such as where a folder is."""
         values = self.model_dump(exclude_none=True, exclude={"task": DATA_DIRS, **self._unused})
-        return {key: _without_folders(value) for key, value in values.items()}
+        found = {key: _without_folders(value) for key, value in values.items()}
+        if self.warm_start is not None:  # its folder may be gone when the run goes on
+            found["warm_start"] = os.path.basename(self.warm_start.rstrip("/")) or self.warm_start
+        return found
 
     def evaluator(self) -> Evaluator:
         """The evaluator of the run, for scoring what it found."""

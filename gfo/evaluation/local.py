@@ -97,7 +97,7 @@ class LocalEvaluator:
         self._store: Store[ByExample | ByCandidate] = Store(
             int(SHARE_FOR_CONTEXTS * free_bytes(model.device))
         )
-        self._racing = racing
+        self.racing = racing
         self._shape = self._checked_shape()
         self._check_rows()
         with model.lock:
@@ -112,8 +112,8 @@ class LocalEvaluator:
         batch, meter = self.task.batch("train", step), Meter(self.model.layers)
         if self._repairing is not None:
             z = self._repairing.repair(z)
-        if self._racing is not None:
-            return self._raced(self._racing, z, batch, meter, start)
+        if self.racing is not None:
+            return self._raced(self.racing, z, batch, meter, start)
         answers = self._answers(self._decode(z), batch, meter)
         rows = None if self._row_task is None else self._row_task.row_losses(answers, batch)
         found = self.task.loss(answers, batch) if rows is None else np.mean(rows, axis=1, dtype=np.float64)

@@ -157,6 +157,6 @@ def no_rows(task: Any) -> GfoError:
     """The error for a task whose loss is no mean of its rows."""
     name = type(task).__name__.removeprefix("Bound")
     return GfoError(
-        f"racing: the loss of {name} is no mean over rows that can be compared in pairs; take another loss, or "
-        "leave racing out"
+        f"racing: the loss of {name} is no mean over rows that can be compared in pairs; take another loss, "
+        "or leave racing out"
     )

@@ -24,6 +24,7 @@ import numpy as np
 from gfo.core.domain import Array, Domain
 from gfo.optimizers.base import BaseOptimizer
 from gfo.optimizers.fitness_shaping import centred_ranks, z_scores
+from gfo.optimizers.matching import shortened
 from gfo.optimizers.options import number, one_of
 
 SHAPINGS = {"ranks": centred_ranks, "z-scores": z_scores}
@@ -55,6 +56,7 @@ class OpenAIES(BaseOptimizer):
     """
 
     name = "openai-es"
+    varies = True
     _state = ("theta", "m", "v", "t", "sigma")
 
     def __init__(
@@ -95,7 +97,7 @@ class OpenAIES(BaseOptimizer):
 
     def gradient(self, z: Array, loss: Array) -> Array:
         """The estimated direction of descent g [d] from z [K, d] and loss [K]."""
-        e = (z - self.theta) / self.sigma
+        e = shortened((z - self.theta) / self.sigma)
         return np.asarray(
             SHAPINGS[self.shaping](loss) @ e / (len(z) * self.sigma) - self.l2coeff * self.theta
         )

@@ -35,6 +35,7 @@ class RandomSearch(BaseOptimizer):
     name = "random"
     rank_based = True
     integers = True
+    varies = True
 
     def __init__(
         self,

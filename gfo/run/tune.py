@@ -12,6 +12,8 @@ import numpy as np
 
 from gfo import optimizers
 from gfo.core.checking import checked
+from gfo.core.domain import Domain
+from gfo.core.errors import GfoError
 from gfo.core.protocols import BoundTask, Optimizer, SearchSpace, Task
 from gfo.core.recording import description, options_of, plain
 from gfo.core.seeding import stream_seed
@@ -26,6 +28,7 @@ from gfo.run.loop import minimize
 from gfo.run.progress import ProgressBar
 from gfo.run.result import Result
 from gfo.run.selection import Selection
+from gfo.run.warm_start import WarmStart
 
 DEV_EVERY = 5
 # of a batch: where its rows come from, and not what they are; of decoding: what the task's arguments say
@@ -50,6 +53,7 @@ def tune(
     resume: bool = False,
     memory: int | None = None,
     racing: Racing | None = None,
+    warm_start: Result | str | Path | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> Result:
     """Search the space for the change of the model that minimises the task's loss.
@@ -68,22 +72,19 @@ def tune(
         progress: show it on standard error.
         out: a folder for history, result, best point and plot.
         resume: go on with the run that `out` holds, if it does; all but the budget must be as it was.
-        memory: bytes that a forward pass may take; by default a quarter of what is free.
-        racing: how candidates leave before they have seen all rows; None for never.
+        memory, racing: of the evaluator, see `gfo.LocalEvaluator`.
+        warm_start: the result or the folder of a run of the same space and model, of any task: the search
+            starts at its point, with its step sizes and covariance matrix if both methods have them.
         record: more for result.json.
 
     Raises:
         GfoError: for bad input.
     """
     evaluator = LocalEvaluator(model, task, space, memory=memory, racing=racing)
-    name, given = type(optimizer).__name__, options_of(optimizer)
-    if isinstance(optimizer, str):
-        name, given = optimizer, plain(options or {})
-        optimizer = optimizers.make_with(name, space.domain, stream_seed(seed, "optimizer"), options or {})
-    facts: dict[str, Any] = {"seed": seed, "model": plain(model), "optimizer": name, "d": space.domain.d}
-    facts |= {"options": given, "space": description(space), "task": description(task)}
-    raced = {} if racing is None else {"racing": asdict(racing)}
-    facts |= {"data": fingerprints(evaluator.task), **raced, **(record or {})}
+    facts = _facts(evaluator, task, optimizer, options) | {"seed": seed, **(record or {})}
+    out = None if out is None else RunFolder.of(out, resume=resume)
+    start = _start(warm_start, facts, out, optimizer)
+    optimizer = _made(optimizer, space.domain, stream_seed(seed, "optimizer"), options or {}, start)
     return minimize(
         optimizer,
         evaluator,
@@ -95,6 +96,45 @@ def tune(
         selection=selection,
         record=facts,
     )
+
+
+def _facts(
+    evaluator: LocalEvaluator, task: Task, optimizer: str | Optimizer, options: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What is run, as plain values."""
+    name, given = type(optimizer).__name__, options_of(optimizer)
+    if isinstance(optimizer, str):
+        name, given = optimizer, plain(options or {})
+    facts = {"model": plain(evaluator.model), "optimizer": name, "d": evaluator.space.domain.d}
+    facts |= {"options": given, "space": description(evaluator.space), "task": description(task)}
+    raced = {} if evaluator.racing is None else {"racing": asdict(evaluator.racing)}
+    return facts | {"data": fingerprints(evaluator.task), **raced}
+
+
+def _start(
+    run: Result | str | Path | None, facts: dict[str, Any], out: RunFolder | None, optimizer: str | Optimizer
+) -> WarmStart | None:
+    """Where a search starts that has a warm start, which is put among the facts."""
+    if run is None:
+        return None
+    if not isinstance(optimizer, str):
+        raise GfoError("warm_start: give optimizer as a name; an object has its start by x0 and scale")
+    start = WarmStart.kept(run, facts, out)
+    facts["warm_start"] = start.record()
+    return start
+
+
+def _made(
+    optimizer: str | Optimizer, domain: Domain, seed: int, options: Mapping[str, Any], start: WarmStart | None
+) -> Optimizer:
+    """The optimizer of that name, at its start; an object as it is."""
+    if not isinstance(optimizer, str):
+        return optimizer
+    if start is None:
+        return optimizers.make_with(optimizer, domain, seed, options)
+    made = optimizers.make_with(optimizer, domain, seed, start.options(optimizer, domain, options))
+    start.correlate(made)
+    return made
 
 
 def fingerprints(task: BoundTask) -> dict[str, str]:
