@@ -62,8 +62,7 @@ def tune(
         model: a frozen model of `gfo.load_model`.
         task: such as `gfo.Classification`.
         space: such as `gfo.SoftPrompt`.
-        optimizer: a name of `gfo.optimizers.names()`, or an `Optimizer` on the space's domain.
-        options: of the optimizer, if it is a name.
+        optimizer, options: a name of `gfo.optimizers.names()` and its options, or an `Optimizer`.
         budget: what the search may spend.
         seed: root seed; the optimizer draws from the stream "optimizer" under it.
         dev_every: steps between scores on dev rows, if there are; the lowest loss there is the result.
