@@ -33,8 +33,9 @@ from gfo.core.protocols import (
 )
 from gfo.core.recording import recorded
 from gfo.evaluation.begins import check_begin, check_places
+from gfo.evaluation.chunks import Room
 from gfo.evaluation.endings import check_endings, with_longest_ending
-from gfo.evaluation.generation import AnswerWriter, Room, check_length, shape_of
+from gfo.evaluation.generation import AnswerWriter, check_length, shape_of
 from gfo.evaluation.layouts import ByCandidate, ByExample, lay_out_batch
 from gfo.evaluation.memory import (
     SHARE_FOR_CONTEXTS,

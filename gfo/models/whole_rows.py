@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gfo.core.domain import Array
 from gfo.models.apply import Change, applied
 from gfo.models.branches import Context, RowLayout
 from gfo.models.decoding import Growing
@@ -218,7 +219,7 @@ class WholeSequences(Growing):
         self._change = Change(old.delta, place, changed=changed)
         return self._anew(self._entry)
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Array) -> None:
         """Not taken; see `shrinks`."""
 
     def _keep(self, **inputs: Tensor) -> Tensor:
