@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gfo.core.recording import recorded as recorded
     from gfo.core.registry import register as register
     from gfo.evaluation.local import LocalEvaluator as LocalEvaluator
+    from gfo.evaluation.racing import Racing as Racing
     from gfo.models.decoder import Decoder as Decoder
     from gfo.models.encoder import Encoder as Encoder
     from gfo.models.encoder_decoder import EncoderDecoder as EncoderDecoder
@@ -80,6 +81,7 @@ _PUBLIC = {
     "GfoWarning": "gfo.core.errors",
     "LocalEvaluator": "gfo.evaluation.local",
     "Metric": "gfo.core.metric",
+    "Racing": "gfo.evaluation.racing",
     "Result": "gfo.run.result",
     "Selection": "gfo.run.selection",
     "StopOnTarget": "gfo.run.callbacks",

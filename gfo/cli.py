@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -288,8 +287,6 @@ def main() -> None:
     from gfo.run.signals import as_interrupts
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    for name in ("torchao", "torch.utils._pytree"):  # which tell what they have no use for here
-        logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads leave a busy machine to the others
     try:
         with as_interrupts():

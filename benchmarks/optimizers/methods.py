@@ -14,8 +14,7 @@ from benchmarks.optimizers.problems import BOX, DIMENSIONS, INTEGER, REAL, Recor
 from gfo import optimizers
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import unknown_name
-
-SIGMA0 = 0.5  # the first step size of all that take one; the default of gfo's methods
+from gfo.core.protocols import Planning
 
 
 @dataclass(frozen=True)
@@ -108,6 +107,8 @@ def installed(name: str) -> bool:
 
 def _ours(name: str, recorder: Recorder, seed: int) -> None:
     optimizer = optimizers.make(name, domain=recorder.domain, seed=seed)
+    if isinstance(optimizer, Planning):
+        optimizer.plan(recorder.budget, batches_differ=recorder.batches_differ)
     while optimizer.should_stop() is None:
         z = optimizer.ask()
         optimizer.tell(z, recorder(z))
@@ -122,7 +123,7 @@ def _pycma(recorder: Recorder, seed: int, *, diagonal: bool = False) -> None:
         "CMA_diagonal": diagonal, "seed": np.nan, "randn": np.random.RandomState(seed).randn, "verbose": -9,
         "signals_filename": "",
     }  # fmt: skip
-    es = cma.CMAEvolutionStrategy(recorder.start, SIGMA0, options)
+    es = cma.CMAEvolutionStrategy(recorder.start, recorder.step, options)
     while not es.stop():
         z = es.ask()
         es.tell(z, list(recorder(np.array(z))))
@@ -140,7 +141,7 @@ def _nevergrad(name: str, recorder: Recorder, seed: int, *, box: bool) -> None:
     import nevergrad as ng
 
     array = ng.p.Array(init=recorder.start)
-    array.set_mutation(sigma=SIGMA0)
+    array.set_mutation(sigma=recorder.step)
     if box:
         low, high = box_of(recorder.domain)
         array.set_bounds(low, high, full_range_sampling=True)
@@ -167,7 +168,7 @@ def _pypop7_snes(recorder: Recorder, seed: int) -> None:
     }  # fmt: skip
     options = {
         "max_function_evaluations": recorder.budget + 1, "seed_rng": seed, "mean": recorder.start,
-        "sigma": SIGMA0, "verbose": False, "saving_fitness": 0,
+        "sigma": recorder.step, "verbose": False, "saving_fitness": 0,
     }  # fmt: skip
     optimizer = SNES(problem, options)
     optimizer.rng_optimization = np.random.default_rng(seed)  # the random numbers of ours

@@ -27,6 +27,7 @@ _CLASSES: dict[str, Callable[..., BenchmarkFunction]] = {
 LOW_BUDGET = {"evaluations": 500, "d": 200}  # a short search for a soft prompt
 LOW = ("sphere", "ellipsoid", "logistic")
 DIMENSIONS = (2, 10, 40, 200)
+SIGMA0 = 0.5  # the first step size of all that take one; the default of gfo's methods
 BOX = 5.0  # methods that work in boxes get [-5, 5]^d; the optima are drawn from N(0, I)
 PRECISIONS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # of the gap at the start
 MAIN = 1e-2  # the precision of the table
@@ -59,6 +60,8 @@ class Recorder:
     Attributes:
         domain: where the function is searched.
         start: the start of all methods [d], zero moved into the domain.
+        step: the first step size of all methods that take one: the default of gfo's, half of `scale`.
+        batches_differ: whether losses of different calls are of different batches.
         budget: evaluations after which `Finished` is raised.
         hits: evaluations to each precision, None where it was not reached.
         seconds: CPU seconds of the method itself, to each precision.
@@ -68,10 +71,16 @@ class Recorder:
     """
 
     def __init__(
-        self, function: BenchmarkFunction, budget: int, precisions: Iterable[float] = PRECISIONS
+        self,
+        function: BenchmarkFunction,
+        budget: int,
+        precisions: Iterable[float] = PRECISIONS,
+        step: float = SIGMA0,
     ) -> None:
         self.domain = function.domain
         self.start = function.domain.clip(np.zeros(function.domain.d))
+        self.step = step
+        self.batches_differ = bool(getattr(function, "batches_differ", False))
         self.budget = budget
         self.evaluations = 0
         self._function = function

@@ -10,8 +10,18 @@ import numpy as np
 
 from benchmarks import shared
 from benchmarks.optimizers.explanations import why
-from benchmarks.optimizers.methods import SIGMA0, Pair, pair
-from benchmarks.optimizers.problems import BOX, HOPELESS, INTEGER, LOW, LOW_BUDGET, MAIN, PRECISIONS, REAL
+from benchmarks.optimizers.methods import Pair, pair
+from benchmarks.optimizers.problems import (
+    BOX,
+    HOPELESS,
+    INTEGER,
+    LOW,
+    LOW_BUDGET,
+    MAIN,
+    PRECISIONS,
+    REAL,
+    SIGMA0,
+)
 from benchmarks.optimizers.statistics import (
     RATIO,
     SHARE,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.optimizers.methods import REFERENCES, SIGMA0, Method, box_of, of_nevergrad
+from benchmarks.optimizers.methods import REFERENCES, Method, box_of, of_nevergrad
 from benchmarks.optimizers.problems import Recorder
 
 # our method -> implementations of the same method, on all suites
@@ -25,6 +25,10 @@ SAME: dict[str, tuple[str, ...]] = {
     "sobol": ("scipy:Sobol",),
 }
 FOR_BITS = ("ga", "sa", "1+1-ea", "random")  # those that take integer genes
+LEFT_OUT = {
+    "bbob": ("nevergrad:CMA", "nevergrad:RandomSearch"),  # pycma inside; the same uniform draws
+    "noisy": ("cmaes:CMA",),  # a decomposition in each step: a minute a run
+}
 IN_STEPS = ("pycma", "pycma:diagonal", "cmaes:CMA", "cmaes:SepCMA")  # rivals that tell a population at once
 
 
@@ -34,7 +38,7 @@ def _cmaes(recorder: Recorder, seed: int, *, separable: bool) -> None:
     kind = cmaes.SepCMA if separable else cmaes.CMA
     bounded = recorder.domain.bounded
     bounds = np.stack([recorder.domain.low, recorder.domain.high], axis=1) if bounded else None
-    optimizer = kind(mean=recorder.start, sigma=SIGMA0, bounds=bounds, seed=seed)
+    optimizer = kind(mean=recorder.start, sigma=recorder.step, bounds=bounds, seed=seed)
     while not optimizer.should_stop():
         z = np.array([optimizer.ask() for _ in range(optimizer.population_size)])
         optimizer.tell(list(zip(z, recorder(z), strict=True)))
@@ -51,7 +55,7 @@ def _pypop7_lmmaes(recorder: Recorder, seed: int) -> None:
     }  # fmt: skip
     options = {
         "max_function_evaluations": recorder.budget + 1, "seed_rng": seed, "mean": recorder.start,
-        "sigma": SIGMA0, "verbose": False, "saving_fitness": 0, "is_restart": False,
+        "sigma": recorder.step, "verbose": False, "saving_fitness": 0, "is_restart": False,
     }  # fmt: skip
     LMMAES(problem, options).optimize()
 

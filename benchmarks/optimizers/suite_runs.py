@@ -17,10 +17,11 @@ from threadpoolctl import threadpool_limits
 from benchmarks import shared
 from benchmarks.optimizers.methods import installed, method
 from benchmarks.optimizers.problems import Finished, Recorder
-from benchmarks.optimizers.rivals import FOR_BITS, IN_STEPS, SAME
+from benchmarks.optimizers.rivals import FOR_BITS, IN_STEPS, LEFT_OUT, SAME
 from benchmarks.optimizers.suites import SUITES, Suite
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
+from gfo.optimizers.options import scale_option
 
 LEAST = 0.95  # of the best rival's area
 PACKAGES = ("cma", "cmaes", "ioh", "nevergrad", "noisyopt", "pymoo", "pypop7", "scipy")
@@ -40,18 +41,24 @@ def rivals(suite: str, ours: str) -> tuple[str, ...]:
     """Implementations of the same method that can be run on a suite and are installed."""
     if suite == "pbo" and ours not in FOR_BITS:
         return ()
-    found = [name for name in SAME.get(ours, ()) if installed(name)]
+    left_out = LEFT_OUT.get(suite, ())
+    found = [name for name in SAME.get(ours, ()) if name not in left_out and installed(name)]
     return tuple(name for name in found if suite != "noisy" or name in IN_STEPS)
 
 
 def suite_cells(suite: Suite, methods: Sequence[str], dims: Sequence[int], instances: int) -> list[SuiteCell]:
-    """What is to be run: each method followed by its rivals, small dimensions first."""
+    """What is to be run: each method followed by its rivals, small dimensions first, nevergrad at last.
+
+    nevergrad takes over a millisecond a candidate, many times what all others take.
+    """
     takes = [name for name in methods if suite.name != "pbo" or name in FOR_BITS]
     names = dict.fromkeys(name for ours in takes for name in (ours, *rivals(suite.name, ours)))
     return [
         SuiteCell(suite.name, name, function, d, instances)
+        for last in (False, True)
         for d in dims
         for name in names
+        if name.startswith("nevergrad:") == last
         for function in suite.functions
     ]
 
@@ -69,7 +76,8 @@ def _run(cell: SuiteCell, instance: int) -> dict[str, Any]:
     start = f.domain.clip(np.zeros((1, cell.d)))
     exact = getattr(f, "exact", f)
     at_start = float(exact(start)[0])
-    recorder = Recorder(f, suite.budget(cell.d), suite.precisions(at_start - f.minimum))
+    step = float(scale_option(cell.method, f.domain, None).mean() / 2)  # half of the scale, as ours have it
+    recorder = Recorder(f, suite.budget(cell.d), suite.precisions(at_start - f.minimum), step)
     with contextlib.suppress(Finished):
         method(cell.method).run(recorder, instance)
     ended = recorder.lowest if recorder.recommended is None else recorder.recommended

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit
 
-from benchmarks.optimizers.problems import Logistic
 from gfo.core.domain import Array, Domain
 from gfo.testing import BenchmarkFunction
 
@@ -29,18 +30,23 @@ TARGETS = np.logspace(2, -8, 51)  # above the optimum
 class Ioh(BenchmarkFunction):
     """A problem of ioh as a function to be minimised; what ioh maximises is negated.
 
+    Instances of PBO above 1 are its first one with bits turned at random. (PBO's own have their values scaled
+    and shifted, too, so that means over them say little.) Its NK landscapes, below 0, are raised by 1.
+
     Args:
         suite: "BBOB" or "PBO".
         number: of the function in it.
-        instance: its shift and rotation, from 1 on.
+        instance: its shift and rotation, or the bits turned, from 1 on.
         d: its dimension.
     """
 
     def __init__(self, suite: str, number: int, instance: int, d: int) -> None:
         import ioh
 
-        self._problem = ioh.get_problem(number, instance, d, getattr(ioh.ProblemClass, suite))
         bits = suite == "PBO"
+        self._problem = ioh.get_problem(number, 1 if bits else instance, d, getattr(ioh.ProblemClass, suite))
+        self._turned = np.random.default_rng(instance).integers(0, 2, d) * (bits and instance > 1)
+        self._raised = float(bits and number == BIT_FUNCTIONS["NKLandscapes"])
         domain = (
             Domain(np.zeros(d), np.ones(d), integer=np.ones(d, bool)) if bits else Domain.box(-5.0, 5.0, d)
         )
@@ -51,7 +57,8 @@ class Ioh(BenchmarkFunction):
         super().__init__(domain, np.full(d, np.nan), best)
 
     def _loss(self, z: Array) -> Array:
-        return self._sign * np.array(self._problem(z.astype(self._whole).tolist()), dtype=float)
+        z = np.where(self._turned, 1 - z, z)
+        return self._sign * (np.array(self._problem(z.astype(self._whole).tolist())) + self._raised)
 
 
 class LowEffectiveDimension(BenchmarkFunction):
@@ -98,19 +105,48 @@ class MultiplicativeNoise(BenchmarkFunction):
 
 
 class Minibatches(BenchmarkFunction):
-    """A logistic problem of 1,024 rows, of which each call sees 32, the same for all its candidates."""
+    """Logistic regression on 4 d rows of noisy labels; a call sees 64 rows, all its candidates the same.
 
-    def __init__(self, d: int, *, seed: int, rows: int = 1024, batch: int = 32) -> None:
-        self._whole = Logistic(d, seed=seed, rows=rows)
-        super().__init__(self._whole.domain, self._whole.optimum)
-        self._rng, self._rows, self._batch = np.random.default_rng([seed, d, 6]), rows, batch
+    mean_i ln(1 + exp(-y_i x_i z)) + |z|^2 / (2 n), less its minimum. Rows x_i are normal with variances
+    9 / j^2 along a rotated axis j = 1 ... d, as those of features fall; y_i = 1 with the chance
+    1 / (1 + exp(-x_i w)) and else -1, w of N(0, I): the optimum is the mode of w given the rows.
+    """
+
+    batches_differ = True
+
+    def __init__(self, d: int, *, seed: int, batch: int = 64) -> None:
+        self._rng, self._n, self._batch = np.random.default_rng([seed, d, 6]), max(256, 4 * d), batch
+        axes = np.linalg.qr(self._rng.standard_normal((d, d)))[0]
+        x = 3 * self._rng.standard_normal((self._n, d)) / np.arange(1, d + 1) @ axes
+        w = self._rng.standard_normal(d)
+        self._x = np.where(self._rng.random(self._n) < expit(x @ w), 1.0, -1.0)[:, None] * x
+        self._least = 0.0
+        found = minimize(
+            lambda z: self._of(z[None], self._x)[0],
+            np.zeros(d),
+            jac=lambda z: (z - expit(-self._x @ z) @ self._x) / self._n,
+            hess=self._hessian,
+            method="trust-exact",
+            options={"gtol": 1e-9},
+        )
+        super().__init__(Domain.unbounded(d), found.x)
+        self._least = float(found.fun)
+
+    def _hessian(self, z: Array) -> Array:
+        chance = expit(self._x @ z)
+        weight = (chance * (1 - chance))[:, None]
+        return np.asarray((np.eye(len(z)) + self._x.T @ (weight * self._x)) / self._n)
+
+    def _of(self, z: Array, x: Array) -> Array:
+        prior = (z**2).sum(axis=1) / (2 * self._n)
+        return np.asarray(np.logaddexp(0.0, -z @ x.T).mean(axis=1) + prior - self._least)
 
     def exact(self, z: Array) -> Array:
         """The loss on all rows [K] of z [K, d]."""
-        return self._whole(z)
+        return self._of(z, self._x)
 
     def _loss(self, z: Array) -> Array:
-        return self._whole.of_rows(z, self._rng.choice(self._rows, self._batch, replace=False))
+        return self._of(z, self._x[self._rng.choice(self._n, self._batch, replace=False)])
 
 
 NOISY: dict[str, Callable[..., BenchmarkFunction]] = {

@@ -44,7 +44,7 @@ def usual_rivals(it: Setting, evaluator: LocalEvaluator) -> dict[str, Rival]:
         "stacked": lambda: stacked(it, rows),
         "plain": Plain(it).run,
     }
-    if it.delta().lora and find_spec("peft"):
+    if it.delta().lora and it.delta().begins is None and find_spec("peft"):
         rivals["peft"] = Peft(it, rows).losses
     return rivals
 
@@ -59,7 +59,9 @@ class WholeRows:
 
     def __init__(self, it: Setting) -> None:
         self._it = it
-        whole = plan(it.batch, it.workload.prompt_tokens, reuse=False).branches
+        begin = it.delta().begins
+        place = None if begin is None else begin.place
+        whole = plan(it.batch, it.workload.prompt_tokens, begins=place, reuse=False).branches
         self.tokens = TokenRows.padded(whole, it.model.device)
         self.length = int(self.tokens.ids.shape[1])
 
@@ -99,11 +101,21 @@ class Serial:
         words = rows.tokens.embed(self._it.model)
         read = []
         for k in range(delta.candidates):
+            if delta.begins is not None:
+                read.append(self._masked(delta.select(slice(k, k + 1)), words, b))
+                continue
             self._merge(delta, k)
             embeds = words if delta.prompt is None else self._placed(delta.prompt[k], words, add=False)
             with self._hooks(delta, k):
                 read.append(rows.logits(self._module, embeds, b))
         return rows.losses(torch.stack(read))
+
+    def _masked(self, one: Delta, words: Tensor, b: Tensor) -> Tensor:
+        """Logits [B, V'] of a candidate whose changes begin at a place: no weight holds them."""
+        tokens = self._rows.tokens
+        change = Change(one, tokens.places(1, 0)[0], changed=tokens.changed)
+        with applied(change, self._module, self._layers):
+            return self._rows.logits(self._module, words, b)
 
     def _merge(self, delta: Delta, k: int) -> None:
         for name, (A, B) in delta.lora.items():
@@ -153,7 +165,8 @@ def stacked(it: Setting, rows: WholeRows) -> Array:
         some, each, C = delta.select(part), [], part.stop - part.start
         places = rows.tokens.places(C, P)  # (C, B, T)
         for b in torch.split(torch.arange(B, device=it.model.device), at_once if C == 1 else B):
-            change = Change(some, places[:, b].flatten(0, 1))
+            changed = None if rows.tokens.changed is None else rows.tokens.changed[b].repeat(C, 1)
+            change = Change(some, places[:, b].flatten(0, 1), changed=changed)
             embeds = it.model.embed(rows.tokens.ids[b]).repeat(C, 1, 1)
             with applied(change, module, layers):
                 logits = rows.logits(module, change.put_prompts(embeds), b.repeat(C))
@@ -224,7 +237,9 @@ class Plain:
     def __init__(self, it: Setting) -> None:
         delta, K, stack = it.delta(), len(it.z), it.model.stacks[0]
         self._it, self._body = it, stack.part(delta.first_layer, stack.size)
-        todo = plan(it.batch, it.workload.prompt_tokens, everywhere=delta.everywhere)
+        begins = None if delta.begins is None else delta.begins.place
+        everywhere = delta.everywhere and begins is None
+        todo = plan(it.batch, it.workload.prompt_tokens, everywhere=everywhere, begins=begins)
         tokens = K * sum(map(len, todo.branches))
         n = max(1, round(tokens / (K * len(todo.branches))))
         self.passes = list(_fill(K, len(todo.own), it.chunk_tokens)) if todo.own else []

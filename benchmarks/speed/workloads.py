@@ -25,6 +25,7 @@ LORA_RANK = 4
 TEXT_FIRST = "{head}{text}\n{soft}{tail}"
 PROMPT_FIRST = "{soft}{head}{text}\n{tail}"
 NO_PROMPT = "{head}{text}\n{tail}"
+HERE = "{head}{text}\n{here}{tail}"
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,16 @@ class Workload:
 
     def template(self, data: DataSet) -> str:
         """The template in a data set's words."""
-        return self.order.format(head=data.head, text="{text}", soft="{soft}", tail=data.tail)
+        return self.order.format(head=data.head, text="{text}", soft="{soft}", here="{here}", tail=data.tail)
 
 
 def _prompt(model: Decoder, P: int, seed: int) -> SearchSpace:
     return SoftPrompt(model, P, min(DIM, P * model.hidden_size), seed=seed)
 
 
-def _lora(layers: str | None) -> Callable[[Decoder, int, int], SearchSpace]:
+def _lora(layers: str | None = None, begins: str | None = None) -> Callable[[Decoder, int, int], SearchSpace]:
     def space(model: Decoder, P: int, seed: int) -> SearchSpace:
-        return LoRASubspace(model, DIM, rank=LORA_RANK, layers=layers, seed=seed)
+        return LoRASubspace(model, DIM, rank=LORA_RANK, layers=layers, begins=begins, seed=seed)
 
     return space
 
@@ -66,7 +67,9 @@ def _deep_prompt(model: Decoder, P: int, seed: int) -> SearchSpace:
 WORKLOADS = {
     "text-first": (Workload("text-first", TEXT_FIRST, 8, _prompt),),
     "prompt-first": tuple(Workload("prompt-first", PROMPT_FIRST, P, _prompt) for P in (8, 50)),
-    "lora": (Workload("lora", NO_PROMPT, 0, _lora(None)),),
+    "lora": (Workload("lora", NO_PROMPT, 0, _lora()),),
+    "lora-here": (Workload("lora-here", HERE, 0, _lora(begins="{here}")),),
+    "lora-read": (Workload("lora-read", NO_PROMPT, 0, _lora(begins="read")),),
     "lora-upper": (Workload("lora-upper", NO_PROMPT, 0, _lora("upper")),),
     "deep-prompt-upper": (Workload("deep-prompt-upper", TEXT_FIRST, 8, _deep_prompt),),
 }

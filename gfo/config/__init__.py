@@ -89,6 +89,16 @@ class SelectionConfig(Section):
     point: str = "recommendation"
 
 
+class RacingConfig(Section):
+    """`gfo.Racing`; in a config with this section candidates race."""
+
+    block: int = 4
+    first: int = 8
+    p: float = 0.1
+    survivors: int = 4
+    seed: int = 0
+
+
 class StopConfig(Section):
     """`gfo.StopOnTarget` and `gfo.EarlyStopping`; without a metric the target is a training loss."""
 
@@ -113,6 +123,7 @@ class Config(Section):
 
     seed: int = 0
     dev_every: int = 5
+    warm_start: str | None = None
     model: ModelConfig = Field(default_factory=ModelConfig)
     task: TaskConfig
     space: SpaceConfig = Field(default_factory=dict, validate_default=True)
@@ -121,6 +132,7 @@ class Config(Section):
     budget: BudgetConfig
     selection: SelectionConfig = Field(default_factory=SelectionConfig)
     stop: StopConfig = Field(default_factory=StopConfig)
+    racing: RacingConfig | None = None
 
     def run(
         self,
@@ -137,6 +149,8 @@ class Config(Section):
         that the process works in now; config.json has them whole.
         """
         here = self.model_copy(update={"model": self.model.anchored(), "task": self.task.anchored()})
+        if self.warm_start is not None:
+            here.warm_start = str(absolute(self.warm_start))
         settings = {"callbacks": callbacks, "progress": progress}
         return here._run(absolute(out), resume, settings, test=test)
 
@@ -167,7 +181,11 @@ class Config(Section):
         from gfo import baselines, optimizers
 
         if self.baseline is not None:
+            if self.racing is not None:
+                raise GfoError("racing: baselines have no candidates to race; leave [racing] out")
             baselines.check(self.baseline.name, self.baseline.options)
+            if self.warm_start is not None:
+                raise GfoError("config: warm_start is of an [optimizer]; leave it out with [baseline]")
             return
         name, options = self.optimizer.name, self.optimizer.options
         optimizers.check(name, options)
@@ -204,13 +222,20 @@ class Config(Section):
             name, options = self.baseline.name, self.baseline.options
             return baselines.run(name, model, task, space, options=options, resume=resume, **settings)
         assert space is not None
+        from gfo.evaluation.racing import Racing
+
+        racing = None if self.racing is None else Racing(**self.racing.model_dump())
+        settings = {**settings, "racing": racing, "warm_start": self.warm_start, "resume": resume}
         name, options = self.optimizer.name, self.optimizer.options
-        return tune(model, task, space, optimizer=name, options=options, resume=resume, **settings)
+        return tune(model, task, space, optimizer=name, options=options, **settings)
 
     def record(self) -> dict[str, Any]:
         """The config as results have it: without what is a machine's own, such as where a folder is."""
         values = self.model_dump(exclude_none=True, exclude={"task": DATA_DIRS, **self._unused})
-        return {key: _without_folders(value) for key, value in values.items()}
+        found = {key: _without_folders(value) for key, value in values.items()}
+        if self.warm_start is not None:  # its folder may be gone when the run goes on
+            found["warm_start"] = os.path.basename(self.warm_start.rstrip("/")) or self.warm_start
+        return found
 
     def evaluator(self, folder: Path | None = None) -> Evaluator:
         """The evaluator of the run, for scoring what it found; of weights trained, those in the run's folder.

@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gfo.core.errors import GfoError, unknown_name
+from gfo.core.errors import GfoError, check_name, unknown_name
 from gfo.core.slots import SLOTS, Slot
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+PLACES = ("{here}", "{soft}", "read")
+
+
+class Begin(NamedTuple):
+    """Where in a row changes of modules begin: the tokens in front of it are the frozen model's.
+
+    As activated LoRA (Greenewald et al. 2025, arXiv:2504.12397), which begins at the last time that a text
+    has some tokens.
+
+    Attributes:
+        place: "{here}" or "{soft}", where a template has it, or "read", the token whose logits are read.
+        tokens: those that must stand behind the place, where an adapter was made for them; empty for any.
+    """
+
+    place: str
+    tokens: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, given: Begin | str | None) -> Begin | None:
+        """What a space is given.
+
+        Raises:
+            GfoError: for an unknown place.
+        """
+        if given is None or isinstance(given, Begin):
+            return given
+        check_name("begins", given, PLACES)
+        return cls(given)
 
 
 class Delta:
@@ -24,6 +54,7 @@ class Delta:
         slots: changes as objects.
         first_layer: no hidden state that enters a layer below it, or it, depends on the candidate:
             0 if prompts differ. Above 0 all candidates of all steps have the same `prompt`.
+        begins: where in a row modules begin to change; None for its start.
         changes: changes by the names of their slots; None, or no place at all, changes nothing.
             `prompt`: soft prompts [K, P, D]. `layer_prompt`: layer -> [K, P, D], added at the prompt's
             places. `prefix`: layer -> keys and values, each [K, H_kv, P', D_h]. `lora`: module ->
@@ -34,7 +65,7 @@ class Delta:
         slots: those given, in the order of `gfo.core.slots.SLOTS`. Under a slot's name stands what `changes`
             takes under it, as in `delta.lora`, which is empty without such changes; `delta.prompt` is None.
         by_class: the same by their classes.
-        first_layer: as given.
+        first_layer, begins: as given.
         candidates: K.
 
     Raises:
@@ -42,14 +73,17 @@ class Delta:
             different K. This is seen once: what `map`, `to`, `select` and `take` make of a Delta fits too.
     """
 
-    __slots__ = ("by_class", "candidates", "first_layer", "slots")
+    __slots__ = ("begins", "by_class", "candidates", "first_layer", "slots")
 
     slots: tuple[Slot, ...]
     by_class: Mapping[type[Slot], Slot]
     first_layer: int
+    begins: Begin | None
     candidates: int
 
-    def __init__(self, *slots: Slot, first_layer: int = 0, **changes: Any) -> None:
+    def __init__(
+        self, *slots: Slot, first_layer: int = 0, begins: Begin | None = None, **changes: Any
+    ) -> None:
         given = list(slots)
         for name, value in changes.items():
             if name not in SLOTS:
@@ -77,7 +111,7 @@ class Delta:
                 f"Delta: {found}; give every slot the same number of candidates K, in one at least"
             )
         self.slots, self.by_class = tuple(by_class.values()), by_class
-        self.first_layer, self.candidates = first_layer, sizes.pop()
+        self.first_layer, self.begins, self.candidates = first_layer, begins, sizes.pop()
 
     def __getattr__(self, name: str) -> Any:
         """The changes of a slot, by its name."""
@@ -103,7 +137,9 @@ class Delta:
 
     @property
     def everywhere(self) -> bool:
-        """Whether all tokens depend on the candidate from `first_layer` on, not the soft prompt's alone."""
+        """Whether a row's tokens, and not the soft prompt's alone, depend on the candidate from `first_layer`
+        on; from the place on where they begin to change, if there is one.
+        """
         return any(slot.everywhere for slot in self.slots)
 
     def tensors(self) -> Iterator[Tensor]:
@@ -135,5 +171,6 @@ class Delta:
         """The Delta with other tensors in the same slots, which need no second check."""
         made = Delta.__new__(Delta)
         made.slots, made.by_class = tuple(slots), dict(zip(self.by_class, slots, strict=True))
-        made.first_layer, made.candidates = self.first_layer, int(next(slots[0].tensors()).shape[0])
+        made.first_layer, made.begins = self.first_layer, self.begins
+        made.candidates = int(next(slots[0].tensors()).shape[0])
         return made

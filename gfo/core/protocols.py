@@ -137,24 +137,22 @@ class Batch:
     | generated text                      | `decoding`   | K lists of B token tuples; None for a failed   |
 
     Attributes:
-        key: names the batch's contents; equal keys mean equal contents, so that work on it can be kept. It
-            says nothing else: where the rows come from is `split` and `numbers`.
+        key: names the batch's contents; equal keys mean equal contents, so that work on it can be kept.
         before: token ids in front of the soft prompt, one tuple an example.
         after: token ids behind the soft prompt, one tuple an example. The task reads the logits where
             the model does (`Tokenizer.reads`): at the example's last token, or its mask token.
         vocabulary: the token ids whose logits the task reads, V' of them, or None for all; for a model that
             reads the sentence, the token ids of each label's text.
         target: what the task compares with, [B], such as an index into the labels.
-        prompt: whether there is a place for a soft prompt between before and after.
+        prompt, here: whether between the two is a place for a soft prompt, one where modules begin to change.
         recurs: whether the batch will come again in a later step, so that work on it is worth keeping;
             False for one drawn at random.
         endings: per example up to m continuations of its row, none of them empty, whose tokens' summed
             log-likelihood is wanted. For a model that reads masks, the words in the example's mask places,
             in order: as many as there are masks.
-        decoding: how to generate a continuation of each row. A candidate has failed, and has None instead of
-            its list, where a logit of any of its rows is not finite; the loss is then nan.
-        split: where the task has the rows.
-        numbers: of the rows there, by which the task finds them again.
+        decoding: how to continue each row; a candidate with a logit that is not finite has failed.
+        split, numbers: where the task has the rows, and their numbers there.
+        whole: where the rows are some of a batch's, that batch; its means are over all of them.
     """
 
     key: tuple[Any, ...]
@@ -163,11 +161,13 @@ class Batch:
     vocabulary: tuple[int, ...] | tuple[Tokens, ...] | None
     target: Array
     prompt: bool = True
+    here: bool = False
     recurs: bool = True
     endings: tuple[tuple[Tokens, ...], ...] = ()
     decoding: Decoding | None = None
     split: str = "train"
     numbers: tuple[int, ...] = ()
+    whole: Batch | None = None
 
     def __len__(self) -> int:
         return len(self.after)

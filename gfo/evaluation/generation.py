@@ -8,16 +8,19 @@ sequences of like length, and then take a token each a step until all are done.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gfo.core.delta import Delta
+from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Decoding, Tokens
 from gfo.core.seeding import stream
+from gfo.evaluation.chunks import Chunk, Room, kept, of_modules
 from gfo.evaluation.layouts import ByCandidate, ByExample, parts
 from gfo.evaluation.plan import tiles
 from gfo.evaluation.rows import TokenRows
@@ -30,56 +33,11 @@ from gfo.models.encoder_decoder import EncoderDecoder
 from gfo.models.frozen import FrozenModel
 from gfo.models.whole_rows import WholeRows, WholeSequences
 
+LOOK_EVERY = 8  # tokens between two looks at what a device has written: each makes the host wait for it
 SHRINK = 7 / 8  # sequences are dropped when so many or fewer are left: it copies the others' keys and values
 LOGITS_AT_ONCE = 2**24  # numbers
 
 Sequences = DecoderSequences | AnswerSequences | WholeSequences
-
-
-@dataclass(frozen=True)
-class Room:
-    """How much is computed and kept at once.
-
-    Attributes:
-        most: the most tokens of a forward pass.
-        kept: the most tokens whose keys and values are kept.
-    """
-
-    most: int
-    kept: int
-
-    def sequences(self, tokens: int) -> int:
-        """The most sequences of so many tokens."""
-        return max(1, min(self.most, self.kept // tokens))
-
-
-@dataclass
-class Chunk:
-    """Sequences that are decoded together.
-
-    Attributes:
-        k: the candidates.
-        b: the examples.
-        candidate: of each sequence, a number within k, int [N].
-        example: of each sequence, a number within b, int [N].
-    """
-
-    k: slice
-    b: list[int]
-    candidate: Tensor
-    example: Tensor
-
-    @classmethod
-    def of(cls, k: slice, b: list[int], device: torch.device, *, by_example: bool = False) -> Chunk:
-        """All candidates k with all examples b: sorted by example or by candidate."""
-        sizes = (len(b), k.stop - k.start) if by_example else (k.stop - k.start, len(b))
-        grid = torch.arange(sizes[0] * sizes[1], device=device)
-        outer, inner = grid // sizes[1], grid % sizes[1]
-        return cls(k, b, inner, outer) if by_example else cls(k, b, outer, inner)
-
-    def take(self, rows: Tensor) -> Chunk:
-        """Some of the sequences."""
-        return replace(self, candidate=self.candidate[rows], example=self.example[rows])
 
 
 def shape_of(model: FrozenModel, shape: Shape) -> Shape:
@@ -156,19 +114,20 @@ class AnswerWriter:
             tokens = TokenRows.padded([self._branches[i] for i in b], model.device)
             for k in parts(delta.candidates, self._room.sequences(lengths[b[0]] + new) // len(b)):
                 some, C = delta.select(k), k.stop - k.start
-                change = Change(some, tokens.places(C, self._shape.P).flatten(0, 1))
+                changed = None if tokens.changed is None else tokens.changed.repeat(C, 1)
+                change = Change(some, tokens.places(C, self._shape.P).flatten(0, 1), changed=changed)
                 sequences = WholeSequences(model, change, tokens.ids.repeat(C, 1))
                 hidden = sequences.begin(change.put_prompts(tokens.embed(model).repeat(C, 1, 1)))
                 self._meter.count(C * tokens.ids.numel(), C * tokens.real, model.layers)
-                yield Chunk.of(k, b, model.device), sequences, hidden
+                yield Chunk.of(k, b), sequences, hidden
 
     def _continuations(self, delta: Delta) -> Iterator[tuple[Chunk, DecoderSequences, Tensor]]:
         """A decoder's chunks: sequences begun, and the hidden states [N, D] of their last tokens."""
-        model, device = cast(Decoder, self._model), self._model.device
+        model = cast(Decoder, self._model)
         spread = self._by_example if isinstance(self._layout, ByExample) else self._by_candidate
         for k, b, context in spread(delta):
             by_example = isinstance(self._layout, ByExample)
-            chunk = Chunk.of(k, b, device, by_example=by_example)
+            chunk = Chunk.of(k, b, by_example=by_example)
             owner = chunk.example if by_example else chunk.candidate
             longest = max(len(self._branches[i]) for i in b)
             capacity = longest + self._decoding.max_tokens - 1  # the last token is not computed any more
@@ -211,15 +170,22 @@ class AnswerWriter:
         out = torch.empty(len(chunk.example), model.hidden_size, dtype=model.dtype, device=model.device)
         for tile in tiles([len(row) for row in rows_of], most_tokens=most):
             tokens = TokenRows.padded([rows_of[i] for i in tile], model.device)
-            place_in_tile = torch.full((len(rows_of),), -1, device=model.device)
-            place_in_tile[tile] = torch.arange(len(tile), device=model.device)
+            place_in_tile = np.full(len(rows_of), -1)
+            place_in_tile[tile] = np.arange(len(tile))
             for k in parts(delta.candidates, most // tokens.ids.numel()):
                 own = (chunk.candidate >= k.start) & (chunk.candidate < k.stop)
-                rows = (own & (place_in_tile[chunk.example] >= 0)).nonzero()[:, 0]
-                at, candidate = place_in_tile[chunk.example[rows]], chunk.candidate[rows] - k.start
-                change = Change(delta.select(k), tokens.places(k.stop - k.start, P)[candidate, at])
+                rows = np.flatnonzero(own & (place_in_tile[chunk.example] >= 0))
+                lengths = np.array([len(rows_of[e]) for e in chunk.example[rows]])
+                at, candidate = (
+                    torch.from_numpy(numbers).to(model.device)
+                    for numbers in (place_in_tile[chunk.example[rows]], chunk.candidate[rows] - k.start)
+                )
+                place = tokens.places(k.stop - k.start, P)[candidate, at]
+                changed = None if tokens.changed is None else tokens.changed[at]
+                cycles = len(tile) if chunk.by_example else None
+                change = Change(delta.select(k), place, cycles, changed)
                 entry = change.put_prompts(tokens.embed(model)[at])
-                out[rows] = sequences.begin(entry, tokens.length[at], rows, change)
+                out[torch.from_numpy(rows).to(model.device)] = sequences.begin(entry, lengths, rows, change)
                 self._meter.count(entry[..., 0].numel(), tokens.real * (k.stop - k.start), self._meter.layers)
         return out
 
@@ -239,8 +205,8 @@ class AnswerWriter:
                 if once and model.reads_as_before(some):
                     sequences.share(*shared, C)
                     begun += len(real)
-                chunk = Chunk.of(k, b, model.device)
-                hidden = sequences.begin(_of_modules(some, model.device))
+                chunk = Chunk.of(k, b)
+                hidden = sequences.begin(of_modules(some, chunk, model.device))
                 tokens = begun * len(model.answer_start)
                 self._meter.count(tokens, tokens, model.layers - model.encoder_layers)
                 yield chunk, sequences, hidden
@@ -283,41 +249,61 @@ class AnswerWriter:
         found: list[list[list[int]]],
     ) -> set[int]:
         """Append to `found` [K][B] the chunk's tokens; the candidates that failed."""
-        layers = self._meter.layers - getattr(self._model, "encoder_layers", 0)
-        alive = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
-        broken = torch.zeros(delta.candidates, dtype=torch.bool, device=hidden.device)
-        change = _of_modules(delta, hidden.device)
+        device, layers = hidden.device, self._meter.layers - getattr(self._model, "encoder_layers", 0)
+        every = 1 if device.type == "cpu" else LOOK_EVERY
+        candidate = torch.from_numpy(chunk.candidate).to(device)
+        alive = torch.ones(len(hidden), dtype=torch.bool, device=device)
+        broken = torch.zeros(delta.candidates, dtype=torch.int32, device=device)
+        needed = torch.zeros((), dtype=torch.long, device=device)
+        change = of_modules(delta, chunk, device)
+        unseen: list[Tensor] = []  # tokens since the last look, each int [N], -1 where a sequence is done
         for t in range(self._decoding.max_tokens):
             token, fine = self._choose(hidden, chunk, t)
-            broken[chunk.candidate[alive & ~fine]] = True
-            alive &= ~broken[chunk.candidate] & ~torch.isin(token, self._stop)
-            self._append(chunk, token, alive, found)
-            if t == self._decoding.max_tokens - 1 or not bool(alive.any()):
-                break
-            rows = _kept(alive, chunk.candidate, equally_many=change is not None)
-            if sequences.shrinks and len(rows) <= SHRINK * len(alive):
-                sequences.keep(rows)
-                chunk, alive, token = chunk.take(rows), alive[rows], token[rows]
-                if change is not None:
-                    change = _of_modules(delta.take(torch.unique(chunk.candidate)), hidden.device)
+            broken = broken.index_add(0, candidate, (alive & ~fine).int())
+            alive = alive & (broken[candidate] == 0) & ~torch.isin(token, self._stop)
+            unseen.append(torch.where(alive, token, -1))
+            last = t == self._decoding.max_tokens - 1
+            if last or len(unseen) == every:
+                there = self._look(chunk, unseen, found)
+                unseen = []
+                if last or not there.any():
+                    break
+                alive = alive & torch.from_numpy(there).to(device)
+                rows = kept(there, chunk, equally_many=change is not None)
+                if sequences.shrinks and len(rows) <= SHRINK * len(there):
+                    sequences.keep(rows)
+                    at, chunk = torch.from_numpy(rows).to(device), chunk.take(rows)
+                    alive, token, candidate = alive[at], token[at], candidate[at]
+                    if change is not None:
+                        left = torch.from_numpy(np.unique(chunk.candidate)).to(device)
+                        change = of_modules(delta.take(left), chunk, device)
             hidden = sequences.step(token, change)
-            self._meter.count(len(alive) * sequences.tokens_a_step, int(alive.sum()), layers)
-        return {chunk.k.start + k for k in broken.nonzero()[:, 0].tolist()}
+            needed = needed + alive.sum()
+            self._meter.count(len(token) * sequences.tokens_a_step, 0, layers)
+        *failures, tokens = torch.cat([broken.long(), needed[None]]).tolist()
+        self._meter.count(0, tokens, layers)
+        return {chunk.k.start + k for k, failed in enumerate(failures) if failed}
 
-    def _append(self, chunk: Chunk, token: Tensor, alive: Tensor, found: list[list[list[int]]]) -> None:
-        """Append the tokens of those alive to `found` [K][B]; those with a stop text are alive no more."""
-        numbers = alive.nonzero()[:, 0]
-        columns = (x[numbers].tolist() for x in (chunk.candidate, chunk.example, token))
-        closing: dict[int, list[int]] = {}  # number of a sequence -> its answer
-        for i, k, b, new in zip(numbers.tolist(), *columns, strict=True):
-            answer = found[chunk.k.start + k][chunk.b[b]]
-            answer.append(new)
-            if new in self._decoding.closing:
-                closing[i] = answer
-        if closing:
-            texts = self._model.decode(list(closing.values()))
-            for i, text in zip(closing, texts, strict=True):
-                alive[i] = not any(stop in text for stop in self._decoding.stop_texts)
+    def _look(self, chunk: Chunk, unseen: Sequence[Tensor], found: list[list[list[int]]]) -> Array:
+        """Append tokens, each int [N], to `found` [K][B], up to a stop text; which go on, bool [N]."""
+        columns: Array = torch.stack(list(unseen)).cpu().numpy()
+        answers = [
+            found[chunk.k.start + k][chunk.b[b]] for k, b in zip(chunk.candidate, chunk.example, strict=True)
+        ]
+        alive = np.ones(len(answers), dtype=bool)
+        for column in columns:
+            alive &= column >= 0
+            closing: dict[int, list[int]] = {}  # number of a sequence -> its answer
+            for i in np.flatnonzero(alive).tolist():
+                new = int(column[i])
+                answers[i].append(new)
+                if new in self._decoding.closing:
+                    closing[i] = answers[i]
+            if closing:
+                texts = self._model.decode(list(closing.values()))
+                for i, text in zip(closing, texts, strict=True):
+                    alive[i] = not any(stop in text for stop in self._decoding.stop_texts)
+        return alive
 
     def _choose(self, hidden: Tensor, chunk: Chunk, t: int) -> tuple[Tensor, Tensor]:
         """Token t of each sequence from hidden states [N, D], int [N], and whether its logits are numbers."""
@@ -327,7 +313,7 @@ class AnswerWriter:
             logits = self._model.logits(hidden[rows], None)
             highest, token = logits.max(dim=-1)
             if temperature > 0:
-                noise = self._noise([chunk.b[i] for i in chunk.example[rows].tolist()], t, V)
+                noise = self._noise([chunk.b[i] for i in chunk.example[rows]], t, V)
                 token = (logits.double() / temperature + noise.to(logits.device)).argmax(dim=-1)
             tokens.append(token)
             fine.append(highest.isfinite())
@@ -344,25 +330,3 @@ class AnswerWriter:
             for b in set(examples)
         }
         return torch.stack([drawn[b] for b in examples])
-
-
-def _of_modules(delta: Delta, device: torch.device) -> Change | None:
-    """What of the changes reaches generated tokens: the modules'."""
-    if not delta.modules:
-        return None
-    modules = Delta(*(slot for slot in delta.slots if slot.modules))
-    return Change(modules, torch.full((1, 1), -1, device=device))
-
-
-def _kept(alive: Tensor, candidate: Tensor, *, equally_many: bool) -> Tensor:
-    """The sequences to go on with, int, ascending: those alive.
-
-    Where there must be equally many for each candidate that has any, the others' fill up.
-    """
-    if not equally_many:
-        return alive.nonzero()[:, 0]
-    grid = alive.view(len(torch.unique(candidate)), -1)
-    count = grid.sum(dim=1)
-    first = (~grid).int().argsort(dim=1, stable=True)[:, : int(count.max())]
-    rows = torch.arange(len(grid), device=alive.device)[:, None] * grid.shape[1] + first
-    return rows[count > 0].flatten().sort().values

@@ -274,7 +274,8 @@ class ByCandidate:
     def _enter(self, rows: TokenRows, delta: Delta, entry: Tensor | None) -> tuple[Change, Tensor]:
         """The change of K candidates and what enters the first layer run, [K, R, T, D]."""
         place = rows.places(delta.candidates, self.shape.P)
-        change = Change(delta, place.flatten(0, 1))
+        changed = None if rows.changed is None else rows.changed.repeat(delta.candidates, 1)
+        change = Change(delta, place.flatten(0, 1), changed=changed)
         if entry is None:
             words = rows.embed(self.model).expand(delta.candidates, -1, -1, -1)
             entry = Change(delta, place).put_prompts(words)
@@ -330,7 +331,9 @@ def lay_out_batch(
         meter: counts what is computed here once.
         reuse: False to compute every sequence whole, the slow way.
     """
-    todo = plan(batch, shape.P, everywhere=shape.everywhere, contexts=model.contexts, reuse=reuse)
+    todo = plan(
+        batch, shape.P, everywhere=shape.everywhere, begins=shape.begins, contexts=model.contexts, reuse=reuse
+    )
     forks = model.contexts or not model.causal
     if batch.endings:
         todo = with_endings(todo, batch, model, most if reuse and forks else 0)

@@ -32,8 +32,10 @@ from gfo.core.protocols import (
     Task,
 )
 from gfo.core.recording import recorded
+from gfo.evaluation.begins import check_begin, check_places
+from gfo.evaluation.chunks import Room
 from gfo.evaluation.endings import check_endings, with_longest_ending
-from gfo.evaluation.generation import AnswerWriter, Room, check_length, shape_of
+from gfo.evaluation.generation import AnswerWriter, check_length, shape_of
 from gfo.evaluation.layouts import ByCandidate, ByExample, lay_out_batch
 from gfo.evaluation.memory import (
     SHARE_FOR_CONTEXTS,
@@ -44,6 +46,7 @@ from gfo.evaluation.memory import (
     halved,
     kept_tokens,
 )
+from gfo.evaluation.racing import Racing, no_rows, of_rows
 from gfo.evaluation.reading import read_log_likelihoods, read_logits
 from gfo.evaluation.shape import Meter, Shape
 from gfo.models.checking import exact
@@ -62,11 +65,12 @@ class LocalEvaluator:
         chunk_tokens: the most tokens of a forward pass; by default from the memory. It is halved when
             memory runs out.
         memory: bytes that a forward pass may take; by default a quarter of what is free.
+        racing: how candidates are dropped before they have seen all rows; None for never.
 
     Raises:
         GfoError: for a row that is longer, with the soft prompt and the tokens to be generated, than the
             model's context, a soft prompt without a place in the template, a space made for another model,
-            or a task that wants generated text of an encoder.
+            a task that wants generated text of an encoder, or racing where the loss is no mean of rows.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class LocalEvaluator:
         reuse: bool = True,
         chunk_tokens: int | None = None,
         memory: int | None = None,
+        racing: Racing | None = None,
     ) -> None:
         for name, value in (("chunk_tokens", chunk_tokens), ("memory", memory)):
             if value is not None and value < 1:
@@ -93,6 +98,7 @@ class LocalEvaluator:
         self._store: Store[ByExample | ByCandidate] = Store(
             int(SHARE_FOR_CONTEXTS * free_bytes(model.device))
         )
+        self.racing = racing
         self._shape = self._checked_shape()
         self._check_rows()
         with model.lock:
@@ -107,6 +113,8 @@ class LocalEvaluator:
         batch, meter = self.task.batch("train", step), Meter(self.model.layers)
         if self._repairing is not None:
             z = self._repairing.repair(z)
+        if self.racing is not None:
+            return self._raced(self.racing, z, batch, meter, start)
         answers = self._answers(self._decode(z), batch, meter)
         rows = None if self._row_task is None else self._row_task.row_losses(answers, batch)
         found = self.task.loss(answers, batch) if rows is None else np.mean(rows, axis=1, dtype=np.float64)
@@ -114,6 +122,28 @@ class LocalEvaluator:
         loss[~np.isfinite(loss)] = np.nan
         values = {} if self._measuring is None else self._measuring.measure(z)
         return Evaluation(loss, meter.cost(len(z), start), values, rows)
+
+    def _raced(
+        self, racing: Racing, z: Array, batch: Batch | Batches, meter: Meter, start: float
+    ) -> Evaluation:
+        """Loss of each candidate after a race, z [K, d]; `values` say how many rows each has seen."""
+        task = self._row_task
+        if task is None or isinstance(batch, Batches):
+            raise no_rows(self.task)
+        delta = self._decode(z)
+
+        def losses(candidates: Array, rows: Array) -> Array:
+            some = of_rows(batch, rows)
+            taken = delta.take(torch.from_numpy(candidates).to(self.model.device))
+            found = task.row_losses(self._answers(taken, some, meter), some)
+            if found is None:
+                raise no_rows(self.task)
+            return found
+
+        told, rows = racing.race(len(z), len(batch), losses)
+        values = {} if self._measuring is None else dict(self._measuring.measure(z))
+        values["rows"] = np.isfinite(rows).sum(axis=1).astype(np.float64)
+        return Evaluation(told, meter.cost(len(z), start), values, rows)
 
     @torch.enable_grad()
     def loss_tensor(self, z: Tensor, step: int) -> tuple[Tensor, Cost]:
@@ -238,8 +268,10 @@ class LocalEvaluator:
     def _checked_shape(self) -> Shape:
         """What all changes of the space have in common, if they fit the model."""
         zero = self._decode(np.zeros((1, self.space.domain.d)))
+        self._begins = zero.begins
         with self.model.lock:
             self.model.check(zero)
+            check_begin(zero, self.model)
             return Shape.of(zero, self.model)
 
     def _extreme_rows(self) -> list[tuple[int, ...]]:
@@ -265,6 +297,8 @@ class LocalEvaluator:
                 )
             if batch.endings:
                 check_endings(batch, self.model, P, split)
+            if self._begins is not None and self.model.causal:
+                check_places(self._begins, batch, P, split)
             for i in range(len(batch)):
                 self._check_length(batch, i, f"{split} row {i + 1}")
 

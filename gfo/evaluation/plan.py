@@ -25,7 +25,8 @@ from functools import cached_property
 from gfo.core.protocols import Batch
 
 Row = tuple[int, ...]
-"""Token ids; the soft prompt's token p stands as -1 - p."""
+"""Token ids; the soft prompt's token p stands as -1 - p, a token that no module changes as UNCHANGED + id."""
+UNCHANGED = 2**40
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,13 @@ class Plan:
 
 
 def plan(
-    batch: Batch, P: int, *, everywhere: bool = False, contexts: bool = True, reuse: bool = True
+    batch: Batch,
+    P: int,
+    *,
+    everywhere: bool = False,
+    begins: str | None = None,
+    contexts: bool = True,
+    reuse: bool = True,
 ) -> Plan:
     """The plan of a batch.
 
@@ -84,19 +91,21 @@ def plan(
         batch: the examples.
         P: tokens of the soft prompt.
         everywhere: whether all tokens depend on the candidate, not the soft prompt's and those behind alone.
+        begins: where modules begin to change, for a soft prompt at its place; see `gfo.core.delta.Begin`.
         contexts: whether the model keeps contexts, without which every sequence is whole.
         reuse: False to compute every sequence whole, the slow way.
     """
     soft = tuple(-1 - p for p in range(P))
     rows = [before + soft + after for before, after in zip(batch.before, batch.after, strict=True)]
-    whole = Plan(False, (), (), tuple(rows))
-    if not (contexts and reuse):
-        return whole
     first = [0 if everywhere else _first_soft(row) for row in rows]
-    common = _common(rows)
+    if begins in ("{here}", "{soft}"):
+        first = [len(before) for before in batch.before]
+    if not (contexts and reuse):
+        return Plan(False, (), (), _marked(rows, first) if begins else tuple(rows))
+    common = _common(rows) if len(set(first)) == 1 else min(first)
     if len(rows) > 1 and common > first[0]:
         return _by_candidate(rows, first[0], common)
-    return _by_example(rows, first) if any(first) else whole
+    return _by_example(rows, first) if any(first) else Plan(False, (), (), tuple(rows))
 
 
 def _by_candidate(rows: Sequence[Row], first: int, common: int) -> Plan:
@@ -110,6 +119,13 @@ def _by_example(rows: Sequence[Row], first: Sequence[int]) -> Plan:
     parts = [(row[:f], row[f:]) for row, f in zip(rows, first, strict=True)]
     shared, branches = zip(*parts, strict=True)
     return Plan(True, shared, (), branches)
+
+
+def _marked(rows: Sequence[Row], first: Sequence[int]) -> tuple[Row, ...]:
+    """Whole rows, in which no module changes the tokens in front of the first of each that it does."""
+    return tuple(
+        (*(UNCHANGED + token for token in row[:f]), *row[f:]) for row, f in zip(rows, first, strict=True)
+    )
 
 
 def _first_soft(row: Row) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gfo.evaluation.plan import Row, Tree
+from gfo.evaluation.plan import UNCHANGED, Row, Tree
 from gfo.models.branches import Forced, RowLayout
 
 
@@ -22,12 +22,14 @@ class TokenRows:
         slot: which soft-prompt token stands there, int [R, T]; -1 for words and padding.
         length: real tokens, int [R].
         real: real tokens of all rows.
+        changed: which of them modules change, bool [R, T]; None for all.
     """
 
     ids: Tensor
     slot: Tensor
     length: Tensor
     real: int
+    changed: Tensor | None = None
 
     @classmethod
     def padded(cls, rows: Sequence[Row], device: Any, least: int = 1) -> TokenRows:
@@ -38,8 +40,10 @@ class TokenRows:
         for i, row in enumerate(rows):
             token[i, : len(row)] = torch.tensor(row, dtype=torch.long)
         slot = torch.where(token < 0, -1 - token, -1)
-        real = int(length.sum())
-        return cls(token.clamp(min=0).to(device), slot.to(device), length.to(device), real)
+        changed = token < UNCHANGED
+        ids = torch.where(changed, token, token - UNCHANGED).clamp(min=0)
+        some = None if bool(changed.all()) else changed.to(device)
+        return cls(ids.to(device), slot.to(device), length.to(device), int(length.sum()), some)
 
     def embed(self, model: Any) -> Tensor:
         """Input embeddings [R, T, D] of the words."""

@@ -30,6 +30,7 @@ class Shape:
         everywhere: whether all tokens depend on the candidate, not the soft prompt's and those behind, or,
             where there is none, the last one alone.
         modules: whether modules change.
+        begins: the place in each row where they begin to, if it is not the start.
         first_layer: the layer below which, and at whose entrance, none does.
         prompt: the soft prompt that all candidates share where first_layer > 0, [1, P, D].
     """
@@ -38,6 +39,7 @@ class Shape:
     prefix: int
     everywhere: bool
     modules: bool
+    begins: str | None
     first_layer: int
     prompt: Tensor | None
 
@@ -46,18 +48,22 @@ class Shape:
         """The shape of a space for a model, from any of its Deltas."""
         prompt = None if delta.prompt is None else delta.prompt[:1]
         everywhere = delta.everywhere and not model.unseen(delta)
+        begins = delta.begins.place if everywhere and delta.begins is not None else None
+        if not model.causal:  # all that changes is in the decoder, whose tokens stand behind the row's
+            begins = None
         return cls(
             delta.prompt_tokens,
             delta.prefix_tokens,
-            everywhere,
+            everywhere and begins is None,
             bool(delta.modules),
+            begins,
             delta.first_layer if model.shares_layers else 0,
             prompt,
         )
 
     def whole(self) -> Shape:
         """The shape with which every candidate computes all layers, of all tokens where modules change."""
-        return replace(self, first_layer=0, everywhere=self.everywhere or self.modules)
+        return replace(self, first_layer=0, everywhere=self.everywhere or (self.modules and not self.begins))
 
     def enter(self, model: FrozenModel, rows: TokenRows) -> Tensor:
         """Input embeddings [R, T, D] of rows with the soft prompt that all candidates share."""

@@ -135,11 +135,13 @@ class Change:
         place: which token of the K soft prompts stands there, k * P + p, int [rows, T]; -1 elsewhere.
         cycles: how often the candidates follow each other in the tokens, from first to last each time;
             None where rows are sorted by candidate.
+        changed: which tokens modules change, bool [rows, T]; None for all. Those that are read are.
     """
 
     delta: Delta
     place: Tensor
     cycles: int | None = None
+    changed: Tensor | None = None
 
     def put_prompts(self, words: Tensor) -> Tensor:
         """Input embeddings [rows, T, D] -> what enters the model: with the soft prompts in their places."""
@@ -226,7 +228,10 @@ def _change_input(change: Change, name: str, steps: Steps) -> Any:
         x = _by_candidate(args[0], K, again)
         for function, tensors in steps:
             x = function(x, *tensors)
-        return _as_it_lay(x, args[0], K, again), *args[1:]
+        x = _as_it_lay(x, args[0], K, again)
+        if change.changed is not None:
+            x = _where_changed(change.changed, name, x, args[0])
+        return x, *args[1:]
 
     return hook
 
@@ -241,7 +246,8 @@ def _change_output(change: Change, name: str, steps: Steps) -> Any:
         y = _by_candidate(output, K, again)
         for function, tensors in steps:
             y = function(y, x, *tensors)
-        return _as_it_lay(y, output, K, again)
+        y = _as_it_lay(y, output, K, again)
+        return y if change.changed is None else _where_changed(change.changed, name, y, output)
 
     return hook
 
@@ -255,6 +261,27 @@ def _check_rows(change: Change, name: str, x: Tensor, output: Tensor | None = No
             f"module '{name}' gets {tuple(x.shape)} for {K} candidates; take modules whose first axis is "
             "the rows of the batch"
         )
+
+
+def _where_changed(changed: Tensor, name: str, y: Tensor, before: Tensor) -> Tensor:
+    """A module's numbers [rows, T, ...] as they are changed, and as they were in front of that.
+
+    It may get the tokens one behind the other, [rows * T, ...], or those alone that are read, which are few.
+
+    Raises:
+        GfoError: for a module that gets other tokens.
+    """
+    rows, T = changed.shape
+    if y.shape[:2] == (rows, T):
+        return torch.where(changed.view(rows, T, *[1] * (y.ndim - 2)), y, before)
+    if len(y) == rows * T:
+        return torch.where(changed.view(-1, *[1] * (y.ndim - 1)), y, before)
+    if y.ndim == 3 and y.shape[0] * y.shape[1] < rows * T:
+        return y
+    raise GfoError(
+        f"module '{name}' gets {tuple(y.shape)} for {rows} rows of {T} tokens; a change that begins at a "
+        "place needs modules that get each row's tokens: take others"
+    )
 
 
 def _by_candidate(x: Tensor, K: int, again: int) -> Tensor:

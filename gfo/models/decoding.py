@@ -10,11 +10,13 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import DynamicLayer
 
+from gfo.core.domain import Array
 from gfo.models.apply import Change, applied
 from gfo.models.attention import attention_of_branches
 from gfo.models.branches import Context, KeysValues, RowLayout
@@ -79,7 +81,7 @@ class DecoderSequences(Growing):
     Args:
         model: the decoder.
         context: C rows, or None for sequences that start from nothing.
-        owner: the context of each sequence, int [N], ascending.
+        owner: the context of each sequence, int [N], ascending, on the host.
         capacity: the most own tokens of a sequence whose keys and values are kept.
 
     Attributes:
@@ -89,37 +91,40 @@ class DecoderSequences(Growing):
         shared: what the layers share in the pass; None where keys and values are copied.
     """
 
-    def __init__(self, model: Decoder, context: Context | None, owner: Tensor, capacity: int) -> None:
-        self._model = model
-        self.context, self.owner, self.capacity = context, owner, capacity
-        self._start = torch.zeros_like(owner) if context is None else context.length[owner]
-        self._length = torch.zeros_like(owner)
+    def __init__(self, model: Decoder, context: Context | None, owner: Array, capacity: int) -> None:
+        self._model, self._device = model, model.device
+        self._owner, self._own = owner, np.zeros_like(owner)  # and lengths, on the host
+        self.context, self.owner, self.capacity = context, self._there(owner), capacity
+        self._start = torch.zeros_like(self.owner) if context is None else context.length[self.owner]
+        self._length = torch.zeros_like(self.owner)
         self._cache = DynamicCache()
         self._cache.layers = [_GrowingLayer(self, i) for i in range(model.layers)]
-        self._grid = Grid.of(owner)
-        self.rows, self.first_pass, self.columns = torch.arange(len(owner), device=owner.device), True, 0
+        self._grid = Grid.of(owner, self._device)
+        self.rows, self.first_pass, self.columns = torch.arange(len(owner), device=self._device), True, 0
         self.shared: Shared | None = None
         self._may_share = model.shares_attention
 
-    def begin(self, entry: Tensor, length: Tensor, rows: Tensor, change: Change | None) -> Tensor:
+    def begin(self, entry: Tensor, length: Array, rows: Array, change: Change | None) -> Tensor:
         """The first tokens of some of the sequences, each once.
 
         Args:
             entry: input embeddings [rows, T, D], padded on the right.
-            length: real tokens of each, int [rows].
-            rows: which sequences, int [rows], ascending.
+            length: real tokens of each, int [rows], on the host.
+            rows: which sequences, int [rows], ascending, on the host.
             change: candidates to apply, in these rows.
 
         Returns:
             Hidden states of their last tokens, [rows, D].
         """
         T = entry.shape[1]
-        self.first_pass, self.rows, self.columns = True, rows, T
-        self._length[rows] = length
-        lie = RowLayout.single(length, T)
-        position = self._start[rows][:, None] + torch.arange(T, device=rows.device)
+        self._own[rows] = length
+        lengths, at = self._there(length), self._there(rows)
+        self.first_pass, self.rows, self.columns = True, at, T
+        self._length[at] = lengths
+        lie = RowLayout.single(lengths, T)
+        position = self._start[at][:, None] + torch.arange(T, device=self._device)
         scores, copies = T * self._model.heads * self._model.layers, self._model.kept
-        grid = Grid.of(self.owner[rows]) if scores <= copies else None  # the smaller
+        grid = Grid.of(self._owner[rows], self._device) if scores <= copies else None  # the smaller
         with read_tokens_only(self._model.last_network, lie, len(rows)):
             hidden = self._pass(entry, position, grid, change)
         return lie.reading(hidden)[:, 0]
@@ -133,21 +138,28 @@ class DecoderSequences(Growing):
         """
         self.first_pass = False
         self.rows = torch.arange(len(token), device=token.device)
-        self.columns = int(self._length.max()) + 1
+        self.columns = int(self._own.max()) + 1
         position = (self._start + self._length)[:, None]
         hidden = self._pass(self._model.embed(token)[:, None], position, self._grid, change)
         self._length += 1
+        self._own += 1
         return hidden[:, 0]
 
-    def keep(self, rows: Tensor) -> None:
-        """Drop all but some sequences, int [rows], ascending."""
-        self.owner, self._start, self._length = (t[rows] for t in (self.owner, self._start, self._length))
-        used, self.owner = torch.unique(self.owner, return_inverse=True)
+    def keep(self, rows: Array) -> None:
+        """Drop all but some sequences, int [rows], ascending, on the host."""
+        at = self._there(rows)
+        used, self._owner = np.unique(self._owner[rows], return_inverse=True)
+        self._own, self.owner = self._own[rows], self._there(self._owner)
+        self._start, self._length = self._start[at], self._length[at]
         if self.context is not None and len(used) < len(self.context.length):
-            self.context = self.context.take(used)
+            self.context = self.context.take(self._there(used))
         for layer in self._cache.layers:
-            layer.keep(rows)
-        self._grid = Grid.of(self.owner)
+            layer.keep(at)
+        self._grid = Grid.of(self._owner, self._device)
+
+    def _there(self, numbers: Array) -> Tensor:
+        """Numbers of the host on the device."""
+        return torch.from_numpy(numbers).to(self._device)
 
     def write(self, whole: Tensor, new: Tensor) -> None:
         """Own tokens of the pass into their places: new [rows, H_kv, T, D_h] into whole [N, H_kv, :, D_h]."""
@@ -224,10 +236,11 @@ class AnswerSequences(Growing):
         """One token more for each answer, int [N]: its hidden state, [N, D]."""
         return self._run(token[:, None], change)
 
-    def keep(self, rows: Tensor) -> None:
-        """Drop all but some answers, int [rows], ascending."""
-        self._encoded, self._real = self._encoded[rows], self._real[rows]
-        self._cache.batch_select_indices(rows)
+    def keep(self, rows: Array) -> None:
+        """Drop all but some answers, int [rows], ascending, on the host."""
+        at = torch.from_numpy(rows).to(self._encoded.device)
+        self._encoded, self._real = self._encoded[at], self._real[at]
+        self._cache.batch_select_indices(at)
 
     def _run(self, ids: Tensor, change: Change | None) -> Tensor:
         with ExitStack() as hooks:

@@ -12,11 +12,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.masking_utils import sdpa_mask
 
+from gfo.core.domain import Array
 from gfo.models.branches import KeysValues
 
 NAME = "gfo_shared"
@@ -46,16 +48,16 @@ class Grid:
     place: Tensor | None
 
     @classmethod
-    def of(cls, owner: Tensor) -> Grid:
-        """The grid of sequences that continue the contexts `owner`, int [N], ascending."""
+    def of(cls, owner: Array, device: Any) -> Grid:
+        """The grid of sequences that continue the contexts `owner`, int [N], ascending; on a device."""
         first = int(owner[0])
         own = owner - first
-        count = torch.bincount(own)
+        count = np.bincount(own)
         C, M = len(count), int(count.max())
         if len(owner) == C * M:
             return cls(first, C, M, None)
-        rank = torch.arange(len(owner), device=owner.device) - (count.cumsum(0) - count)[own]
-        return cls(first, C, M, own * M + rank)
+        rank = np.arange(len(owner)) - (count.cumsum() - count)[own]
+        return cls(first, C, M, torch.from_numpy(own * M + rank).to(device))
 
     def spread(self, x: Tensor) -> Tensor:
         """[N, ...] -> [C, M, ...], 0 where there is no sequence."""
@@ -146,7 +148,7 @@ def may_share(model: Any) -> bool:
     if model.config._attn_implementation not in REPLACED:
         return False
     one = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    entry, shared = model.embed(one), Shared(Grid.of(one[0]))
+    entry, shared = model.embed(one), Shared(Grid.of(np.zeros(1, dtype=np.int64), model.device))
     mask = torch.zeros_like(entry[:, None, :, :1])
     try:
         with shared_attention(model.config, shared):

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gfo.core.domain import Array
 from gfo.models.apply import Change, applied
 from gfo.models.branches import Context, RowLayout
 from gfo.models.decoding import Growing
@@ -212,11 +213,13 @@ class WholeSequences(Growing):
                 return self._keep(input_ids=token[:, None])
         self._entry = torch.cat([self._entry, self._model.embed(token)[:, None]], dim=1)
         self._ids = torch.cat([self._ids, token[:, None]], dim=1)
-        place = nn.functional.pad(self._change.place, (0, 1), value=-1)
-        self._change, self.tokens_a_step = Change(self._change.delta, place), self._entry.shape[1]
+        old, self.tokens_a_step = self._change, self._entry.shape[1]
+        place = nn.functional.pad(old.place, (0, 1), value=-1)
+        changed = None if old.changed is None else nn.functional.pad(old.changed, (0, 1), value=True)
+        self._change = Change(old.delta, place, changed=changed)
         return self._anew(self._entry)
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Array) -> None:
         """Not taken; see `shrinks`."""
 
     def _keep(self, **inputs: Tensor) -> Tensor:

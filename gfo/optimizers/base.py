@@ -49,6 +49,8 @@ class BaseOptimizer(ABC):
       `ask` draws new points from the same distribution.
     - Equal losses are no sign of convergence: after `flat_stretch` steps of them a method widens its search,
       and says so once.
+    - Points of others (`inject`) take the place of own ones in the next steps, where they get losses that can
+      be compared with those beside them.
     - Losses of different batches are not compared: where the objective is `noisy`, a method asks for what it
       remembers once more, beside the new points, and compares within the step.
 
@@ -69,6 +71,10 @@ class BaseOptimizer(ABC):
     """True if only the order of the losses matters, never their size."""
     integers: ClassVar[bool] = False
     """True if the method can take integer and categorical genes."""
+    varies: ClassVar[bool] = False
+    """True if steps may have any number of points, so that `ask(n)` gives n."""
+    injects: ClassVar[bool] = True
+    """True if points of others can take the places of own ones."""
     saves_state: ClassVar[bool] = False
     """True if asking takes long and loading a state does not: a resumed run then loads one that was saved."""
     _state: ClassVar[tuple[str, ...]] = ()
@@ -100,6 +106,8 @@ class BaseOptimizer(ABC):
         self._last_loss = np.inf
         self._noise_seen = False
         self._said = False
+        self._injected = np.empty((0, domain.d))  # points of others that wait for a place
+        self._least, self._even = 1, False
 
     def _take(
         self,
@@ -112,13 +120,16 @@ class BaseOptimizer(ABC):
         x0: Sequence[float] | Array | None = None,
     ) -> None:
         """Check and keep the options that all methods share; `default` replaces the usual population."""
-        size = default if population is None else population
-        if even:
-            self.population = even_population(self.name, self.domain, size)
-        else:
-            self.population = population_option(self.name, self.domain, size, least=least)
+        self._least, self._even = least, even
+        self.population = self._count(default if population is None else population)
         self.scale = scale_option(self.name, self.domain, scale)
         self.x0 = start_option(self.name, self.domain, x0)
+
+    def _count(self, size: int | None) -> int:
+        """A number of points a step that the method can work with."""
+        if self._even:
+            return even_population(self.name, self.domain, size)
+        return population_option(self.name, self.domain, size, least=self._least)
 
     def _size(self, option: str, value: float | None, share: float) -> Array:
         """A step's size for each coordinate [d]: given in z, or this share of `scale`.
@@ -163,11 +174,65 @@ class BaseOptimizer(ABC):
         """Whether losses of different steps may not be compared: planned so, or found out."""
         return self.batches_differ or self._noise_seen
 
-    def ask(self) -> Array:
-        """The next points to evaluate, [K, d], inside the domain."""
+    def ask(self, n: int | None = None) -> Array:
+        """The next points to evaluate, [K, d], inside the domain.
+
+        Args:
+            n: how many in this step, for methods with `varies`; by default the population.
+
+        Raises:
+            GfoError: for a number of points that the method's step cannot have.
+        """
         if self._asked is None:
-            self._asked = np.array(self._ask(), dtype=np.float64)
+            z = np.array(self._ask() if n is None else self._ask_for(n), dtype=np.float64)
+            self._asked = self._with_injected(z)
+        elif n is not None and n != len(self._asked):
+            raise GfoError(
+                f"optimizer '{self.name}': ask(n = {n}) where {len(self._asked)} points were asked and not "
+                "told yet; tell them first"
+            )
         return self._asked.copy()
+
+    def _ask_for(self, n: int) -> Array:
+        """n points of this step, beside what a method asks for again."""
+        usual = self.population
+        if not self.varies and n != usual:
+            step = f"{usual} points" if usual else "as many points as the method inside"
+            raise GfoError(
+                f"optimizer '{self.name}': ask(n = {n}), but its steps have {step}; leave n out, or make it "
+                "with another population"
+            )
+        self.population = self._count(n)
+        try:
+            return self._ask()
+        finally:
+            self.population = usual
+
+    def inject(self, z: Array) -> None:
+        """Have points of others [n, d], or one [d], evaluated among the next ones.
+
+        Such as those of another method or by hand. They take the last places of the next steps, at most half
+        of each.
+
+        Raises:
+            GfoError: for points that are not in the domain, or a method that cannot take them.
+        """
+        points = np.array(z, dtype=np.float64).reshape(-1, np.shape(z)[-1] if np.ndim(z) else 1)
+        if not self.injects:
+            raise GfoError(f"optimizer '{self.name}': it cannot take points of others; start it there by x0")
+        if points.shape[1] != self.domain.d or not self.domain.contains(points).all():
+            raise GfoError(
+                f"optimizer '{self.name}': inject got z {np.shape(z)}; give points [n, {self.domain.d}] "
+                "inside the domain"
+            )
+        self._injected = np.concatenate([self._injected, points])
+
+    def _with_injected(self, z: Array) -> Array:
+        """z [K, d] with points of others in the last places."""
+        n = min(len(self._injected), len(z) // 2 or 1)
+        if n:
+            z[-n:], self._injected = self._injected[:n], self._injected[n:]
+        return z
 
     def tell(self, z: Array, loss: Array) -> None:
         """The losses [K] of the points [K, d] that `ask` gave, or of a part of them; nan is a failure."""
@@ -242,6 +307,11 @@ class BaseOptimizer(ABC):
         """The incumbent [d], unless the method has a distribution whose mean is better."""
         return self.best_z.copy()
 
+    @property
+    def std(self) -> Array | None:
+        """The standard deviations of what it draws [d], where it adapts them, for a later run."""
+        return None
+
     def should_stop(self) -> str | None:
         """Why the method wants to stop, in words, or None."""
         if self._failed_steps >= MAX_FAILED_STEPS:
@@ -253,6 +323,8 @@ class BaseOptimizer(ABC):
         state: dict[str, Any] = {"optimizer": self.name, "rng": deepcopy(self.rng.bit_generator.state)}
         for key in (*self._books, *self._state):
             state[key.lstrip("_")] = deepcopy(getattr(self, key))
+        if len(self._injected):
+            state["injected"] = self._injected.copy()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -262,6 +334,7 @@ class BaseOptimizer(ABC):
         self.rng.bit_generator.state = deepcopy(state["rng"])
         for key in keys:
             setattr(self, key, deepcopy(state[key.lstrip("_")]))
+        self._injected = np.array(state.get("injected", np.empty((0, self.domain.d))))
 
     def _check_state(self, state: Mapping[str, Any], keys: Collection[str] = ()) -> None:
         if state.get("optimizer") != self.name:

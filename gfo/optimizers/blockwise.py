@@ -43,6 +43,7 @@ class Blockwise(BaseOptimizer):
 
     name = "blockwise"
     integers = True  # as far as the blocks' method takes them
+    injects = False  # a block's losses are those of points that differ in this block alone
     _state = ("_block", "_step", "_incumbent", "_incumbent_loss")
 
     def __init__(

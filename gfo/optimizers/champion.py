@@ -46,15 +46,16 @@ class Championed(BaseOptimizer):
         z[0] = self.best_z
         return z
 
-    def ask(self) -> Array:
-        if self._asked is None:
-            self._rivals = 0
-            z = super().ask()
-            if self.noisy and np.isfinite(self.best_loss):
-                self._rivals = 2
-                self._champion = self.x0.copy() if self._champion is None else self._champion
-                self._challenger = self.best_z.copy() if self._challenger is None else self._challenger
-                self._asked = np.concatenate([self._champion[None], self._challenger[None], z])
+    def ask(self, n: int | None = None) -> Array:
+        if self._asked is not None:
+            return super().ask(None if n is None else n + self._rivals)
+        self._rivals = 0
+        z = super().ask(n)
+        if self.noisy and np.isfinite(self.best_loss):
+            self._rivals = 2
+            self._champion = self.x0.copy() if self._champion is None else self._champion
+            self._challenger = self.best_z.copy() if self._challenger is None else self._challenger
+            self._asked = np.concatenate([self._champion[None], self._challenger[None], z])
         return super().ask()
 
     def _split(self, z: Array, loss: Array) -> tuple[Array, Array]:

@@ -101,10 +101,13 @@ class CMAES(BaseOptimizer):
         self._take(population=population, scale=scale, x0=x0)
         self.sigma0 = self._size("sigma0", sigma0, 0.5)
         self.options = mapping(self.name, "options", options)
+        self._correlation: Array | None = None
         self._es = self._start()
         self._losses: list[Array] = []
         self._moved: dict[int, Array] = {}
         self._points = np.empty((0, 0))
+        self._directions: list[Array] = []
+        self._own = np.empty((0, domain.d))  # what pycma drew for this step, where it is evaluated
 
     def _start(self) -> Any:
         """pycma's object; in one dimension, which pycma does not support, beside one that does nothing."""
@@ -126,11 +129,38 @@ class CMAES(BaseOptimizer):
                     "error", message=".*is not a safe string"
                 )  # a text that is no option value
                 x0 = np.pad(self.x0, (0, hidden))
-                return cma.CMAEvolutionStrategy(x0, float(sigma.max()), {**options, **self.options})
+                es = cma.CMAEvolutionStrategy(x0, float(sigma.max()), {**options, **self.options})
         except (ValueError, TypeError, AssertionError, UserWarning) as error:
             raise GfoError(
                 f"optimizer '{self.name}': pycma refuses options {self.options}: {error}"
             ) from error
+        if self._correlation is not None:
+            es.sm.C = self._correlation.copy()
+            es.sm.update_now(-1)
+        return es
+
+    def correlate(self, covariance: Array) -> None:
+        """Begin with the correlations of a covariance matrix [d, d]; the step sizes are those of the options.
+
+        Called before the first `ask`; a diagonal matrix cannot hold them, and leaves them out.
+        """
+        if self.diagonal or self.domain.d == 1:
+            return
+        std = np.sqrt(np.diag(covariance))
+        self._correlation = covariance / np.outer(std, std)
+        self._es = self._start()
+
+    @property
+    def std(self) -> Array:
+        return np.array(self._es.stds[: self.domain.d])
+
+    @property
+    def covariance(self) -> Array | None:
+        """That of what it draws [d, d]; None for a method that does not learn it whole."""
+        if self.diagonal or self.domain.d == 1:
+            return None
+        scaled = self._es.sigma * self._es.sigma_vec.scaling
+        return np.asarray(np.outer(scaled, scaled) * self._es.sm.covariance_matrix)
 
     def _options(self, cma: Any, sigma: Array) -> dict[str, Any]:
         """pycma's options, given the first step sizes [d]."""
@@ -153,15 +183,18 @@ class CMAES(BaseOptimizer):
         return options
 
     def _ask(self) -> Array:
+        self._directions = [y.copy() for y in self._es.pop_injection_directions]
         self._points = np.array(self._es.ask())
-        return self.domain.clip(self._points[:, : self.domain.d])
+        self._own = self.domain.clip(self._points[:, : self.domain.d])
+        return self._own.copy()
 
     def _tell(self, z: Array, loss: Array) -> None:
         self._record(z, loss)
         if self._flat_steps:
+            self._learn_nothing()
             return
         d, points = self.domain.d, self._points
-        moved = (z != self.domain.clip(points[:, :d])).any(axis=1)
+        moved = (z != self._own).any(axis=1)
         points[moved, :d] = z[moved]
         self._es.tell(list(points), list(worst_for_failed(loss)))
         if self.domain.bounded:
@@ -170,6 +203,11 @@ class CMAES(BaseOptimizer):
 
     def _skip(self, z: Array) -> None:
         self._record(z, np.full(len(z), np.nan))
+        self._learn_nothing()
+
+    def _learn_nothing(self) -> None:
+        """Give back the last step's direction and its mirror, which pycma's ask uses up (from d = 300)."""
+        self._es.pop_injection_directions = self._directions
 
     def _widen(self) -> None:
         """A larger step size, up to `WIDEST` times the first one."""
@@ -177,7 +215,7 @@ class CMAES(BaseOptimizer):
             self._es.sigma *= WIDER
 
     def _record(self, z: Array, loss: Array) -> None:
-        if self._asked is not None and not np.array_equal(z, self._asked):
+        if not np.array_equal(z, self._own):
             self._moved[len(self._losses)] = z
         self._losses.append(loss)
 
@@ -202,7 +240,14 @@ class CMAES(BaseOptimizer):
             "losses": [loss.copy() for loss in self._losses],
             "moved": {str(step): z.copy() for step, z in self._moved.items()},
             "asked": self._asked is not None,
+            "injected": self._waiting(),
         }
+
+    def _waiting(self) -> Array:
+        """Points of others [n, d] that are asked for now or wait for a place."""
+        if self._asked is None:
+            return self._injected.copy()
+        return np.concatenate([self._asked[(self._asked != self._own).any(axis=1)], self._injected])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._check_state(state)
@@ -216,10 +261,12 @@ class CMAES(BaseOptimizer):
         self._losses, self._moved, self._asked = [], {}, None
         self._failed_steps, self._flat_steps, self._last_loss, self._said = 0, 0, np.inf, True
         self.best_z, self.best_loss = start_point(self.domain), np.inf
+        self._injected = np.empty((0, self.domain.d))
         for step, loss in enumerate(state["losses"]):
             z = self.ask()
             self.tell(state["moved"].get(str(step), z), loss)
         self._said = False
+        self._injected = np.array(state.get("injected", self._injected))
         if state["asked"]:
             self.ask()
 
@@ -245,6 +292,13 @@ class VkDCMAES(CMAES):
 
     name = "vkd-cma"
     most_d = None
+
+    def correlate(self, covariance: Array) -> None:
+        """Left out: it is learned from the step sizes on."""
+
+    @property
+    def covariance(self) -> None:
+        return None
 
     def _options(self, cma: Any, sigma: Array) -> dict[str, Any]:
         if self.domain.d == 1:

@@ -43,6 +43,7 @@ class FZOO(BaseOptimizer):
     """
 
     name = "fzoo"
+    varies = True
     _state = ("theta", "t", "eps", "_u")
 
     def __init__(
@@ -85,7 +86,15 @@ class FZOO(BaseOptimizer):
         here = loss[0] if np.isfinite(loss[0]) else losses.mean()
         return np.asarray((losses - here) @ u / (len(losses) * spread))
 
+    def _moved(self, z: Array) -> Array:
+        """The directions [N, d] of z [N, d]; those of moved rows are no longer than u."""
+        own = (z == self.domain.clip(self.theta + self.eps * self._u)).all(axis=1, keepdims=True)
+        u = (z - self.theta) / self.eps
+        length = np.sqrt((u**2).mean(axis=1, keepdims=True))
+        return np.where(own, self._u, u / np.maximum(length, 1.0))
+
     def _tell(self, z: Array, loss: Array) -> None:
+        self._u = self._moved(z[1:])
         if not self._flat_steps:  # the way back from a wider search
             self.eps = np.maximum(self._eps0, RETURN * self.eps)
         eta = self.eta / np.sqrt(1 + self.t / self.T)

@@ -108,6 +108,10 @@ class LMMAES(BaseOptimizer):
         """The mean of the distribution, [d]."""
         return self.y.copy()
 
+    @property
+    def std(self) -> Array:
+        return self.sigma * self._unit
+
     def should_stop(self) -> str | None:
         if self.sigma < 1e-12 * self._sigma0:
             return "the step size fell below 1e-12 of the first one"

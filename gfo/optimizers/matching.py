@@ -1,4 +1,7 @@
-"""Which point of `ask` a row of `tell` is: workers that answer as they finish tell rows in another order."""
+"""Which point of `ask` a row of `tell` is: workers that answer as they finish tell rows in another order.
+
+And what of rows that no method drew: points of others.
+"""
 
 from __future__ import annotations
 
@@ -61,3 +64,13 @@ def completed(method: str, asked: Array, z: Array, loss: Array) -> tuple[Array, 
             )
         told[left.pop(0)] = value
     return asked.copy(), told
+
+
+def shortened(s: Array) -> Array:
+    """Standardised steps s [K, d]; those longer than any that is drawn are cut to a usual length.
+
+    Hansen (2011), Injecting external solutions into CMA-ES, arXiv:1110.4181.
+    """
+    root = s.shape[1] ** 0.5
+    length = np.sqrt((s**2).sum(axis=1, keepdims=True))
+    return np.where(length > root + 6, s * ((root + 2) / np.maximum(length, 1.0)), s)

@@ -51,6 +51,8 @@ class Nevergrad(BaseOptimizer):
 
     method: ClassVar[str]
     integers = True
+    varies = True
+    injects = False
 
     def __init__(
         self,
@@ -168,7 +170,7 @@ class Nevergrad(BaseOptimizer):
             "losses": [loss.copy() for loss in self._losses],
             "best_z": self.best_z.copy(),
             "best_loss": self.best_loss,
-            "asked": self._asked is not None,
+            "asked": 0 if self._asked is None else len(self._asked),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -185,11 +187,11 @@ class Nevergrad(BaseOptimizer):
         self.best_z, self.best_loss = start_point(self.domain), np.inf
         self._begin()
         for loss in state["losses"]:
-            self.tell(self.ask(), loss)
+            self.tell(self.ask(len(loss)), loss)
         self.best_z, self.best_loss = np.array(state["best_z"]), float(state["best_loss"])
         self._said = False
         if state["asked"]:
-            self.ask()
+            self.ask(None if state["asked"] is True else int(state["asked"]))
 
 
 def _global_generators() -> tuple[Any, Any]:

@@ -46,6 +46,7 @@ class OnePlusOneEA(Championed):
     name = "1+1-ea"
     rank_based = True
     integers = True
+    varies = True
     _state = ("x", "loss", "sigma")
 
     def __init__(

@@ -25,6 +25,7 @@ from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.optimizers.base import BaseOptimizer
 from gfo.optimizers.fitness_shaping import centred_ranks, z_scores
+from gfo.optimizers.matching import shortened
 from gfo.optimizers.options import number, one_of
 
 SHAPINGS = {"ranks": centred_ranks, "z-scores": z_scores}
@@ -57,6 +58,7 @@ class OpenAIES(BaseOptimizer):
     """
 
     name = "openai-es"
+    varies = True
     _state = ("theta", "m", "v", "t", "sigma")
 
     def __init__(
@@ -97,7 +99,7 @@ class OpenAIES(BaseOptimizer):
 
     def gradient(self, z: Array, loss: Array) -> Array:
         """The estimated direction of descent g [d] from z [K, d] and loss [K]."""
-        e = (z - self.theta) / self.sigma
+        e = shortened((z - self.theta) / self.sigma)
         return np.asarray(
             SHAPINGS[self.shaping](loss) @ e / (len(z) * self.sigma) - self.l2coeff * self.theta
         )

@@ -37,6 +37,7 @@ class RandomSearch(BaseOptimizer):
     name = "random"
     rank_based = True
     integers = True
+    varies = True
 
     def __init__(
         self,

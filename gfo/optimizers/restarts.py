@@ -170,6 +170,11 @@ class IPOP(BaseOptimizer):
             return self._inner.recommend()
         return np.array(self._kept_z)
 
+    @property
+    def std(self) -> Array | None:
+        """That of the present run."""
+        return getattr(self._inner, "std", None)
+
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "inner": self._inner.state_dict()}
 

@@ -25,6 +25,7 @@ from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.optimizers.base import BaseOptimizer
 from gfo.optimizers.fitness_shaping import nes_utilities
+from gfo.optimizers.matching import shortened
 from gfo.optimizers.options import number
 
 SMALLEST_STEP = 1e-12
@@ -49,6 +50,7 @@ class SNES(BaseOptimizer):
 
     name = "snes"
     rank_based = True
+    varies = True
     _state = ("mu", "sigma")
 
     def __init__(
@@ -79,7 +81,7 @@ class SNES(BaseOptimizer):
 
     def _tell(self, z: Array, loss: Array) -> None:
         u = nes_utilities(loss)
-        s = (z - self.mu) / self.sigma
+        s = shortened((z - self.mu) / self.sigma)
         grad_mu = u @ s  # (2)
         grad_sigma = u @ (s**2 - 1)  # (3)
         self.mu = self.domain.clip(self.mu + self.eta_mu * self.sigma * grad_mu)  # (4)
@@ -91,6 +93,10 @@ class SNES(BaseOptimizer):
     def recommend(self) -> Array:
         """The mean of the distribution, [d]."""
         return self.mu.copy()
+
+    @property
+    def std(self) -> Array:
+        return self.sigma.copy()
 
     def should_stop(self) -> str | None:
         if (self.sigma < SMALLEST_STEP).all():

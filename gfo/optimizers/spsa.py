@@ -57,6 +57,7 @@ class SPSA(BaseOptimizer):
     """
 
     name = "spsa"
+    varies = True
     _state = ("theta", "k", "a", "c")
 
     def __init__(
@@ -102,6 +103,8 @@ class SPSA(BaseOptimizer):
     def gradient(self, z: Array, loss: Array) -> Array:
         """The estimate of the gradient g [d] from z [2 n, d] and loss [2 n]; zero if every pair failed."""
         n = len(z) // 2
+        wide = 6 * self.c / (self.k + 1) ** self.gamma  # a point of others: its pair says nothing
+        loss = np.where((np.abs(z - self.theta) > wide).any(axis=1), np.nan, loss)
         difference = loss[:n] - loss[n:]
         whole_pairs = np.isfinite(difference)
         if not whole_pairs.any():

@@ -31,7 +31,7 @@ class RunFolder(os.PathLike[str]):
 
     def __init__(self, path: str | os.PathLike[str], *, resume: bool = False) -> None:
         self.path = absolute(path)
-        self._resume = resume
+        self.resume = resume
         self._lock: BaseFileLock | None = None
 
     @classmethod
@@ -92,7 +92,7 @@ class RunFolder(os.PathLike[str]):
         sweep(self.path)
         history = self.path / HISTORY
         begun = (history.exists() and history.stat().st_size) or (self.path / RESULT).exists()
-        if begun and not self._resume:
+        if begun and not self.resume:
             lock.release()
             raise GfoError(
                 f"out = {self.path} holds a run already; go on with it (gfo resume, resume=True), name "

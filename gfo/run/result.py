@@ -27,6 +27,7 @@ from gfo.run.history import History
 from gfo.run.schema import GO_ON, read_result, read_run
 from gfo.run.schema import RESULT as RESULT
 from gfo.run.schema import RUN as RUN
+from gfo.run.spread import spread_of
 
 if TYPE_CHECKING:
     from gfo.report.export import Exported
@@ -53,6 +54,7 @@ class Result(Tabled):
         folder: the run folder, if there is one.
         domain: of the search; None takes all of R^d.
         front: of several objectives, the points that none other beats; None where there is one objective.
+        spread: "std" and "covariance" of what the optimizer drew at the end, where it adapts them.
     """
 
     z: Array
@@ -67,6 +69,7 @@ class Result(Tabled):
     folder: Path | None = None
     domain: Domain | None = None
     front: Front | None = None
+    spread: dict[str, Array] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: Run, stopped: str, record: Mapping[str, Any]) -> Result:
@@ -82,18 +85,9 @@ class Result(Tabled):
             name = getattr(optimizer, "name", type(optimizer).__name__)
             facts = {"optimizer": name, "d": optimizer.domain.d, "seed": getattr(optimizer, "seed", None)}
             facts |= {"options": options_of(optimizer), "evaluator": plain(run.evaluator)}
-        return cls(
-            run.found,
-            run.history,
-            stopped,
-            how,
-            run.cost,
-            scoring,
-            run.evaluator,
-            record={**facts, **record},
-            domain=optimizer.domain,
-            front=run.front,
-        )
+        more: dict[str, Any] = {"record": {**facts, **record}, "domain": optimizer.domain, "front": run.front}
+        more["spread"] = spread_of(optimizer)
+        return cls(run.found, run.history, stopped, how, run.cost, scoring, run.evaluator, **more)
 
     @property
     def loss(self) -> float | None:
@@ -344,7 +338,7 @@ class Result(Tabled):
         from safetensors.numpy import save
 
         folder = make_folder(absolute(folder))
-        write_whole(folder / POINT, save({"z": np.asarray(self.z, dtype=np.float64)}))
+        write_whole(folder / POINT, save({"z": np.asarray(self.z, dtype=np.float64), **self.spread}))
         self._write_json(folder)
         if len(self.history):
             self.plot(folder / PLOT)

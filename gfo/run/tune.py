@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,13 @@ import numpy as np
 
 from gfo import optimizers
 from gfo.core.checking import checked
+from gfo.core.domain import Domain
+from gfo.core.errors import GfoError
 from gfo.core.protocols import BoundTask, Optimizer, SearchSpace, Task
 from gfo.core.recording import description, options_of, plain
 from gfo.core.seeding import stream_seed
 from gfo.evaluation.local import LocalEvaluator
+from gfo.evaluation.racing import Racing
 from gfo.models.frozen import FrozenModel
 from gfo.run.budget import Budget
 from gfo.run.callbacks import Callback
@@ -25,10 +28,11 @@ from gfo.run.loop import minimize
 from gfo.run.progress import ProgressBar
 from gfo.run.result import Result
 from gfo.run.selection import Selection
+from gfo.run.warm_start import WarmStart
 
 DEV_EVERY = 5
 # of a batch: where its rows come from, and not what they are; of decoding: what the task's arguments say
-WHERE = ("key", "split", "numbers", "stop_texts", "closing")
+WHERE = ("key", "split", "numbers", "whole", "stop_texts", "closing")
 
 
 @checked
@@ -48,6 +52,8 @@ def tune(
     out: str | Path | RunFolder | None = None,
     resume: bool = False,
     memory: int | None = None,
+    racing: Racing | None = None,
+    warm_start: Result | str | Path | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> Result:
     """Search the space for the change of the model that minimises the task's loss.
@@ -56,8 +62,7 @@ def tune(
         model: a frozen model of `gfo.load_model`.
         task: such as `gfo.Classification`.
         space: such as `gfo.SoftPrompt`.
-        optimizer: a name of `gfo.optimizers.names()`, or an `Optimizer` on the space's domain.
-        options: of the optimizer, if it is a name.
+        optimizer, options: a name of `gfo.optimizers.names()` and its options, or an `Optimizer`.
         budget: what the search may spend.
         seed: root seed; the optimizer draws from the stream "optimizer" under it.
         dev_every: steps between scores on dev rows, if there are; the lowest loss there is the result.
@@ -66,20 +71,19 @@ def tune(
         progress: show it on standard error.
         out: a folder for history, result, best point and plot.
         resume: go on with the run that `out` holds, if it does; all but the budget must be as it was.
-        memory: bytes that a forward pass may take; by default a quarter of what is free.
+        memory, racing: of the evaluator, see `gfo.LocalEvaluator`.
+        warm_start: the result or the folder of a run of the same space and model, of any task: the search
+            starts at its point, with its step sizes and covariance matrix if both methods have them.
         record: more for result.json.
 
     Raises:
         GfoError: for bad input.
     """
-    evaluator = LocalEvaluator(model, task, space, memory=memory)
-    name, given = type(optimizer).__name__, options_of(optimizer)
-    if isinstance(optimizer, str):
-        name, given = optimizer, plain(options or {})
-        optimizer = optimizers.make_with(name, space.domain, stream_seed(seed, "optimizer"), options or {})
-    facts: dict[str, Any] = {"seed": seed, "model": plain(model), "optimizer": name, "d": space.domain.d}
-    facts |= {"options": given, "space": description(space), "task": description(task)}
-    facts |= {"data": fingerprints(evaluator.task), **(record or {})}
+    evaluator = LocalEvaluator(model, task, space, memory=memory, racing=racing)
+    facts = _facts(evaluator, task, optimizer, options) | {"seed": seed, **(record or {})}
+    out = None if out is None else RunFolder.of(out, resume=resume)
+    start = _start(warm_start, facts, out, optimizer)
+    optimizer = _made(optimizer, space.domain, stream_seed(seed, "optimizer"), options or {}, start)
     return minimize(
         optimizer,
         evaluator,
@@ -91,6 +95,45 @@ def tune(
         selection=selection,
         record=facts,
     )
+
+
+def _facts(
+    evaluator: LocalEvaluator, task: Task, optimizer: str | Optimizer, options: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What is run, as plain values."""
+    name, given = type(optimizer).__name__, options_of(optimizer)
+    if isinstance(optimizer, str):
+        name, given = optimizer, plain(options or {})
+    facts = {"model": plain(evaluator.model), "optimizer": name, "d": evaluator.space.domain.d}
+    facts |= {"options": given, "space": description(evaluator.space), "task": description(task)}
+    raced = {} if evaluator.racing is None else {"racing": asdict(evaluator.racing)}
+    return facts | {"data": fingerprints(evaluator.task), **raced}
+
+
+def _start(
+    run: Result | str | Path | None, facts: dict[str, Any], out: RunFolder | None, optimizer: str | Optimizer
+) -> WarmStart | None:
+    """Where a search starts that has a warm start, which is put among the facts."""
+    if run is None:
+        return None
+    if not isinstance(optimizer, str):
+        raise GfoError("warm_start: give optimizer as a name; an object has its start by x0 and scale")
+    start = WarmStart.kept(run, facts, out)
+    facts["warm_start"] = start.record()
+    return start
+
+
+def _made(
+    optimizer: str | Optimizer, domain: Domain, seed: int, options: Mapping[str, Any], start: WarmStart | None
+) -> Optimizer:
+    """The optimizer of that name, at its start; an object as it is."""
+    if not isinstance(optimizer, str):
+        return optimizer
+    if start is None:
+        return optimizers.make_with(optimizer, domain, seed, options)
+    made = optimizers.make_with(optimizer, domain, seed, start.options(optimizer, domain, options))
+    start.correlate(made)
+    return made
 
 
 def fingerprints(task: BoundTask) -> dict[str, str]:

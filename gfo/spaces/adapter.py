@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gfo.core.delta import Delta
+from gfo.core.delta import Begin, Delta
 from gfo.core.recording import recorded
 from gfo.core.seeding import stream
 from gfo.spaces.parts.measure import HasModules, clipped_spread, module_outputs
@@ -39,6 +39,9 @@ class Adapter:
         layers: None for all, "upper" or "lower" for a half, "last", or their numbers. What lies below the
             lowest is computed once for all candidates.
         alpha: the size of a typical change, as a share of the outputs' spread.
+        begins: where in a row the change begins: None for its start; "{here}" or "{soft}", where the template
+            has it; "read", the token at which the answer is read. The tokens in front are the frozen model's,
+            and computed once for all candidates.
         projection: see `gfo.spaces.parts.projection.make_projection`.
         seed: of the projection, the frozen matrices and the random words.
 
@@ -58,6 +61,7 @@ class Adapter:
         targets: str | Sequence[str] | None = None,
         layers: Layers = None,
         alpha: float = 0.15,
+        begins: str | None = None,
         projection: str = "auto",
         seed: int = 0,
     ) -> None:
@@ -76,7 +80,7 @@ class Adapter:
             units = torch.nn.functional.gelu(inner / inner.std())
             size = clipped_spread(y) / float(units.square().sum(-1).mean().sqrt())
             scale[name] = torch.full((y.shape[-1] * rank,), alpha * size)
-        self._rank = rank
+        self._rank, self._begins = rank, Begin.of(begins)
         what = f"the matrices B of {len(scale)} adapters of {rank} units"
         remedy = "lower dim, raise rank or take more modules"
         self._project = Projected(scale, dim, projection, seed, model.device, what=what, remedy=remedy)
@@ -89,4 +93,4 @@ class Adapter:
             name: (self._A[name].expand(len(z), -1, -1), part.view(len(z), -1, self._rank))
             for name, part in self._project(z).items()
         }
-        return Delta(adapter=adapter, first_layer=self.first_layer)
+        return Delta(adapter=adapter, first_layer=self.first_layer, begins=self._begins)

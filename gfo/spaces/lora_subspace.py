@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from gfo.core.delta import Delta
+from gfo.core.delta import Begin, Delta
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.recording import recorded, remember
 from gfo.core.seeding import stream
@@ -165,6 +165,9 @@ class LoRASubspace:
             "vera": two vectors between random bases that all modules share. "tiny": a handful of
             numbers, through random projections into the cores of "lora-xs" of rank 2.
         alpha: the size of a typical change, as a share of each weight's norm.
+        begins: where in a row the change begins: None for its start; "{here}" or "{soft}", where the template
+            has it; "read", the token at which the answer is read. The tokens in front are the frozen model's,
+            and computed once for all candidates.
         projection: see `gfo.spaces.parts.projection.make_projection`.
         seed: of the projection and the bases.
 
@@ -186,6 +189,7 @@ class LoRASubspace:
         rank: int | None = None,
         method: str = "lora-fa",
         alpha: float | None = None,
+        begins: str | None = None,
         projection: str = "auto",
         seed: int = 0,
     ) -> None:
@@ -196,6 +200,7 @@ class LoRASubspace:
         alpha = positive("alpha", usual_alpha if alpha is None else alpha)
         names = find_targets(model, targets, layers)
         forms = dict(zip(names, _forms(model, names, method, rank, seed), strict=True))
+        self._begins = Begin.of(begins)
         self._finish(model, forms, method, usual_dim if dim is None else dim, alpha, projection, seed)
 
     @classmethod
@@ -211,7 +216,8 @@ class LoRASubspace:
     ) -> LoRASubspace:
         """The space around a LoRA adapter of PEFT: A stays as it is, B moves around the adapter's.
 
-        decode(0) is the adapter exactly, its scaling in B.
+        decode(0) is the adapter exactly, its scaling in B. An activated adapter changes the tokens from
+        `{here}` in the template on, where its invocation tokens must stand.
 
         Args:
             folder: of the adapter.
@@ -223,7 +229,7 @@ class LoRASubspace:
             GfoError: for another kind of adapter, one for another model, missing or extra keys, or an A
                 of zeros.
         """
-        lora = read_lora(folder, model)
+        lora, tokens = read_lora(folder, model)
         for name, (A, _) in lora.items():
             if not bool(A.any()):
                 raise GfoError(
@@ -231,12 +237,13 @@ class LoRASubspace:
                 )
         space = cls.__new__(cls)
         forms = {name: Started(model.weight(name).float(), A, B) for name, (A, B) in lora.items()}
+        space._begins = Begin("{here}", tokens) if tokens else None
         space._finish(model, forms, "lora-fa", dim, positive("alpha", alpha), projection, seed)
         first = min(model.linears[name].layer for name in lora)
-        remember(space, {"adapter": lora, "dim": dim, "alpha": alpha, "projection": projection, "seed": seed})
-        space.starts_from = Delta(
-            lora={name: (A[None], B[None]) for name, (A, B) in lora.items()}, first_layer=first
-        )
+        given = {"dim": dim, "alpha": alpha, "projection": projection, "seed": seed}
+        remember(space, {"adapter": lora, **({"invocation": tokens} if tokens else {}), **given})
+        start = {name: (A[None], B[None]) for name, (A, B) in lora.items()}
+        space.starts_from = Delta(lora=start, first_layer=first, begins=space._begins)
         return space
 
     def _finish(
@@ -267,7 +274,7 @@ class LoRASubspace:
             name: (self._forms[name].A.expand(len(z), -1, -1), self._forms[name].up(part))
             for name, part in self._project(z).items()
         }
-        return Delta(lora=lora, first_layer=self.first_layer)
+        return Delta(lora=lora, first_layer=self.first_layer, begins=self._begins)
 
 
 def _forms(model: HasLinears, names: Sequence[str], method: str, rank: int, seed: int) -> list[Form]:

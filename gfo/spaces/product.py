@@ -28,7 +28,8 @@ class ProductSpace:
             optimizer "blockwise".
 
     Raises:
-        GfoError: if two spaces change the same thing, or have soft prompts (or prefixes) of unequal length.
+        GfoError: if two spaces change the same thing, have soft prompts (or prefixes) of unequal length, or
+            change modules from different places on.
     """
 
     def __init__(self, *spaces: SearchSpace) -> None:
@@ -53,7 +54,8 @@ class ProductSpace:
         for slot in (slot for delta in deltas for slot in delta.slots):
             places.setdefault(type(slot), {}).update(slot.at)
         slots = (kind(at) for kind, at in places.items())
-        return Delta(*slots, first_layer=min(delta.first_layer for delta in deltas))
+        begins = next((delta.begins for delta in deltas if delta.begins), None)
+        return Delta(*slots, first_layer=min(delta.first_layer for delta in deltas), begins=begins)
 
 
 def joined(domains: Sequence[Domain]) -> Domain:
@@ -82,3 +84,9 @@ def _check(deltas: list[Delta]) -> None:
         lengths = sorted({getattr(delta, what) for delta in deltas} - {0})
         if len(lengths) > 1:
             raise GfoError(f"ProductSpace: {what} are {lengths}; give all spaces the same number of tokens")
+    begins = {delta.begins for delta in deltas if delta.modules}
+    if len(begins) > 1:
+        found = sorted("the start" if begin is None else begin.place for begin in begins)
+        raise GfoError(
+            f"ProductSpace: begins differs, {' and '.join(found)}; give all spaces of modules the same place"
+        )

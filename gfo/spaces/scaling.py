@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from gfo.core.delta import Delta
+from gfo.core.delta import Begin, Delta
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.recording import recorded
 from gfo.spaces.parts.measure import HasModules, clipped_spread, module_outputs
@@ -33,6 +33,9 @@ class Scaling:
         layers: None for all, "upper" or "lower" for a half, "last", or their numbers. What lies below the
             lowest is computed once for all candidates.
         alpha: the size of a typical change: factors of 1 +- alpha.
+        begins: where in a row the change begins: None for its start; "{here}" or "{soft}", where the template
+            has it; "read", the token at which the answer is read. The tokens in front are the frozen model's,
+            and computed once for all candidates.
         projection: see `gfo.spaces.parts.projection.make_projection`.
         seed: of the projection.
 
@@ -54,6 +57,7 @@ class Scaling:
         targets: str | Sequence[str] | None = None,
         layers: Layers = None,
         alpha: float = 0.1,
+        begins: str | None = None,
         projection: str = "auto",
         seed: int = 0,
     ) -> None:
@@ -75,12 +79,12 @@ class Scaling:
         scale = {name: torch.full((n,), alpha) for name, n in size.items()}
         self._project = _of_outputs(scale, dim, projection, seed, model.device)
         self.dim, self.domain, self.names = dim, self._project.domain, tuple(scale)
-        self.first_layer = min(layer.values())
+        self.first_layer, self._begins = min(layer.values()), Begin.of(begins)
 
     def decode(self, z: Tensor) -> Delta:
         """z [K, d] -> factors float32 [K, out]; differentiable; decode(0) is 1 exactly."""
-        parts = self._project(z).items()
-        return Delta(scale={name: 1 + part for name, part in parts}, first_layer=self.first_layer)
+        scale = {name: 1 + part for name, part in self._project(z).items()}
+        return Delta(scale=scale, first_layer=self.first_layer, begins=self._begins)
 
 
 @recorded
@@ -100,6 +104,9 @@ class BiasSpace:
         layers: None for all, "upper" or "lower" for a half, "last", or their numbers. What lies below the
             lowest is computed once for all candidates.
         alpha: the size of a typical change, as a share of the outputs' spread.
+        begins: where in a row the change begins: None for its start; "{here}" or "{soft}", where the template
+            has it; "read", the token at which the answer is read. The tokens in front are the frozen model's,
+            and computed once for all candidates.
         projection: see `gfo.spaces.parts.projection.make_projection`.
         seed: of the projection and the random words.
 
@@ -118,6 +125,7 @@ class BiasSpace:
         targets: str | Sequence[str] | None = None,
         layers: Layers = None,
         alpha: float = 0.15,
+        begins: str | None = None,
         projection: str = "auto",
         seed: int = 0,
     ) -> None:
@@ -133,10 +141,11 @@ class BiasSpace:
         self._project = _of_outputs(scale, dim, projection, seed, model.device)
         self.dim, self.domain, self.names = dim, self._project.domain, tuple(scale)
         self.first_layer = min(model.linears[name].layer for name in names)
+        self._begins = Begin.of(begins)
 
     def decode(self, z: Tensor) -> Delta:
         """z [K, d] -> additions float32 [K, out]; differentiable; decode(0) adds 0."""
-        return Delta(bias=self._project(z), first_layer=self.first_layer)
+        return Delta(bias=self._project(z), first_layer=self.first_layer, begins=self._begins)
 
 
 def _of_outputs(

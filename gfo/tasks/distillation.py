@@ -124,10 +124,10 @@ class Distillation:
 
 
 def _of_teacher(given: GivenTemplate) -> Template:
-    """A teacher's template, which has no soft prompt."""
+    """A teacher's template, which has no soft prompt and no place where changes begin."""
     template = Template.parse(given)
-    if template.soft:
-        raise GfoError(f"teacher_template = {given!r}: a teacher has no {{soft}}; leave it out")
+    if template.place is not None:
+        raise GfoError(f"teacher_template = {given!r}: a teacher has no {{{template.place}}}; leave it out")
     return template
 
 

@@ -152,7 +152,6 @@ class _BoundWindows(BoundExamples):
 
     def __init__(self, task: LanguageModeling, tokenizer: Tokenizer) -> None:
         self._task = task
-        soft = task.template.soft
         front, between = task.template.render({task.field: ""})
         self._before = tokenizer.encode(front, start=True)
         (self._between,) = tokenizer.encode_rows([(between,)], behind=[(front,)])
@@ -160,10 +159,11 @@ class _BoundWindows(BoundExamples):
         self._windows = {split: self._windows_of(split, (front, between), tokenizer) for split in data.rows}
         self._check_length(tokenizer)
         encoded = {split: self._encoded_windows(some) for split, some in self._windows.items()}
+        place = task.template.place
         numbered: Mapping[str, list[dict[str, Any]]] = {
             split: [{"window": i} for i in rows] for split, rows in encoded.items()
         }
-        super().__init__(Data(numbered, task.batch_size, data.seed, same=data.same), encoded, soft)
+        super().__init__(Data(numbered, task.batch_size, data.seed, same=data.same), encoded, place)
 
     def _windows_of(self, split: str, context: Pieces, tokenizer: Tokenizer) -> list[Window]:
         """The windows of a split's documents, each behind the same text; one at least."""
@@ -175,9 +175,9 @@ class _BoundWindows(BoundExamples):
         return found
 
     def _encoded_windows(self, some: Sequence[Window]) -> dict[int, tuple[Tokens, Tokens]]:
-        """The number of each window -> its row's tokens in front of the soft prompt and behind it."""
+        """The number of each window -> its row's tokens in front of the template's place and behind it."""
         texts = enumerate(map(self._text, some))
-        if self._task.template.soft:
+        if self._task.template.place is not None:
             return {i: (self._before, self._between + text) for i, text in texts}
         return {i: (self._before + text, ()) for i, text in texts}
 
@@ -209,7 +209,8 @@ class _BoundWindows(BoundExamples):
         """
         nats = -as_array(answers[..., 0])
         failed = np.logical_not(np.isfinite(nats).all(axis=1))
-        return only_finite(nats * len(batch) / int(batch.target.sum()), failed)
+        whole = batch if batch.whole is None else batch.whole
+        return only_finite(nats * len(whole) / int(whole.target.sum()), failed)
 
     def _contents(self, split: str) -> list[Window]:
         return self._windows[split]
@@ -280,9 +281,9 @@ class BoundMaskedLanguage(_BoundWindows):
         rows: list[tuple[Tokens, Tokens]] = []
         words: list[Tokens] = []
         for before, after in zip(batch.before, batch.after, strict=True):
-            front, text = (before, after) if self._soft else ((), before)
+            front, text = (before, after) if self._place else ((), before)
             row, said = self._with_masks(text, rng)
-            rows.append((front, row) if self._soft else (row, after))
+            rows.append((front, row) if self._place else (row, after))
             words.append(said)
         return replace(
             batch,
@@ -295,7 +296,7 @@ class BoundMaskedLanguage(_BoundWindows):
 
     def _with_masks(self, row: Tokens, rng: np.random.Generator) -> tuple[Tokens, Tokens]:
         """The row with some of the document's tokens masked, and what they were."""
-        first = len(self._between if self._soft else self._before)
+        first = len(self._between if self._place else self._before)
         n = len(row) - len(self._end) - first
         share = max(1, round(self._task.mask_share * n))
         places = np.sort(rng.choice(n, size=share, replace=False)) + first

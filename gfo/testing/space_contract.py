@@ -213,7 +213,7 @@ class _Probe:
         if model.reads == "sentence":
             vocabulary = tuple(model.encode(text, start=True, end=True) for text in TEXTS)
         target = np.zeros(len(TEXTS), dtype=np.int64)
-        return Batch(("probe",), before, (after,) * len(TEXTS), vocabulary, target)
+        return Batch(("probe",), before, (after,) * len(TEXTS), vocabulary, target, here=True)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         return logits.sum((-1, -2))

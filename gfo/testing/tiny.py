@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from gfo.models.loading import freeze
+from gfo.models.opening import quiet_torchao
 from gfo.tasks.parts.datasets import load
 
 if TYPE_CHECKING:
@@ -38,12 +39,13 @@ def tiny_model(*, seed: int = 0) -> FrozenModel:
     Args:
         seed: of the weights; the same one gives the same model.
     """
-    from transformers import AutoModelForCausalLM, LlamaConfig
+    with quiet_torchao():
+        from transformers import LlamaConfig, LlamaForCausalLM
 
     rows = load("gfo:sentiment/train.jsonl")
     texts = [f"Review: {row['text']}\nSentiment: {row['label']}" for row in rows]
     tokenizer = train_tokenizer([*texts, *[f" {LABELS}"] * TIMES], SHAPE["vocab_size"], every_byte=True)
-    module = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE, **token_ids()))
+    module = LlamaForCausalLM(LlamaConfig(**SHAPE, **token_ids()))
     draw_weights(module, seed)
     return freeze(module, tokenizer, "tiny-llama")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -229,3 +231,10 @@ def test_factors_and_caps_of_logits(tokenizer, kind, options):
     torch.testing.assert_close(model.logits(hidden, range(9)), expected, rtol=1e-5, atol=5e-5)
     bare = hidden @ module.get_output_embeddings().weight[:9].T
     assert float((bare - expected).abs().max()) > 0.1  # control: the factor counts
+
+
+def test_what_libraries_lack_is_not_told():
+    """Of a model that is made, nothing stands on standard error, with torchao installed."""
+    made = "from gfo.testing import tiny_model; tiny_model()"
+    run = subprocess.run([sys.executable, "-c", made], capture_output=True, text=True, check=True)
+    assert run.stderr == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
@@ -20,7 +21,7 @@ def draw(*shape, seed=0):
 @pytest.mark.parametrize("owner", [[0, 0, 1, 1], [0, 0, 0, 1], [1, 2, 2], [2], [0, 2, 2, 2, 3]], ids=str)
 def test_a_grid_there_and_back(owner):
     owner = torch.tensor(owner)
-    grid, x = Grid.of(owner), draw(len(owner), 3)
+    grid, x = Grid.of(owner.numpy(), "cpu"), draw(len(owner), 3)
     spread = grid.spread(x)
     assert spread.shape == (grid.contexts, grid.places, 3)
     assert torch.equal(grid.gather(spread), x)
@@ -44,7 +45,7 @@ def test_equal_to_attention_over_all_keys(owner, T, softcap, shares):
     mask = torch.zeros(N, 1, T, S + n, dtype=torch.float64)
     mask.masked_fill_(draw(N, 1, T, S + n, seed=5) > 0.5, torch.finfo(torch.float64).min)
     config = SimpleNamespace(_attn_implementation="sdpa")
-    shared = Shared(Grid.of(owner), pair)
+    shared = Shared(Grid.of(owner.numpy(), "cpu"), pair)
     with shared_attention(config, shared):
         assert config._attn_implementation != "sdpa"
         found, _ = attend(None, query, key, value, mask, scaling=0.7, softcap=softcap)
@@ -58,7 +59,7 @@ def test_equal_to_attention_over_all_keys(owner, T, softcap, shares):
     assert torch.allclose(found, expected, rtol=0, atol=1e-6)  # weights are rounded to float32 in both
     assert not torch.allclose(found, expected.roll(1, 0), atol=1e-2)  # control
     if shares:
-        with shared_attention(config, Shared(Grid.of(owner), (pair[0].roll(1, 0), pair[1]))):
+        with shared_attention(config, Shared(Grid.of(owner.numpy(), "cpu"), (pair[0].roll(1, 0), pair[1]))):
             other, _ = attend(None, query, key, value, mask, scaling=0.7, softcap=softcap)
         assert not torch.allclose(found, other, atol=1e-2)
 
@@ -68,7 +69,7 @@ def test_what_it_does_not_compute_is_refused():
     with pytest.raises(NotSharedError):
         attend(None, *arguments)
     config = SimpleNamespace(_attn_implementation="eager")
-    with shared_attention(config, Shared(Grid.of(torch.tensor([0])))):
+    with shared_attention(config, Shared(Grid.of(np.zeros(1, dtype=int), "cpu"))):
         attend(None, *arguments)
         with pytest.raises(NotSharedError):
             attend(None, *arguments, s_aux=draw(2))

@@ -75,3 +75,24 @@ def test_moved_points_are_kept_in_the_state():
     fresh.load_state_dict(optimizer.state_dict())
     np.testing.assert_array_equal(fresh.ask(), optimizer.ask())
     np.testing.assert_array_equal(fresh.best_z, optimizer.best_z)
+
+
+@pytest.mark.parametrize("method", [CMAES, SepCMAES])
+@pytest.mark.parametrize("told", [0.0, np.nan])
+@pytest.mark.filterwarnings("ignore:.*scored alike")
+def test_a_step_that_says_nothing_leaves_pycmas_next_directions(method, told):
+    """From d = 300 pycma adapts sigma by two points of each step, which it gives once for each tell."""
+    f = Ellipsoid(300, condition=10, seed=1)
+    silent, plain = method(f.domain, 1, population=6), method(f.domain, 1, population=6)
+    assert isinstance(plain._es.adapt_sigma, cma.sigma_adaptation.CMAAdaptSigmaTPA)
+    for step in range(12):
+        for optimizer in (silent, plain):
+            z = optimizer.ask()
+            optimizer.tell(z, f(z))
+        if step % 4 == 2:
+            z = silent.ask()
+            silent.tell(z, np.full(len(z), told))
+    z = silent.ask()
+    to_mean = z[:2] - silent._es.mean
+    np.testing.assert_allclose(to_mean[0], -to_mean[1])  # the direction and its mirror
+    assert not np.array_equal(z, plain.ask())  # control: new points were drawn in between

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
 
 PROMPT = "gfo_prompt.json"
+BEGIN_LORA = "search LoRASubspace and export peft, or leave begins out"
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,42 @@ class Candidate:
         return [slot.name for slot in self.delta.slots]
 
     @property
+    def begins(self) -> str | None:
+        """The place in each row where modules begin to change, unless that is everywhere its start."""
+        begin = self.delta.begins
+        if begin is None or not self.model.causal or (begin.place != "read" and self.in_front):
+            return None
+        return begin.place
+
+    @property
+    def invocation(self) -> list[int]:
+        """The tokens behind the place where changes begin, the same in every row and nowhere behind it.
+
+        Raises:
+            GfoError: if there are none.
+        """
+        batches = [self.task.all_rows(split) for split in self.task.splits]
+        rows = [pair for batch in batches for pair in zip(batch.before, batch.after, strict=True)]
+        afters = [after for _, after in rows]
+        columns = itertools.takewhile(lambda some: len({*some}) == 1, zip(*afters, strict=False))
+        same = tuple(some[0] for some in columns)
+        if self.begins == "read" or not same:
+            raise cannot(
+                f"PEFT begins a change at tokens of all texts, and behind {self.begins} there are none",
+                "write some text behind {here}, and give begins = '{here}'",
+            )
+        for before, after in rows:
+            row, n = (*before, *after), len(same)
+            last = next(i for i in range(len(row) - n, -1, -1) if row[i : i + n] == same)
+            if last != len(before):
+                raise cannot(
+                    f"PEFT begins a change at the last time that a text has the tokens {list(same)}, which "
+                    f"a row has again behind {self.begins}",
+                    "write other text there",
+                )
+        return list(same)
+
+    @property
     def in_front(self) -> bool:
         """Whether nothing, not even a start token, stands in front of the soft prompt in any row."""
         return not any(any(self.task.all_rows(split).before) for split in self.task.splits)
@@ -119,7 +157,7 @@ def write_prompt(candidate: Candidate, folder: Path, soft: Sequence[str], note: 
         values: dict[str, Any] = {"soft_prompt": "".join(soft)}
     else:
         mask = {} if candidate.model.mask is None else {"mask": candidate.model.mask}
-        places = {"soft": "".join(soft), **mask}
+        places = {"soft": "".join(soft), "here": "", **mask}
         values = {"template": template.text(**places)}
         if template.messages:
             values = {"messages": template.messages_with(**places), **values}
@@ -146,7 +184,7 @@ def _folded(delta: Delta, model: FrozenModel) -> Delta:
     if delta.prompt is None or set(added) - {0} or (added and not _enters_as_embedded(model)):
         return delta
     other = (slot for slot in delta.slots if not isinstance(slot, Prompts | LayerPrompts))
-    return Delta(*other, prompt=delta.prompt + added.get(0, 0))
+    return Delta(*other, prompt=delta.prompt + added.get(0, 0), begins=delta.begins)
 
 
 def _enters_as_embedded(model: FrozenModel) -> bool:

@@ -19,7 +19,7 @@ from gfo.core.errors import GfoError
 from gfo.core.slots import Biases, LayerPrompts, LowRank, Prefixes, Prompts, Scales, Slot
 from gfo.models.loading import no_progress_bars
 from gfo.models.weights import linear_sizes, put_plain_linears, quantized_linears, weight_of
-from gfo.report.export.candidate import Candidate, Exported, cannot, deep_prompt, write_prompt
+from gfo.report.export.candidate import BEGIN_LORA, Candidate, Exported, cannot, deep_prompt, write_prompt
 from gfo.report.export.soft_tokens import SoftTokens
 
 if TYPE_CHECKING:
@@ -176,6 +176,8 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 
 def _check(candidate: Candidate) -> None:
     """Raise GfoError for a change that has no place in the weights."""
+    if candidate.begins:
+        raise cannot(f"weights change all tokens, this those from {candidate.begins} on", BEGIN_LORA)
     other = [type(slot) for slot in candidate.delta.slots if not _is_merged(slot)]
     if LayerPrompts in other:
         raise deep_prompt("the weights of a model")

@@ -14,7 +14,7 @@ from torch import Tensor
 from gfo.core.files import write_whole
 from gfo.core.slots import LayerPrompts, LowRank, Prefixes, Prompts, Scales, Slot
 from gfo.models.weights import is_transposed
-from gfo.report.export.candidate import Candidate, Exported, cannot, deep_prompt, write_prompt
+from gfo.report.export.candidate import BEGIN_LORA, Candidate, Exported, cannot, deep_prompt, write_prompt
 from gfo.report.export.merged import can_merge
 from gfo.report.export.soft_tokens import SoftTokens
 
@@ -128,8 +128,13 @@ def _prefix_shape(prefix: Mapping[int, tuple[Tensor, Tensor]], L: int) -> tuple[
 
 @writes(LowRank)
 def _lora(candidate: Candidate, folder: Path) -> Exported:
-    """Plain LoRA with alpha = r; smaller ranks are filled up with zeros, which every loader understands."""
+    """Plain LoRA with alpha = r; smaller ranks are filled up with zeros, which every loader understands.
+
+    Where the change begins at a place it is activated LoRA (Greenewald et al. 2025, arXiv:2504.12397), which
+    begins at the last time that a text has the tokens that stand behind the place.
+    """
     lora = candidate.delta.lora
+    activated = {"alora_invocation_tokens": candidate.invocation} if candidate.begins else {}
     rank = max(int(A.shape[1]) for A, _ in lora.values())
     tensors = {}
     for name, (A, B) in lora.items():
@@ -141,6 +146,7 @@ def _lora(candidate: Candidate, folder: Path) -> Exported:
         lora_alpha=rank,
         target_modules=sorted(lora),
         fan_in_fan_out=_conv(candidate, lora),
+        **activated,
         **_common(candidate),
     )
     return _write(candidate, folder, config, tensors)
@@ -150,6 +156,8 @@ def _lora(candidate: Candidate, folder: Path) -> Exported:
 def _ia3(candidate: Candidate, folder: Path) -> Exported:
     """IA3 (Liu et al. 2022) with factors on outputs alone: PEFT's feed-forward modules scale their inputs."""
     scale = candidate.delta.scale
+    if candidate.begins:
+        raise cannot("PEFT's IA3 changes all tokens, this those from a place on", BEGIN_LORA)
     other = [name for name in scale if name not in candidate.model.linears]
     if other:
         raise cannot(f"PEFT has no factors on norms, as on '{other[0]}'", "export merged")

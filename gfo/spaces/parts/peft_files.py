@@ -33,7 +33,8 @@ _PROMPTS = (
 )
 _LORA = (
     "r lora_alpha exclude_modules layers_to_transform layers_pattern rank_pattern alpha_pattern use_rslora "
-    "lora_dropout fan_in_fan_out bias init_lora_weights megatron_core qalora_group_size"
+    "lora_dropout fan_in_fan_out bias init_lora_weights megatron_core qalora_group_size "
+    "alora_invocation_tokens"
 )
 HARMLESS = {
     "LORA": frozenset((_ALL + _LORA).split()),
@@ -97,8 +98,12 @@ def _token_rows(folder: str | Path, tensors: Mapping[str, Tensor]) -> Tensor:
     return rows[0]
 
 
-def read_lora(folder: str | Path, model: HasLinears) -> dict[str, tuple[Tensor, Tensor]]:
-    """Module -> A [r, in] and B [out, r] of a LoRA adapter, its scaling in B; float32, in the model's order.
+def read_lora(
+    folder: str | Path, model: HasLinears
+) -> tuple[dict[str, tuple[Tensor, Tensor]], tuple[int, ...]]:
+    """A LoRA adapter: module -> A [r, in] and B [out, r], and the tokens from which on it acts, if it does.
+
+    Its scaling is in B. Float32, in the model's order.
 
     Raises:
         GfoError: for a folder without an adapter, another kind of adapter or LoRA, missing or extra keys,
@@ -107,7 +112,17 @@ def read_lora(folder: str | Path, model: HasLinears) -> dict[str, tuple[Tensor, 
     config, tensors = _read(folder)
     _check_lora(folder, config)
     found = _changed_modules(folder, config, tensors, model)
-    return {name: _of_one_module(folder, config, tensors, model, name) for name in found}
+    lora = {name: _of_one_module(folder, config, tensors, model, name) for name in found}
+    return lora, _invocation(folder, config.get("alora_invocation_tokens"))
+
+
+def _invocation(folder: str | Path, tokens: Any) -> tuple[int, ...]:
+    """The tokens from which on an activated adapter acts; none for a plain one."""
+    if tokens is None:
+        return ()
+    if not isinstance(tokens, list) or not tokens or not all(type(t) is int and t >= 0 for t in tokens):
+        raise _strange(folder, "alora_invocation_tokens", tokens)
+    return tuple(tokens)
 
 
 def _check_lora(folder: str | Path, config: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from gfo.core.texts import Pieces
 from gfo.tasks.parts.datasets import Source, load
 from gfo.tasks.parts.lengths import Longest
 from gfo.tasks.parts.running import LOOKED_AT, each_behind, tell_joints
-from gfo.tasks.parts.templates import MASK, Template, rows_of
+from gfo.tasks.parts.templates import HERE, MASK, SOFT, Template, rows_of
 
 SPLITS = ("train", "dev", "test")
 
@@ -139,16 +139,16 @@ class BoundExamples(ABC):
     Args:
         data: their rows.
         encoded: split -> number of a row that is used -> its tokens in front of and behind the soft prompt.
-        soft: whether there is a place for a soft prompt between them.
+        place: what the template has between them, SOFT, HERE or None.
     """
 
     _numbers = itertools.count()
 
     def __init__(
-        self, data: Data, encoded: Mapping[str, Mapping[int, tuple[Tokens, Tokens]]], soft: bool
+        self, data: Data, encoded: Mapping[str, Mapping[int, tuple[Tokens, Tokens]]], place: str | None
     ) -> None:
         self.splits = tuple(data.rows)
-        self._data, self._soft, self._encoded = data, soft, encoded
+        self._data, self._place, self._encoded = data, place, encoded
         self._number = next(self._numbers)  # so that no two tasks have batches of one key
         self._numbers_of = {split: np.array([*rows]) for split, rows in encoded.items()}
         self._whole: dict[str, Batch] = {}
@@ -199,7 +199,8 @@ class BoundExamples(ABC):
             numbers=numbers,
             before=tuple(before for before, _ in encoded),
             after=tuple(after for _, after in encoded),
-            prompt=self._soft,
+            prompt=self._place == SOFT,
+            here=self._place == HERE,
             recurs=recurs,
             **self._wanted(split, index),
         )
@@ -249,7 +250,7 @@ class BoundRows(BoundExamples):
                 else data.longest.fit(encoded, rows, template, tokenizer, split)
             )
         self._tokenizer = tokenizer
-        super().__init__(data, found, template.soft)
+        super().__init__(data, found, template.place)
 
     def _shown(self) -> list[Pieces]:
         """The texts of the first training rows in pieces, which an answer goes on with."""

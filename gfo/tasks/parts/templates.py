@@ -1,4 +1,7 @@
-"""Templates: a text, or messages of a chat, with places for fields, and `{soft}` for the soft prompt."""
+"""Templates: a text, or messages of a chat, with places for fields, and one for what is searched.
+
+That is `{soft}` for the soft prompt, or `{here}`, where changes of the model's modules may begin.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from gfo.core.texts import Pieces, Plain, Where, text_number
 from gfo.tasks.parts.chat import SIGN, Message, Piece, checked_messages, in_chat, is_odd
 
 SOFT = "soft"
+HERE = "here"  # where changes of modules may begin; nothing stands there
 MASK = "mask"  # where a masked language model says the answer
 GivenTemplate = str | Sequence[Mapping[str, str]]
 """A text, or messages of "role" and "content"."""
@@ -35,9 +39,9 @@ class Template:
     """A parsed template.
 
     Attributes:
-        before: pieces in front of the soft prompt, or all of them.
+        before: pieces in front of the soft prompt, or of where changes may begin, or all of them.
         after: the pieces behind it.
-        soft: whether there is a soft prompt.
+        place: SOFT, HERE or None: what stands between the two.
         messages: of a chat; without them it is a text.
         is_text: whether the pieces are what the model reads; those of messages are once they are `bound`.
         ends: whether the model's special tokens for a start and an end are put around it; a chat has its own.
@@ -45,7 +49,7 @@ class Template:
 
     before: tuple[Piece, ...]
     after: tuple[Piece, ...]
-    soft: bool = True
+    place: str | None = SOFT
     messages: tuple[Message, ...] = ()
     is_text: bool = True
     ends: bool = True
@@ -55,20 +59,26 @@ class Template:
         """Parse "Review: {text}\\n{soft}Sentiment:", or messages of such; doubled braces are single ones.
 
         Raises:
-            GfoError: for unbalanced braces, formats or conversions in a place, more than one `{soft}`, or
-                messages without role and content.
+            GfoError: for unbalanced braces, formats or conversions in a place, more than one `{soft}` or
+                `{here}`, or messages without role and content.
         """
         messages = () if isinstance(given, str) else checked_messages(given)
         texts = [given] if isinstance(given, str) else [content for _, content in messages]
         pieces = [piece for text in texts for piece in _parsed(text)]
-        places = [i for i, piece in enumerate(pieces) if piece.field == SOFT]
+        places = [i for i, piece in enumerate(pieces) if piece.field in (SOFT, HERE)]
         if len(places) > 1:
             raise GfoError(
-                f"template = {given!r} has {len(places)} times {{soft}}; write {{soft}} once, where the soft "
-                "prompt goes"
+                f"template = {given!r} has {len(places)} times {{soft}} or {{here}}; write {{soft}} once, "
+                "where the soft prompt goes, or {here} once, where changes begin"
             )
         before, after = _around(pieces, *places)
-        return cls(before, after, bool(places), messages, is_text=not messages)
+        place = pieces[places[0]].field if places else None
+        return cls(before, after, place, messages, is_text=not messages)
+
+    @property
+    def soft(self) -> bool:
+        """Whether there is a place for a soft prompt."""
+        return self.place == SOFT
 
     @property
     def fields(self) -> list[str]:
@@ -93,19 +103,19 @@ class Template:
         parts, trims = in_chat([(role, _parsed(text)) for role, text in self.messages], tokenizer)
         fields = [piece.field for _, text in self.messages for piece in _parsed(text) if piece.field]
         pieces = [Piece(*each) for each in zip(parts, [*fields, None], [*trims, ""], strict=True)]
-        before, after = _around(pieces, fields.index(SOFT) if self.soft else None)
-        return Template(before, after, self.soft, self.messages, ends=False)
+        before, after = _around(pieces, fields.index(self.place) if self.place else None)
+        return Template(before, after, self.place, self.messages, ends=False)
 
     def without_soft(self) -> Template:
-        """The template without the soft prompt's place."""
+        """The template without the place of a soft prompt, or of where changes begin."""
         if self.messages:
-            return Template.parse(self.messages_with(soft=""))
-        return Template(before=(*self.before, *self.after), after=(), soft=False)
+            return Template.parse(self.messages_with(soft="", here=""))
+        return Template(before=(*self.before, *self.after), after=(), place=None)
 
     def text(self, **places: str) -> str:
-        """The template as text again, with texts put into some places, `soft` among them."""
-        soft = [Piece("", SOFT)] if self.soft else []
-        return _text((*self.before, *soft, *self.after), places)
+        """The template as text again, with texts put into some places, `soft` and `here` among them."""
+        place = [Piece("", self.place)] if self.place else []
+        return _text((*self.before, *place, *self.after), places)
 
     def messages_with(self, **places: str) -> list[dict[str, str]]:
         """The messages, with texts put into some places."""
@@ -156,7 +166,7 @@ class Template:
     def encode(
         self, rows: Sequence[Row], tokenizer: Tokenizer, where: Where = text_number
     ) -> list[tuple[Tokens, Tokens]]:
-        """The tokens of each row in front of and behind the soft prompt; a chat has its own special tokens.
+        """The tokens of each row in front of and behind the place; a chat has its own special tokens.
 
         Raises:
             GfoError: for a row that cannot be tokens, or that the chat format changes, as `where(i)`.
@@ -164,8 +174,9 @@ class Template:
         self._check_chat(rows, tokenizer, where)
         pieces = [self.pieces(row, tokenizer) for row in rows]
         fronts, backs = [front for front, _ in pieces], [back for _, back in pieces]
-        before = tokenizer.encode_rows(fronts, start=self.ends, end=self.ends and not self.soft, where=where)
-        after = tokenizer.encode_rows(backs, end=self.ends and self.soft, behind=fronts, where=where)
+        split = self.place is not None
+        before = tokenizer.encode_rows(fronts, start=self.ends, end=self.ends and not split, where=where)
+        after = tokenizer.encode_rows(backs, end=self.ends and split, behind=fronts, where=where)
         return list(zip(before, after, strict=True))
 
     def _check_chat(self, rows: Sequence[Row], tokenizer: Tokenizer, where: Where) -> None:
@@ -185,7 +196,7 @@ class Template:
     ) -> bool:
         """Whether the text of a row is what the chat format makes of the messages with the row in them."""
         sign = SIGN.format(0)
-        filled = {**row, SOFT: sign, MASK: tokenizer.mask}
+        filled = {**row, SOFT: sign, HERE: "", MASK: tokenizer.mask}
         said = [{"role": role, "content": "".join(_filled(some, filled))} for role, some in messages]
         return tokenizer.chat(said) == (sign if self.soft else "").join(self.render(filled))
 
@@ -196,7 +207,7 @@ def rows_of(split: str) -> Where:
 
 
 def _parsed(text: str) -> list[Piece]:
-    """The pieces of a text, `{soft}` among them."""
+    """The pieces of a text, `{soft}` and `{here}` among them."""
     try:
         pieces = list(string.Formatter().parse(text))
     except ValueError as error:

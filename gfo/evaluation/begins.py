@@ -1,0 +1,75 @@
+"""Changes of modules that begin at a place in each row: which models, and which rows, they fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gfo.core.delta import Begin, Delta
+from gfo.core.errors import GfoError
+from gfo.core.protocols import Batch
+from gfo.models.encoder_decoder import EncoderDecoder
+
+if TYPE_CHECKING:
+    from gfo.models.frozen import FrozenModel
+
+SHOWN = 8  # tokens in an error
+
+
+def check_begin(delta: Delta, model: FrozenModel) -> None:
+    """Raise GfoError for changes that cannot begin at a place, or a model that has none.
+
+    An encoder-decoder answers in its decoder, behind all places: what is changed there alone fits.
+    """
+    if delta.begins is None:
+        return
+    given = f"begins = '{delta.begins.place}'"
+    if delta.prefix_tokens:
+        raise GfoError(
+            f"space: {given}, but all tokens see the prefix; leave begins out, or take the prefix away"
+        )
+    if delta.prompt_tokens and delta.begins.place != "{soft}":
+        raise GfoError(f"space: {given} beside a soft prompt; give begins = '{{soft}}', where that is")
+    if model.causal:
+        return
+    if not isinstance(model, EncoderDecoder):
+        raise GfoError(
+            f"space: {given}, but each token of '{model.name}' sees all others; leave begins out, or take a "
+            "decoder"
+        )
+    layers = {model.layer_of(name) for name in delta.modules}
+    if any(layer is None or layer < model.encoder_layers for layer in layers):
+        raise GfoError(
+            f"space: {given}, but the texts are in the encoder of '{model.name}', whose tokens see all "
+            f"others; leave begins out, or give layers from {model.encoder_layers} on, the decoder's"
+        )
+
+
+def check_places(begin: Begin, batch: Batch, P: int, where: str) -> None:
+    """Raise GfoError for rows without the place, or without a token behind it.
+
+    Args:
+        begin: where changes begin.
+        batch: the rows.
+        P: tokens of the soft prompt.
+        where: whose rows they are, for messages.
+    """
+    there = {"{here}": batch.here, "{soft}": batch.prompt, "read": True}[begin.place]
+    if not there:
+        raise GfoError(
+            f"template: it has no {begin.place}, where the changes of the space begin; write {begin.place} "
+            "there, or give the space another begins"
+        )
+    if begin.place == "read":
+        return
+    wanted = begin.tokens
+    for i, after in enumerate(batch.after, 1):
+        if not (after or P):
+            raise GfoError(
+                f"{where} row {i}: no token stands behind {begin.place}, where changes begin; end the "
+                "template with some text"
+            )
+        if after[: len(wanted)] != wanted:
+            raise GfoError(
+                f"{where} row {i}: behind {begin.place} stand the tokens {list(after[:SHOWN])}, but the "
+                f"adapter acts from {list(wanted[:SHOWN])} on; write its invocation there"
+            )

@@ -1,0 +1,162 @@
+"""Racing: rows come in blocks, and a candidate that is worse than the leader beyond doubt sees no more.
+
+Maron and Moore 1994, "Hoeffding Races"; Birattari et al. 2002, "A Racing Algorithm for Configuring
+Metaheuristics". Losses of the same rows are compared in pairs, by the signed-rank test of Wilcoxon (1945,
+doi:10.2307/3001968), which asks for no distribution.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gfo.core.checking import checked
+from gfo.core.domain import Array
+from gfo.core.errors import GfoError
+from gfo.core.protocols import Batch
+from gfo.core.seeding import stream
+
+LossesOf = Callable[[Array, Array], Array]
+"""Numbers of candidates int [k] and of rows int [b] -> the rows' losses, float64 [k, b]; nan where failed."""
+
+
+@checked
+@dataclass(frozen=True)
+class Racing:
+    """How a population's rows are raced.
+
+    Candidates get the first rows, then block by block. After each, those whose losses are higher than the
+    leader's on the rows that both have, by a one-sided signed-rank test, leave. A candidate that left is told
+    the leader's mean over all rows plus the mean difference on the rows that it has, and never less than the
+    leader.
+
+    Told losses rank a population as all rows would, with exceptions among those that left: right for methods
+    that go by ranks and keep the best, such as "ga", "de" or "openai-es". CMA-ES learns a covariance from
+    these ranks, too.
+
+    Attributes:
+        block: rows of a block.
+        first: rows before the first candidate may leave.
+        p: a candidate leaves where its losses would be so much higher by chance less often than this.
+        survivors: so many candidates at least see all rows.
+        seed: of the order in which rows come, which is the same in all steps.
+
+    Raises:
+        GfoError: for numbers out of range.
+    """
+
+    block: int = 4
+    first: int = 8
+    p: float = 0.1
+    survivors: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("block", "first", "survivors"):
+            if getattr(self, name) < 1:
+                raise GfoError(f"racing: {name} = {getattr(self, name)} must be at least 1")
+        if not 0 < self.p < 1:
+            raise GfoError(f"racing: p = {self.p} must be between 0 and 1")
+
+    def race(self, candidates: int, rows: int, losses: LossesOf) -> tuple[Array, Array]:
+        """What candidates are told, float64 [K], and the rows' losses [K, B].
+
+        nan where a candidate failed, which ends its race; of rows, where it had left.
+
+        Args:
+            candidates: K.
+            rows: B.
+            losses: evaluates some candidates on some rows.
+        """
+        found = np.full((candidates, rows), np.nan)
+        running, left = np.arange(candidates), np.empty(0, dtype=int)
+        order = parts(rows, self.first, self.block, self.seed)
+        for i, part in enumerate(order):
+            found[np.ix_(running, part)] = losses(running, part)
+            running = running[np.isfinite(found[np.ix_(running, part)]).all(axis=1)]
+            if i < len(order) - 1 and len(running) > self.survivors:
+                stays = self.stays(found[np.ix_(running, np.concatenate(order[: i + 1]))])
+                left = np.append(left, running[~stays])
+                running = running[stays]
+        return _told(found, running, left), found
+
+    def stays(self, losses: Array) -> Array:
+        """Which of candidates go on, bool [k], by their losses [k, n] of the same rows; some survive."""
+        stays, mean = np.ones(len(losses), dtype=bool), losses.mean(axis=1)
+        worst = np.argsort(-mean, kind="stable")[: len(losses) - self.survivors]
+        worse = _p_values(losses[worst] - losses[mean.argmin()]) < self.p
+        stays[worst[worse]] = False
+        return stays
+
+
+def _told(rows: Array, finished: Array, left: Array) -> Array:
+    """What each candidate is told, float64 [K], by the rows' losses [K, B] of a race.
+
+    Args:
+        rows: nan where a candidate did not run.
+        finished: numbers of those with all rows.
+        left: numbers of those that left before.
+    """
+    told = np.full(len(rows), np.nan)
+    told[finished] = rows[finished].mean(axis=1)
+    if not len(finished):
+        told[left] = np.nanmean(rows[left], axis=1)
+        return told
+    leader = finished[told[finished].argmin()]
+    for k in left:
+        estimate = told[leader] + np.nanmean(rows[k] - rows[leader])
+        told[k] = max(estimate, np.nextafter(told[leader], np.inf))
+    return told
+
+
+def _p_values(differences: Array) -> Array:
+    """One-sided p of each row of differences [k, n], that they are above 0; 1 where all are 0."""
+    from scipy.stats import wilcoxon
+
+    p = np.ones(len(differences))
+    some = differences.any(axis=1)
+    if some.any():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of few pairs, for which the normal approximation is rough
+            p[some] = wilcoxon(differences[some], alternative="greater", axis=1).pvalue
+    return p
+
+
+@functools.lru_cache
+def parts(rows: int, first: int, block: int, seed: int) -> tuple[Array, ...]:
+    """Numbers of the rows, in the order in which they come, in blocks."""
+    order = stream(seed, "order of rows").permutation(rows)
+    return tuple(np.split(order, range(first, rows, block)))
+
+
+def of_rows(batch: Batch, rows: Array) -> Batch:
+    """Some rows of a batch, by their numbers int [b]."""
+    numbers = rows.tolist()
+
+    def some(values: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(values[i] for i in numbers) if values else values
+
+    return replace(
+        batch,
+        key=(*batch.key, "rows", tuple(numbers)),
+        before=some(batch.before),
+        after=some(batch.after),
+        target=batch.target[rows],
+        endings=some(batch.endings),
+        numbers=some(batch.numbers),
+        whole=batch,
+    )
+
+
+def no_rows(task: Any) -> GfoError:
+    """The error for a task whose loss is no mean of its rows."""
+    name = type(task).__name__.removeprefix("Bound")
+    return GfoError(
+        f"racing: the loss of {name} is no mean over rows that can be compared in pairs; take another loss, "
+        "or leave racing out"
+    )
