@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
-from gfo.config.sections import SAID, UNKNOWN_KEY, Section, anchored_name
+from gfo.config.parts import (
+    BaselineConfig,
+    BudgetConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RacingConfig,
+    SelectionConfig,
+    StopConfig,
+)
+from gfo.config.sections import SAID, UNKNOWN_KEY, Section
 from gfo.config.spaces import SpaceConfig
 from gfo.config.tasks import TaskConfig
 from gfo.core.errors import GfoError, GfoWarning, unknown_name
@@ -30,92 +39,6 @@ if TYPE_CHECKING:
 
 DEMO = DATA / "demo.toml"
 DATA_DIRS: Any = {"data_dir": True, "tasks": {"__all__": {"data_dir"}}}  # a machine's own
-
-
-class ModelConfig(Section):
-    """`gfo.load_model`; `memory_gib` is what a forward pass may take (default: a quarter of what is free)."""
-
-    name: str = "smollm2-135m"
-    dtype: str = "float32"
-    device: str = "auto"
-    revision: str | None = None
-    device_map: str | int | dict[str, str | int] | None = None
-    quantization_config: dict[str, Any] | None = None
-    gguf_file: str | None = None
-    memory_gib: float | None = Field(default=None, gt=0, le=2**20)
-
-    def load(self) -> FrozenModel:
-        """The frozen model."""
-        from gfo.models.loading import load_model
-
-        return load_model(**self.model_dump(exclude={"memory_gib"}))
-
-    @property
-    def memory(self) -> int | None:
-        """`memory_gib` in bytes."""
-        return None if self.memory_gib is None else max(1, int(self.memory_gib * 2**30))
-
-    def anchored(self) -> ModelConfig:
-        """The same, wherever the process goes."""
-        return self.model_copy(update={"name": anchored_name(self.name)})
-
-
-class OptimizerConfig(Section):
-    """`gfo.optimizers.make`."""
-
-    name: str = "cma"
-    options: dict[str, Any] = Field(default_factory=dict)
-
-
-class BaselineConfig(Section):
-    """`gfo.baselines.run`; in place of an optimizer."""
-
-    name: str
-    options: dict[str, Any] = Field(default_factory=dict)
-
-
-class BudgetConfig(Section):
-    """`gfo.Budget`."""
-
-    evaluations: int | None = None
-    forward_tokens: int | None = None
-    seconds: float | None = None
-
-
-class SelectionConfig(Section):
-    """`gfo.Selection`."""
-
-    metric: str = "loss"
-    point: str = "recommendation"
-
-
-class RacingConfig(Section):
-    """`gfo.Racing`; in a config with this section candidates race."""
-
-    block: int = 4
-    first: int = 8
-    p: float = 0.1
-    survivors: int = 4
-    seed: int = 0
-
-
-class StopConfig(Section):
-    """`gfo.StopOnTarget` and `gfo.EarlyStopping`; without a metric the target is a training loss."""
-
-    target: float | None = None
-    metric: str | None = None
-    patience: int | None = None
-
-    def callbacks(self) -> list[Callback]:
-        """What ends a run before its budget."""
-        from gfo.run.callbacks import EarlyStopping, StopOnTarget
-
-        found: list[Callback] = []
-        if self.target is not None:
-            found.append(StopOnTarget(self.target, metric=self.metric))
-        if self.patience is not None:
-            found.append(EarlyStopping(self.patience, metric=self.metric or "loss"))
-        return found
 
 
 class Config(Section):
@@ -222,9 +145,7 @@ class Config(Section):
             name, options = self.baseline.name, self.baseline.options
             return baselines.run(name, model, task, space, options=options, resume=resume, **settings)
         assert space is not None
-        from gfo.evaluation.racing import Racing
-
-        racing = None if self.racing is None else Racing(**self.racing.model_dump())
+        racing = None if self.racing is None else self.racing.made()
         settings = {**settings, "racing": racing, "warm_start": self.warm_start, "resume": resume}
         name, options = self.optimizer.name, self.optimizer.options
         return tune(model, task, space, optimizer=name, options=options, **settings)

@@ -376,12 +376,10 @@ class FrozenModel(HasTexts, ABC):
         """A stack's layers from `start` to `stop - 1`, both counted in it.
 
         Args:
-            stack: whose body runs.
+            stack, inputs: whose body runs, and what else it takes.
             entry: what enters layer `start`, [rows, T, D]; input embeddings at 0.
             change: candidates to apply, in the rows.
-            start: the first layer run.
-            stop: the layer not run any more; None to run all and the final norm.
-            inputs: what else the body takes.
+            start, stop: the first layer run, and the first not run any more; None to run the final norm, too.
 
         Returns:
             Hidden states [rows, T, D].
