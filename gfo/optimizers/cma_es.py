@@ -184,7 +184,7 @@ class CMAES(BaseOptimizer):
         self._directions = [y.copy() for y in self._es.pop_injection_directions]
         self._points = np.array(self._es.ask())
         self._own = self.domain.clip(self._points[:, : self.domain.d])
-        return self._own.copy()
+        return self._own
 
     def _tell(self, z: Array, loss: Array) -> None:
         self._record(z, loss)
