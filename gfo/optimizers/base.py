@@ -212,8 +212,7 @@ class BaseOptimizer(ABC):
     def inject(self, z: Array) -> None:
         """Have points of others [n, d], or one [d], evaluated among the next ones.
 
-        Such as those of another method or by hand. They take the last places of the next steps, at most half
-        of each.
+        They take the last places of the next steps, at most half of each.
 
         Raises:
             GfoError: for points that are not in the domain, or a method that cannot take them.
@@ -244,8 +243,8 @@ class BaseOptimizer(ABC):
                 f"optimizer '{self.name}': tell without ask; call ask, evaluate its points, then tell"
             )
         loss, told = np.array(loss, dtype=np.float64), np.asarray(z, dtype=np.float64)
-        if loss.shape == self._asked.shape[:1] and np.array_equal(told, self._asked):
-            z = self._asked  # as mostly; no copies
+        if loss.shape == self._asked.shape[:1] and np.array_equal(told, self._asked):  # as mostly: no copies
+            z = self._asked
         else:
             z, loss = self._in_order(self._asked, told.copy(), loss)
         loss[~np.isfinite(loss)] = np.nan
@@ -398,12 +397,3 @@ def first_population(
     z = np.where(boxed & (boxes | domain.integer), uniform, normal)
     z[0] = x0
     return z
-
-
-def worst_for_failed(loss: Array) -> Array:
-    """loss [K] with nan replaced by a finite value worse than every finite one, [K]."""
-    best, worst = np.nanmin(loss), np.nanmax(loss)
-    largest = np.finfo(np.float64).max
-    with np.errstate(over="ignore"):
-        filled = worst + max(worst - best, abs(worst) * 1e-6, 1e-12)
-    return np.where(np.isnan(loss), min(filled, largest), loss)

@@ -30,7 +30,8 @@ import numpy as np
 
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
-from gfo.optimizers.base import WIDER, WIDEST, BaseOptimizer, worst_for_failed
+from gfo.optimizers.base import WIDER, WIDEST, BaseOptimizer
+from gfo.optimizers.fitness_shaping import worst_for_failed
 from gfo.optimizers.options import mapping, start_point, within
 
 MOST_D = 20_000

@@ -12,8 +12,8 @@ from scipy.stats import kstest, qmc
 from gfo.core.domain import Domain
 from gfo.optimizers import genetic_operators as op
 from gfo.optimizers import make
-from gfo.optimizers.base import scatter, worst_for_failed
-from gfo.optimizers.fitness_shaping import centred_ranks, nes_utilities, z_scores
+from gfo.optimizers.base import scatter
+from gfo.optimizers.fitness_shaping import centred_ranks, nes_utilities, worst_for_failed, z_scores
 from gfo.optimizers.options import within
 from gfo.testing import IntegerSphere, MixedSphere, OneMax
 
