@@ -218,7 +218,8 @@ def plot(suite: Suite, methods: Sequence[str], lines: Sequence[Mapping[str, Any]
             for name, style in zip((ours, *rivals(suite.name, ours)), ("-", "--", ":", "-."), strict=False):
                 draw([line for line in lines if (line["method"], line["d"]) == (name, d)], name, style)
             axes.set_title(f"{ours}, d = {d}", fontsize=8)
-            axes.legend(fontsize=6, frameon=False)
+            if axes.lines:
+                axes.legend(fontsize=6, frameon=False)
     figure.supxlabel("evaluations / d", fontsize=8)
     figure.supylabel("share of (function, instance, target)", fontsize=8)
     figure.savefig(path)

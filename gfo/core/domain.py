@@ -119,8 +119,15 @@ class Domain:
         """True if any dimension has a finite bound."""
         return bool(np.isfinite(self.low).any() or np.isfinite(self.high).any())
 
+    @cached_property
+    def free(self) -> bool:
+        """True if every point is inside: no bounds, no integer genes."""
+        return not self.bounded and not bool(self.integer.any())
+
     def clip(self, z: Array) -> Array:
         """A copy of z [..., d], moved into the bounds and rounded where genes are integer."""
+        if self.free:
+            return np.array(z, dtype=np.float64)
         z = np.where(self.integer, np.rint(z), z)
         return np.clip(z, self.low, self.high)
 

@@ -107,6 +107,7 @@ class BaseOptimizer(ABC):
         self._noise_seen = False
         self._said = False
         self._injected = np.empty((0, domain.d))  # points of others that wait for a place
+        self._others = 0  # how many rows of the step are such points
         self._least, self._even = 1, False
 
     def _take(
@@ -184,7 +185,7 @@ class BaseOptimizer(ABC):
             GfoError: for a number of points that the method's step cannot have.
         """
         if self._asked is None:
-            z = np.array(self._ask() if n is None else self._ask_for(n), dtype=np.float64)
+            z = np.asarray(self._ask() if n is None else self._ask_for(n), dtype=np.float64)
             self._asked = self._with_injected(z)
         elif n is not None and n != len(self._asked):
             raise GfoError(
@@ -211,8 +212,7 @@ class BaseOptimizer(ABC):
     def inject(self, z: Array) -> None:
         """Have points of others [n, d], or one [d], evaluated among the next ones.
 
-        Such as those of another method or by hand. They take the last places of the next steps, at most half
-        of each.
+        They take the last places of the next steps, at most half of each.
 
         Raises:
             GfoError: for points that are not in the domain, or a method that cannot take them.
@@ -231,7 +231,9 @@ class BaseOptimizer(ABC):
         """z [K, d] with points of others in the last places."""
         n = min(len(self._injected), len(z) // 2 or 1)
         if n:
-            z[-n:], self._injected = self._injected[:n], self._injected[n:]
+            z = np.concatenate([z[:-n], self._injected[:n]])
+            self._injected = self._injected[n:]
+        self._others = n
         return z
 
     def tell(self, z: Array, loss: Array) -> None:
@@ -240,17 +242,11 @@ class BaseOptimizer(ABC):
             raise GfoError(
                 f"optimizer '{self.name}': tell without ask; call ask, evaluate its points, then tell"
             )
-        z = np.array(z, dtype=np.float64)
-        loss = np.array(loss, dtype=np.float64)
-        part = z.ndim == 2 and z.shape[1] == self.domain.d and len(z) < len(self._asked)
-        if part and loss.shape == z.shape[:1]:
-            z, loss = completed(self.name, self._asked, z, loss)
-        if z.shape != self._asked.shape or loss.shape != self._asked.shape[:1]:
-            raise GfoError(
-                f"optimizer '{self.name}': tell got z {z.shape} and loss {loss.shape} where ask gave "
-                f"{self._asked.shape}; tell all K or a part of them with one loss each, nan for failed ones"
-            )
-        z, loss = matched(self.name, self._asked, z, loss, self.domain)
+        loss, told = np.array(loss, dtype=np.float64), np.asarray(z, dtype=np.float64)
+        if loss.shape == self._asked.shape[:1] and np.array_equal(told, self._asked):  # as mostly: no copies
+            z = self._asked
+        else:
+            z, loss = self._in_order(self._asked, told.copy(), loss)
         loss[~np.isfinite(loss)] = np.nan
         z, loss = self._split(z, loss)
         if np.isnan(loss).all():
@@ -264,6 +260,21 @@ class BaseOptimizer(ABC):
                 self._widen()
         self._asked = None
 
+    def _in_order(self, asked: Array, z: Array, loss: Array) -> tuple[Array, Array]:
+        """z [K, d] and loss [K] as asked [K, d]: of a part, in another order, or of rows that were moved."""
+        if z.ndim == 2 and z.shape[1] == self.domain.d and len(z) < len(asked) and loss.shape == z.shape[:1]:
+            z, loss = completed(self.name, asked, z, loss)
+        if z.shape != asked.shape or loss.shape != asked.shape[:1]:
+            raise GfoError(
+                f"optimizer '{self.name}': tell got z {z.shape} and loss {loss.shape} where ask gave "
+                f"{asked.shape}; tell all K or a part of them with one loss each, nan for failed ones"
+            )
+        return matched(self.name, asked, z, loss, self.domain)
+
+    def _inside(self, z: Array) -> Array:
+        """z [K, d] moved into the domain; where all points are inside z itself, not a copy."""
+        return z if self.domain.free else self.domain.clip(z)
+
     def _split(self, z: Array, loss: Array) -> tuple[Array, Array]:
         """What is for the method itself, of z [K, d] and loss [K] told."""
         return z, loss
@@ -275,8 +286,8 @@ class BaseOptimizer(ABC):
             self.best_z, self.best_loss = z[i].copy(), float(loss[i])
         known = loss[np.isfinite(loss)]
         if len(known) > 1:
-            apart = bool((np.ptp(z, axis=0) > NEAR * self.scale).any())
-            flat = apart and bool(known.min() == known.max())
+            alike = bool(known.min() == known.max())
+            flat = alike and bool((np.ptp(z, axis=0) > NEAR * self.scale).any())
         elif len(loss) == 1:
             flat = bool(known[0] == self._last_loss)
         else:
@@ -323,8 +334,8 @@ class BaseOptimizer(ABC):
         state: dict[str, Any] = {"optimizer": self.name, "rng": deepcopy(self.rng.bit_generator.state)}
         for key in (*self._books, *self._state):
             state[key.lstrip("_")] = deepcopy(getattr(self, key))
-        if len(self._injected):
-            state["injected"] = self._injected.copy()
+        if len(self._injected) or self._others:
+            state["injected"], state["others"] = self._injected.copy(), self._others
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -335,6 +346,7 @@ class BaseOptimizer(ABC):
         for key in keys:
             setattr(self, key, deepcopy(state[key.lstrip("_")]))
         self._injected = np.array(state.get("injected", np.empty((0, self.domain.d))))
+        self._others = int(state.get("others", 0))
 
     def _check_state(self, state: Mapping[str, Any], keys: Collection[str] = ()) -> None:
         if state.get("optimizer") != self.name:
@@ -385,12 +397,3 @@ def first_population(
     z = np.where(boxed & (boxes | domain.integer), uniform, normal)
     z[0] = x0
     return z
-
-
-def worst_for_failed(loss: Array) -> Array:
-    """loss [K] with nan replaced by a finite value worse than every finite one, [K]."""
-    best, worst = np.nanmin(loss), np.nanmax(loss)
-    largest = np.finfo(np.float64).max
-    with np.errstate(over="ignore"):
-        filled = worst + max(worst - best, abs(worst) * 1e-6, 1e-12)
-    return np.where(np.isnan(loss), min(filled, largest), loss)

@@ -31,7 +31,8 @@ import numpy as np
 from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
-from gfo.optimizers.base import WIDER, WIDEST, BaseOptimizer, worst_for_failed
+from gfo.optimizers.base import WIDER, WIDEST, BaseOptimizer
+from gfo.optimizers.fitness_shaping import worst_for_failed
 from gfo.optimizers.options import mapping, start_point, within
 
 MOST_D = 20_000
@@ -186,7 +187,7 @@ class CMAES(BaseOptimizer):
         self._directions = [y.copy() for y in self._es.pop_injection_directions]
         self._points = np.array(self._es.ask())
         self._own = self.domain.clip(self._points[:, : self.domain.d])
-        return self._own.copy()
+        return self._own
 
     def _tell(self, z: Array, loss: Array) -> None:
         self._record(z, loss)

@@ -50,3 +50,12 @@ def z_scores(loss: Array) -> Array:
     filled = np.where(np.isnan(loss), np.nanmax(loss), loss)
     spread = filled.std()
     return (filled.mean() - filled) / spread if spread > 0 else np.zeros(len(loss))
+
+
+def worst_for_failed(loss: Array) -> Array:
+    """loss [K] with nan replaced by a finite value worse than every finite one, [K]."""
+    best, worst = np.nanmin(loss), np.nanmax(loss)
+    largest = np.finfo(np.float64).max
+    with np.errstate(over="ignore"):
+        filled = worst + max(worst - best, abs(worst) * 1e-6, 1e-12)
+    return np.where(np.isnan(loss), min(filled, largest), loss)

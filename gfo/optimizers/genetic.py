@@ -199,12 +199,14 @@ class GeneticAlgorithm(Championed):
         if self.crossover in ("one-point", "multi-point"):
             child = op.multi_point(self.rng, a, b, points=self.points)
         else:
-            child = op.uniform(self.rng, a, b)
+            child = op.uniform(self.rng, a, b if self.crossover == "uniform" else b.copy())
         if self.crossover == "blend" and real.any():
             child = np.where(real, op.blend(self.rng, a, b, alpha=self.alpha), child)
         if self.crossover == "sbx" and real.any():
             child = np.where(real, op.simulated_binary(self.rng, a, b, eta=self.eta), child)
-        return np.where(self.rng.random((len(a), 1)) < self.p_c, child, a)
+        copied = self.rng.random(len(a)) >= self.p_c
+        child[copied] = a[copied]
+        return child
 
     def _offspring(self, a: Array, b: Array) -> Array:
         """Children of a and b [n, d], new ones where the domain is one of whole numbers: [n, d]."""
@@ -223,7 +225,7 @@ class GeneticAlgorithm(Championed):
             z = op.mutate_real(self.rng, z, step=self._steps(), rate=self.p_m)
         if self.domain.integer.any():
             z = op.mutate_integer(self.rng, z, domain=self.domain, rate=self.p_reset)
-        return self.domain.clip(z)
+        return self._inside(z)
 
     def _tell(self, z: Array, loss: Array) -> None:
         loss = np.where(np.isnan(loss), np.inf, loss)

@@ -55,8 +55,14 @@ def multi_point(rng: Rng, a: Array, b: Array, *, points: int) -> Array:
 
 
 def uniform(rng: Rng, a: Array, b: Array) -> Array:
-    """Each gene from a or b [n, d] with equal chance: [n, d]."""
-    return np.where(rng.random(a.shape) < 0.5, a, b)
+    """Each gene from a or b [n, d] with equal chance: [n, d], written over b."""
+    n, d = a.shape
+    bits = np.frombuffer(rng.bytes(n * -(-d // 8)), dtype=np.uint8).reshape(n, -1)
+    child = b.view(np.int64)  # whose numbers are not needed any more; np.where takes twice as long
+    child ^= a.view(np.int64)
+    child *= np.unpackbits(bits, axis=1, count=d)
+    child ^= a.view(np.int64)
+    return child.view(np.float64)
 
 
 def blend(rng: Rng, a: Array, b: Array, *, alpha: float) -> Array:
@@ -74,8 +80,14 @@ def simulated_binary(rng: Rng, a: Array, b: Array, *, eta: float) -> Array:
 
 
 def mutate_real(rng: Rng, z: Array, *, step: Array, rate: float) -> Array:
-    """N(0, step^2) added to each gene of z [n, d] with chance `rate`: [n, d]."""
-    return np.asarray(z + step * rng.standard_normal(z.shape) * (rng.random(z.shape) < rate))
+    """N(0, step^2) added to each gene of z [n, d] with chance `rate`: [n, d], written over z."""
+    for row in z:  # one at a time, which stays in the cache
+        noise = rng.standard_normal(len(row))
+        noise *= step
+        if rate < 1:
+            noise *= rng.random(len(row)) < rate
+        row += noise
+    return z
 
 
 def mutate_integer(rng: Rng, z: Array, *, domain: Domain, rate: float) -> Array:

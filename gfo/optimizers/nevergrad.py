@@ -27,7 +27,8 @@ import numpy as np
 from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
-from gfo.optimizers.base import BaseOptimizer, worst_for_failed
+from gfo.optimizers.base import BaseOptimizer
+from gfo.optimizers.fitness_shaping import worst_for_failed
 from gfo.optimizers.nevergrad_genes import grouped, parameter, point
 from gfo.optimizers.options import start_point, whole
 

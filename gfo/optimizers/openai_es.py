@@ -95,14 +95,15 @@ class OpenAIES(BaseOptimizer):
 
     def _ask(self) -> Array:
         e = self.rng.standard_normal((self.population // 2, self.domain.d))
-        return self.domain.clip(self.theta + self.sigma * np.concatenate([e, -e]))
+        e *= self.sigma
+        return self._inside(np.concatenate([self.theta + e, self.theta - e]))
 
     def gradient(self, z: Array, loss: Array) -> Array:
         """The estimated direction of descent g [d] from z [K, d] and loss [K]."""
-        e = shortened((z - self.theta) / self.sigma)
-        return np.asarray(
-            SHAPINGS[self.shaping](loss) @ e / (len(z) * self.sigma) - self.l2coeff * self.theta
-        )
+        F = SHAPINGS[self.shaping](loss)
+        e = shortened((z - self.theta) / self.sigma) if self._others else None
+        F_e = F @ z / self.sigma if e is None else F @ e  # sum_k F_k = 0
+        return np.asarray(F_e / (len(z) * self.sigma) - self.l2coeff * self.theta)
 
     def _tell(self, z: Array, loss: Array) -> None:
         g = self.gradient(z, loss)

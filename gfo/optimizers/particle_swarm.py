@@ -173,10 +173,20 @@ class ParticleSwarm(Championed):
 
     def _move(self) -> None:
         w, c1, c2 = self.coefficients()
-        r1, r2 = self.rng.random((2, *self.x.shape))
-        self.v = w * self.v + c1 * r1 * (self.p - self.x) + c2 * r2 * (self._neighbours_best() - self.x)
-        self.v = np.clip(self.v, -self.v_max, self.v_max)
+        self.v *= w
+        pull, r = np.empty_like(self.x), np.empty(self.x.shape, dtype=np.float32)  # new ones take longer
+        for c, to in ((c1, self.p), (c2, self._neighbours_best())):
+            np.subtract(to, self.x, out=pull)
+            self.rng.random(out=r, dtype=np.float32)
+            r *= c
+            pull *= r
+            self.v += pull
+        np.clip(self.v, -self.v_max, self.v_max, out=self.v)
         moved = self.x + self.v
+        self.k += 1
+        if self.domain.free:
+            self.x = moved
+            return
         inside = self.domain.clip(moved)
         out = moved != inside
         if self.bounds == "absorb":
@@ -185,7 +195,6 @@ class ParticleSwarm(Championed):
             inside = self.domain.clip(2 * inside - moved)
             self.v[out] *= -1.0
         self.x = inside
-        self.k += 1
 
     def should_stop(self) -> str | None:
         if self.k and np.ptp(self.x, axis=0).max() < 1e-12 and np.abs(self.v).max() < 1e-12:

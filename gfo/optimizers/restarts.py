@@ -110,6 +110,11 @@ class IPOP(BaseOptimizer):
         super().plan(evaluations, batches_differ=batches_differ)
         plan(self._inner, None, batches_differ=batches_differ)
 
+    def inject(self, z: Array) -> None:
+        """Points of others for the present run."""
+        inner: Any = self._inner
+        inner.inject(z)
+
     def _ask(self) -> Array:
         if self._reason:
             self._restart()

@@ -136,7 +136,10 @@ class SimulatedAnnealing(Championed):
 
     def _proposals(self, x: Array) -> Array:
         """A point near each of x [K, d]."""
-        z = self.domain.clip(x + self.s * self._width * self.rng.standard_normal(x.shape))
+        z = self.rng.standard_normal(x.shape)
+        z *= self.s * self._width
+        z += x
+        z = self._inside(z)
         if not self.domain.integer.any():
             return z
         z = mutate_integer(self.rng, z, domain=self.domain, rate=self.p_reset)

@@ -77,13 +77,19 @@ class SNES(BaseOptimizer):
 
     def _ask(self) -> Array:
         s = self.rng.standard_normal((self.population, self.domain.d))
-        return self.domain.clip(self.mu + self.sigma * s)  # (1)
+        s *= self.sigma
+        s += self.mu  # (1)
+        return self._inside(s)
 
     def _tell(self, z: Array, loss: Array) -> None:
         u = nes_utilities(loss)
-        s = shortened((z - self.mu) / self.sigma)
+        s = z - self.mu
+        s /= self.sigma
+        if self._others:
+            s = shortened(s)
         grad_mu = u @ s  # (2)
-        grad_sigma = u @ (s**2 - 1)  # (3)
+        s *= s
+        grad_sigma = u @ s  # (3), as sum_k u_k = 0
         self.mu = self.domain.clip(self.mu + self.eta_mu * self.sigma * grad_mu)  # (4)
         self.sigma = self.sigma * np.exp(self.eta_sigma / 2 * grad_sigma)  # (5)
 

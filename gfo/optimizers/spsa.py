@@ -97,23 +97,28 @@ class SPSA(BaseOptimizer):
             D = self.rng.integers(0, 2, shape) * 2.0 - 1.0
         else:
             D = self.rng.standard_normal(shape)
-        c = self.c / (self.k + 1) ** self.gamma
-        return self.domain.clip(self.theta + np.concatenate([c * D, -c * D]))
+        D *= self.c / (self.k + 1) ** self.gamma
+        return self._inside(np.concatenate([self.theta + D, self.theta - D]))
 
     def gradient(self, z: Array, loss: Array) -> Array:
         """The estimate of the gradient g [d] from z [2 n, d] and loss [2 n]; zero if every pair failed."""
         n = len(z) // 2
-        wide = 6 * self.c / (self.k + 1) ** self.gamma  # a point of others: its pair says nothing
-        loss = np.where((np.abs(z - self.theta) > wide).any(axis=1), np.nan, loss)
         difference = loss[:n] - loss[n:]
+        if self._others:
+            difference[-self._others :] = np.nan  # a point of others: its pair says nothing
         whole_pairs = np.isfinite(difference)
         if not whole_pairs.any():
             return np.zeros(self.domain.d)
-        width = (z[:n] - z[n:])[whole_pairs]  # (n, d), 2 c D where nothing was clipped
-        difference = difference[whole_pairs, None]
+        width = z[:n] - z[n:]  # (n, d), 2 c D where nothing was clipped
+        if not whole_pairs.all():
+            width, difference = width[whole_pairs], difference[whole_pairs]
+        difference = difference[:, None]
         if self.directions == "rademacher":
-            ratio = np.divide(difference, width, out=np.zeros_like(width), where=width != 0)
-            return np.asarray(ratio.mean(axis=0))
+            if self.domain.free:
+                np.divide(difference, width, out=width)
+            else:
+                width = np.divide(difference, width, out=np.zeros_like(width), where=width != 0)
+            return np.asarray(width.mean(axis=0))
         c = self.c / (self.k + 1) ** self.gamma
         return np.asarray((difference * width / (2 * c) ** 2).mean(axis=0))
 

@@ -13,7 +13,8 @@ import pytest
 from gfo import optimizers
 from gfo.core.domain import Domain
 from gfo.core.errors import GfoError, GfoWarning
-from gfo.optimizers.base import flat_stretch, worst_for_failed
+from gfo.optimizers.base import flat_stretch
+from gfo.optimizers.fitness_shaping import worst_for_failed
 from gfo.testing import Ellipsoid
 
 OWN = [name for name in optimizers.names() if name != "bo"]  # bo is slow; the contract has it
