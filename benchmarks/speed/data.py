@@ -14,7 +14,7 @@ from gfo.core.protocols import Batch, Tokenizer
 from gfo.core.seeding import stream
 from gfo.tasks.classification import Classification
 from gfo.tasks.parts.datasets import load
-from gfo.tasks.parts.templates import Template
+from gfo.tasks.parts.templates import HERE, Template
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -209,6 +209,7 @@ class RandomTokens:
             vocabulary=self._vocabulary,
             target=self._target[index],
             prompt=self._template.soft,
+            here=self._template.place == HERE,
             recurs=recurs,
         )
 

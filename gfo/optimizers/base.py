@@ -186,7 +186,9 @@ class BaseOptimizer(ABC):
         """
         if self._asked is None:
             z = np.asarray(self._ask() if n is None else self._ask_for(n), dtype=np.float64)
-            self._asked = self._with_injected(z)
+            self._asked, self._others = z, 0
+            if len(self._injected):
+                self._asked = self._with_injected(z)
         elif n is not None and n != len(self._asked):
             raise GfoError(
                 f"optimizer '{self.name}': ask(n = {n}) where {len(self._asked)} points were asked and not "
@@ -230,10 +232,8 @@ class BaseOptimizer(ABC):
     def _with_injected(self, z: Array) -> Array:
         """z [K, d] with points of others in the last places."""
         n = min(len(self._injected), len(z) // 2 or 1)
-        if n:
-            z = np.concatenate([z[:-n], self._injected[:n]])
-            self._injected = self._injected[n:]
-        self._others = n
+        z = np.concatenate([z[:-n], self._injected[:n]])
+        self._injected, self._others = self._injected[n:], n
         return z
 
     def tell(self, z: Array, loss: Array) -> None:

@@ -116,7 +116,7 @@ def test_prefix_tuning_is_peft_s(tiny, family_name):
     model = tiny(family_name)
     space = Prefix(model, P, dim=4)
     loss, (found,) = trained_gradients(make("prefix-tuning", model, make_task(PLAIN), space))
-    heads, size = space.start[0].shape[1], space.start[0].shape[3]
+    _, heads, _, size = space.start[0][0].shape
     config = peft.PrefixTuningConfig(
         task_type="CAUSAL_LM",
         num_virtual_tokens=P,

@@ -237,14 +237,18 @@ KEYS = {
     },
     "lora": {
         "method": "lora-fa", "dim": None, "targets": None, "layers": None, "rank": None, "from_peft": None,
-        "alpha": None, "projection": "auto",
+        "alpha": None, "begins": None, "projection": "auto",
     },
     "scaling": {
-        "method": "ia3", "dim": 200, "targets": None, "layers": None, "alpha": 0.1, "projection": "auto"
+        "method": "ia3", "dim": 200, "targets": None, "layers": None, "alpha": 0.1, "begins": None,
+        "projection": "auto",
     },
-    "bias": {"dim": 200, "targets": None, "layers": None, "alpha": 0.15, "projection": "auto"},
+    "bias": {
+        "dim": 200, "targets": None, "layers": None, "alpha": 0.15, "begins": None, "projection": "auto"
+    },
     "adapter": {
-        "rank": 8, "dim": 200, "targets": None, "layers": None, "alpha": 0.15, "projection": "auto"
+        "rank": 8, "dim": 200, "targets": None, "layers": None, "alpha": 0.15, "begins": None,
+        "projection": "auto",
     },
     "discrete-prompt": {
         "tokens": 8, "candidates": None, "number": 500, "similar_to": None, "init": None
