@@ -32,7 +32,7 @@ from gfo.run.warm_start import WarmStart
 
 DEV_EVERY = 5
 # of a batch: where its rows come from, and not what they are; of decoding: what the task's arguments say
-WHERE = ("key", "split", "numbers", "whole", "stop_texts", "closing")
+WHERE = ("key", "here", "split", "numbers", "whole", "stop_texts", "closing")
 
 
 @checked
@@ -80,7 +80,7 @@ def tune(
         GfoError: for bad input.
     """
     evaluator = LocalEvaluator(model, task, space, memory=memory, racing=racing)
-    facts = _facts(evaluator, task, optimizer, options) | {"seed": seed, **(record or {})}
+    facts = {"seed": seed, **_facts(evaluator, task, optimizer, options), **(record or {})}
     out = None if out is None else RunFolder.of(out, resume=resume)
     start = _start(warm_start, facts, out, optimizer)
     optimizer = _made(optimizer, space.domain, stream_seed(seed, "optimizer"), options or {}, start)

@@ -127,7 +127,8 @@ def test_the_encoder_runs_once_whatever_the_number_of_endings(tiny, encoder_fami
     try:
         evaluator = make(model, ["scale"], "{text}: it was", first=first)
         rows = sum(len(model.encode(f"{text}: it was", start=True, end=True)) for text in TEXTS)
-        assert min(model.widest, model.kept) > 0  # measured once, by passes of their own
+        assert min(model.widest, model.kept) > 0  # measured once, by passes of their own, as is this
+        model.reads_as_before(evaluator.space.decode(torch.from_numpy(z())))
         seen.update(dict.fromkeys(seen, 0))  # those passes, and those that the evaluator compared
         cost = evaluator(z(), 0).cost
     finally:
