@@ -268,6 +268,11 @@ def _open_adapter(
             f"model '{source.name}': it is an adapter of the kind {kind}, which no weight holds; load "
             f"'{base}', and start from the adapter: gfo.SoftPrompt.from_peft"
         )
+    if adapter.get("alora_invocation_tokens"):
+        raise GfoError(
+            f"model '{source.name}': it is an activated LoRA, which acts from some tokens on and no weight "
+            f"holds; load '{base}', and start from the adapter: gfo.LoRASubspace.from_peft"
+        )
     below = find_source(base)
     below = replace(
         below, name=f"{base}' of the adapter '{source.name}", above=(*source.above, _place_of(source))

@@ -188,7 +188,7 @@ HEAD = "base_model.model.lm_head.lora_{}.weight"
         (change_config(use_rslora="no"), ["use_rslora = 'no'"]),
         (change_config(use_qalora=True), ["use_qalora = True"]),
         (change_config(target_parameters=["w"]), ["target_parameters = ['w']"]),
-        (change_config(alora_invocation_tokens=[5]), ["alora_invocation_tokens = [5]"]),
+        (change_config(alora_invocation_tokens=["a"]), ["alora_invocation_tokens = ['a']"]),
         (change_config(of_next_year={"scale": 2}), ["of_next_year = {'scale': 2}", "merge"]),
         (change_config(r=4), ["(3, 32)", "(4, 32)"]),
         (change_config(target_modules=["q_proj", "v_proj", "k_proj"]), ["lacks", "k_proj.lora_A"]),
