@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import difflib
 import json
-import logging
 import os
 import sys
 import threading
@@ -75,7 +74,7 @@ def open_model(source: Source, dtype: Any, place: Any, quantization_config: Any 
     adapter = _adapter_config(source)
     if adapter is not None:
         return _open_adapter(source, adapter, dtype, place, quantization_config)
-    with _said_of(source), no_progress_bars(), quiet_torchao():
+    with _said_of(source), no_progress_bars():
         from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
         check_counts(source.name, PreTrainedConfig.get_config_dict(source.path, **source.options)[0])
@@ -97,29 +96,15 @@ def open_model(source: Source, dtype: Any, place: Any, quantization_config: Any 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
     """Within, transformers shows none while it loads and saves."""
-    from transformers.utils import logging as bars
+    from transformers.utils import logging
 
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
-            bars.enable_progress_bar()
-
-
-@contextmanager
-def quiet_torchao() -> Iterator[None]:
-    """Within, torchao, which transformers imports with its models, does not tell what it lacks here."""
-    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def kind_of(config: Any, architecture: str) -> str:

@@ -319,7 +319,7 @@ class BaseOptimizer(ABC):
         return self.best_z.copy()
 
     @property
-    def std(self) -> Array | None:
+    def standard_deviations(self) -> Array | None:
         """The standard deviations of what it draws [d], where it adapts them, for a later run."""
         return None
 

@@ -152,7 +152,7 @@ class CMAES(BaseOptimizer):
         self._es = self._start()
 
     @property
-    def std(self) -> Array:
+    def standard_deviations(self) -> Array:
         return np.array(self._es.stds[: self.domain.d])
 
     @property

@@ -109,7 +109,7 @@ class LMMAES(BaseOptimizer):
         return self.y.copy()
 
     @property
-    def std(self) -> Array:
+    def standard_deviations(self) -> Array:
         return self.sigma * self._unit
 
     def should_stop(self) -> str | None:

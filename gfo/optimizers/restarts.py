@@ -176,9 +176,9 @@ class IPOP(BaseOptimizer):
         return np.array(self._kept_z)
 
     @property
-    def std(self) -> Array | None:
+    def standard_deviations(self) -> Array | None:
         """That of the present run."""
-        return getattr(self._inner, "std", None)
+        return getattr(self._inner, "standard_deviations", None)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "inner": self._inner.state_dict()}

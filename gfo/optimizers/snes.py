@@ -101,7 +101,7 @@ class SNES(BaseOptimizer):
         return self.mu.copy()
 
     @property
-    def std(self) -> Array:
+    def standard_deviations(self) -> Array:
         return self.sigma.copy()
 
     def should_stop(self) -> str | None:

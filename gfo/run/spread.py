@@ -14,8 +14,9 @@ MOST_D = 1_000
 def spread_of(optimizer: Optimizer) -> dict[str, Array]:
     """ "std" [d] and "covariance" [d, d] of what an optimizer draws, of a method that adapts them."""
     small = optimizer.domain.d <= MOST_D
-    names = ("std", "covariance") if small and hasattr(optimizer, "correlate") else ("std",)
-    found = {name: getattr(optimizer, name, None) for name in names}
+    found = {"std": getattr(optimizer, "standard_deviations", None)}
+    if small and hasattr(optimizer, "correlate"):
+        found["covariance"] = getattr(optimizer, "covariance", None)
     return {name: np.array(value) for name, value in found.items() if value is not None and _usable(value)}
 
 

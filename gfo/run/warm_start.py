@@ -1,9 +1,9 @@
 """A run that starts where another one of the same space ended: point, step sizes and covariance matrix.
 
 The point is the other run's result, chosen on dev if it had dev rows. Step sizes and the covariance matrix
-are those that its optimizer had at the end, where it adapts them (`std`, `covariance`); both lie beside the
-point in the run folder. What a run started with is kept in its own folder, so that it can be resumed without
-the other one.
+are those that its optimizer had at the end, where it adapts them (`standard_deviations`, `covariance`); both
+lie beside the point in the run folder. What a run started with is kept in its own folder, so that it can be
+resumed without the other one.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from gfo.models.loading import freeze
-from gfo.models.opening import quiet_torchao
 from gfo.tasks.parts.datasets import load
 
 if TYPE_CHECKING:
@@ -39,8 +38,7 @@ def tiny_model(*, seed: int = 0) -> FrozenModel:
     Args:
         seed: of the weights; the same one gives the same model.
     """
-    with quiet_torchao():
-        from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     rows = load("gfo:sentiment/train.jsonl")
     texts = [f"Review: {row['text']}\nSentiment: {row['label']}" for row in rows]

@@ -116,7 +116,7 @@ def test_prefix_tuning_is_peft_s(tiny, family_name):
     model = tiny(family_name)
     space = Prefix(model, P, dim=4)
     loss, (found,) = trained_gradients(make("prefix-tuning", model, make_task(PLAIN), space))
-    _, heads, _, size = space.start[0][0].shape
+    heads, _, size = space.start[0][0].shape
     config = peft.PrefixTuningConfig(
         task_type="CAUSAL_LM",
         num_virtual_tokens=P,
@@ -131,7 +131,7 @@ def test_prefix_tuning_is_peft_s(tiny, family_name):
         """[layers, 2, heads, P, size] as PEFT has it: per token k0, v0, k1, v1, ..."""
         return tensor.permute(3, 0, 1, 2, 4).reshape(P, -1)
 
-    start = torch.stack(space.start)
+    start = torch.stack([torch.stack(pair) for pair in space.start])
     parameter.data.copy_(flat(start))
     expected = plain_loss(model, adapted)
     expected.backward()

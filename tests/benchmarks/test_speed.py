@@ -25,6 +25,8 @@ SETTINGS = [
     ("prompt-first", 8),
     ("prompt-first", 50),
     ("lora", 0),
+    ("lora-here", 0),
+    ("lora-read", 0),
     ("lora-upper", 0),
     ("deep-prompt-upper", 8),
 ]
@@ -90,7 +92,7 @@ def test_command_writes_the_json(folder, tmp_path):
     assert [(row["workload"], row["prompt_tokens"]) for row in rows] == SETTINGS
     for row in rows:
         assert (row["candidates"], row["rows"], row["model"], row["dataset"]) == (2, 32, "tiny", "sst2")
-        peft = {"peft"} if row["workload"].startswith("lora") and find_spec("peft") else set()
+        peft = {"peft"} if row["workload"] in ("lora", "lora-upper") and find_spec("peft") else set()
         assert set(row["cpu_seconds"]) == set(row["wall_seconds"]) == ALL | peft
         assert all(len(rounds) == 3 for rounds in row["cpu_seconds"].values())
         assert min(row["speedup_serial"], row["speedup_stacked"], row["share_of_plain"]) > 0
