@@ -23,7 +23,7 @@ from gfo.baselines.training import AdamW, Recipe, seeded
 from gfo.baselines.unchanged import Unchanged
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
-from gfo.core.files import whole_folder
+from gfo.core.files import cannot_write, whole_folder
 from gfo.core.metric import Metric
 from gfo.core.protocols import Cost, Evaluation, Evaluator, Scores
 from gfo.core.seeding import stream_seed
@@ -194,8 +194,11 @@ class Lora(Weights):
 
     def save(self, folder: Path, point: Array) -> None:
         """PEFT's folder `adapter`, with the matrices that the point stands for."""
-        with self.at(point), _peft(), whole_folder(folder / ADAPTER) as begun:
-            self._adapted.save_pretrained(str(begun), save_embedding_layers=False)
+        try:
+            with self.at(point), _peft(), whole_folder(folder / ADAPTER) as begun:
+                self._adapted.save_pretrained(str(begun), save_embedding_layers=False)
+        except OSError as error:
+            raise cannot_write(folder, error) from None
 
 
 FULL = Recipe(lr=2e-5, weight_decay=0.01, warmup=0.1)

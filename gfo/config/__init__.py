@@ -110,6 +110,8 @@ class Config(Section):
             if self.warm_start is not None:
                 raise GfoError("config: warm_start is of an [optimizer]; leave it out with [baseline]")
             return
+        if self.racing is not None:
+            self.racing.made()
         name, options = self.optimizer.name, self.optimizer.options
         optimizers.check(name, options)
         if (domain := self.space.domain()) is not None:

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from gfo.core.domain import Array, Domain
-from gfo.core.errors import GfoError, GfoWarning
+from gfo.core.errors import GfoError, GfoWarning, shown
 from gfo.optimizers.matching import completed, matched
 from gfo.optimizers.options import (
     even_population,
@@ -84,7 +84,7 @@ class BaseOptimizer(ABC):
 
     def __init__(self, domain: Domain, seed: int) -> None:
         if not isinstance(domain, Domain):
-            raise GfoError(f"optimizer '{self.name}': domain = {domain!r} must be a gfo.core Domain")
+            raise GfoError(f"optimizer '{self.name}': domain = {shown(domain)} must be a gfo.core Domain")
         if not self.integers and domain.integer.any():
             raise GfoError(
                 f"optimizer '{self.name}' cannot take integer genes (gene {int(domain.integer.argmax())} "

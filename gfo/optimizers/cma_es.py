@@ -30,7 +30,7 @@ import numpy as np
 
 from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
-from gfo.core.errors import GfoError
+from gfo.core.errors import GfoError, shown
 from gfo.optimizers.base import WIDER, WIDEST, BaseOptimizer
 from gfo.optimizers.fitness_shaping import worst_for_failed
 from gfo.optimizers.options import mapping, start_point, within
@@ -119,7 +119,7 @@ class CMAES(BaseOptimizer):
                 why = "is set by gfo" if option in _OURS else "is not a pycma option"
                 known = ", ".join(sorted(allowed))
                 raise GfoError(
-                    f"optimizer '{self.name}': options['{option}'] = {value!r} {why}; known are {known}"
+                    f"optimizer '{self.name}': options['{option}'] = {shown(value)} {why}; known are {known}"
                 )
         hidden = max(0, 2 - self.domain.d)
         sigma = np.pad(self.sigma0, (0, hidden), mode="edge")

@@ -30,7 +30,7 @@ from gfo.core.domain import Array, Domain
 from gfo.optimizers import genetic_operators as op
 from gfo.optimizers.base import WIDEST, first_population
 from gfo.optimizers.champion import Championed
-from gfo.optimizers.options import number, one_of, option_error, whole
+from gfo.optimizers.options import flag, number, one_of, option_error, whole
 
 SELECTIONS = ("tournament", "roulette", "rank", "truncation")
 CROSSOVERS = ("one-point", "multi-point", "uniform", "blend", "sbx")
@@ -105,7 +105,7 @@ class GeneticAlgorithm(Championed):
         super().__init__(domain, seed)
         self._take(population=population, scale=scale, x0=x0)
         self.elites = whole(self.name, "elites", elites, least=0)
-        self.reevaluate = bool(reevaluate)
+        self.reevaluate = flag(self.name, "reevaluate", reevaluate)
         if self.elites > (most := self.population - self.reevaluate):
             wanted = f"at most {most} with population = {self.population}"
             raise option_error(self.name, "elites", elites, wanted)

@@ -110,6 +110,13 @@ def number(
     return float(value)
 
 
+def flag(method: str, option: str, value: Any) -> bool:
+    """A truth value."""
+    if not fits(value, bool):
+        raise option_error(method, option, value, "True or False")
+    return bool(value)
+
+
 def mapping(method: str, option: str, value: Any) -> dict[str, Any]:
     """value as a dict, if it is a mapping of texts; empty for None."""
     if not fits(value, Mapping[str, Any] | None):

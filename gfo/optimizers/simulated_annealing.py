@@ -35,7 +35,7 @@ from gfo.core.domain import Array, Domain
 from gfo.optimizers.base import WIDEST
 from gfo.optimizers.champion import Championed
 from gfo.optimizers.genetic_operators import change_one, mutate_integer
-from gfo.optimizers.options import number, one_of, whole
+from gfo.optimizers.options import flag, number, one_of, whole
 
 SMALL, SMALLEST = 1e-2, 1e-3
 """Shares of the first step size at which losses are checked for noise, and at which it stays with noise."""
@@ -104,7 +104,7 @@ class SimulatedAnnealing(Championed):
         self.target = number(self.name, "target", target, above=0, below=1)
         p_reset = 1 / domain.d if p_reset is None else p_reset
         self.p_reset = number(self.name, "p_reset", p_reset, above=0, most=1)
-        self.resample = bool(resample)
+        self.resample = flag(self.name, "resample", resample)
         self.patience = None if patience is None else whole(self.name, "patience", patience)
         self.x = self._about(self.x0)
         self.loss = np.full(self.population, np.inf)

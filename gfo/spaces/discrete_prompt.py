@@ -9,7 +9,7 @@ import numpy as np
 
 from gfo.core.delta import Delta
 from gfo.core.domain import Domain
-from gfo.core.errors import GfoError
+from gfo.core.errors import GfoError, shown
 from gfo.core.recording import recorded
 from gfo.core.seeding import stream
 from gfo.spaces.parts.options import at_least_one
@@ -134,8 +134,8 @@ def _token(model: HasTokens, word: str | int) -> int:
     ids = model.encode(word, inside=True)
     if len(ids) != 1:
         raise GfoError(
-            f"space: candidates: {word!r} has {len(ids)} tokens; give words of one token, with or without "
-            "their leading blank"
+            f"space: candidates: {shown(word)} has {len(ids)} tokens; give words of one token, with or "
+            "without their leading blank"
         )
     return ids[0]
 

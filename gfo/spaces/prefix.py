@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gfo.core.delta import Delta
-from gfo.core.errors import GfoError
+from gfo.core.errors import GfoError, shown
 from gfo.core.recording import recorded
 from gfo.spaces.parts.options import Layers, at_least_one, positive, select_layers
 from gfo.spaces.parts.projection import Projected
@@ -69,9 +69,9 @@ class Prefix:
         import torch
 
         if not getattr(model, "contexts", False):
-            name = getattr(model, "name", model)
+            name = shown(getattr(model, "name", model))
             raise GfoError(
-                f"space: a prefix needs a decoder that keeps keys and values, but '{name}' is none, or "
+                f"space: a prefix needs a decoder that keeps keys and values, but {name} is none, or "
                 "runs in whole rows: take SoftPrompt or DeepPrompt"
             )
         self.tokens = at_least_one("tokens", tokens)
