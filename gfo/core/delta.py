@@ -30,14 +30,14 @@ class Begin(NamedTuple):
     tokens: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, given: Begin | str | None) -> Begin | None:
-        """What a space is given.
+    def of(cls, given: str | None) -> Begin | None:
+        """The place of this name, for a space; None for the start.
 
         Raises:
             GfoError: for an unknown place.
         """
-        if given is None or isinstance(given, Begin):
-            return given
+        if given is None:
+            return None
         check_name("begins", given, PLACES)
         return cls(given)
 

@@ -114,8 +114,8 @@ class AnswerWriter:
             tokens = TokenRows.padded([self._branches[i] for i in b], model.device)
             for k in parts(delta.candidates, self._room.sequences(lengths[b[0]] + new) // len(b)):
                 some, C = delta.select(k), k.stop - k.start
-                changed = None if tokens.changed is None else tokens.changed.repeat(C, 1)
-                change = Change(some, tokens.places(C, self._shape.P).flatten(0, 1), changed=changed)
+                place = tokens.places(C, self._shape.P).flatten(0, 1)
+                change = Change(some, place, changed=tokens.changes(C))
                 sequences = WholeSequences(model, change, tokens.ids.repeat(C, 1))
                 hidden = sequences.begin(change.put_prompts(tokens.embed(model).repeat(C, 1, 1)))
                 self._meter.count(C * tokens.ids.numel(), C * tokens.real, model.layers)

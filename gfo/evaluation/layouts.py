@@ -274,8 +274,7 @@ class ByCandidate:
     def _enter(self, rows: TokenRows, delta: Delta, entry: Tensor | None) -> tuple[Change, Tensor]:
         """The change of K candidates and what enters the first layer run, [K, R, T, D]."""
         place = rows.places(delta.candidates, self.shape.P)
-        changed = None if rows.changed is None else rows.changed.repeat(delta.candidates, 1)
-        change = Change(delta, place.flatten(0, 1), changed=changed)
+        change = Change(delta, place.flatten(0, 1), changed=rows.changes(delta.candidates))
         if entry is None:
             words = rows.embed(self.model).expand(delta.candidates, -1, -1, -1)
             entry = Change(delta, place).put_prompts(words)

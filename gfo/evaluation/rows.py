@@ -54,6 +54,10 @@ class TokenRows:
         first = torch.arange(candidates, device=self.slot.device)[:, None, None] * P
         return torch.where(self.slot >= 0, first + self.slot, -1)
 
+    def changes(self, candidates: int) -> Tensor | None:
+        """Which tokens of K copies of the rows modules change, bool [K * R, T]; None for all."""
+        return None if self.changed is None else self.changed.repeat(candidates, 1)
+
 
 @dataclass(frozen=True)
 class Forks:

@@ -257,9 +257,17 @@ def _with_ends(ids: Tokens, front: Tokens, back: Tokens) -> Tokens:
 def check_template(template: Any) -> None:
     """Raise ValueError for a chat template (or several, by name) that computes with numbers so large that no
     deadline could cut it short: other than the loops of a template, that is one step of Python's."""
+    for text in template.values() if isinstance(template, Mapping) else [template]:
+        if (value := _too_large(str(text))) is not None:
+            raise ValueError(f"it computes with {value}")
+
+
+@functools.lru_cache(maxsize=64)
+def _too_large(template: str) -> str | None:
+    """What of a template may make numbers too large, or None; looked for once, not for each row."""
     from jinja2 import Environment
 
-    for text in template.values() if isinstance(template, Mapping) else [template]:
-        for _, kind, value in Environment().lex(str(text)):
-            if (kind, value) == ("operator", "**") or (kind == "integer" and len(value) > DIGITS):
-                raise ValueError(f"it computes with {value}")
+    for _, kind, value in Environment().lex(template):
+        if (kind, value) == ("operator", "**") or (kind == "integer" and len(value) > DIGITS):
+            return str(value)
+    return None
