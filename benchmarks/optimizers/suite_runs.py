@@ -15,9 +15,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks import shared
-from benchmarks.optimizers.methods import installed, method
+from benchmarks.optimizers.methods import UNBOUNDED, installed, method
 from benchmarks.optimizers.problems import Finished, Recorder
-from benchmarks.optimizers.rivals import FOR_BITS, IN_STEPS, LEFT_OUT, SAME
+from benchmarks.optimizers.rivals import FOR_BITS, IN_STEPS, LEFT_OUT, SAME, SAME_UNBOUNDED
 from benchmarks.optimizers.suites import SUITES, Suite
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
@@ -42,7 +42,9 @@ def rivals(suite: str, ours: str) -> tuple[str, ...]:
     if suite == "pbo" and ours not in FOR_BITS:
         return ()
     left_out = LEFT_OUT.get(suite, ())
-    found = [name for name in SAME.get(ours, ()) if name not in left_out and installed(name)]
+    same = SAME_UNBOUNDED if ours.endswith(UNBOUNDED) else SAME
+    names = same.get(ours.removesuffix(UNBOUNDED), ())
+    found = [name for name in names if name not in left_out and installed(name)]
     return tuple(name for name in found if suite != "noisy" or name in IN_STEPS)
 
 
@@ -130,6 +132,8 @@ def run_suite(
     """Run what the folder does not have yet, then write the table, the JSON and the figure."""
     if find_spec(suite.package) is None:
         raise GfoError(f"--suite {suite.name}: package {suite.package} is not installed; pip install it")
+    if suite.name == "bbob":  # each beside those in [-5, 5], and beside those that search all of R^d
+        methods = [*methods, *(name + UNBOUNDED for name in methods if name in SAME_UNBOUNDED)]
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{suite.name}.jsonl"
     asked = suite_cells(suite, methods, dims, instances)
