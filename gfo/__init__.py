@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from gfo.run.compare import compare as compare
     from gfo.run.loop import minimize as minimize
     from gfo.run.result import Result as Result
+    from gfo.run.runs import runs as runs
     from gfo.run.selection import Selection as Selection
     from gfo.run.trackers import MLflow as MLflow
     from gfo.run.trackers import TensorBoard as TensorBoard
@@ -98,6 +99,7 @@ _PUBLIC = {
     "minimize": "gfo.run.loop",
     "recorded": "gfo.core.recording",
     "register": "gfo.core.registry",
+    "runs": "gfo.run.runs",
     "tune": "gfo.run.tune",
 }
 _MODULES = {
