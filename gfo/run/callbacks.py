@@ -87,7 +87,7 @@ class Callback:
     a callback counts or writes is as without the stop, if it begins anew in `start`. Only a `run.optimizer`
     that saves its state (`bo`) is further on by then.
 
-    One that keeps the path of the recommendations, and ends a run that goes too far:
+    One that keeps the path of the recommendations, and ends a run that goes too far::
 
         class Path(gfo.Callback):
             def start(self, run):
