@@ -42,6 +42,7 @@ MENU = {
     "Understanding it": "computed-once results leaderboard gpu security architecture",
     "Extending it": "extending reference",
 }
+LETTER = re.compile(r"^(\s*\w+: )(\w\.$)")
 LINK = re.compile(r"\[([^\]\[]+)\]\(([^)#\s:]+)\)")
 
 
@@ -94,6 +95,11 @@ def _named(folder: Path, link: re.Match[str]) -> str:
     return f"{words} (`{path.relative_to(ROOT)}`)" if path.is_dir() and ROOT in path.parents else link.group()
 
 
+def keep_letters(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """ "dim: d." is a letter in a docstring; reStructuredText would begin a list with it."""
+    lines[:] = [LETTER.sub(r"\1\\\2", line) for line in lines]
+
+
 def _menu(title: str, pages: Any) -> str:
     return "\n\n```{toctree}\n:hidden:\n:caption: " + title + "\n\n" + "\n".join(pages) + "\n```\n"
 
@@ -102,3 +108,4 @@ def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.connect("builder-inited", write_reference)
     app.connect("source-read", read_source)
+    app.connect("autodoc-process-docstring", keep_letters, priority=100)  # before napoleon
