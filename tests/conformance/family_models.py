@@ -234,7 +234,7 @@ def way(family, mapping):
         model, warning = frozen(module, family, mapping)
     except gfo.GfoError as error:
         return "refused", str(error)
-    kinds = {"WholeRows": "whole rows", "Decoder": "branches"}
+    kinds = {"WholeRows": "whole rows", "ContinuedRows": "copied states", "Decoder": "branches"}
     text = kinds.get(type(model).__name__, "whole sequences")
     if model.by_ids:
         text += ", by token ids"
