@@ -171,7 +171,9 @@ def _made(family, mapping, more):
             size = sum(p.numel() for p in made(config).parameters())
         if size > MOST_PARAMETERS:
             raise NotBuiltError(f"{size / 1e6:.0f} million parameters")
-        module = made(config).eval()
+        with torch.random.fork_rng():  # what is not drawn below is the same each time, too
+            torch.manual_seed(0)
+            module = made(config).eval()
     draw_weights(module, 0)
     return module
 
