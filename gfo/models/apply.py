@@ -21,7 +21,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -142,6 +142,11 @@ class Change:
     place: Tensor
     cycles: int | None = None
     changed: Tensor | None = None
+
+    def of_tokens(self, place: Tensor) -> Change:
+        """What of it reaches some tokens of each row, by their places, int [t]."""
+        changed = None if self.changed is None else self.changed[:, place]
+        return replace(self, place=self.place[:, place], changed=changed)
 
     def put_prompts(self, words: Tensor) -> Tensor:
         """Input embeddings [rows, T, D] -> what enters the model: with the soft prompts in their places."""

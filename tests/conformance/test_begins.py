@@ -20,8 +20,10 @@ FAMILIES = {
     "qwen3": {},  # norms of heads
     "gpt_neox": {},  # attention and feed-forward side by side
     "mixtral": {},  # experts
-    "bloom": {},  # whole rows
-    "mamba": {},  # whole rows
+    "bloom": {},  # copied states
+    "mamba": {},  # copied states, token by token
+    "minimax": {},  # copied states
+    "roberta": {},  # whole rows
 }
 TEXTS = (
     "a joy",
@@ -133,7 +135,7 @@ def test_it_is_the_pass_in_which_the_change_is_masked_by_position(models, family
     assert len(refused) < len(SPACES) - 1, refused
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "bloom", "mamba"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "bloom", "mamba", "minimax"])
 @pytest.mark.parametrize("place", ["{here}", "read"])
 def test_answers_are_those_of_the_masked_pass(models, family, place):
     model = models[family]
@@ -164,7 +166,7 @@ def greedy(model, delta, row, first, decoding):
     return tuple(answer)
 
 
-@pytest.mark.parametrize("family", ["llama", "bloom"])
+@pytest.mark.parametrize("family", ["llama", "bloom", "minimax"])
 @pytest.mark.parametrize("place", ["{here}", "read"])
 def test_endings_are_those_of_the_masked_pass(models, family, place):
     model = models[family]
