@@ -40,8 +40,11 @@ if TYPE_CHECKING:
     from gfo.run.loop import minimize as minimize
     from gfo.run.result import Result as Result
     from gfo.run.selection import Selection as Selection
+    from gfo.run.sensitivity import Sensitivities as Sensitivities
+    from gfo.run.sensitivity import sensitivities as sensitivities
     from gfo.run.tune import tune as tune
     from gfo.spaces.adapter import Adapter as Adapter
+    from gfo.spaces.compression import Compression as Compression
     from gfo.spaces.deep_prompt import DeepPrompt as DeepPrompt
     from gfo.spaces.discrete_prompt import DiscretePrompt as DiscretePrompt
     from gfo.spaces.lora_subspace import LoRASubspace as LoRASubspace
@@ -84,6 +87,7 @@ _PUBLIC = {
     "Racing": "gfo.evaluation.racing",
     "Result": "gfo.run.result",
     "Selection": "gfo.run.selection",
+    "Sensitivities": "gfo.run.sensitivity",
     "StopOnTarget": "gfo.run.callbacks",
     "TensorBoard": "gfo.run.callbacks",
     "compare": "gfo.run.compare",
@@ -92,6 +96,7 @@ _PUBLIC = {
     "minimize": "gfo.run.loop",
     "recorded": "gfo.core.recording",
     "register": "gfo.core.registry",
+    "sensitivities": "gfo.run.sensitivity",
     "tune": "gfo.run.tune",
 }
 _MODULES = {

@@ -7,7 +7,8 @@ GGUF has no type, can be searched and merged: q = round(W / s + z) in groups of 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GROUP = 64  # weights of a row that share a step and an offset, in half-quadratic levels
+ALIGNMENT = 32  # bytes, that each tensor of a file begins at a multiple of
 ROUNDS, BETA, KAPPA, P = 20, 10.0, 1.01, 0.7  # of the half-quadratic solver, as HQQ has them
 
 
@@ -39,8 +41,8 @@ class Level:
     gguf: bool = True
 
     def bytes(self, out: int, columns: int) -> int:
-        """What a weight [out, columns] takes."""
-        return -(-int(out * columns * self.bits) // 8)
+        """What a weight [out, columns] takes in a file, up to where the next begins."""
+        return -(-int(out * columns * self.bits) // (8 * ALIGNMENT)) * ALIGNMENT
 
 
 def gguf_bytes(weight: Tensor, kind: str) -> Any:
@@ -110,7 +112,7 @@ def find_levels(names: Sequence[str]) -> tuple[Level, ...]:
     found = sorted((LEVELS[name] for name in names), key=lambda level: -level.bits)
     if len(found) < 2:
         raise GfoError(f"space: levels = {list(names)}; give two or more of {', '.join(LEVELS)}")
-    for first, second in zip(found, found[1:], strict=False):
+    for first, second in itertools.pairwise(found):
         if first.bits == second.bits:
             raise GfoError(
                 f"space: levels: '{first.name}' and '{second.name}' both take {first.bits:g} bits a weight; "
@@ -119,13 +121,25 @@ def find_levels(names: Sequence[str]) -> tuple[Level, ...]:
     return tuple(found)
 
 
-def check_columns(names: Sequence[str], columns: dict[str, int], levels: Sequence[Level]) -> None:
+def check_columns(columns: Mapping[str, int], levels: Sequence[Level]) -> None:
     """Raise GfoError for a module whose columns are no whole blocks of a level."""
-    for name in names:
+    for name, number in columns.items():
         for level in levels:
-            if columns[name] % level.block:
-                fits = [each.name for each in LEVELS.values() if columns[name] % each.block == 0]
+            if number % level.block:
+                fits = [each.name for each in LEVELS.values() if number % each.block == 0]
                 raise GfoError(
                     f"space: levels: '{level.name}' wants columns in blocks of {level.block}, '{name}' has "
-                    f"{columns[name]}; leave it out of targets, or give levels of {', '.join(fits)}"
+                    f"{number}; leave it out of targets, or give levels of {', '.join(fits)}"
                 )
+
+
+def check_embeddings(columns: int, kind: str) -> None:
+    """Raise GfoError for a type of embeddings that GGUF does not have, or that does not fit their columns."""
+    kinds = {name: level for name, level in LEVELS.items() if level.gguf}
+    if kind not in kinds:
+        raise unknown_name("type of embeddings", kind, kinds)
+    if columns % kinds[kind].block:
+        raise GfoError(
+            f"space: embeddings = '{kind}' wants columns in blocks of {kinds[kind].block}, they have "
+            f"{columns}; give F16 or F32"
+        )
