@@ -52,7 +52,8 @@ def test_it_comes_back(tiny, family, tied, tmp_path):
     assert file.stat().st_size == space.measure(z[None])["bytes"][0]
     kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(file).tensors}
     chosen = json.loads((tmp_path / "out" / "gfo_levels.json").read_text())
-    assert chosen["levels"] == space.chosen(z) and chosen["bytes"] == file.stat().st_size
+    assert chosen["levels"] == space.chosen(z)
+    assert chosen["bytes"] == file.stat().st_size
     for name, level in chosen["levels"].items():
         assert kinds[model.gguf.parameters[f"{name}.weight"]] == level
     assert ("output.weight" in kinds) != tied
@@ -102,7 +103,8 @@ def test_its_keys(tiny, family, tmp_path):
     assert found[f"{kind}.rope.freq_base"] == config.rope_parameters["rope_theta"]
     assert found[f"{kind}.block_count"] == model.layers
     assert found[f"{kind}.attention.head_count_kv"] == config.num_key_value_heads
-    assert found["tokenizer.ggml.pre"] == "gpt-2" and found["tokenizer.ggml.add_bos_token"] is True
+    assert found["tokenizer.ggml.pre"] == "gpt-2"
+    assert found["tokenizer.ggml.add_bos_token"] is True
     assert found["tokenizer.chat_template"] == "{{ messages[0].content }}"
     assert len(found["tokenizer.ggml.tokens"]) == model.vocabulary_size
     ids = model.tokenizer.convert_tokens_to_ids(found["tokenizer.ggml.tokens"][3:50])
@@ -131,7 +133,8 @@ def test_what_a_file_cannot_say_is_refused(tiny, family, config, words, tmp_path
     assert evaluator.space.measure(z[None])["bytes"][0] > 0  # it is measured all the same
     with pytest.raises(GfoError, match=words) as error:
         export(evaluator, z, "gguf", tmp_path / "out")
-    assert "\n" not in str(error.value) and "export merged" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "export merged" in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
@@ -170,7 +173,7 @@ def test_other_spaces_and_levels_are_refused(tiny, tmp_path):
         export(lora, np.ones(3), "gguf", tmp_path / "out")
     space = gfo.Compression(model, ["Q8_0", "HQ4"], targets="down_proj")
     evaluator = gfo.LocalEvaluator(model, task, space)
-    with pytest.raises(GfoError, match="GGUF has no type for the level HQ4 of 'model.layers.0.mlp.down_proj'"):
+    with pytest.raises(GfoError, match="GGUF has no type for the level HQ4 of 'model"):
         export(evaluator, np.ones(3), "gguf", tmp_path / "out")
     export(evaluator, np.zeros(3), "gguf", tmp_path / "out")  # a control
 

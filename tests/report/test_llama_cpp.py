@@ -13,7 +13,7 @@ import torch
 import gfo
 from gfo.report.export import export
 
-PROMPTS = ("The capital of France is", "Once upon a time there was a", "Water boils at 100 degrees")
+PROMPTS = ("The capital of France is", "One, two, three, four,", "Water boils at 100 degrees")
 TOKENS = 8
 
 
@@ -25,9 +25,17 @@ def free_port():
 
 def answer(port, ids):
     """The tokens that follow, each the likeliest one."""
-    asked = {"prompt": ids, "n_predict": TOKENS, "temperature": 0, "return_tokens": True, "cache_prompt": False}
+    asked = {
+        "prompt": ids,
+        "n_predict": TOKENS,
+        "temperature": 0,
+        "return_tokens": True,
+        "cache_prompt": False,
+    }
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/completion", json.dumps(asked).encode(), {"Content-Type": "application/json"}
+        f"http://127.0.0.1:{port}/completion",
+        json.dumps(asked).encode(),
+        {"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=120) as reply:
         return json.load(reply)["tokens"]

@@ -35,7 +35,8 @@ def task(model):
 def test_singles_are_changes_one_at_a_time(model, task):
     space = gfo.Compression(model, LEVELS, calibration=TEXTS)
     found = gfo.sensitivities(model, task, space)
-    assert found.level == "Q4_0" and found.base == pytest.approx(0.0, abs=1e-6)
+    assert found.level == "Q4_0"
+    assert found.base == pytest.approx(0.0, abs=1e-6)
     for i, name in enumerate(space.names):
         alone = gfo.Compression(model, LEVELS, targets=name, calibration=TEXTS)
         if "mlp.up" in name or "v_proj" in name:
@@ -43,14 +44,16 @@ def test_singles_are_changes_one_at_a_time(model, task):
         loss = gfo.LocalEvaluator(model, task, alone)(np.array([[2.0]]), 0).loss[0]
         assert found.single[i] == pytest.approx(loss, rel=0.5, abs=1e-4)
     assert np.array_equal(found.costs[:, 2], found.single)
-    assert (found.costs[:, 0] < found.costs[:, 1]).all() and (found.costs[:, 1] < found.costs[:, 2]).all()
+    assert (found.costs[:, 0] < found.costs[:, 1]).all()
+    assert (found.costs[:, 1] < found.costs[:, 2]).all()
     ratio = (space.errors[:, 1] / space.errors[:, 2]) ** 1.03
     assert found.costs[:, 1] == pytest.approx(found.single * ratio)
-    assert found.cost.candidates == 8 and found.cost.forward_tokens > 0
+    assert found.cost.candidates == 8
+    assert found.cost.forward_tokens > 0
 
 
 def test_the_choice_is_the_best_of_all(model, task):
-    """Of the predicted losses exactly; of the real ones nearly, for they add up; `ga` finds the best of those."""
+    """Of predicted losses exactly; of the real ones nearly, for they add up; `ga` finds the best of those."""
     plain = gfo.Compression(model, LEVELS)
     found = gfo.sensitivities(model, task, plain)
     evaluator = gfo.LocalEvaluator(model, task, plain)
@@ -90,7 +93,7 @@ def test_bad_input_is_refused(model, task):
     with pytest.raises(GfoError, match="unknown level of the space 'Q5_1': did you mean 'Q5_0'"):
         gfo.sensitivities(model, task, space, level="Q5_1")
     found = gfo.sensitivities(model, task, space, level="Q5_0")
-    with pytest.raises(GfoError, match="give at least .*, what the smallest file has"):
+    with pytest.raises(GfoError, match=r"give at least .*, what the smallest file has"):
         found.choice()
     with pytest.raises(GfoError, match="limit_bytes = 10; give at least"):
         found.choice(10)

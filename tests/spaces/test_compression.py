@@ -64,7 +64,10 @@ def test_types_are_those_of_ggml():
     """By the formulas of ggml's reference quantizers, a block of 32 by hand."""
     x = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
     blocks = x.view(-1, 32)
-    half = lambda d: d.half().float()
+
+    def half(d):
+        return d.half().float()
+
     d = blocks.abs().amax(1, keepdim=True) / 127
     eight = (blocks / d).round() * half(d)
     assert torch.allclose(LEVELS["Q8_0"].rounded(x), eight.view_as(x), atol=1e-6)
@@ -108,7 +111,8 @@ def test_it_keeps_the_contract_of_spaces(model):
     space = gfo.Compression(model, levels, limit=0.6)
     check_space(space, model, same=gfo.Compression(model, levels, limit=0.6))
     assert [level.name for level in space.levels] == ["Q8_0", "Q5_0", "Q4_0"]
-    assert space.domain.names == tuple(model.linears) and space.domain.integer.all()
+    assert space.domain.names == tuple(model.linears)
+    assert space.domain.integer.all()
 
 
 def test_weights_are_the_rounded_ones(model):
@@ -163,7 +167,8 @@ def test_sizes_and_limits(model):
     assert 0 < fits.sum() < len(z)
     assert np.array_equal(repaired[fits], z[fits])
     assert (space.measure(repaired)["bytes"] <= space.limit_bytes).all()
-    assert (repaired >= z).all() and space.domain.contains(repaired).all()
+    assert (repaired >= z).all()
+    assert space.domain.contains(repaired).all()
     assert np.array_equal(space.repair(repaired), repaired)
     assert space.measure(np.zeros((1, space.domain.d)))["bits"][0] == 8.5
 
@@ -175,7 +180,8 @@ def test_repairs_follow_the_sensitivity(model):
     space = gfo.Compression(model, ["Q8_0", "Q4_0"], limit=0.95, sensitivity=costs)
     repaired = space.repair(np.zeros((1, d)))[0]
     ratio = costs[:, 1] / (space.sizes[:, 0] - space.sizes[:, 1])
-    assert repaired[ratio.argmin()] == 1 and repaired[ratio.argmax()] == 0
+    assert repaired[ratio.argmin()] == 1
+    assert repaired[ratio.argmax()] == 0
     other = gfo.Compression(model, ["Q8_0", "Q4_0"], limit=0.95, sensitivity=costs[::-1].copy())
     assert not np.array_equal(other.repair(np.zeros((1, d)))[0], repaired)  # a control
 
@@ -296,7 +302,10 @@ def test_beside_a_lora(model):
             part.weight.data += B[0] @ A[0]
     with torch.no_grad():
         assert float((module(input_ids=tokens(model)).logits - together).abs().max()) < TOLERANCE
-    assert float((logits(model, product, np.hstack([z[:, :-3], 0 * z[:, -3:]]))[0] - together).abs().max()) > 1e-3
+    assert (
+        float((logits(model, product, np.hstack([z[:, :-3], 0 * z[:, -3:]]))[0] - together).abs().max())
+        > 1e-3
+    )
 
 
 @pytest.mark.parametrize(
@@ -306,8 +315,14 @@ def test_beside_a_lora(model):
         ({"levels": ["Q4_0"]}, "levels = .*give two or more of"),
         ({"levels": ["Q4_0", "HQ4"]}, "both take 4.5 bits a weight; give one"),
         ({"levels": ["Q4_0", "Q4_0"]}, "both take 4.5 bits"),
-        ({"levels": ["HQ3", "Q8_0"]}, "'HQ3' wants columns in blocks of 64, .* has 32; leave it out of targets"),
-        ({"limit": 0.5}, "limit = 0.5: with Q4_0 everywhere the file has .* a share of 0.529; raise the limit"),
+        (
+            {"levels": ["HQ3", "Q8_0"]},
+            "'HQ3' wants columns in blocks of 64, .* has 32; leave it out of targets",
+        ),
+        (
+            {"limit": 0.5},
+            "limit = 0.5: with Q4_0 everywhere the file has .* a share of 0.529; raise the limit",
+        ),
         ({"limit": 20000}, "limit = 20,000: with Q4_0 everywhere"),
         ({"limit": -1.0}, "limit = -1.0 must be a share above 0, or bytes"),
         ({"limit": float("nan")}, "limit = nan; give a number"),
@@ -326,5 +341,5 @@ def test_what_does_not_fit_is_refused(model, options, words):
 def test_families_without_places_for_factors_say_so(tiny):
     with pytest.raises(GfoError, match="where factors of columns can be moved"):
         gfo.Compression(tiny("gpt2", n_inner=64), ["Q8_0", "Q4_0"], calibration=TEXTS)
-    with pytest.raises(GfoError, match="'Q8_0' wants columns in blocks of 32, '.*down_proj' has 48"):
+    with pytest.raises(GfoError, match=r"'Q8_0' wants columns in blocks of 32, '.*down_proj' has 48"):
         gfo.Compression(tiny("llama"), ["Q8_0", "Q4_0"])
