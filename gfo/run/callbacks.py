@@ -229,7 +229,7 @@ class TensorBoard(Callback):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise GfoError(
-                "TensorBoard: it is not installed; pip install 'gfo[tensorboard]', or take gfo.CSVLog"
+                "TensorBoard: it is not installed; pip install 'gfo-llm[tensorboard]', or take gfo.CSVLog"
             ) from None
         self.folder = absolute(folder, "TensorBoard: folder")
         self._make = SummaryWriter

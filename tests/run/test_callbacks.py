@@ -124,7 +124,7 @@ def test_tensorboard_shows_each_step_once(tmp_path):
 
 def test_tensorboard_that_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # what importing it then does
-    with pytest.raises(gfo.GfoError, match=r"not installed; pip install 'gfo\[tensorboard\]'"):
+    with pytest.raises(gfo.GfoError, match=r"not installed; pip install 'gfo-llm\[tensorboard\]'"):
         gfo.TensorBoard(tmp_path)
 
 
