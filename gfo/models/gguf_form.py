@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from gfo.core.errors import GfoError
 from gfo.models.families import GGUF_ARCHITECTURES, GGUF_BIASES, GGUF_HEAD_SIZE, attention_windows
 from gfo.models.gguf_tokenizer import tokenizer_keys, why_no_tokenizer
+from gfo.models.weights import quantized_linears
 
 if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
@@ -184,6 +185,8 @@ def _reasons(model: FrozenModel) -> Iterator[str | None]:
     if kind not in GGUF_ARCHITECTURES or config is not model.module.config:
         yield f"a model of the family {kind} is none of {', '.join(GGUF_ARCHITECTURES)}"
         return
+    if quantized_linears(model.module):
+        yield "its weights are quantized already, and would be rounded twice"
     rope = config.rope_parameters
     if rope.get("rope_type", "default") != "default" or rope.get("partial_rotary_factor", 1) != 1:
         yield f"its positions are scaled ({rope.get('rope_type')}), which readers lose"

@@ -87,6 +87,24 @@ def test_its_logits_are_the_search_s(tiny, tmp_path):
     assert "embeddings in Q8_0, which the search did not see" in rounded.notes[0]
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_model_in_half_precision(tiny, dtype, tmp_path):
+    """The file has what was chosen from the model's weights, which are read in its dtype again."""
+    own = tiny("llama", intermediate_size=64)
+    own.module.save_pretrained(tmp_path / "own")
+    own.tokenizer.save_pretrained(tmp_path / "own")
+    model = gfo.load_model(tmp_path / "own", dtype=dtype)
+    evaluator = evaluator_of(model, embeddings="F16")
+    z = points(evaluator.space)
+    export(evaluator, z, "gguf", tmp_path / "out")
+    loaded = gfo.load_model(tmp_path / "out" / "model.gguf", dtype=dtype)
+    assert loaded.dtype == getattr(torch, dtype)
+    for name, level in evaluator.space.chosen(z).items():
+        assert torch.equal(
+            loaded.weight(name), LEVELS[level].rounded(model.weight(name).float()).to(loaded.dtype)
+        )
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_its_keys(tiny, family, tmp_path):
     model = tiny(family, start=True, intermediate_size=64, **FAMILIES[family])

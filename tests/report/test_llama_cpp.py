@@ -41,6 +41,7 @@ def answer(port, ids):
         return json.load(reply)["tokens"]
 
 
+@pytest.mark.weights
 def test_its_greedy_answers_are_those_of_torch(tmp_path):
     xllamacpp = pytest.importorskip("xllamacpp")
     model = gfo.load_model("smollm2-135m")
@@ -48,6 +49,7 @@ def test_its_greedy_answers_are_those_of_torch(tmp_path):
     evaluator = gfo.LocalEvaluator(model, gfo.LanguageModeling([{"text": PROMPTS[0]}]), space)
     z = np.random.default_rng(0).integers(0, 2, space.domain.d).astype(float)
     export(evaluator, z, "gguf", tmp_path / "out")
+    assert (tmp_path / "out" / "model.gguf").stat().st_size == space.measure(z[None])["bytes"][0]
     loaded = gfo.load_model(tmp_path / "out" / "model.gguf")
 
     params = xllamacpp.CommonParams()
