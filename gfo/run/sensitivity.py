@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from gfo.core.checking import checked
 from gfo.core.delta import Delta
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError, unknown_name
-from gfo.core.protocols import Cost, Task
+from gfo.core.protocols import BoundTask, Cost, Task, Tokenizer
 from gfo.evaluation.local import LocalEvaluator
 from gfo.models.frozen import FrozenModel
 from gfo.spaces.compression import Compression
@@ -71,15 +72,15 @@ class Sensitivities:
 
 
 class _Singles:
-    """Each module as it is (0) or at one level (1), the weights of a space."""
+    """Some modules of one layer, each as it is (0) or at one level (1), the weights of a space."""
 
-    def __init__(self, model: FrozenModel, space: Compression, m: int) -> None:
-        self.domain = Domain.box(0, 1, space.domain.d, integer=True)
-        self.first = min(model.linears[name].layer for name in space.names)
-        self.banks = {
-            name: Bank(functools.partial(_own_or_level, model, bank, name, m), 2, bank.shape)
-            for name, bank in space.banks.items()
-        }
+    def __init__(self, model: FrozenModel, space: Compression, m: int, names: Sequence[str]) -> None:
+        self.domain = Domain.box(0, 1, len(names), integer=True)
+        self.first = model.linears[names[0]].layer
+        self.banks = {}
+        for name in names:
+            make = functools.partial(_own_or_level, model, space.banks[name], name, m)
+            self.banks[name] = Bank(make, 2, space.banks[name].shape)
 
     def decode(self, z: Tensor) -> Delta:
         """z [K, d] -> the chosen weights."""
@@ -90,6 +91,17 @@ class _Singles:
 
 def _own_or_level(model: FrozenModel, bank: Bank, name: str, m: int, i: int) -> Tensor:
     return bank[m] if i else model.weight(name)
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """A task that is bound already."""
+
+    bound: BoundTask
+
+    def bind(self, tokenizer: Tokenizer) -> BoundTask:
+        """The bound task."""
+        return self.bound
 
 
 @checked
@@ -104,8 +116,9 @@ def sensitivities(
 ) -> Sensitivities:
     """How much a task's loss rises with each module alone at one level, all others as they are.
 
-    Other levels are scaled by what they leave of the outputs' error: (|X dW_l|^2 / |X dW|^2)^1.03, X the
-    space's calibration (or without, by the error of weights).
+    The modules of a layer are one population; the layers below are computed once for it. Other levels are
+    scaled by what they leave of the outputs' error: (|X dW_l|^2 / |X dW|^2)^1.03, X the space's calibration
+    (or without, by the error of weights).
 
     Args:
         model, task: as for `gfo.tune`.
@@ -121,14 +134,16 @@ def sensitivities(
     level = level or names[-1]
     if level not in names:
         raise unknown_name("level of the space", level, names)
-    d, m = space.domain.d, names.index(level)
-    evaluator = LocalEvaluator(model, task, _Singles(model, space, m), memory=memory)
-    z = np.zeros((d + 1, d))
-    z[:d][np.diag_indices(d)] = 1.0
-    found = evaluator.score(z, split)
-    loss = np.asarray(found.metrics["loss"], dtype=np.float64)
-    single = loss[:d] - loss[d]
-    return Sensitivities(space, level, float(loss[d]), single, _scaled(single, space.errors, m), found.cost)
+    m, bound, cost = names.index(level), _Bound(task.bind(model)), Cost()
+    single, base = np.zeros(space.domain.d), math.nan
+    for layer in sorted({model.linears[name].layer for name in space.names}):
+        at = [i for i, name in enumerate(space.names) if model.linears[name].layer == layer]
+        singles = _Singles(model, space, m, [space.names[i] for i in at])
+        z = np.vstack([np.eye(len(at)), np.zeros((1, len(at)))])  # the last without a change
+        found = LocalEvaluator(model, bound, singles, memory=memory).score(z, split)
+        *losses, base = np.asarray(found.metrics["loss"], dtype=np.float64)
+        single[at], cost = np.array(losses) - base, cost + found.cost
+    return Sensitivities(space, level, float(base), single, _scaled(single, space.errors, m), cost)
 
 
 def _scaled(single: Array, errors: Array, m: int) -> Array:

@@ -88,6 +88,25 @@ def test_the_choice_is_the_best_of_all(model, task):
         assert result.loss <= chosen + 1e-9
 
 
+def test_layers_below_are_computed_once(tiny):
+    """And singles are those of a whole space, in which all other modules stay as they are."""
+    model = tiny("llama", intermediate_size=64)
+    rows = [{"text": text} for text in TEXTS]
+    task = gfo.LanguageModeling(rows)
+    space = gfo.Compression(model, ["F32", "Q4_0"])
+    found = gfo.sensitivities(model, task, space)
+    d = space.domain.d
+    evaluator = gfo.LocalEvaluator(model, task, space)
+    whole = evaluator.score(np.vstack([np.eye(d), np.zeros((1, d))]), "train")
+    loss = whole.metrics["loss"]
+    assert found.base == pytest.approx(loss[-1], abs=1e-5)
+    assert found.single == pytest.approx(loss[:-1] - loss[-1], abs=2e-5)
+    assert np.abs(found.single).max() > 1e-3  # a control
+    # 3 layers of 7 modules: 8 candidates run 3, 2 and 1 layers, in front of which one does
+    one = whole.cost.forward_tokens / (d + 1)
+    assert found.cost.forward_tokens == pytest.approx(one * (8 * 6 / 3 + 1), rel=0.05)
+
+
 def test_bad_input_is_refused(model, task):
     space = gfo.Compression(model, LEVELS)
     with pytest.raises(GfoError, match="unknown level of the space 'Q5_1': did you mean 'Q5_0'"):
