@@ -152,6 +152,8 @@ class Compression:
     def weight(self, name: str, m: int) -> Tensor:
         """What level m leaves of a module's weight, [out, in], in the model's dtype."""
         own = self._model.weight(name)
+        if self.levels[m].name == "F32":
+            return own
         return self.calibration.rounded(name, own.float(), self.levels[m]).to(own.dtype)
 
     def _shape(self, name: str) -> tuple[int, int]:

@@ -115,6 +115,18 @@ def test_it_keeps_the_contract_of_spaces(model):
     assert space.domain.integer.all()
 
 
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "opt", "bert", "roberta", "t5", "bart"])
+def test_other_families_keep_it_too(tiny, family):
+    model = tiny(family)
+    fit = [name for name, linear in model.linears.items() if linear.in_features % 32 == 0]
+    space = gfo.Compression(model, ["F32", "Q8_0", "Q4_0"], targets=fit, embeddings="F32", limit=0.9)
+    check_space(space, model)
+    assert space.rest_bytes > 0
+    assert space.measure(np.zeros((1, space.domain.d)))["bits"][0] == 32
+    bank = space.banks[fit[0]]
+    assert bank[0].data_ptr() == model.weight(fit[0]).data_ptr()  # no copy of what is there
+
+
 def test_weights_are_the_rounded_ones(model):
     """As copies of the model with weights replaced, K at once, one by one and in any chunk."""
     space = gfo.Compression(model, ["Q8_0", "Q5_0", "Q4_0"])
