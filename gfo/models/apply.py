@@ -263,7 +263,7 @@ def _change_input(change: Change, name: str, steps: Steps) -> Any:
         x = _by_candidate(args[0], K, again)
         for function, tensors in steps:
             x = function(x, *tensors)
-        x = _as_it_lay(x, args[0].shape, K, again)
+        x = _as_it_lay(x, args[0], K, again)
         if change.changed is not None:
             x = _where_changed(change.changed, name, x, args[0])
         return x, *args[1:]
@@ -280,7 +280,7 @@ def _replace(change: Change, name: str, steps: Steps, part: nn.Module) -> Callab
         y = _by_candidate(x, K, again)
         for function, tensors in steps:
             y = function(y, part, *tensors)
-        y = _as_it_lay(y, (*x.shape[:-1], y.shape[-1]), K, again)
+        y = _as_it_lay(y, x, K, again)
         return y if change.changed is None else _where_changed(change.changed, name, y, own(x))
 
     return forward
@@ -296,7 +296,7 @@ def _change_output(change: Change, name: str, steps: Steps) -> Any:
         y = _by_candidate(output, K, again)
         for function, tensors in steps:
             y = function(y, x, *tensors)
-        y = _as_it_lay(y, output.shape, K, again)
+        y = _as_it_lay(y, output, K, again)
         return y if change.changed is None else _where_changed(change.changed, name, y, output)
 
     return hook
@@ -339,6 +339,7 @@ def _by_candidate(x: Tensor, K: int, again: int) -> Tensor:
     return x.reshape(again, K, -1, x.shape[-1]).transpose(0, 1).reshape(K, -1, x.shape[-1])
 
 
-def _as_it_lay(x: Tensor, shape: Sequence[int], K: int, again: int) -> Tensor:
-    """Tokens by candidate [K, N, D] in the order and the shape [..., D] in which they came."""
-    return x.reshape(K, again, -1, x.shape[-1]).transpose(0, 1).reshape(shape)
+def _as_it_lay(x: Tensor, before: Tensor, K: int, again: int) -> Tensor:
+    """Tokens by candidate [K, N, D] in the order and shape in which they came, [..., D]."""
+    x = x.reshape(K, again, -1, x.shape[-1]).transpose(0, 1)
+    return x.reshape(*before.shape[:-1], x.shape[-1])
