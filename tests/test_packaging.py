@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -45,3 +46,25 @@ def test_the_licence_is_carried():
     assert PROJECT["license"] == "Apache-2.0"
     for name in PROJECT["license-files"]:
         assert "Apache License" in (ROOT / name).read_text(encoding="utf-8")
+
+
+def documentation():
+    spec = importlib.util.spec_from_file_location("conf", ROOT / "docs" / "conf.py")
+    conf = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(conf)
+    return conf
+
+
+def test_the_reference_has_every_public_name():
+    conf = documentation()
+    for name in gfo.__all__:
+        thing = getattr(gfo, name)
+        if not isinstance(thing, str):
+            entry = "\n".join(conf._entry(f"gfo.{name}", thing))
+            assert f":: gfo.{name}\n" in entry, name
+    assert ".. autofunction:: gfo.optimizers.make" in conf._entry("gfo.optimizers", gfo.optimizers)
+
+
+def test_the_menu_has_every_page():
+    pages = {page for pages in documentation().MENU.values() for page in pages.split()}
+    assert pages == {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"} | {"reference"}
