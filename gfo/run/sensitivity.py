@@ -117,8 +117,8 @@ def sensitivities(
     """How much a task's loss rises with each module alone at one level, all others as they are.
 
     The modules of a layer are one population; the layers below are computed once for it. Other levels are
-    scaled by what they leave of the outputs' error: (|X dW_l|^2 / |X dW|^2)^1.03, X the space's calibration
-    (or without, by the error of weights).
+    scaled by the ratio of the outputs' squared errors to the power of 1.03, on the space's calibration, or
+    without one by that of the weights' errors.
 
     Args:
         model, task: as for `gfo.tune`.
