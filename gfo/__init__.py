@@ -40,12 +40,15 @@ if TYPE_CHECKING:
     from gfo.run.result import Result as Result
     from gfo.run.runs import runs as runs
     from gfo.run.selection import Selection as Selection
+    from gfo.run.sensitivity import Sensitivities as Sensitivities
+    from gfo.run.sensitivity import sensitivities as sensitivities
     from gfo.run.trackers import MLflow as MLflow
     from gfo.run.trackers import TensorBoard as TensorBoard
     from gfo.run.trackers import Trackio as Trackio
     from gfo.run.trackers import WandB as WandB
     from gfo.run.tune import tune as tune
     from gfo.spaces.adapter import Adapter as Adapter
+    from gfo.spaces.compression import Compression as Compression
     from gfo.spaces.deep_prompt import DeepPrompt as DeepPrompt
     from gfo.spaces.discrete_prompt import DiscretePrompt as DiscretePrompt
     from gfo.spaces.lora_subspace import LoRASubspace as LoRASubspace
@@ -89,6 +92,7 @@ _PUBLIC = {
     "Racing": "gfo.evaluation.racing",
     "Result": "gfo.run.result",
     "Selection": "gfo.run.selection",
+    "Sensitivities": "gfo.run.sensitivity",
     "StopOnTarget": "gfo.run.callbacks",
     "TensorBoard": "gfo.run.trackers",
     "Trackio": "gfo.run.trackers",
@@ -100,6 +104,7 @@ _PUBLIC = {
     "recorded": "gfo.core.recording",
     "register": "gfo.core.registry",
     "runs": "gfo.run.runs",
+    "sensitivities": "gfo.run.sensitivity",
     "tune": "gfo.run.tune",
 }
 _MODULES = {

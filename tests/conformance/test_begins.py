@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from family_models import build, frozen
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, linear
 
 import gfo
+from gfo.core.bank import Bank
+from gfo.core.delta import Begin
 from gfo.models.structure import hooked
 from gfo.report.export import export
 from gfo.testing import check_space
@@ -32,7 +34,34 @@ TEXTS = (
 )
 LABELS = {"bad": " bad", "good": " good", "joy": " joy"}
 TEMPLATES = {"{here}": "Say {text}{here} It was", "{soft}": "{text}{soft} It was", "read": "{text} It was"}
+
+
+class Mixed:
+    """The weights of all linear modules, mixed with others by z."""
+
+    def __init__(self, model, begins=None):
+        self.domain, self.begins, rng = (
+            gfo.Domain.unbounded(4),
+            Begin.of(begins),
+            torch.Generator().manual_seed(0),
+        )
+        self.banks = {}
+        for name in model.linears:
+            if name.endswith("dt_proj"):  # Mamba's, which is no module in its forward pass
+                continue
+            own = model.weight(name).float()
+            other = own + own.std() * torch.randn(own.shape, generator=rng)
+            self.banks[name] = Bank.of(torch.stack([own, other]))
+
+    def decode(self, z):
+        share = 0.3 * z[:, :1].float()
+        mixture = torch.cat([1 - share, share], dim=1)
+        bank = {name: (mixture, bank) for name, bank in self.banks.items()}
+        return gfo.Delta(bank=bank, begins=self.begins)
+
+
 SPACES = {
+    "bank": Mixed,
     "lora": lambda model, **more: gfo.LoRASubspace(model, dim=4, rank=2, alpha=0.5, **more),
     "upper lora": lambda model, **more: gfo.LoRASubspace(
         model, dim=4, rank=2, alpha=0.5, layers="upper", **more
@@ -66,6 +95,9 @@ def masked_pass(model, delta, row, first):
     def change(name):
         def hook(module, args, y):
             x, new = args[0], y
+            if name in delta.bank:
+                shares, bank = delta.bank[name]
+                new = linear(x, bank.mixed(shares[0]), getattr(module, "bias", None))
             if name in delta.lora:
                 A, B = delta.lora[name]
                 new = new + x @ A[0].T @ B[0].T
