@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gfo.core.errors import GfoError, check_name, unknown_name
 from gfo.core.slots import SLOTS, Slot
+from gfo.core.sub_blocks import Gates as Gates  # a slot, which is to be known
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +60,7 @@ class Delta:
             `prompt`: soft prompts [K, P, D]. `layer_prompt`: layer -> [K, P, D], added at the prompt's
             places. `prefix`: layer -> keys and values, each [K, H_kv, P', D_h]. `lora`: module ->
             A [K, r, in] and B [K, out, r]. `scale` and `bias`: module -> [K, out]. `adapter`: module ->
-            A' [K, r, out] and B' [K, out, r].
+            A' [K, r, out] and B' [K, out, r]. `gate`: `gfo.core.slots.SubBlock` -> [K], 1 or 0.
 
     Attributes:
         slots: those given, in the order of `gfo.core.slots.SLOTS`. Under a slot's name stands what `changes`
@@ -134,6 +135,11 @@ class Delta:
     def modules(self) -> set[str]:
         """Names of the modules that change."""
         return set().union(*(slot.modules for slot in self.slots))
+
+    @property
+    def lasting(self) -> bool:
+        """Whether tokens that are generated are changed, too."""
+        return any(slot.lasting for slot in self.slots)
 
     @property
     def everywhere(self) -> bool:

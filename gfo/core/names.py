@@ -106,6 +106,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "spaces.soft_prompt:SoftPrompt",
             "P embeddings in the template's {soft} place, in a random subspace of d dimensions",
         ),
+        "structure": (
+            "spaces.structure:Structure",
+            "which attentions and feed-forward networks run, a binary gene each",
+        ),
     },
     "task": {
         "classification": (

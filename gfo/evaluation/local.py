@@ -36,7 +36,8 @@ from gfo.evaluation.begins import check_begin, check_places
 from gfo.evaluation.chunks import Room
 from gfo.evaluation.endings import check_endings, with_longest_ending
 from gfo.evaluation.generation import AnswerWriter, check_length, shape_of
-from gfo.evaluation.layouts import ByCandidate, ByExample, lay_out_batch
+from gfo.evaluation.laying import lay_out_batch
+from gfo.evaluation.layouts import ByCandidate, ByExample
 from gfo.evaluation.memory import (
     SHARE_FOR_CONTEXTS,
     Store,

@@ -22,6 +22,7 @@ from gfo.models.branches import Context, RowLayout
 from gfo.models.families import USUAL_TARGETS, context_length, logit_transform
 from gfo.models.probing import TOKENS, check_modules, kept, widest
 from gfo.models.structure import LinearInfo, Stack, find_experts, find_linears, hidden_of, hooked, outputs_of
+from gfo.models.sub_blocks import HasSubBlocks
 from gfo.models.texts import HasTexts
 from gfo.models.weights import check_embedding, quantized_linears, rounds_inputs, weight_of
 
@@ -32,7 +33,7 @@ CHECKED_TOKENS = 64  # of the vocabulary, where a model is compared with a plain
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 
 
-class FrozenModel(HasTexts, ABC):
+class FrozenModel(HasTexts, HasSubBlocks, ABC):
     """A transformers model with its tokenizer, frozen.
 
     Args:
@@ -316,8 +317,7 @@ class FrozenModel(HasTexts, ABC):
             chosen = torch.tensor(chosen, device=hidden.device)
         weight = self._head_weight[chosen].float()  # (V', D)
         bias = None if self._bias is None else self._bias[chosen].float()
-        logits = torch.nn.functional.linear(hidden.float(), weight, bias)
-        logits = logits * self._logit_scale
+        logits = torch.nn.functional.linear(hidden.float(), weight, bias) * self._logit_scale
         return logits if self._logit_cap is None else self._logit_cap * torch.tanh(logits / self._logit_cap)
 
     def log_likelihood(self, hidden: Tensor, tokens: Tensor) -> Tensor:
