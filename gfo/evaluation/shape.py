@@ -82,7 +82,7 @@ class Meter:
     """Counts tokens times layers.
 
     Where gates close sub-blocks, a token through one of a layer's two counts as its share of their parameters
-    (in SmolLM2-135M a quarter for attention), and not at all where it is closed or another candidate's serves.
+    (in SmolLM2-135M a quarter for attention), not at all where it is closed or another candidate's serves.
 
     Attributes:
         layers: L of the model.

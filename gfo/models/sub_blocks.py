@@ -89,13 +89,14 @@ def find_sub_blocks(model: Any) -> dict[SubBlock, Size]:
             modules = sub_block_of(layer, kind) or ()
             size = Size.of((p for part in modules for p in part.parameters()), kept * (kind == SUB_BLOCKS[0]))
             found |= {SubBlock(number, kind): size} if modules else {}
-    if not found:
+    whole = [n for n in range(model.layers) if all(SubBlock(n, kind) in found for kind in SUB_BLOCKS)]
+    if not whole:
         raise GfoError(
-            f"model '{model.name}' ({model.config.model_type}): its layers have no attention or feed-forward "
-            "network of a known name; take another model"
+            f"model '{model.name}' ({model.config.model_type}): its layers have no attention and feed-"
+            "forward network of names that are known; take another model"
         )
     with model.lock, evaluating(model.module):
-        _check_residual(model, found)
+        _check_residual(model, found, whole)
     return found
 
 
@@ -121,11 +122,8 @@ def _by_name(model: Any) -> dict[str, SubBlock]:
 
 
 @torch.no_grad()
-def _check_residual(model: Any, places: Mapping[SubBlock, Size]) -> None:
-    """Raise GfoError if a layer with both sub-blocks closed gives other than what enters it."""
-    both = {p.layer for p in places if p.kind == SUB_BLOCKS[0]} & {
-        p.layer for p in places if p.kind == SUB_BLOCKS[1]
-    }
+def _check_residual(model: Any, places: Mapping[SubBlock, Size], whole: Iterable[int]) -> None:
+    """Raise GfoError if a layer that has both sub-blocks, closed, gives other than what enters it."""
     seen: dict[int, bool] = {}
 
     def watch(number: int) -> Any:
@@ -140,10 +138,10 @@ def _check_residual(model: Any, places: Mapping[SubBlock, Size]) -> None:
         torch.full((1, 1), -1, device=model.device),
     )
     layers = model.all_layers
-    hooks = (layers[n].register_forward_hook(watch(n), with_kwargs=True) for n in sorted(both))
+    hooks = (layers[n].register_forward_hook(watch(n), with_kwargs=True) for n in whole)
     with applied(closed, model.module, layers), hooked(*hooks):
         model.branches(None, *rows_of(model))
-    wrong = sorted(number for number in both if not seen.get(number))
+    wrong = [number for number in whole if not seen.get(number)]
     if wrong:
         raise GfoError(
             f"model '{model.name}' ({model.config.model_type}): with its attention and feed-forward network "
