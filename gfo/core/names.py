@@ -116,6 +116,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "tasks.classification:Classification",
             "the next words after the template say the label",
         ),
+        "distance": (
+            "tasks.distance:Distance",
+            "the next tokens' distributions are to be the unchanged model's, on plain text",
+        ),
         "distillation": (
             "tasks.distillation:Distillation",
             "the next word's distribution is to be a teacher's, such as that of a long instruction",
