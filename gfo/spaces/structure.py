@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -37,7 +37,6 @@ class HasSubBlocks(Protocol):
 
     name: str
     layers: int
-    device: Any
 
     @property
     def sub_blocks(self) -> Mapping[SubBlock, HasSize]: ...
