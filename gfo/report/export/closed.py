@@ -94,12 +94,10 @@ def write_structure(folder: Path, closed: Sequence[SubBlock], removed: Sequence[
     write_whole(folder / STRUCTURE, json.dumps(values, indent=1) + "\n")
 
 
-def note_on(closed: Sequence[SubBlock], removed: Sequence[int]) -> str:
-    """What became of closed sub-blocks, in words."""
-    zeros = len([place for place in closed if place.layer not in removed])
-    parts = [f"{len(removed)} layers are left out"] if removed else []
-    parts += [f"{zeros} closed sub-blocks are zeros, which take their room"] if zeros else []
-    return " and ".join(parts) or "nothing is closed"
+def notes_on(closed: Sequence[SubBlock], removed: Sequence[int]) -> list[str]:
+    """What to mind of closed sub-blocks that are still there."""
+    zeros = sum(place.layer not in removed for place in closed)
+    return [f"{zeros} of {len(closed)} closed sub-blocks are zeros, which take their room"] if zeros else []
 
 
 def _no_cache(model: FrozenModel) -> dict[str, bool]:

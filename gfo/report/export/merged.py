@@ -24,7 +24,7 @@ from gfo.report.export.candidate import BEGIN_LORA, Candidate, Exported, cannot,
 from gfo.report.export.closed import (
     closed_in,
     is_same,
-    note_on,
+    notes_on,
     put_zeros,
     remove_layers,
     whole_layers,
@@ -138,7 +138,7 @@ def _write_closed(candidate: Candidate, soft: SoftTokens | None, folder: Path) -
             _save(twin, folder)
         if _is_loaded_as(candidate, type(twin), folder):
             write_structure(folder, closed, removed)
-            return twin, [note_on(closed, removed)]
+            return twin, notes_on(closed, removed)
         for file in folder.iterdir():
             file.unlink()
     raise cannot(
