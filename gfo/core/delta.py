@@ -48,7 +48,7 @@ class Delta:
 
     A module's output y = W x + b becomes y' = scale * (y + B A x) + bias, and with an adapter
     y' + B' gelu(A' y'). Modules are named as by `named_modules` of the transformers model; layers are
-    counted from 0, an encoder's before its decoder's. A tensor that is `expand`ed over K (stride 0) is
+    counted from 0, an encoder's before its decoder's. A tensor that is expanded over K (stride 0) is
     shared by all candidates and costs one matrix product for all of them.
 
     Args:

@@ -48,6 +48,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "any optimizer of nevergrad's registry, as nevergrad:DE",
         ),
         "openai-es": ("optimizers.openai_es:OpenAIES", "OpenAI's evolution strategy: antithetic pairs, Adam"),
+        "optuna:<name>": (
+            "optimizers.optuna:optuna_method",
+            "any sampler of Optuna that needs no more than a seed, as optuna:tpe",
+        ),
         "pso": ("optimizers.particle_swarm:ParticleSwarm", "particle swarm"),
         "random": (
             "optimizers.random_search:RandomSearch",

@@ -50,7 +50,7 @@ def is_shared(tensor: Tensor) -> bool:
 class Slot:
     """One kind of change of K candidates; a subclass gives its name, as in `class Biases(..., name="bias")`.
 
-    A tensor that is `expand`ed over K (stride 0) is shared by all candidates.
+    A tensor that is expanded over K (stride 0) is shared by all candidates.
 
     Attributes:
         at: place in the model -> a tensor [K, ...], or a tuple of them.
