@@ -114,11 +114,19 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "spaces.soft_prompt:SoftPrompt",
             "P embeddings in the template's {soft} place, in a random subspace of d dimensions",
         ),
+        "structure": (
+            "spaces.structure:Structure",
+            "which attentions and feed-forward networks run, a binary gene each",
+        ),
     },
     "task": {
         "classification": (
             "tasks.classification:Classification",
             "the next words after the template say the label",
+        ),
+        "distance": (
+            "tasks.distance:Distance",
+            "the next tokens' distributions are to be the unchanged model's, on plain text",
         ),
         "distillation": (
             "tasks.distillation:Distillation",

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gfo.core.compared import Compared
 from gfo.core.delta import Delta
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
@@ -34,9 +35,11 @@ from gfo.core.protocols import (
 from gfo.core.recording import recorded
 from gfo.evaluation.begins import check_begin, check_places
 from gfo.evaluation.chunks import Room
+from gfo.evaluation.distance import plain_states, read_divergences
 from gfo.evaluation.endings import check_endings, with_longest_ending
 from gfo.evaluation.generation import AnswerWriter, begins_with_states, check_length, shape_of
-from gfo.evaluation.layouts import ByCandidate, ByExample, lay_out_batch
+from gfo.evaluation.laying import lay_out_batch
+from gfo.evaluation.layouts import ByCandidate, ByExample
 from gfo.evaluation.memory import (
     SHARE_FOR_CONTEXTS,
     Store,
@@ -247,6 +250,8 @@ class LocalEvaluator:
                     if batch.decoding is not None:
                         room = Room(self.tokens_at_once, self.tokens_kept)
                         return AnswerWriter(layout, batch.decoding, room, meter)(delta)
+                    if isinstance(batch, Compared):
+                        return read_divergences(layout, delta, batch, meter, layout.plain)
                     read = read_log_likelihoods if batch.endings else read_logits
                     return read(layout, delta, batch, meter)
                 except (RuntimeError, MemoryError) as error:
@@ -265,7 +270,10 @@ class LocalEvaluator:
             shape = shape_of(self.model, shape)
             states = states and begins_with_states(self.model)
         most = self.tokens_at_once
-        return lay_out_batch(self.model, batch, shape, most, meter, reuse=self._reuse, states=states)
+        layout = lay_out_batch(self.model, batch, shape, most, meter, reuse=self._reuse, states=states)
+        if isinstance(batch, Compared):
+            layout.plain = plain_states(self.model, batch, most, meter)
+        return layout
 
     @torch.no_grad()
     def _checked_shape(self) -> Shape:

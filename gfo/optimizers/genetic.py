@@ -143,9 +143,10 @@ class GeneticAlgorithm(Championed):
     def _ask(self) -> Array:
         self._again = 0
         if not len(self.parents):
-            return first_population(
+            first = first_population(
                 self.domain, self.rng, self.population, self._steps(), self.x0, boxes=self._uniform
             )
+            return op.exchange(self.rng, first, domain=self.domain)
         if self.noisy:
             return self._beside(self._best(self._survivors()))
         if self._doubtful() and self.elites and len(elites := self._best(self.elites)):
@@ -217,7 +218,8 @@ class GeneticAlgorithm(Championed):
             known = op.repeats(z, self._seen)
             if not known.any():
                 break
-            z[known] = op.change_one(self.rng, z[known], domain=self.domain)
+            changed = op.change_one(self.rng, z[known], domain=self.domain)
+            z[known] = op.exchange(self.rng, changed, domain=self.domain)
         return z
 
     def _mutate(self, z: Array) -> Array:
@@ -225,7 +227,7 @@ class GeneticAlgorithm(Championed):
             z = op.mutate_real(self.rng, z, step=self._steps(), rate=self.p_m)
         if self.domain.integer.any():
             z = op.mutate_integer(self.rng, z, domain=self.domain, rate=self.p_reset)
-        return self._inside(z)
+        return op.exchange(self.rng, self._inside(z), domain=self.domain)
 
     def _tell(self, z: Array, loss: Array) -> None:
         loss = np.where(np.isnan(loss), np.inf, loss)

@@ -115,6 +115,22 @@ def change_one(rng: Rng, z: Array, *, domain: Domain) -> Array:
     return z
 
 
+def exchange(rng: Rng, z: Array, *, domain: Domain) -> Array:
+    """Random genes of z [n, d] set anew where `domain.exactly` says how many of a group are 1: [n, d].
+
+    Behind a mutation of one gene it is an exchange of two.
+    """
+    if not domain.exactly:
+        return z
+    z = z.copy()
+    for start, stop, number in domain.exactly:
+        genes = z[:, start:stop]
+        chosen = np.argsort(-genes - rng.random(genes.shape), axis=1)[:, :number]
+        genes[:] = 0.0
+        np.put_along_axis(genes, chosen, 1.0, axis=1)
+    return z
+
+
 def hashes(z: Array) -> Array:
     """A number of 64 bits for each point of z [n, d], equal for equal points: uint64 [n]."""
     digests = (blake2b(row.tobytes(), digest_size=8).digest() for row in z + 0.0)  # -0.0 is 0.0
