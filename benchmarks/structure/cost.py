@@ -54,19 +54,20 @@ def measure(model: FrozenModel, task: Any, rounds: int, seed: int, switches: int
     space = gfo.Structure(model)
     z = offspring(space.domain.d, round(SHARE * space.domain.d), seed, switches)
     shared, masked = (gfo.LocalEvaluator(model, task, space, reuse=reuse) for reuse in (True, False))
+    first = {"shared": shared(z, 0), "masked": masked(z, 0)}
     ways: dict[str, Callable[[], Array]] = {
         "shared": lambda: shared(z, 0).loss,
         "masked": lambda: masked(z, 0).loss,
         "one at a time": lambda: one_at_a_time(model, space, z, shared.task.all_rows("train")),
     }
-    losses = {name: way() for name, way in ways.items()}
+    losses = {name: found.loss for name, found in first.items()} | {"one at a time": ways["one at a time"]()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
             begin = time.process_time()
             way()
             seconds[name].append(time.process_time() - begin)
-    tokens = {way: each(z, 0).cost.forward_tokens for way, each in (("shared", shared), ("masked", masked))}
+    tokens = {name: found.cost.forward_tokens for name, found in first.items()}
     spent = {name: median(values) for name, values in seconds.items()}
     sizes = np.array([model.sub_blocks[place].parameters for place in space.places], dtype=float)
     return {
