@@ -102,8 +102,8 @@ def evaluate(
     from gfo.report.scores import SplitScores, recorded_scores, scores_record
     from gfo.report.tables import scores_table
     from gfo.run.files import write_json
-    from gfo.run.result import RESULT, load_point
-    from gfo.run.schema import read_result
+    from gfo.run.schema import RESULT, read_result
+    from gfo.run.stored import load_point
 
     result = read_result(run_dir)
     z = load_point(run_dir)
@@ -121,6 +121,9 @@ def evaluate(
 def plot(
     run_dirs: Annotated[list[Path], typer.Argument(help="Folders of runs, also of unfinished ones.")],
     x: Annotated[str, typer.Option("--x", help="evaluations, forward_tokens or seconds.")] = "evaluations",
+    front: Annotated[
+        bool, typer.Option("--front", help="The front of several objectives, in place of the steps.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -133,9 +136,17 @@ def plot(
     """Draw a run, or compare several: runs that differ only by their seed are one line with a band."""
     from gfo.run.compare import compare
     from gfo.run.history import HISTORY, History
-    from gfo.run.result import PLOT, metrics_record
+    from gfo.run.scored_front import load_front
+    from gfo.run.stored import PLOT, metrics_record
 
-    if len(run_dirs) == 1:
+    if front:
+        if len(run_dirs) > 1:
+            raise GfoError(f"--front: {len(run_dirs)} runs; give one")
+        out = out or run_dirs[0] / "front.png"
+        found = load_front(run_dirs[0])
+        found.plot(out)
+        _print(str(found))
+    elif len(run_dirs) == 1:
         from gfo.report.plots import plot_history
         from gfo.report.scores import recorded_metrics
 
@@ -167,7 +178,7 @@ def export(
     from gfo.core.errors import unknown_name
     from gfo.report.export import FORMATS, PROMPT_TEXT
     from gfo.report.export import export as write
-    from gfo.run.result import load_point
+    from gfo.run.stored import load_point
 
     if form not in FORMATS:
         raise unknown_name("format", form, FORMATS)
@@ -270,6 +281,8 @@ def _run(config: Config, out: str | None, name: str, *, go_on: bool = False) -> 
         _print(f"go on with: gfo resume {folder}; or score it on the test rows with: gfo eval {folder}")
         raise typer.Exit(INTERRUPTED)
     _print(str(result))
+    if result.chosen is not None:
+        _print(f"\n{result.chosen}")
     _print(f"folder:     {folder}")
 
 

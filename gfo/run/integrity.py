@@ -11,9 +11,9 @@ from gfo.core.errors import GfoError
 from gfo.run.checkpoint import STATE
 from gfo.run.files import format_of, read_json
 from gfo.run.history import HISTORY, History
-from gfo.run.result import CONFIG, POINT, load_point
 from gfo.run.schema import RESULT, RUN, read_result, read_run
 from gfo.run.state import load_state
+from gfo.run.stored import CONFIG, POINT, load_point
 
 WHOLE, OLD = "whole", "whole as far as can be told: gfo 0.1.0 wrote no checksums"
 
