@@ -145,6 +145,13 @@ class Aims:
             told = self._penalised(told, violation)
         return Judged(loss, told, violation, hypervolume)
 
+    def choose_on_dev(self, selection: DevSelection) -> None:
+        """Have dev choose only of what keeps to the limits, and of the front."""
+        if self.limits:
+            selection.keeps = self.keeps
+        if self.front is not None:
+            self.front.dev = True
+
     def record(self) -> dict[str, Any]:
         """The aims as plain values."""
         limits = {limit.metric.name: limit.value for limit in self.limits}

@@ -55,8 +55,8 @@ class Run:
 
     def __post_init__(self) -> None:
         self.repairs = isinstance(self.evaluator, Repairing)
-        if self.aims is not None and self.selection is not None and self.aims.limits:
-            self.selection.keeps = self.aims.keeps
+        if self.aims is not None and self.selection is not None:
+            self.aims.choose_on_dev(self.selection)
 
     def repaired(self, z: Array) -> Array:
         """z [K, d] -> the points [K, d] that are evaluated for it: the nearest allowed ones."""

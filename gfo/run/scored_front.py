@@ -150,7 +150,6 @@ class ScoredFront(Tabled):
 
     def table(self) -> Table:
         """A row for each point: its objectives in the search, its scores on dev, and which is the knee."""
-        names = {metric.name for metric in self.objectives}
         scored = metrics_named(self.scores[0].metrics, self.scores[0]) if self.scores else ()
         own = [(m, metric) for m, metric in enumerate(self.objectives) if metric not in scored]
         both = [(m, metric) for m, metric in enumerate(self.objectives) if metric in scored]
@@ -160,11 +159,10 @@ class ScoredFront(Tabled):
         rows = []
         for i, values in enumerate(self.train):
             dev = [self.scores[i].show(metric) for metric in scored]
-            train = [metric.show(values[m]) for m, metric in [*both, *own]]
-            rows.append((f"{i}{' knee' if i == knee else ''}", *dev, *train))
-        said = (
-            f"front of {' and '.join(sorted(names))}: {len(self.z)} points, none of which another one beats"
-        )
+            found = [metric.show(values[m]) for m, metric in [*both, *own]]
+            rows.append((f"{i}{' knee' if i == knee else ''}", *dev, *found))
+        names = ", ".join(metric.name for metric in self.objectives)
+        said = f"front of {names}: {len(self.z)} points, none of which another one beats"
         return Table(tuple(header), tuple(rows), (said, *self.notes))
 
     def to_pandas(self) -> Any:
