@@ -34,6 +34,14 @@ Out = Annotated[
         "--out", help="Run folder; by default a new one under runs/.", show_default=False, metavar="PATH"
     ),
 ]
+Pick = Annotated[
+    str | None,
+    typer.Option(
+        "--pick",
+        help="In place of the best point one of the front: knee, its number, or bytes=80e6.",
+        show_default=False,
+    ),
+]
 INTERRUPTED = 130  # as shells have it for Ctrl-C
 
 
@@ -93,8 +101,9 @@ def resume(
 def evaluate(
     run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")],
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
+    pick: Pick = None,
 ) -> None:
-    """Score what a run found on a split, and add the scores to its result.json."""
+    """Score what a run found on a split, and add the scores to its result.json, unless it is a --pick."""
     import numpy as np
 
     from gfo.config import CONFIG, load_config
@@ -103,18 +112,19 @@ def evaluate(
     from gfo.report.tables import scores_table
     from gfo.run.files import write_json
     from gfo.run.schema import RESULT, read_result
-    from gfo.run.stored import load_point
+    from gfo.run.scored_front import load_choice
 
     result = read_result(run_dir)
-    z = load_point(run_dir)
+    z = load_choice(run_dir, pick)
     evaluator = load_config(run_dir / CONFIG).evaluator(run_dir)
     scored = evaluator.score(np.stack([np.zeros_like(z), z]), split)
-    scores, metrics = recorded_scores(result), metrics_of(evaluator)
+    scores, metrics = recorded_scores(result) if pick is None else {}, metrics_of(evaluator)
     for i, when in enumerate(("before", "after")):
         scores.setdefault(when, {})[split] = SplitScores.of(scored, i, metrics)
     result |= scores_record(scores) | {"metrics": [metric.record() for metric in metrics]}
     _print(str(scores_table(scores, [split])))  # first: they have been computed, whatever comes of writing
-    write_json(run_dir / RESULT, result)
+    if pick is None:
+        write_json(run_dir / RESULT, result)
 
 
 @app.command()
@@ -172,17 +182,18 @@ def export(
             "--out", help="Where to; by default the format's name in the run's.", show_default=False
         ),
     ] = None,
+    pick: Pick = None,
 ) -> None:
     """Write what a run found as a PEFT adapter, as a folder of the whole model, or as the prompt's text."""
     from gfo.config import CONFIG, load_config
     from gfo.core.errors import unknown_name
     from gfo.report.export import FORMATS, PROMPT_TEXT
     from gfo.report.export import export as write
-    from gfo.run.stored import load_point
+    from gfo.run.scored_front import load_choice
 
     if form not in FORMATS:
         raise unknown_name("format", form, FORMATS)
-    z = load_point(run_dir)
+    z = load_choice(run_dir, pick)
     written = write(load_config(run_dir / CONFIG).evaluator(), z, form, out or run_dir / form)
     for note in written.notes:
         _say(f"note: {note}")

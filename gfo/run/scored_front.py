@@ -21,6 +21,7 @@ from gfo.run.files import point_checksum
 from gfo.run.front import Front, as_losses
 from gfo.run.history import plain_scores
 from gfo.run.schema import GO_ON, RESULT, read_result
+from gfo.run.stored import load_point
 
 if TYPE_CHECKING:
     from gfo.report.figures import Figure
@@ -241,6 +242,30 @@ def load_front(folder: Path) -> ScoredFront:
     if point_checksum(z) != facts["points"] or train.shape != (len(z), len(objectives)):
         raise GfoError(f"{folder / FRONT} does not hold the points of {RESULT}, or was changed; {GO_ON}")
     return ScoredFront(objectives, z, train, scores, tuple(facts["notes"]))
+
+
+def load_choice(folder: Path, choice: str | None) -> Array:
+    """The point [d] of a run folder: its best one, or one of its front.
+
+    Args:
+        folder: of the run.
+        choice: "knee", the number of a point, or limits such as "bytes=80e6,loss=0.5"; None takes the best.
+
+    Raises:
+        GfoError: for a choice that says none of these, or nothing that the front has.
+    """
+    if choice is None:
+        return load_point(folder)
+    front = load_front(folder)
+    parts = [part.partition("=") for part in choice.split(",")]
+    try:
+        limits = {name.strip(): float(value) for name, equals, value in parts if equals}
+        how: str | int | None = int(choice) if choice.isdecimal() else None if limits else choice
+    except ValueError:
+        raise GfoError(
+            f"--pick {choice}: give knee, the number of a point, or limits as bytes=80e6"
+        ) from None
+    return np.asarray(front.z[front.pick(how, limits)])
 
 
 def _numbers(scores: Mapping[str, float | None]) -> dict[str, float]:
