@@ -66,6 +66,7 @@ class Aims:
         limits: on numbers that evaluations have.
         d: the dimensions of points.
         measuring: who says what points measure without the model; None if nobody does.
+        differ: whether losses of different steps are of different rows.
 
     Attributes:
         front: the candidates that none other beats and that keep to the limits; None for one objective.
@@ -79,9 +80,10 @@ class Aims:
         limits: Sequence[Limit],
         d: int,
         measuring: Measuring | None = None,
+        differ: bool = False,
     ) -> None:
         self.objectives, self.limits = objectives, tuple(limits)
-        self.front = Front.empty(objectives, d) if objectives else None
+        self.front = Front.empty(objectives, d, anew=differ) if objectives else None
         self.nearest: Array | None = None
         self.least = np.inf
         self._worst: Array | None = None
@@ -106,7 +108,8 @@ class Aims:
         found = [Limit(named(name, metrics), float(value)) for name, value in limits.items()]
         objectives = tuple(named(name, metrics) for name in names) if len(names) > 1 else ()
         measuring = evaluator if isinstance(evaluator, Measuring) else None
-        return cls(objectives, found, optimizer.domain.d, measuring)
+        differ = bool(getattr(evaluator, "batches_differ", False))
+        return cls(objectives, found, optimizer.domain.d, measuring, differ)
 
     def describe(self, history: History, selection: DevSelection | None) -> str:
         """How the limits came out, in words; empty without limits."""

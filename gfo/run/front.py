@@ -9,6 +9,9 @@ import numpy as np
 from gfo.core.domain import Array
 from gfo.core.metric import Metric
 
+MOST_OBJECTIVES = 4
+"""Beyond so many objectives the hypervolume of a large front takes longer than a step."""
+
 
 @dataclass
 class Front:
@@ -21,6 +24,7 @@ class Front:
         reference: losses [M] from which hypervolumes count: the worst of each objective among the candidates
             of the first step that did not fail; None before it.
         dev: whether the points are to be scored on dev, and chosen there.
+        anew: whether each step has rows of its own, so that only candidates of the newest step are compared.
     """
 
     objectives: tuple[Metric, ...]
@@ -28,11 +32,12 @@ class Front:
     values: Array
     reference: Array | None = None
     dev: bool = False
+    anew: bool = False
 
     @classmethod
-    def empty(cls, objectives: tuple[Metric, ...], d: int) -> Front:
+    def empty(cls, objectives: tuple[Metric, ...], d: int, *, anew: bool = False) -> Front:
         """The front before the first step."""
-        return cls(objectives, np.empty((0, d)), np.empty((0, len(objectives))))
+        return cls(objectives, np.empty((0, d)), np.empty((0, len(objectives))), anew=anew)
 
     @property
     def losses(self) -> Array:
@@ -44,7 +49,13 @@ class Front:
         from gfo.optimizers.dominance import not_beaten
 
         good = np.isfinite(values).all(axis=1)
-        self.z, self.values = np.concatenate([self.z, z[good]]), np.concatenate([self.values, values[good]])
+        if not good.any():
+            return
+        z, values, before = z[good], values[good], 0 if self.anew else len(self.z)
+        self.z, self.values = (
+            np.concatenate([self.z[:before], z]),
+            np.concatenate([self.values[:before], values]),
+        )
         kept = not_beaten(self.losses)
         self.z, self.values = self.z[kept], self.values[kept]
 
@@ -56,10 +67,12 @@ class Front:
 
     @property
     def hypervolume(self) -> float | None:
-        """What the points beat of the box below the reference; None before the first step."""
+        """What the points beat of the box below the reference; None before it, and of many objectives."""
         from gfo.optimizers.dominance import hypervolume
 
-        return None if self.reference is None else hypervolume(self.losses, self.reference)
+        if self.reference is None or len(self.objectives) > MOST_OBJECTIVES:
+            return None
+        return hypervolume(self.losses, self.reference)
 
 
 def as_losses(objectives: tuple[Metric, ...], values: Array) -> Array:

@@ -47,7 +47,7 @@ def minimize(
 
     Args:
         optimizer: any `Optimizer`.
-        evaluator: an `Evaluator`, or a function z [K, d] -> loss [K].
+        evaluator: an `Evaluator`, or a function z [K, d] -> loss [K], of several objectives [K, M].
         budget: what the run may spend.
         callbacks: called at the start, after each step and at the end.
         out: a folder for the history, written as it happens, and the result; made if missing.
@@ -73,7 +73,7 @@ def minimize(
             one), has another process running in it or cannot be written, or the evaluation of every
             candidate of the first step ends in an exception. Later ones are failed candidates.
     """
-    judge = _judge(evaluator, dev_every)
+    judge = _judge(evaluator, dev_every, tuple(getattr(optimizer, "objectives", ())))
     evaluate = Guarded(judge)
     chosen = None if dev_every is None else _selection(evaluate, selection, judge)
     with as_interrupts(), _held(out, resume) as folder:
@@ -106,7 +106,9 @@ def _held(out: str | Path | RunFolder | None, resume: bool) -> contextlib.Abstra
     return contextlib.nullcontext()
 
 
-def _judge(evaluator: Evaluator | Callable[[Array], Array], dev_every: int | None) -> Evaluator:
+def _judge(
+    evaluator: Evaluator | Callable[[Array], Array], dev_every: int | None, objectives: tuple[str, ...]
+) -> Evaluator:
     """The run's evaluator, if it can be read on dev so often."""
     if dev_every is not None and dev_every < 1:
         raise GfoError(f"dev_every = {dev_every} must be at least 1")
@@ -117,7 +119,7 @@ def _judge(evaluator: Evaluator | Callable[[Array], Array], dev_every: int | Non
             f"dev_every = {dev_every}: a function has no dev rows; leave it out, or give an evaluator with a "
             "`score`"
         )
-    return FunctionEvaluator(evaluator)
+    return FunctionEvaluator(evaluator, objectives)
 
 
 def _selection(evaluate: Guarded, options: Selection | None, judge: Evaluator) -> DevSelection:

@@ -83,7 +83,7 @@ def tune(
         GfoError: for bad input.
     """
     optimizer, options = optimizers.for_objectives(optimizer, options, objectives)
-    wanted = (*objectives, *(limits or {}))
+    wanted = (*(objectives or getattr(optimizer, "objectives", ())), *(limits or {}))
     evaluator = LocalEvaluator(model, task, space, memory=memory, racing=racing, values=wanted)
     facts = {"seed": seed, **_facts(evaluator, task, optimizer, options), **(record or {})}
     out = None if out is None else RunFolder.of(out, resume=resume)

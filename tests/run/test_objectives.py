@@ -324,3 +324,46 @@ def test_one_objective_has_no_front():
         result.front()
     assert result.history[0].violation is None
     assert result.history[0].hypervolume is None
+
+
+def test_candidates_of_different_batches_are_not_compared():
+    """The front is the newest step's; with one batch, of all steps."""
+    fronts = {}
+    for size in (2, None):
+        result = tune(
+            objectives=BOTH, budget=60, task=task(dev=0, batch_size=size), options={"population": 20}
+        )
+        steps = [np.column_stack([step.loss, step.values["bytes"]]) for step in result.history]
+        wanted = steps[-1] if size else np.concatenate(steps)
+        fronts[size] = {tuple(row) for row in result.found.values}
+        assert fronts[size] == {tuple(row) for row in wanted[not_beaten(wanted)]}
+        assert len(steps) > 2
+
+
+def test_a_function_of_several_objectives():
+    def f(z):
+        return np.column_stack([(z**2).sum(axis=1), ((z - 1) ** 2).sum(axis=1)])
+
+    def made():
+        domain = gfo.Domain.box(-2.0, 2.0, 2)
+        return gfo.optimizers.make(
+            "nsga2", domain=domain, seed=0, objectives=["near 0", "near 1"], population=20
+        )
+
+    result = minimize(made(), f, budget=gfo.Budget(evaluations=1000))
+    front = result.front()
+    np.testing.assert_allclose(front.values, f(front.z))
+    assert np.abs(front.z[:, 0] - front.z[:, 1]).max() < 0.2  # between 0 and 1, on the diagonal
+    assert front.z.min() > -0.1
+    assert front.z.max() > 0.9
+    assert front.values[front.knee].sum() == pytest.approx(1.0, abs=0.05)  # half-way
+    with pytest.raises(gfo.GfoError, match=r"shape \(20,\) for 20 points; give \(20, 2\)"):
+        minimize(made(), lambda z: z[:, 0], budget=gfo.Budget(evaluations=40))
+
+
+def test_an_optimizer_made_before_brings_its_objectives():
+    names = ["loss", "accuracy"]
+    made = gfo.optimizers.make("nsga2", domain=SMALL.domain, seed=0, objectives=names, population=16)
+    assert [metric.name for metric in tune(optimizer=made).front().objectives] == names
+    with pytest.raises(gfo.GfoError, match="are not those of the optimizer given; make it with them"):
+        tune(optimizer=made, objectives=BOTH)
