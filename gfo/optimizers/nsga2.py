@@ -31,7 +31,7 @@ from gfo.optimizers import genetic_operators as op
 from gfo.optimizers.base import BaseOptimizer
 from gfo.optimizers.dominance import standing
 from gfo.optimizers.drawing import first_population
-from gfo.optimizers.options import SHARE_OF_A_BOX, number, option_error
+from gfo.optimizers.options import SHARE_OF_A_BOX, check_objectives, number
 
 POPULATION, FEWEST, GENERATIONS = 100, 12, 20
 """N, as in the paper; of small budgets a 20th, but 12 at least."""
@@ -77,8 +77,7 @@ class NSGA2(BaseOptimizer):
     ) -> None:
         super().__init__(domain, seed)
         self.objectives = tuple(objectives)
-        if not self.objectives or len(set(self.objectives)) < len(self.objectives):
-            raise option_error(self.name, "objectives", list(objectives), "names, each of them once")
+        check_objectives(self.name, self.objectives)
         self.rank_based = len(self.objectives) == 1  # crowding is a difference of losses
         self._several = (len(self.objectives) + 1,)  # and the violation of limits
         self._take(population=population, default=POPULATION, scale=scale, x0=x0)
