@@ -15,8 +15,9 @@ more, and its losses are moved by what that point's has moved. The state holds t
 model: it is a function of these, of the options and of the seed, and is fitted again (on the same machine
 with the same number of threads, to the same bits).
 
-Of several objectives the K points are those whose front would grow the most (front_acquisition.py), and whole
-and categorical genes are taken, too; without a trust region, so it is for few dimensions.
+Of several objectives the K points are those whose front would grow the most (qLogNEHVI: Daulton, Balandat and
+Bakshy 2021, arXiv:2105.08195; front_acquisition.py), and whole and categorical genes are taken, too; without a
+trust region, so it is for few dimensions.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from toy import Parts, all_points, task
+from toy import Half, Parts, all_points, task
 
 import gfo
 from gfo.core.metric import Metric
@@ -61,6 +61,23 @@ def test_nsga2_finds_the_whole_front_and_ga_the_best_within_limits(name):
         assert 0 < broken < sum(len(step.loss) for step in kept.history)
         assert f"limits:     bytes at most {limit:,.0f}: kept by" in str(kept)
     assert losses[:, 0].min() < best - 1e-4  # control: the limit costs something
+
+
+def test_points_that_are_repaired_to_a_budget():
+    """All C(10, 5) = 252 of them: the best, and the whole front, with 160 evaluations; none has another size."""
+    space = Half(MODEL, 10, 2, seed=5)
+    z = np.unique(space.repair(all_points(space)), axis=0)
+    assert len(z) == 252
+    found = gfo.LocalEvaluator(MODEL, task(dev=0), space)(z, 0)
+    losses = np.column_stack([found.loss, found.values["bytes"]])
+    for optimizer in ("ga", "nsga2"):
+        result = tune(space, 160, optimizer=optimizer, task=task(dev=0))
+        assert result.loss == pytest.approx(losses[:, 0].min(), abs=1e-6)
+        assert result.z.sum() == 5
+    several = tune(space, 200, objectives=BOTH, task=task(dev=0), options={"population": 20})
+    assert {tuple(point) for point in several.found.z} == {tuple(point) for point in z[not_beaten(losses)]}
+    assert (several.found.z.sum(axis=1) == 5).all()
+    assert len(several.found.z) > 4
 
 
 class Judge:
