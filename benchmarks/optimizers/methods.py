@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -72,6 +72,14 @@ PAIRS = (
 )
 
 
+UNBOUNDED = ":unbounded"  # what a method's name ends with that does not look at the domain's bounds
+
+# a method of ours with other options than its defaults -> itself, and those
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "openai-es:noise": ("openai-es", {"population": 48, "sigma": 0.4, "alpha": 0.2}),
+}
+
+
 @dataclass(frozen=True)
 class Method:
     """A method as it is run: `run(recorder, seed)` until the recorder raises `Finished` or it stops."""
@@ -82,16 +90,22 @@ class Method:
 
 
 def method(name: str) -> Method:
-    """One of ours, or a reference of the table below.
+    """One of ours, as `cma`, without bounds as `cma:unbounded` or of SETTINGS, or one of the table below.
 
     Raises:
         GfoError: for a name that is neither.
     """
     if name in REFERENCES:
         return REFERENCES[name]
+    name, bounded = name.removesuffix(UNBOUNDED), not name.endswith(UNBOUNDED)
+    name, options = SETTINGS.get(name, (name, {}))
     if name not in optimizers.names():
         raise unknown_name("method", name, [*optimizers.names(), *REFERENCES])
-    return Method(lambda recorder, seed: _ours(name, recorder, seed), "gfo", slow=name == "cma")
+
+    def run(recorder: Recorder, seed: int) -> None:
+        _ours(name, recorder, seed, bounded=bounded, options=options)
+
+    return Method(run, "gfo", slow=name == "cma")
 
 
 def pair(name: str) -> Pair:
@@ -105,8 +119,11 @@ def installed(name: str) -> bool:
     return find_spec(method(name).package) is not None
 
 
-def _ours(name: str, recorder: Recorder, seed: int) -> None:
-    optimizer = optimizers.make(name, domain=recorder.domain, seed=seed)
+def _ours(name: str, recorder: Recorder, seed: int, *, bounded: bool, options: Mapping[str, Any]) -> None:
+    domain, scale = recorder.domain, {}
+    if not bounded:
+        domain, scale = Domain.unbounded(domain.d), {"scale": 2 * recorder.step}
+    optimizer = optimizers.make(name, domain=domain, seed=seed, **scale, **options)
     if isinstance(optimizer, Planning):
         optimizer.plan(recorder.budget, batches_differ=recorder.batches_differ)
     while optimizer.should_stop() is None:
@@ -115,7 +132,7 @@ def _ours(name: str, recorder: Recorder, seed: int) -> None:
         recorder.look(optimizer.recommend())
 
 
-def _pycma(recorder: Recorder, seed: int, *, diagonal: bool = False) -> None:
+def _pycma(recorder: Recorder, seed: int, *, diagonal: bool = False, bounded: bool = True) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import cma
@@ -123,6 +140,8 @@ def _pycma(recorder: Recorder, seed: int, *, diagonal: bool = False) -> None:
         "CMA_diagonal": diagonal, "seed": np.nan, "randn": np.random.RandomState(seed).randn, "verbose": -9,
         "signals_filename": "",
     }  # fmt: skip
+    if bounded and recorder.domain.bounded:
+        options["bounds"] = [recorder.domain.low, recorder.domain.high]
     es = cma.CMAEvolutionStrategy(recorder.start, recorder.step, options)
     while not es.stop():
         z = es.ask()
@@ -287,6 +306,8 @@ def of_nevergrad(name: str, *, box: bool) -> Method:
 REFERENCES: dict[str, Method] = {
     "pycma": Method(_pycma, "cma", slow=True),
     "pycma:diagonal": Method(lambda recorder, seed: _pycma(recorder, seed, diagonal=True), "cma"),
+    "pycma:unbounded": Method(lambda r, seed: _pycma(r, seed, bounded=False), "cma", slow=True),
+    "pycma:diagonal:unbounded": Method(lambda r, seed: _pycma(r, seed, diagonal=True, bounded=False), "cma"),
     "pypop7:SNES": Method(_pypop7_snes, "pypop7"),
     "noisyopt:SPSA": Method(_noisyopt_spsa, "noisyopt"),
     "pymoo:GA": Method(_pymoo_ga, "pymoo"),

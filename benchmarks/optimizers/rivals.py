@@ -9,20 +9,25 @@ import numpy as np
 from benchmarks.optimizers.methods import REFERENCES, Method, box_of, of_nevergrad
 from benchmarks.optimizers.problems import Recorder
 
-# our method -> implementations of the same method, on all suites
+# our method -> implementations of the same method that search where it does, on all suites
 SAME: dict[str, tuple[str, ...]] = {
     "cma": ("pycma", "cmaes:CMA", "nevergrad:CMA"),
     "sep-cma": ("pycma:diagonal", "cmaes:SepCMA"),
-    "lm-ma-es": ("pypop7:LMMAES",),
-    "snes": ("pypop7:SNES",),
     "de": ("scipy:DE", "pymoo:DE", "nevergrad:DE"),
     "pso": ("pymoo:PSO", "nevergrad:PSO"),
     "ga": ("pymoo:GA",),
     "sa": ("scipy:dual_annealing",),
-    "spsa": ("noisyopt:SPSA",),
     "1+1-ea": ("nevergrad:DiscreteOnePlusOne",),
     "random": ("nevergrad:RandomSearch",),
     "sobol": ("scipy:Sobol",),
+}
+# ours without bounds, from the same point with the same first step -> those that know none, or not here
+SAME_UNBOUNDED: dict[str, tuple[str, ...]] = {
+    "cma": ("pycma:unbounded",),
+    "sep-cma": ("pycma:diagonal:unbounded",),
+    "lm-ma-es": ("pypop7:LMMAES",),
+    "snes": ("pypop7:SNES",),
+    "spsa": ("noisyopt:SPSA",),
 }
 FOR_BITS = ("ga", "sa", "1+1-ea", "random")  # those that take integer genes
 LEFT_OUT = {

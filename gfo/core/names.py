@@ -52,6 +52,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "NSGA-II, a genetic algorithm for several objectives and limits; also for genes",
         ),
         "openai-es": ("optimizers.openai_es:OpenAIES", "OpenAI's evolution strategy: antithetic pairs, Adam"),
+        "optuna:<name>": (
+            "optimizers.optuna:optuna_method",
+            "any sampler of Optuna that needs no more than a seed, as optuna:tpe",
+        ),
         "pso": ("optimizers.particle_swarm:ParticleSwarm", "particle swarm"),
         "random": (
             "optimizers.random_search:RandomSearch",
@@ -85,6 +89,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "space": {
         "adapter": ("spaces.adapter:Adapter", "bottlenecks behind the feed-forward networks (Houlsby)"),
         "bias": ("spaces.scaling:BiasSpace", "additions to the outputs of linear modules (BitFit)"),
+        "compression": (
+            "spaces.compression:Compression",
+            "how many bits each linear module gets, under a limit of bytes (GGUF types)",
+        ),
         "deep-prompt": (
             "spaces.deep_prompt:DeepPrompt",
             "a soft prompt moved at the entrance of all or chosen layers (BBTv2)",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gfo.core.delta import Delta
-from gfo.core.domain import Array
+from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError, check_name
 from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import (
@@ -36,7 +36,7 @@ from gfo.core.recording import recorded
 from gfo.evaluation.begins import check_begin, check_places
 from gfo.evaluation.chunks import Room
 from gfo.evaluation.endings import check_endings, with_longest_ending
-from gfo.evaluation.generation import AnswerWriter, check_length, shape_of
+from gfo.evaluation.generation import AnswerWriter, begins_with_states, check_length, shape_of
 from gfo.evaluation.layouts import ByCandidate, ByExample, lay_out_batch
 from gfo.evaluation.memory import (
     SHARE_FOR_CONTEXTS,
@@ -100,7 +100,7 @@ class LocalEvaluator:
         self._measuring = space if isinstance(space, Measuring) else None
         if isinstance(space, Measuring):
             self.measure = space.measure
-        self._scored = scored_values(values, self.task, self._measuring, space.domain.d)
+        self._scored = scored_values(values, self.task, self._measuring, space.domain)
         self._row_task = self.task if isinstance(self.task, RowTask) else None
         self._tokens_kept: int | None = None
         self._store: Store[ByExample | ByCandidate] = Store(
@@ -253,11 +253,12 @@ class LocalEvaluator:
         """
         if isinstance(batch, Batches):
             return tuple(self._answers(delta, part, meter) for part in batch.parts)
+        states = self.model.states and not torch.is_grad_enabled()
         while True:
             with self.model.lock:
                 try:
-                    make = functools.partial(self._lay_out, batch, meter)
-                    layout = self._store.find(batch.key, make, recurs=batch.recurs)
+                    make = functools.partial(self._lay_out, batch, meter, states)
+                    layout = self._store.find((batch.key, states), make, recurs=batch.recurs)
                     if batch.decoding is not None:
                         room = Room(self.tokens_at_once, self.tokens_kept)
                         return AnswerWriter(layout, batch.decoding, room, meter)(delta)
@@ -270,14 +271,16 @@ class LocalEvaluator:
                 empty_cache(self.model.device)
 
     @torch.no_grad()
-    def _lay_out(self, batch: Batch, meter: Meter) -> ByExample | ByCandidate:
-        """The batch laid out, with what all candidates share computed."""
+    def _lay_out(self, batch: Batch, meter: Meter, states: bool) -> ByExample | ByCandidate:
+        """The batch laid out, with what all candidates share computed; behind states if they are wanted."""
         if batch.endings:
             check_endings(batch, self.model, self._shape.P, "batch")
         shape = self._shape if self._reuse else self._shape.whole()
         if batch.decoding is not None:
             shape = shape_of(self.model, shape)
-        return lay_out_batch(self.model, batch, shape, self.tokens_at_once, meter, reuse=self._reuse)
+            states = states and begins_with_states(self.model)
+        most = self.tokens_at_once
+        return lay_out_batch(self.model, batch, shape, most, meter, reuse=self._reuse, states=states)
 
     @torch.no_grad()
     def _checked_shape(self) -> Shape:
@@ -338,14 +341,14 @@ class LocalEvaluator:
 
 
 def scored_values(
-    names: Sequence[str], task: BoundTask, measuring: Measuring | None, d: int
+    names: Sequence[str], task: BoundTask, measuring: Measuring | None, domain: Domain
 ) -> tuple[str, ...]:
     """Those of the names that are metrics of the task, but the loss.
 
     Raises:
         GfoError: for a name that is neither one nor a measure of the space.
     """
-    measures = set() if measuring is None else set(measuring.measure(np.zeros((1, d))))
+    measures = set() if measuring is None else set(measuring.measure(domain.clip(np.zeros((1, domain.d)))))
     metrics = [metric.name for metric in task.metrics]
     for name in names:
         check_name("objective or limit", name, dict.fromkeys([*metrics, *measures]))

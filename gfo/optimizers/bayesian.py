@@ -16,8 +16,8 @@ model: it is a function of these, of the options and of the seed, and is fitted 
 with the same number of threads, to the same bits).
 
 Of several objectives the K points are those whose front would grow the most (qLogNEHVI: Daulton, Balandat and
-Bakshy 2021, arXiv:2105.08195; front_acquisition.py), and whole and categorical genes are taken, too; without a
-trust region, so it is for few dimensions.
+Bakshy 2021, arXiv:2105.08195; front_acquisition.py), and whole and categorical genes are taken, too; without
+a trust region, so it is for few dimensions.
 """
 
 from __future__ import annotations

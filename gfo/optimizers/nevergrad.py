@@ -19,7 +19,7 @@ import contextlib
 import difflib
 import random
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,14 +27,13 @@ import numpy as np
 from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
-from gfo.optimizers.base import BaseOptimizer
 from gfo.optimizers.fitness_shaping import worst_for_failed
 from gfo.optimizers.nevergrad_genes import grouped, parameter, point
-from gfo.optimizers.options import start_point, whole
+from gfo.optimizers.replayed import ReplayedOptimizer
 
 
 @named
-class Nevergrad(BaseOptimizer):
+class Nevergrad(ReplayedOptimizer):
     """A method of nevergrad's registry.
 
     Args:
@@ -51,9 +50,6 @@ class Nevergrad(BaseOptimizer):
     """
 
     method: ClassVar[str]
-    integers = True
-    varies = True
-    injects = False
 
     def __init__(
         self,
@@ -79,19 +75,12 @@ class Nevergrad(BaseOptimizer):
         if serial and self.population > 1:
             raise GfoError(f"optimizer '{self.name}': population = {population} must be 1")
         self.sigma0 = self._size("sigma0", sigma0, 0.5)
-        self.budget = None if budget is None else whole(self.name, "budget", budget)
-        self._budget_given = budget is not None
+        self._plan_for(budget)
         self._groups = grouped(domain)
         self._begin()
 
-    def plan(self, evaluations: int | None = None, *, batches_differ: bool = False) -> None:
-        super().plan(evaluations, batches_differ=batches_differ)
-        if not self._budget_given and self._optimizer is None:
-            self.budget = self.evaluations
-
     def _begin(self) -> None:
         """Nothing told yet; nevergrad's optimizer is made at the first ask, as the plan comes before."""
-        self._losses: list[Array] = []
         self._candidates: list[Any] = []
         self._global = (np.random.RandomState(self.seed).get_state(), random.Random(self.seed).getstate())
         self._optimizer: Any = None
@@ -135,14 +124,10 @@ class Nevergrad(BaseOptimizer):
             z = np.array([point(self._groups, c.value, self.domain.d) for c in self._candidates])
         return self.domain.clip(np.where(np.isfinite(z), z, self.x0))
 
-    def _tell(self, z: Array, loss: Array) -> None:
+    def _learn(self, z: Array, loss: Array) -> None:
         with self._working():
             for candidate, value in zip(self._candidates, worst_for_failed(loss), strict=True):
                 self._optimizer.tell(candidate, float(value))
-        self._losses.append(loss)
-
-    def _skip(self, z: Array) -> None:
-        self._losses.append(np.full(len(z), np.nan))
 
     def recommend(self) -> Array:
         """What nevergrad recommends, [d]; before the first loss, the start; the incumbent if it fails to."""
@@ -160,39 +145,6 @@ class Nevergrad(BaseOptimizer):
             self._optimizer.parametrization.random_state.set_state(kept)
             self._global = kept_global
         return self.domain.clip(np.where(np.isfinite(z), z, self.best_z))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "optimizer": self.name,
-            "seed": self.seed,
-            "d": self.domain.d,
-            "population": self.population,
-            "budget": self.budget,
-            "losses": [loss.copy() for loss in self._losses],
-            "best_z": self.best_z.copy(),
-            "best_loss": self.best_loss,
-            "asked": 0 if self._asked is None else len(self._asked),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._check_state(state)
-        if state["population"] != self.population:
-            raise GfoError(
-                f"optimizer '{self.name}' with population = {self.population} cannot load a state with "
-                f"{state['population']}"
-            )
-        self.seed = int(state["seed"])
-        self.budget = state.get("budget", self.budget)
-        self._asked = None
-        self._failed_steps, self._flat_steps, self._last_loss, self._said = 0, 0, np.inf, True
-        self.best_z, self.best_loss = start_point(self.domain), np.inf
-        self._begin()
-        for loss in state["losses"]:
-            self.tell(self.ask(len(loss)), loss)
-        self.best_z, self.best_loss = np.array(state["best_z"]), float(state["best_loss"])
-        self._said = False
-        if state["asked"]:
-            self.ask(None if state["asked"] is True else int(state["asked"]))
 
 
 def _global_generators() -> tuple[Any, Any]:

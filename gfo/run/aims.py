@@ -20,7 +20,7 @@ from gfo.core.metric import Metric, named
 from gfo.core.objectives import Limited, MultiObjective
 from gfo.core.protocols import Evaluation, Evaluator, Measuring, Optimizer, metrics_of
 from gfo.run.front import Front, as_losses
-from gfo.run.history import History
+from gfo.run.history import History, recorded_losses
 from gfo.run.selection import DevSelection
 
 
@@ -30,6 +30,13 @@ class Limit:
 
     metric: Metric
     value: float
+
+    @classmethod
+    def of(cls, name: str, value: float, metrics: Sequence[Metric]) -> Limit:
+        """The limit of that name, one of the metrics or a measure; raises GfoError for no finite number."""
+        if not np.isfinite(value):
+            raise GfoError(f"limits: {name} = {value} must be a finite number")
+        return cls(named(name, metrics), float(value))
 
     def violation(self, values: Array) -> Array:
         """How far values [K] are beyond, as a share of the limit, or of 1 if it is 0; else 0, [K]."""
@@ -102,11 +109,8 @@ class Aims:
             raise GfoError(f"objectives = {list(names)}: one alone must be 'loss'; give two or more names")
         if len(names) < 2 and not limits:
             return None
-        for name, value in limits.items():
-            if not np.isfinite(value):
-                raise GfoError(f"limits: {name} = {value} must be a finite number")
-        found = [Limit(named(name, metrics), float(value)) for name, value in limits.items()]
-        objectives = tuple(named(name, metrics) for name in names) if len(names) > 1 else ()
+        found = [Limit.of(name, value, metrics) for name, value in limits.items()]
+        objectives = tuple(named(name, metrics) for name in names if len(names) > 1)
         measuring = evaluator if isinstance(evaluator, Measuring) else None
         differ = bool(getattr(evaluator, "batches_differ", False))
         return cls(objectives, found, optimizer.domain.d, measuring, differ)
@@ -115,9 +119,13 @@ class Aims:
         """How the limits came out, in words; empty without limits."""
         if not self.limits:
             return ""
-        total = sum(len(step.loss) for step in history)
-        kept = sum(value == 0 for step in history for value in step.violation or ())
-        said = f"{', '.join(map(str, self.limits))}: kept by {kept or 'none'} of {total:,} candidates"
+        violations = np.concatenate(
+            [recorded_losses(step.violation or []) for step in history] or [np.empty(0)]
+        )
+        kept = int((violations == 0).sum())
+        said = (
+            f"{', '.join(map(str, self.limits))}: kept by {kept or 'none'} of {len(violations):,} candidates"
+        )
         if not kept:
             return f"{said}; the result is the nearest, {self.least:.2g} of the limit beyond"
         if selection is not None and selection.best is None:
@@ -158,8 +166,7 @@ class Aims:
     def record(self) -> dict[str, Any]:
         """The aims as plain values."""
         limits = {limit.metric.name: limit.value for limit in self.limits}
-        objectives = [metric.name for metric in self.objectives]
-        return {name: some for name, some in (("objectives", objectives), ("limits", limits)) if some}
+        return {"objectives": [metric.name for metric in self.objectives], "limits": limits}
 
     def tell(self, optimizer: Optimizer, z: Array, judged: Judged) -> None:
         """Tell a step's points z [K, d] to the optimizer."""
@@ -170,9 +177,7 @@ class Aims:
 
     def keeps(self, z: Array, scores: Mapping[str, float] | None = None) -> bool:
         """Whether a point [d] keeps to the limits, as far as scores of it, and else its measures, say."""
-        known = dict(scores or {})
-        if self.limits and self._measuring is not None:
-            known |= {name: float(value[0]) for name, value in self._measuring.measure(z[None]).items()}
+        known = {**(scores or {}), **self._measures(z)}
         limits = [limit for limit in self.limits if limit.metric.name in known]
         return all(limit.violation(np.array(known[limit.metric.name])) == 0 for limit in limits)
 
@@ -190,8 +195,13 @@ class Aims:
 
     def _measured(self, z: Array) -> bool:
         """Whether measures alone say if a point [d] keeps to all limits."""
-        names = set() if self._measuring is None else set(self._measuring.measure(z[None]))
-        return names >= {limit.metric.name for limit in self.limits}
+        return set(self._measures(z)) >= {limit.metric.name for limit in self.limits}
+
+    def _measures(self, z: Array) -> dict[str, float]:
+        """What a point [d] measures without the model, where somebody says so."""
+        if self._measuring is None:
+            return {}
+        return {name: float(value[0]) for name, value in self._measuring.measure(z[None]).items()}
 
     def _rows(self, values: Mapping[str, Array]) -> Array:
         """The objectives' values [K, M]; a candidate that failed in one has failed in all."""

@@ -134,8 +134,6 @@ class Result(Tabled):
     def front(self) -> ScoredFront:
         """Of several objectives: the points that none other beats, chosen and scored on dev if there is one.
 
-        They are read on dev the first time, all at once, and kept in the run folder if there is one.
-
         Raises:
             GfoError: for a run of one objective, or one in which no candidate kept to the limits.
         """
@@ -316,6 +314,11 @@ class Result(Tabled):
     def export_merged(self, folder: str | Path) -> Exported:
         """Write the whole model with the result in its weights, and its tokenizer; else as `export_peft`."""
         return self._export("merged", folder)
+
+    @checked
+    def export_gguf(self, folder: str | Path) -> Exported:
+        """Write a GGUF file for llama.cpp, each weight at the level found; else as `export_peft`."""
+        return self._export("gguf", folder)
 
     def prompt_text(self) -> str:
         """The prompt found: the text of a discrete one, or a soft one's nearest words, to look at.

@@ -24,6 +24,8 @@ from gfo.run.schema import GO_ON, RESULT, read_result
 from gfo.run.stored import load_point
 
 if TYPE_CHECKING:
+    import pandas
+
     from gfo.report.figures import Figure
 
 FRONT = "front.safetensors"
@@ -150,42 +152,32 @@ class ScoredFront(Tabled):
         return plot_front(self.objectives, self.values, path, searched=searched, knee=self.knee)
 
     def table(self) -> Table:
-        """A row for each point: its objectives in the search, its scores on dev, and which is the knee."""
-        scored = metrics_named(self.scores[0].metrics, self.scores[0]) if self.scores else ()
-        own = [(m, metric) for m, metric in enumerate(self.objectives) if metric not in scored]
-        both = [(m, metric) for m, metric in enumerate(self.objectives) if metric in scored]
-        header = ["", *(f"dev {m.name}" for m in scored), *(f"train {m.name}" for _, m in both)]
-        header += [metric.name for _, metric in own]
-        knee = self.knee
-        rows = []
-        for i, values in enumerate(self.train):
-            dev = [self.scores[i].show(metric) for metric in scored]
-            found = [metric.show(values[m]) for m, metric in [*both, *own]]
-            rows.append((f"{i}{' knee' if i == knee else ''}", *dev, *found))
+        """A row for each point: its scores on dev, its objectives in the search, and which is the knee."""
+        shown = {f"dev {m.name}": [scores.show(m) for scores in self.scores] for m in self._scored}
+        for metric, column in zip(self.objectives, self.train.T, strict=True):
+            shown[self._title(metric)] = [metric.show(value) for value in column]
+        numbers = [f"{i} knee" if i == self.knee else str(i) for i in range(len(self.z))]
         names = ", ".join(metric.name for metric in self.objectives)
         said = f"front of {names}: {len(self.z)} points, none of which another one beats"
-        return Table(tuple(header), tuple(rows), (said, *self.notes))
+        return Table(("", *shown), tuple(zip(numbers, *shown.values(), strict=True)), (said, *self.notes))
 
-    def to_pandas(self) -> Any:
-        """A `pandas.DataFrame` with a row for each point: objectives in the search and scores on dev.
+    def to_pandas(self) -> pandas.DataFrame:
+        """The table's columns as numbers, and whether a point is the knee."""
+        import pandas
 
-        Raises:
-            GfoError: if pandas is not installed.
-        """
-        try:
-            import pandas
-        except ImportError:
-            raise GfoError("front: pandas is not installed; pip install pandas, or read its values") from None
-        columns: dict[str, Any] = {
-            f"train_{metric.name}"
-            if self.scores and metric.name in self.scores[0]
-            else metric.name: self.train[:, m]
-            for m, metric in enumerate(self.objectives)
-        }
-        for name in self.scores[0] if self.scores else ():
-            columns[f"dev_{name}"] = [scores[name] for scores in self.scores]
-        columns["knee"] = [i == self.knee for i in range(len(self.z))]
-        return pandas.DataFrame(columns)
+        columns: dict[str, Any] = {f"dev {m.name}": [s[m.name] for s in self.scores] for m in self._scored}
+        for metric, column in zip(self.objectives, self.train.T, strict=True):
+            columns[self._title(metric)] = column
+        return pandas.DataFrame(columns | {"knee": np.arange(len(self.z)) == self.knee})
+
+    @property
+    def _scored(self) -> tuple[Metric, ...]:
+        """What the points were scored on, on dev."""
+        return metrics_named(self.scores[0].metrics, self.scores[0]) if self.scores else ()
+
+    def _title(self, metric: Metric) -> str:
+        """The column of an objective as the search had it."""
+        return f"train {metric.name}" if metric in self._scored else metric.name
 
     def record(self) -> dict[str, Any]:
         """All but the points as plain values, for result.json."""
@@ -218,9 +210,6 @@ def load_front(folder: Path) -> ScoredFront:
     Raises:
         GfoError: if there is none, or its points are others.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     result = read_result(folder)
     facts = result.get("front")
     if not facts:
@@ -232,16 +221,23 @@ def load_front(folder: Path) -> ScoredFront:
         SplitScores(_numbers(some), _numbers(error), n, metrics)
         for some, error in zip(facts["scores"], errors, strict=True)
     )
-    try:
-        z = load(read_bytes(folder / FRONT, "run", remedy=GO_ON))["z"]
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        if isinstance(error, GfoError):
-            raise
-        raise GfoError(f"{folder} has no readable {FRONT} ({error}); {GO_ON}") from None
+    z = _load_points(folder)
     train = np.array(facts["values"], dtype=np.float64)
     if point_checksum(z) != facts["points"] or train.shape != (len(z), len(objectives)):
         raise GfoError(f"{folder / FRONT} does not hold the points of {RESULT}, or was changed; {GO_ON}")
     return ScoredFront(objectives, z, train, scores, tuple(facts["notes"]))
+
+
+def _load_points(folder: Path) -> Array:
+    """The points [F, d] in a run folder."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    content = read_bytes(folder / FRONT, "run", remedy=GO_ON)
+    try:
+        return np.asarray(load(content)["z"])
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise GfoError(f"{folder} has no readable {FRONT} ({error}); {GO_ON}") from None
 
 
 def load_choice(folder: Path, choice: str | None) -> Array:
@@ -257,15 +253,22 @@ def load_choice(folder: Path, choice: str | None) -> Array:
     if choice is None:
         return load_point(folder)
     front = load_front(folder)
-    parts = [part.partition("=") for part in choice.split(",")]
+    return np.asarray(front.z[front.pick(*_parsed(choice))])
+
+
+def _parsed(choice: str) -> tuple[str | int | None, dict[str, float]]:
+    """ "knee", a number, or limits "bytes=80e6,loss=0.5", as `ScoredFront.pick` takes them."""
+    if choice.isdecimal():
+        return int(choice), {}
+    if "=" not in choice:
+        return choice, {}
     try:
-        limits = {name.strip(): float(value) for name, equals, value in parts if equals}
-        how: str | int | None = int(choice) if choice.isdecimal() else None if limits else choice
+        parts = (part.split("=") for part in choice.split(","))
+        return None, {name.strip(): float(value) for name, value in parts}
     except ValueError:
         raise GfoError(
             f"--pick {choice}: give knee, the number of a point, or limits as bytes=80e6"
         ) from None
-    return np.asarray(front.z[front.pick(how, limits)])
 
 
 def _numbers(scores: Mapping[str, float | None]) -> dict[str, float]:

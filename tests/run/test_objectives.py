@@ -64,7 +64,7 @@ def test_nsga2_finds_the_whole_front_and_ga_the_best_within_limits(name):
 
 
 def test_points_that_are_repaired_to_a_budget():
-    """All C(10, 5) = 252 of them: the best, and the whole front, with 160 evaluations; none has another size."""
+    """All C(10, 5) = 252 of them: the best with 160 evaluations, the whole front with 200."""
     space = Half(MODEL, 10, 2, seed=5)
     z = np.unique(space.repair(all_points(space)), axis=0)
     assert len(z) == 252
@@ -203,7 +203,7 @@ def test_the_front_is_chosen_on_dev_shown_picked_and_exported(tmp_path):
     assert f"chosen on dev: {kept.sum()} of {len(kept)} points" in str(front)
     table = front.to_pandas()
     assert list(table["bytes"]) == list(SMALL.measure(front.z)["bytes"])
-    assert {"train_loss", "dev_loss", "dev_accuracy", "knee"} <= set(table)
+    assert {"train loss", "dev loss", "dev accuracy", "knee"} <= set(table)
     limit = float(np.median(front.values[:, 1]))
     picked = result.pick(bytes=limit)
     best = int(np.flatnonzero(front.values[:, 1] <= limit)[0])
