@@ -47,6 +47,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "optimizers.nevergrad:nevergrad_method",
             "any optimizer of nevergrad's registry, as nevergrad:DE",
         ),
+        "nsga2": (
+            "optimizers.nsga2:NSGA2",
+            "NSGA-II, a genetic algorithm for several objectives and limits; also for genes",
+        ),
         "openai-es": ("optimizers.openai_es:OpenAIES", "OpenAI's evolution strategy: antithetic pairs, Adam"),
         "optuna:<name>": (
             "optimizers.optuna:optuna_method",

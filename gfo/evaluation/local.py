@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,13 +16,14 @@ from torch import Tensor
 
 from gfo.core.compared import Compared
 from gfo.core.delta import Delta
-from gfo.core.domain import Array
-from gfo.core.errors import GfoError
-from gfo.core.metric import Metric
+from gfo.core.domain import Array, Domain
+from gfo.core.errors import GfoError, check_name
+from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import (
     Answers,
     Batch,
     Batches,
+    BoundTask,
     Cost,
     Evaluation,
     Measuring,
@@ -69,11 +70,14 @@ class LocalEvaluator:
             memory runs out.
         memory: bytes that a forward pass may take; by default a quarter of what is free.
         racing: how candidates are dropped before they have seen all rows; None for never.
+        values: numbers that a step is to give beside the loss: measures of the space, which it gives anyway,
+            and metrics of the task on the step's rows.
 
     Raises:
         GfoError: for a row that is longer, with the soft prompt and the tokens to be generated, than the
             model's context, a soft prompt without a place in the template, a space made for another model,
-            a task that wants generated text of an encoder, or racing where the loss is no mean of rows.
+            a task that wants generated text of an encoder, racing where the loss is no mean of rows, or
+            values that neither task nor space has.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class LocalEvaluator:
         chunk_tokens: int | None = None,
         memory: int | None = None,
         racing: Racing | None = None,
+        values: Sequence[str] = (),
     ) -> None:
         for name, value in (("chunk_tokens", chunk_tokens), ("memory", memory)):
             if value is not None and value < 1:
@@ -96,12 +101,19 @@ class LocalEvaluator:
         if isinstance(space, Repairing):
             self.repair = space.repair  # for the loop, which tells the points that are evaluated
         self._measuring = space if isinstance(space, Measuring) else None
+        if isinstance(space, Measuring):
+            self.measure = space.measure
+        self._scored = scored_values(values, self.task, self._measuring, space.domain)
         self._row_task = self.task if isinstance(self.task, RowTask) else None
         self._tokens_kept: int | None = None
         self._store: Store[ByExample | ByCandidate] = Store(
             int(SHARE_FOR_CONTEXTS * free_bytes(model.device))
         )
         self.racing = racing
+        if racing is not None and self._scored:
+            raise GfoError(
+                f"racing: candidates see other rows, so {self._scored[0]} cannot be compared; leave it out"
+            )
         self._shape = self._checked_shape()
         self._check_rows()
         with model.lock:
@@ -124,6 +136,9 @@ class LocalEvaluator:
         loss = torch.as_tensor(found).double().cpu().numpy().copy()
         loss[~np.isfinite(loss)] = np.nan
         values = {} if self._measuring is None else self._measuring.measure(z)
+        if self._scored:
+            scores = self.task.score(answers, batch)
+            values = {**values, **{name: scores[name] for name in self._scored}}
         return Evaluation(loss, meter.cost(len(z), start), values, rows)
 
     def _raced(
@@ -331,6 +346,21 @@ class LocalEvaluator:
         for split in self.task.splits:
             for batch in _parts(self.task.all_rows(split)):
                 yield split, batch
+
+
+def scored_values(
+    names: Sequence[str], task: BoundTask, measuring: Measuring | None, domain: Domain
+) -> tuple[str, ...]:
+    """Those of the names that are metrics of the task, but the loss.
+
+    Raises:
+        GfoError: for a name that is neither one nor a measure of the space.
+    """
+    measures = set() if measuring is None else set(measuring.measure(domain.clip(np.zeros((1, domain.d)))))
+    metrics = [metric.name for metric in task.metrics]
+    for name in names:
+        check_name("objective or limit", name, dict.fromkeys([*metrics, *measures]))
+    return tuple(name for name in names if name in metrics and name not in measures and name != LOSS.name)
 
 
 def _parts(batch: Batch | Batches) -> list[Batch]:

@@ -28,8 +28,9 @@ import numpy as np
 from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.optimizers import genetic_operators as op
-from gfo.optimizers.base import WIDEST, first_population
+from gfo.optimizers.base import WIDEST
 from gfo.optimizers.champion import Championed
+from gfo.optimizers.drawing import first_population
 from gfo.optimizers.options import flag, number, one_of, option_error, whole
 
 SELECTIONS = ("tournament", "roulette", "rank", "truncation")
@@ -37,8 +38,6 @@ CROSSOVERS = ("one-point", "multi-point", "uniform", "blend", "sbx")
 SMALL, SMALLEST = 1e-2, 1e-3
 """Shares of the first strength at which losses are checked for noise, and at which it stays with noise."""
 TARGET = 1 / 5
-TRIES = 8
-"""Mutations more of an offspring that was evaluated before."""
 
 
 @named
@@ -204,7 +203,9 @@ class GeneticAlgorithm(Championed):
         if self.crossover == "blend" and real.any():
             child = np.where(real, op.blend(self.rng, a, b, alpha=self.alpha), child)
         if self.crossover == "sbx" and real.any():
-            child = np.where(real, op.simulated_binary(self.rng, a, b, eta=self.eta), child)
+            child = np.where(
+                real, op.simulated_binary(self.rng, a, b, eta=self.eta, domain=self.domain), child
+            )
         copied = self.rng.random(len(a)) >= self.p_c
         child[copied] = a[copied]
         return child
@@ -212,15 +213,7 @@ class GeneticAlgorithm(Championed):
     def _offspring(self, a: Array, b: Array) -> Array:
         """Children of a and b [n, d], new ones where the domain is one of whole numbers: [n, d]."""
         z = self._mutate(self._cross(a, b))
-        if not self.domain.integer.all():
-            return z
-        for _ in range(TRIES):
-            known = op.repeats(z, self._seen)
-            if not known.any():
-                break
-            changed = op.change_one(self.rng, z[known], domain=self.domain)
-            z[known] = op.exchange(self.rng, changed, domain=self.domain)
-        return z
+        return op.unseen(self.rng, z, self._seen, domain=self.domain) if self.domain.integer.all() else z
 
     def _mutate(self, z: Array) -> Array:
         if not self.domain.integer.all():
