@@ -7,7 +7,7 @@ product with the head is one of the K + 1 that are computed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,44 +23,46 @@ from gfo.models.frozen import LOGITS_AT_ONCE, FrozenModel
 
 
 @torch.no_grad()
-def plain_states(model: FrozenModel, batch: Batch, most: int, meter: Meter) -> dict[int, Tensor]:
-    """The number of each ending's answer -> hidden states of the unchanged model at its tokens, [L, D].
+def plain_states(
+    model: FrozenModel, batch: Batch, most: int, meter: Meter, groups_wanted: Sequence[Wanted]
+) -> list[Tensor]:
+    """Hidden states of the unchanged model at the places of each group of another layout, [M, D] each.
 
     Args:
         model: a decoder.
         batch: with endings, and without soft prompts.
         most: the most tokens of a forward pass.
         meter: counts them.
+        groups_wanted: what is wanted of that layout's groups.
     """
     todo = plan(batch, 0, everywhere=True, contexts=False)
     todo = with_endings(todo, batch, model, most if model.contexts else 0)
     groups, laid = lay_out(model, todo, most)
-    found: dict[int, Tensor] = {}
+    found: dict[int, Tensor] = {}  # by the number of an ending's answer, at its tokens
     for (rows, lie), wanted in zip(laid, wanted_of(todo, groups, model.device), strict=True):
         hidden = model.branches(None, rows.embed(model)[None], lie)[0]
         meter.count(rows.ids.numel(), rows.real, meter.layers)
         for number, places in _places(wanted).items():
             found[number] = hidden[places]
+    return [_at_places(wanted, found) for wanted in groups_wanted]
+
+
+def _at_places(wanted: Wanted, states: Mapping[int, Tensor]) -> Tensor:
+    """The states of endings, by their answers' numbers, at the places of a group, [M, D]."""
+    M, D = len(wanted.tokens), next(iter(states.values())).shape[-1]
+    found = next(iter(states.values())).new_zeros(M, D)
+    for number, places in _places(wanted).items():
+        found[places] = states[number]
     return found
 
 
-def read_divergences(
-    layout: ByExample | ByCandidate, delta: Delta, batch: Batch, meter: Meter, plain: Mapping[int, Tensor]
-) -> Tensor:
-    """float32 sums [K, B, m] of KL(p || q) in nats over the tokens of the batch's endings.
-
-    Args:
-        layout, delta, batch, meter: as for log-likelihoods.
-        plain: what `plain_states` gives.
-    """
+def read_divergences(layout: ByExample | ByCandidate, delta: Delta, batch: Batch, meter: Meter) -> Tensor:
+    """float32 sums [K, B, m] of KL(p || q) in nats over the tokens of the batch's endings."""
     model, m = layout.model, max(map(len, batch.endings), default=0)
     out = torch.full((delta.candidates, len(batch.after) * m), torch.inf, device=model.device)
     for k, i, hidden in layout(delta, meter):
         wanted = layout.wanted[i]
-        own = torch.empty_like(hidden[0])
-        for number, places in _places(wanted).items():
-            own[places] = plain[number].to(own)
-        each = divergence(model, hidden, own)[..., None].expand(-1, -1, wanted.tokens.shape[1])
+        each = divergence(model, hidden, layout.plain[i])[..., None].expand(-1, -1, wanted.tokens.shape[1])
         out[k, wanted.answers] = wanted.sums(each)
     return out.view(delta.candidates, len(batch.after), m)
 

@@ -6,7 +6,7 @@ Called with candidates it yields the hidden states that the task reads, chunk by
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, cast
@@ -79,7 +79,7 @@ class ByExample:
         contexts: of each group's texts.
     """
 
-    plain: Mapping[int, Tensor] = {}  # see `gfo.evaluation.distance`
+    plain: Sequence[Tensor] = ()  # see `gfo.evaluation.distance`
 
     def __init__(self, model: Decoder, todo: Plan, shape: Shape, most: int, meter: Meter) -> None:
         self.model, self.shape, self._most = model, shape, most
@@ -209,7 +209,7 @@ class ByCandidate:
         wanted: of each group, where its branches are trees.
     """
 
-    plain: Mapping[int, Tensor] = {}  # see `gfo.evaluation.distance`
+    plain: Sequence[Tensor] = ()  # see `gfo.evaluation.distance`
 
     def __init__(self, model: FrozenModel, todo: Plan, shape: Shape, most: int, meter: Meter) -> None:
         self.model, self.shape, self._most = model, shape, most

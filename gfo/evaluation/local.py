@@ -266,7 +266,7 @@ class LocalEvaluator:
                         room = Room(self.tokens_at_once, self.tokens_kept)
                         return AnswerWriter(layout, batch.decoding, room, meter)(delta)
                     if isinstance(batch, Compared):
-                        return read_divergences(layout, delta, batch, meter, layout.plain)
+                        return read_divergences(layout, delta, batch, meter)
                     read = read_log_likelihoods if batch.endings else read_logits
                     return read(layout, delta, batch, meter)
                 except (RuntimeError, MemoryError) as error:
@@ -287,7 +287,7 @@ class LocalEvaluator:
         most = self.tokens_at_once
         layout = lay_out_batch(self.model, batch, shape, most, meter, reuse=self._reuse, states=states)
         if isinstance(batch, Compared):
-            layout.plain = plain_states(self.model, batch, most, meter)
+            layout.plain = plain_states(self.model, batch, most, meter, layout.wanted)
         return layout
 
     @torch.no_grad()
