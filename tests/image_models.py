@@ -162,8 +162,8 @@ class WithoutVideos:
 
     unused = ("rows", "cols", "num_patches")
 
-    def __init__(self, image_processor, tokenizer, *, replace, nested=False, **tokens):
-        self.image_processor, self.tokenizer = image_processor, tokenizer
+    def __init__(self, image_processor, tokenizer, *, replace, nested=False, image_id=None, **tokens):
+        self.image_processor, self.tokenizer, self.image_id = image_processor, tokenizer, image_id
         self.replace, self.nested = replace, nested
         vars(self).update(tokens)
 
@@ -175,7 +175,8 @@ class WithoutVideos:
         parts = [text.split(self.image_token) for text in text]
         filled = ["".join(p if not i else next(signs) + p for i, p in enumerate(some)) for some in parts]
         ids = self.tokenizer(filled, return_tensors=return_tensors, add_special_tokens=add_special_tokens)
-        return {**ids, **{name: value for name, value in inputs.items() if name not in self.unused}}
+        kinds = {"mm_token_type_ids": (ids["input_ids"] == self.image_id).long()} if self.image_id else {}
+        return {**ids, **kinds, **{name: value for name, value in inputs.items() if name not in self.unused}}
 
 
 # family -> what it is made of
@@ -191,12 +192,56 @@ FAMILIES = {
 }
 
 
+def _qwen2_vl(tokenizer):
+    image = transformers.Qwen2VLImageProcessorPil(
+        size={"shortest_edge": SIDE**2, "longest_edge": 4 * SIDE**2}, patch_size=7
+    )
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
+    config = {
+        "text_config": {"model_type": "qwen2_vl_text", **TEXT, "rope_parameters": rope},
+        "vision_config": {"depth": 2, "embed_dim": 24, "num_heads": 2, "hidden_size": 32, "patch_size": 7},
+        "image_token_id": tokenizer.convert_tokens_to_ids("<image>"),
+        "vision_start_token_id": tokenizer.convert_tokens_to_ids("<img>"),
+    }
+
+    def sign(self, inputs, i):
+        return "<image>" * int(inputs["image_grid_thw"][i].prod() // 4)
+
+    tokens = {"image_token": "<image>", "replace": sign, "image_id": config["image_token_id"]}
+    return config, "<image>", tokens, WithoutVideos, image
+
+
+def _siglip(tokenizer, text, **more):
+    """Kin of Gemma: a SigLIP tower, whose tokens see each other in the text model."""
+    config = {
+        "text_config": {"model_type": text, **TEXT, "head_dim": 8},
+        "vision_config": {"model_type": "siglip_vision_model", **TOWER, "vision_use_head": False},
+        **more,
+    }
+    tokens = {"image_token": "<image>", "replace": lambda self, inputs, i: "<image>" * 16}
+    return config, "<image>", tokens, WithoutVideos, transformers.SiglipImageProcessorPil(size=SIZE)
+
+
+def _gemma3(tokenizer):
+    token = tokenizer.convert_tokens_to_ids("<image>")
+    return _siglip(tokenizer, "gemma3_text", mm_tokens_per_image=16, image_token_index=token)
+
+
+def _paligemma(tokenizer):
+    token = tokenizer.convert_tokens_to_ids("<image>")
+    return _siglip(tokenizer, "gemma", image_token_index=token, projection_dim=32)
+
+
+# families that hand their text model more than embeddings
+OTHERS = {"qwen2_vl": _qwen2_vl, "gemma3": _gemma3, "paligemma": _paligemma}
+
+
 @functools.cache
 def make_parts(family, seed=0):
     """The module and its processor."""
     tokenizer = train_tokenizer(SENTENCES * 2, 200, every_byte=False)
     tokenizer.add_special_tokens({"additional_special_tokens": SIGNS})
-    config, sign, options, kind, image = FAMILIES[family](tokenizer)
+    config, sign, options, kind, image = (FAMILIES | OTHERS)[family](tokenizer)
     config["text_config"]["vocab_size"] = len(tokenizer) + 3
     config_class = transformers.CONFIG_MAPPING[family]
     module = transformers.AutoModelForImageTextToText.from_config(config_class(**config))

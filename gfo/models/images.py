@@ -192,9 +192,8 @@ class Images:
                 )
             )
         except Exception as error:  # of many kinds, for images of strange shapes
-            reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
             raise GfoError(
-                f"{where}: the model's processor does not take its image ({reason[:100]}); mend it, or drop "
+                f"{where}: the model's processor does not take its image ({_line(error)}); mend it, or drop "
                 "the row"
             ) from error
         ids = found.pop("input_ids")[0].tolist()
@@ -217,15 +216,18 @@ class Images:
         row = torch.tensor([ids], device=self._model.device)
         with self._model.lock:
             self.runs += 1
-            given = entering(self._model.module, input_ids=row, **inputs)
+            try:
+                given = entering(self._model.module, input_ids=row, **inputs)
+            except Exception as error:  # of any kind: of a processor that is another model's, say
+                raise self._refused(f"its forward pass does not take the image: {_line(error)}") from error
         for name, value in given.items():
             if name not in PLAIN and _has_tensors(value):
                 raise self._refused(f"its text model takes {name}, too")
         position, mask = given.get("position_ids"), given.get("attention_mask")
-        if position is not None and not _counts(position):
-            raise self._refused("its images have positions of their own")
         if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2 and bool((mask == 1).all())):
             raise self._refused("its images are seen in other ways than text is")
+        if position is not None and not _counts(position):
+            raise self._refused("its images have positions of their own")
         embeds: Tensor = given["inputs_embeds"]
         return embeds[0, row[0] == self._placeholder]
 
@@ -263,6 +265,11 @@ def _parts(content: str) -> list[dict[str, str]]:
     """A message's content as chat templates of images take it."""
     pieces = [piece for piece in re.split(f"({PLACE})", content) if piece]
     return [{"type": "image"} if piece == PLACE else {"type": "text", "text": piece} for piece in pieces]
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error, or its class."""
+    return (next(iter(str(error).strip().splitlines()), "") or type(error).__name__)[:100]
 
 
 def _counts(position: Tensor) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from image_models import FAMILIES, draw, make_model, make_parts
-from test_families import DIM, P, Change, changed
+from test_families import DIM, Change, P, changed
 
 import gfo
 from gfo.core.images import opened

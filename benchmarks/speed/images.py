@@ -1,0 +1,159 @@
+"""The share of plain of a step on rows with an image in front of the prompt.
+
+    python -m benchmarks.speed.images --threads 1 --json images.json
+
+See README.md of the benchmarks.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from benchmarks import shared
+from benchmarks.shared import FEWEST_ROUNDS, check_at_least_one, check_output, check_rounds, say
+from benchmarks.speed.data import DATA_SETS
+from benchmarks.speed.measure import make_evaluator, measure
+from benchmarks.speed.models import SHAPES, word_tokenizer
+from benchmarks.speed.rivals import Plain
+from benchmarks.speed.workloads import WORKLOADS, Setting
+from gfo.core.seeding import stream
+
+if TYPE_CHECKING:
+    from gfo.models.decoder import Decoder
+
+# SmolVLM-256M (Marafioti et al. 2025, arXiv:2504.05299); its text model has SmolLM2-135M's shape
+SIDE, TOKENS, SCALE = 512, 64, 4  # pixels of a tile, its tokens, and the factor of pixel shuffling
+TOWER = {
+    "model_type": "idefics3_vision",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 2,  # of 12: no step runs them
+    "num_attention_heads": 12,
+    "image_size": SIDE,
+    "patch_size": 16,
+}
+SIGNS = ["<image>", "<fake_token_around_image>", "<global-img>"]
+TEMPLATE = "{image}\n{soft}Sentiment:"
+SQUARES = (1, 4)  # tiles of an image; behind several stands the whole image once more
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; the exit code."""
+    return shared.command(arguments, _options, _run)
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    """The checked options."""
+    parser = shared.Parser(__doc__)
+    add = parser.add_argument
+    add("--candidates", type=int, default=10, help="K, the population (default %(default)s)")
+    add("--rows", type=int, default=4, help="B, an image each (default %(default)s)")
+    add("--repeats", type=int, default=FEWEST_ROUNDS, help="rounds (default %(default)s)")
+    add("--layers", type=int, help="of the text model, instead of 30")
+    add("--threads", type=int, help="of torch; default: its own choice")
+    add("--json", type=Path, help="write the results to this file")
+    options = parser.parse_args(arguments)
+    check_at_least_one(options, ["candidates", "rows", "repeats", "layers", "threads"])
+    check_rounds(options)
+    check_output("--json", options.json)
+    return options
+
+
+def _run(options: argparse.Namespace) -> None:
+    import torch
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    found = []
+    for tiles in SQUARES:
+        say(f"drawing weights of SmolVLM-256M's shape, and {options.rows} images of {tiles} tiles")
+        it = image_setting(tiles, options)
+        evaluator = make_evaluator(it)
+        rivals = {"gfo": lambda e=evaluator, z=it.z: e(z, 0).loss, "plain": Plain(it).run}
+        found.append({**measure(it, options.repeats, rivals, say=say), "template": TEMPLATE, "tiles": tiles})
+        found[-1]["tower_runs"] = cast(Any, it.model).images.runs
+    shared.show(
+        "CPU seconds, medians, and gfo's share of plain",
+        ["tiles", "tokens a row", "K x B", "gfo", "plain", "of plain"],
+        [_cells(entry) for entry in found],
+    )
+    shared.write_json(options.json, {"workloads": found, **shared.source()})
+
+
+def _cells(entry: dict[str, Any]) -> list[str]:
+    from statistics import median
+
+    seconds = [f"{median(entry['cpu_seconds'][name]):.2f}" for name in ("gfo", "plain")]
+    size = f"{entry['candidates']} x {entry['rows']}"
+    return [
+        str(entry["tiles"]),
+        f"{entry['tokens_per_row']}",
+        size,
+        *seconds,
+        f"{entry['share_of_plain']:.2f}",
+    ]
+
+
+def image_setting(tiles: int, options: argparse.Namespace) -> Setting:
+    """Rows with an image of so many tiles each in front of a soft prompt, and candidates."""
+    from PIL import Image
+
+    from gfo.tasks.classification import Classification
+
+    model, data = image_decoder(tiles, options.layers), DATA_SETS["sst2"]
+    side = SIDE * round(tiles**0.5)
+    rng = stream(0, "speed images")
+    rows = [
+        {"image": Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype="uint8")), "label": label}
+        for label in (list(data.labels) * options.rows)[: options.rows]
+    ]
+    words = {"negative": "News", "positive": "Topic"}  # tokens of the tokenizer
+    task: Any = Classification(rows, template=TEMPLATE, labels=words)
+    workload = WORKLOADS["text-first"][0]
+    space = workload.space(model, workload.prompt_tokens, 0)
+    z = stream(0, "speed candidates").standard_normal((options.candidates, space.domain.d))
+    return Setting(workload, data, "random pixels", model, task, task.bind(model), space, z, 2048)
+
+
+def image_decoder(tiles: int, layers: int | None = None) -> Decoder:
+    """Random weights of SmolVLM-256M's shape, as an Idefics3, whose processor needs no package for videos."""
+    import torch
+    from transformers import (
+        Idefics3Config,
+        Idefics3ForConditionalGeneration,
+        Idefics3ImageProcessorPil,
+        Idefics3Processor,
+    )
+
+    from gfo.models.loading import freeze
+
+    tokenizer, square = word_tokenizer(), round(tiles**0.5)
+    places = [f"<row_{i}_col_{j}>" for i in range(1, square + 1) for j in range(1, square + 1)]
+    tokenizer.add_special_tokens({"additional_special_tokens": SIGNS + places})
+    text = SHAPES["135m"] | ({} if layers is None else {"num_hidden_layers": layers})
+    config = Idefics3Config(
+        text_config={"model_type": "llama", **text},
+        vision_config=TOWER,
+        image_token_id=tokenizer.convert_tokens_to_ids(SIGNS[0]),
+        scale_factor=SCALE,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    processor = Idefics3Processor(
+        image_processor=Idefics3ImageProcessorPil(
+            size={"longest_edge": SIDE * square},
+            max_image_size={"longest_edge": SIDE},
+            do_image_splitting=tiles > 1,
+        ),
+        tokenizer=tokenizer,
+        image_seq_len=TOKENS,
+    )
+    module = Idefics3ForConditionalGeneration(config)
+    return cast("Decoder", freeze(module, processor, "random-smolvlm-256m"))
+
+
+if __name__ == "__main__":
+    shared.start(main)
