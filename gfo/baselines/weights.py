@@ -23,8 +23,8 @@ from gfo.baselines.training import AdamW, Recipe, seeded
 from gfo.baselines.unchanged import Unchanged
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
-from gfo.core.images import is_image_field
 from gfo.core.files import cannot_write, whole_folder
+from gfo.core.images import is_image_field
 from gfo.core.metric import Metric
 from gfo.core.protocols import Cost, Evaluation, Evaluator, Scores
 from gfo.core.seeding import stream_seed

@@ -78,13 +78,11 @@ class FrozenModel(HasTexts, ABC):
         self.module = module.eval().requires_grad_(False)
         self.config = module.config.get_text_config(decoder=True)
         self.name = name
-        self.stacks = tuple(stacks)
-        self.layers = sum(stack.size for stack in stacks)
+        self.stacks, self.layers = tuple(stacks), sum(stack.size for stack in stacks)
         names = {id(part): f"{name}." if name else "" for name, part in module.named_modules()}
         self._prefixes = [f"{names[id(stack.body)]}{stack.path}." for stack in stacks]
         self._layers: list[nn.Module] = [layer for stack in stacks for layer in stack.layers]
-        self._embedding = module.get_input_embeddings()
-        self._head = module.get_output_embeddings()
+        self._embedding, self._head = module.get_input_embeddings(), module.get_output_embeddings()
         self._bias = getattr(self._head, "bias", None)
         check_embedding(self._embedding, name)
         self._head_weight: Any = None if self._head is None else weight_of(self._head, self.dtype)  # (V, D)
