@@ -11,6 +11,7 @@ all else of gfo an image is words that rows may share.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -28,6 +29,7 @@ from gfo.core.protocols import Tokens
 from gfo.core.texts import Pieces, Where
 from gfo.models.features import FeatureStore
 from gfo.models.structure import hooked
+from gfo.models.weights import linear_sizes
 
 if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
@@ -92,6 +94,14 @@ class Images:
         texts, fronts = self._with_signs(rows), None if behind is None else self._with_signs(behind)
         found = self._model.text_tokens.encode(texts, behind=fronts, where=where, **options)
         return [self._put(ids, rows[i], where(i)) for i, ids in enumerate(found)]
+
+    @functools.cached_property
+    def linears(self) -> list[str]:
+        """Names of the linear modules of the tower and the projector, which no space changes."""
+        model, head = self._model, self._model.module.get_output_embeddings()
+        modules = model.module.named_modules()
+        found = [name for name, part in modules if part is not head and linear_sizes(part) is not None]
+        return [name for name in found if name not in model.linears]
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Messages in the model's chat format, with PLACE for each of their images.

@@ -12,6 +12,7 @@ from image_models import draw, make_model, make_parts
 from PIL import Image, ImageDraw
 
 import gfo
+from gfo import config
 from gfo.core.images import MOST_PIXELS, is_image_field
 from gfo.models.features import FeatureStore
 
@@ -297,6 +298,48 @@ def test_baselines_of_all_weights_are_refused(tmp_path):
         gfo.baselines.run("full", model, task([draw(1), draw(2)]), **options)
     space = gfo.SoftPrompt(model, tokens=2, dim=3)
     gfo.baselines.run("prompt-tuning", model, task([draw(1), draw(2)]), space, **options)
+
+
+def test_spaces_of_the_tower_are_not_built():
+    model = make_model("llava")
+    for pattern in ("multi_modal_projector.linear_1", "*vision_tower*q_proj"):
+        with pytest.raises(gfo.GfoError, match=r"reads images runs once .* not built") as found:
+            gfo.LoRASubspace(model, dim=3, targets=pattern)
+        assert "\n" not in str(found.value)
+    with pytest.raises(gfo.GfoError, match="matches nothing in these layers; give some of"):  # control
+        gfo.LoRASubspace(model, dim=3, targets="no_proj")
+
+
+def test_a_chat_in_a_config(tmp_path):
+    """Contents of a chat as TOML has them, a model and images in files."""
+    module, processor = make_parts("llava")
+    module.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    draw(1).save(tmp_path / "a.png")
+    draw(2).save(tmp_path / "b.png")
+    rows = [{"image": "a.png", "text": "x", "label": "good"}, {"image": "b.png", "text": "y", "label": "bad"}]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "chat.toml").write_text(
+        f"""
+        [model]
+        name = "{(tmp_path / "model").as_posix()}"
+        device = "cpu"
+        [task]
+        train = "{(tmp_path / "train.jsonl").as_posix()}"
+        labels = {{ good = " good", bad = " bad" }}
+        [[task.template]]
+        role = "user"
+        content = [{{ type = "image" }}, {{ type = "text", text = "Say {{text}}{{soft}}" }}]
+        [space]
+        kind = "soft-prompt"
+        tokens = 2
+        dim = 3
+        [budget]
+        evaluations = 16
+        """
+    )
+    result = config.load_config(tmp_path / "chat.toml").run(tmp_path / "run", progress=False)
+    assert np.isfinite(result.history.last.loss).all()
 
 
 def test_tuning_moves_accuracy_from_chance():
