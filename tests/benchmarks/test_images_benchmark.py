@@ -25,6 +25,7 @@ def test_what_it_measures(tmp_path, monkeypatch):
         assert entry["tower_runs"] == entry["rows"] == 2
         assert entry["forward_tokens"] == entry["tokens_needed"] == found[0]["tokens_needed"]
         assert entry["share_of_plain"] > 0
+        assert entry["share_of_cached"] > 0
     one, five = (entry["tokens_per_row"] for entry in found)
     assert five - one > 4 * images.TOKENS - 1
 
