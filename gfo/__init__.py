@@ -35,13 +35,20 @@ if TYPE_CHECKING:
     from gfo.run.callbacks import CSVLog as CSVLog
     from gfo.run.callbacks import EarlyStopping as EarlyStopping
     from gfo.run.callbacks import StopOnTarget as StopOnTarget
-    from gfo.run.callbacks import TensorBoard as TensorBoard
     from gfo.run.compare import compare as compare
     from gfo.run.loop import minimize as minimize
     from gfo.run.result import Result as Result
+    from gfo.run.runs import runs as runs
     from gfo.run.selection import Selection as Selection
+    from gfo.run.sensitivity import Sensitivities as Sensitivities
+    from gfo.run.sensitivity import sensitivities as sensitivities
+    from gfo.run.trackers import MLflow as MLflow
+    from gfo.run.trackers import TensorBoard as TensorBoard
+    from gfo.run.trackers import Trackio as Trackio
+    from gfo.run.trackers import WandB as WandB
     from gfo.run.tune import tune as tune
     from gfo.spaces.adapter import Adapter as Adapter
+    from gfo.spaces.compression import Compression as Compression
     from gfo.spaces.deep_prompt import DeepPrompt as DeepPrompt
     from gfo.spaces.discrete_prompt import DiscretePrompt as DiscretePrompt
     from gfo.spaces.lora_subspace import LoRASubspace as LoRASubspace
@@ -80,18 +87,24 @@ _PUBLIC = {
     "GfoError": "gfo.core.errors",
     "GfoWarning": "gfo.core.errors",
     "LocalEvaluator": "gfo.evaluation.local",
+    "MLflow": "gfo.run.trackers",
     "Metric": "gfo.core.metric",
     "Racing": "gfo.evaluation.racing",
     "Result": "gfo.run.result",
     "Selection": "gfo.run.selection",
+    "Sensitivities": "gfo.run.sensitivity",
     "StopOnTarget": "gfo.run.callbacks",
-    "TensorBoard": "gfo.run.callbacks",
+    "TensorBoard": "gfo.run.trackers",
+    "Trackio": "gfo.run.trackers",
+    "WandB": "gfo.run.trackers",
     "compare": "gfo.run.compare",
     "freeze": "gfo.models.loading",
     "load_model": "gfo.models.loading",
     "minimize": "gfo.run.loop",
     "recorded": "gfo.core.recording",
     "register": "gfo.core.registry",
+    "runs": "gfo.run.runs",
+    "sensitivities": "gfo.run.sensitivity",
     "tune": "gfo.run.tune",
 }
 _MODULES = {

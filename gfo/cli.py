@@ -154,7 +154,7 @@ def plot(
 @app.command()
 def export(
     run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")],
-    form: Annotated[str, typer.Option("--format", help="peft, merged or prompt-text.")] = "peft",
+    form: Annotated[str, typer.Option("--format", help="peft, merged, gguf or prompt-text.")] = "peft",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -162,7 +162,7 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Write what a run found as a PEFT adapter, as a folder of the whole model, or as the prompt's text."""
+    """Write what a run found: a PEFT adapter, a folder of the whole model, a GGUF file, the prompt's text."""
     from gfo.config import CONFIG, load_config
     from gfo.core.errors import unknown_name
     from gfo.report.export import FORMATS, PROMPT_TEXT

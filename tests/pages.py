@@ -116,7 +116,7 @@ def folder(tmp_path, monkeypatch, tiny):
     """A working folder with model, data and the demo's config; what is registered in it is forgotten."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
-    model = tiny("llama", max_position_embeddings=512)
+    model = tiny("llama", max_position_embeddings=512, intermediate_size=64)
     model.module.save_pretrained("smollm2-135m")
     tokenizer = copy.deepcopy(model.tokenizer)
     tokenizer.chat_template = CHAT

@@ -3,6 +3,7 @@
     python -m benchmarks.optimizers
     python -m benchmarks.optimizers --overhead --data DIR
     python -m benchmarks.optimizers --suite bbob
+    python -m benchmarks.optimizers --nevergrad
 
 See README.md of the benchmarks for the protocol.
 """
@@ -84,6 +85,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     add("--again", action="store_true", help="run what the folder has already, too")
     add("--overhead", action="store_true", help="measure ask + tell at d = 1,000, K = 64 instead")
     add("--data", type=Path, help="with --overhead: folder of SST-2, for the seconds of an evaluation step")
+    add("--nevergrad", action="store_true", help="instead: which names of nevergrad's registry run")
     add("--suite", help=f"instead: problems of others, {', '.join(SUITES)}")
     add("--instances", type=int, help="with --suite, of each function; default: the suite's")
     options = parser.parse_args(arguments)
@@ -127,7 +129,11 @@ def _dimension(text: str) -> int:
 
 
 def _run_and_write(options: argparse.Namespace) -> None:
-    if options.suite:
+    if options.nevergrad:
+        from benchmarks.optimizers.nevergrad_names import write_names
+
+        write_names(options.out)
+    elif options.suite:
         from benchmarks.optimizers.suite_runs import run_suite
 
         suite, out = SUITES[options.suite], options.out / "suites"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -74,6 +74,11 @@ PAIRS = (
 
 UNBOUNDED = ":unbounded"  # what a method's name ends with that does not look at the domain's bounds
 
+# a method of ours with other options than its defaults -> itself, and those
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "openai-es:noise": ("openai-es", {"population": 48, "sigma": 0.4, "alpha": 0.2}),
+}
+
 
 @dataclass(frozen=True)
 class Method:
@@ -85,7 +90,7 @@ class Method:
 
 
 def method(name: str) -> Method:
-    """One of ours, as `cma` or without bounds as `cma:unbounded`, or a reference of the table below.
+    """One of ours, as `cma`, without bounds as `cma:unbounded` or of SETTINGS, or one of the table below.
 
     Raises:
         GfoError: for a name that is neither.
@@ -93,11 +98,14 @@ def method(name: str) -> Method:
     if name in REFERENCES:
         return REFERENCES[name]
     name, bounded = name.removesuffix(UNBOUNDED), not name.endswith(UNBOUNDED)
+    name, options = SETTINGS.get(name, (name, {}))
     if name not in optimizers.names():
         raise unknown_name("method", name, [*optimizers.names(), *REFERENCES])
-    return Method(
-        lambda recorder, seed: _ours(name, recorder, seed, bounded=bounded), "gfo", slow=name == "cma"
-    )
+
+    def run(recorder: Recorder, seed: int) -> None:
+        _ours(name, recorder, seed, bounded=bounded, options=options)
+
+    return Method(run, "gfo", slow=name == "cma")
 
 
 def pair(name: str) -> Pair:
@@ -111,11 +119,11 @@ def installed(name: str) -> bool:
     return find_spec(method(name).package) is not None
 
 
-def _ours(name: str, recorder: Recorder, seed: int, *, bounded: bool = True) -> None:
-    options: dict[str, Any] = {"domain": recorder.domain}
+def _ours(name: str, recorder: Recorder, seed: int, *, bounded: bool, options: Mapping[str, Any]) -> None:
+    domain, scale = recorder.domain, {}
     if not bounded:
-        options = {"domain": Domain.unbounded(recorder.domain.d), "scale": 2 * recorder.step}
-    optimizer = optimizers.make(name, **options, seed=seed)
+        domain, scale = Domain.unbounded(domain.d), {"scale": 2 * recorder.step}
+    optimizer = optimizers.make(name, domain=domain, seed=seed, **scale, **options)
     if isinstance(optimizer, Planning):
         optimizer.plan(recorder.budget, batches_differ=recorder.batches_differ)
     while optimizer.should_stop() is None:

@@ -15,7 +15,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks import shared
-from benchmarks.optimizers.methods import UNBOUNDED, installed, method
+from benchmarks.optimizers.methods import SETTINGS, UNBOUNDED, installed, method
 from benchmarks.optimizers.problems import Finished, Recorder
 from benchmarks.optimizers.rivals import FOR_BITS, IN_STEPS, LEFT_OUT, SAME, SAME_UNBOUNDED
 from benchmarks.optimizers.suites import SUITES, Suite
@@ -23,7 +23,7 @@ from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 from gfo.optimizers.options import scale_option
 
-LEAST = 0.95  # of the best rival's area
+FLOOR = 0.01  # a noisy suite's loss below this share of the start's counts as this in ratios: solved
 PACKAGES = ("cma", "cmaes", "ioh", "nevergrad", "noisyopt", "pymoo", "pypop7", "scipy")
 
 
@@ -134,6 +134,8 @@ def run_suite(
         raise GfoError(f"--suite {suite.name}: package {suite.package} is not installed; pip install it")
     if suite.name == "bbob":  # each beside those in [-5, 5], and beside those that search all of R^d
         methods = [*methods, *(name + UNBOUNDED for name in methods if name in SAME_UNBOUNDED)]
+    if suite.name == "noisy":
+        methods = [*methods, *(name for name, (ours, _) in SETTINGS.items() if ours in methods)]
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{suite.name}.jsonl"
     asked = suite_cells(suite, methods, dims, instances)
@@ -169,16 +171,21 @@ def comparisons(
     found = []
     for (function, d), of in groups.items():
         figures = {name: figure_of(suite, its) for name, its in of.items()}
+        least = FLOOR if suite.name == "noisy" else -np.inf
         best_of = min if suite.name == "noisy" else max
         best = best_of(figures.values())
         for ours in (name for name in methods if name in figures):
             theirs = {name: figures[name] for name in rivals(suite.name, ours) if name in figures}
             top = best_of(theirs, key=theirs.__getitem__) if theirs else None
             entry = {"function": function, "d": d, "method": ours, "figure": figures[ours], "rivals": theirs}
-            entry |= {"best_rival": top, "to_best_of_all": figures[ours] / best if best else None}
-            entry["to_rival"] = figures[ours] / theirs[top] if top and theirs[top] else None
+            entry |= {"best_rival": top, "to_best_of_all": _ratio(figures[ours], best, least)}
+            entry["to_rival"] = _ratio(figures[ours], theirs[top], least) if top else None
             found.append(entry)
     return found
+
+
+def _ratio(ours: float, theirs: float, least: float) -> float | None:
+    return max(ours, least) / max(theirs, least) if max(theirs, least) else None
 
 
 def write_suite(suite: Suite, methods: Sequence[str], lines: Sequence[Mapping[str, Any]], out: Path) -> None:

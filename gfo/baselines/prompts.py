@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -42,22 +42,25 @@ class Worded:
         task: the task.
         front: tokens in front of each row, behind the special tokens that the model wants at a start.
         soft: tokens in the soft prompt's place.
+        blanks: what stands between `front` and the row.
     """
 
     task: Task
     front: Tokens = ()
     soft: Tokens = ()
+    blanks: str = ""
 
     def bind(self, tokenizer: Tokenizer) -> BoundWorded:
         """The task's rows, for one model, with the words."""
-        return BoundWorded(self.task.bind(tokenizer), self, tokenizer.encode("", start=True))
+        return BoundWorded(self.task.bind(tokenizer), self, cast(FrozenModel, tokenizer))
 
 
 class BoundWorded:
     """A bound task with more words in its rows."""
 
-    def __init__(self, task: BoundTask, words: Worded, start: Tokens) -> None:
-        self._task, self._words, self._start = task, words, start
+    def __init__(self, task: BoundTask, words: Worded, model: FrozenModel) -> None:
+        self._task, self._words, self._model = task, words, model
+        self._start = model.encode("", start=True)
         self.splits, self.metrics = task.splits, task.metrics
         self.loss, self.score = task.loss, task.score
 
@@ -81,11 +84,13 @@ class BoundWorded:
         if isinstance(batch, Batches):
             return Batches(tuple(self._with_words(part) for part in batch.parts))
         start, words = self._start, self._words
+        if words.front:
+            batch = running_rows(self._model, batch, start, words.blanks)
         before = tuple(
             (start if starts(row, start) else ()) + words.front + without(row, start) + words.soft
             for row in batch.before
         )
-        return replace(batch, before=before, key=(batch.key, words.front, words.soft))
+        return replace(batch, before=before, key=(batch.key, words.front, words.soft, words.blanks))
 
 
 class Shots:
@@ -94,10 +99,11 @@ class Shots:
     Args:
         setting: the model and a classification.
         shown: the demonstrations, of which a point takes the first ones.
+        blanks: what stands between the last of them and a row.
     """
 
-    def __init__(self, setting: Setting, shown: list[Tokens]) -> None:
-        self._setting, self._shown = setting, shown
+    def __init__(self, setting: Setting, shown: list[Tokens], blanks: str) -> None:
+        self._setting, self._shown, self._blanks = setting, shown, blanks
         self._evaluators: dict[int, LocalEvaluator] = {}
 
     def __call__(self, z: Array, step: int) -> Evaluation:
@@ -117,7 +123,8 @@ class Shots:
         number = int(point[0])
         if number not in self._evaluators:
             front = sum(self._shown[:number], ())
-            self._evaluators[number] = _evaluator(self._setting, Worded(self._setting.task, front))
+            words = Worded(self._setting.task, front, blanks=self._blanks)
+            self._evaluators[number] = _evaluator(self._setting, words)
         return self._evaluators[number]
 
 
@@ -170,7 +177,8 @@ def in_context(
             f"longest row, of {longest}, in {limit}; shorten the rows, or raise max_tokens"
         )
     facts = {"demonstrations": chosen[:fit], "demonstration_tokens": sum(map(len, shown[:fit]))}
-    return Fixed(np.array([float(fit)]), Shots(setting, shown[:fit]), facts)
+    shots = Shots(setting, shown[:fit], _without_blanks(separator)[1])
+    return Fixed(np.array([float(fit)]), shots, facts)
 
 
 def _with_label_words(setting: Setting) -> Classification:
@@ -187,8 +195,30 @@ def _demonstrations(
 ) -> list[Tokens]:
     """The chosen rows of a batch, each with the first word of its label and the separator."""
     words = [model.encode(some[0], inside=model.continues) for some in task.words.values()]
-    behind = model.encode(separator, inside=True)
-    return [_answered(model, batch, i, words[batch.target[i]]) + behind for i in chosen]
+    text, blanks = _without_blanks(separator)
+    behind = model.encode(text, inside=True)
+    later = running_rows(model, batch, model.encode("", start=True), blanks)
+    rows = [batch, *[later] * (len(chosen) - 1)]  # the first begins the text
+    return [
+        _answered(model, row, i, words[batch.target[i]]) + behind for row, i in zip(rows, chosen, strict=True)
+    ]
+
+
+def _without_blanks(separator: str) -> tuple[str, str]:
+    """A separator and the blanks that it ends in."""
+    text = separator.rstrip(" ")
+    return text, separator[len(text) :]
+
+
+def running_rows(model: FrozenModel, batch: Batch, start: Tokens, blanks: str) -> Batch:
+    """The rows as they are behind other text and blanks, which may be a part of their first words."""
+    before, after = [], []
+    for front, back in zip(batch.before, batch.after, strict=True):
+        begun = start if starts(front, start) else ()
+        own = without(front, start)
+        before.append(begun + model.running(own, blanks))
+        after.append(back if own else model.running(back, blanks))
+    return replace(batch, before=tuple(before), after=tuple(after))
 
 
 def balanced(target: Array, k: int, seed: int) -> list[int]:

@@ -46,9 +46,9 @@ class Delta:
     """K candidates as changes of one frozen model: a set of slots (see `gfo.core.slots`).
 
     A module's output y = W x + b becomes y' = scale * (y + B A x) + bias, and with an adapter
-    y' + B' gelu(A' y'). Modules are named as by `named_modules` of the transformers model; layers are
-    counted from 0, an encoder's before its decoder's. A tensor that is `expand`ed over K (stride 0) is
-    shared by all candidates and costs one matrix product for all of them.
+    y' + B' gelu(A' y'); a bank gives each candidate its W. Modules are named as by `named_modules` of the
+    transformers model; layers are counted from 0, an encoder's before its decoder's. A tensor that is
+    expanded over K (stride 0) is shared by all candidates and costs one matrix product for all of them.
 
     Args:
         slots: changes as objects.
@@ -57,9 +57,9 @@ class Delta:
         begins: where in a row modules begin to change; None for its start.
         changes: changes by the names of their slots; None, or no place at all, changes nothing.
             `prompt`: soft prompts [K, P, D]. `layer_prompt`: layer -> [K, P, D], added at the prompt's
-            places. `prefix`: layer -> keys and values, each [K, H_kv, P', D_h]. `lora`: module ->
-            A [K, r, in] and B [K, out, r]. `scale` and `bias`: module -> [K, out]. `adapter`: module ->
-            A' [K, r, out] and B' [K, out, r].
+            places. `prefix`: layer -> keys and values, each [K, H_kv, P', D_h]. `bank`: module ->
+            shares [K, M] and a `gfo.core.bank.Bank`. `lora`: module -> A [K, r, in] and B [K, out, r].
+            `scale` and `bias`: module -> [K, out]. `adapter`: module -> A' [K, r, out] and B' [K, out, r].
 
     Attributes:
         slots: those given, in the order of `gfo.core.slots.SLOTS`. Under a slot's name stands what `changes`

@@ -85,6 +85,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "space": {
         "adapter": ("spaces.adapter:Adapter", "bottlenecks behind the feed-forward networks (Houlsby)"),
         "bias": ("spaces.scaling:BiasSpace", "additions to the outputs of linear modules (BitFit)"),
+        "compression": (
+            "spaces.compression:Compression",
+            "how many bits each linear module gets, under a limit of bytes (GGUF types)",
+        ),
         "deep-prompt": (
             "spaces.deep_prompt:DeepPrompt",
             "a soft prompt moved at the entrance of all or chosen layers (BBTv2)",

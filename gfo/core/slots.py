@@ -47,7 +47,7 @@ def is_shared(tensor: Tensor) -> bool:
 class Slot:
     """One kind of change of K candidates; a subclass gives its name, as in `class Biases(..., name="bias")`.
 
-    A tensor that is `expand`ed over K (stride 0) is shared by all candidates.
+    A tensor that is expanded over K (stride 0) is shared by all candidates.
 
     Attributes:
         at: place in the model -> a tensor [K, ...], or a tuple of them.
@@ -262,6 +262,39 @@ class Prefixes(LayerSlot, name="prefix"):
                 "soft prompt instead"
             )
         super().check(model)
+
+
+class Banks(ModuleSlot, name="bank"):
+    """Module -> shares [K, M] and a `Bank` of M weights: W is sum_m shares_m W_m, mostly one of them.
+
+    The bank is no candidate's: it stays as it is where candidates are chosen or moved.
+    """
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The shares, each [K, M]."""
+        for shares, _ in self.at.values():
+            yield shares
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The slot with `change` applied to the shares."""
+        return type(self)({name: (change(shares), bank) for name, (shares, bank) in self.at.items()})
+
+    def widths(self, name: str) -> tuple[int | None, int | None]:
+        """(in, out)."""
+        out, columns = self.at[name][1].shape
+        return columns, out
+
+    def check(self, model: HasParts) -> None:
+        """Raise GfoError for a module that is not linear, or shares of another number of weights."""
+        super().check(model)
+        for name, (shares, bank) in sorted(self.at.items()):
+            if name not in model.linears:
+                raise GfoError(f"Delta: the bank of '{name}', which is no linear module of a layer; take one")
+            if shares.shape[1:] != (len(bank),):
+                raise GfoError(
+                    f"Delta: the bank of '{name}' has {len(bank)} weights, its shares are "
+                    f"{list(shares.shape)}; give [K, {len(bank)}]"
+                )
 
 
 class LowRank(ModuleSlot, name="lora"):

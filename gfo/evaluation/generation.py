@@ -22,11 +22,13 @@ from gfo.core.protocols import Decoding, Tokens
 from gfo.core.seeding import stream
 from gfo.evaluation.chunks import Chunk, Room, kept, of_modules
 from gfo.evaluation.layouts import ByCandidate, ByExample, parts
+from gfo.evaluation.memory import kept_bytes
 from gfo.evaluation.plan import tiles
 from gfo.evaluation.rows import TokenRows
 from gfo.evaluation.shape import Meter, Shape
 from gfo.models.apply import Change
 from gfo.models.branches import Context
+from gfo.models.continued_rows import ContinuedRows, States
 from gfo.models.decoder import Decoder
 from gfo.models.decoding import AnswerSequences, DecoderSequences
 from gfo.models.encoder_decoder import EncoderDecoder
@@ -45,6 +47,11 @@ def shape_of(model: FrozenModel, shape: Shape) -> Shape:
     if isinstance(model, EncoderDecoder) and shape.first_layer >= model.encoder_layers:
         return replace(shape, first_layer=model.encoder_layers)
     return shape.whole()
+
+
+def begins_with_states(model: FrozenModel) -> bool:
+    """Whether answers can be written behind copies of the states of texts."""
+    return isinstance(model, ContinuedRows) and model.grows
 
 
 def check_length(model: FrozenModel, decoding: Decoding, length: int, name: str) -> None:
@@ -107,19 +114,34 @@ class AnswerWriter:
         return self._whole(delta) if isinstance(self._model, WholeRows) else self._continuations(delta)
 
     def _whole(self, delta: Delta) -> Iterator[tuple[Chunk, WholeSequences, Tensor]]:
-        """The chunks of a model that runs whole rows: rows of one length each."""
+        """The chunks of a model that runs whole rows: rows of one length each, behind texts of one length."""
         model, new = cast(WholeRows, self._model), self._decoding.max_tokens
-        lengths = [len(row) for row in self._branches]
-        for b in tiles(lengths, most_tokens=self._room.most, waste=0.0):
+        for b, states in self._of_one_length():
             tokens = TokenRows.padded([self._branches[i] for i in b], model.device)
-            for k in parts(delta.candidates, self._room.sequences(lengths[b[0]] + new) // len(b)):
+            held = 0 if states is None else states.bytes // (len(b) * kept_bytes(model))
+            n = tokens.ids.shape[1]
+            for k in parts(delta.candidates, self._room.sequences(n + new + held) // len(b)):
                 some, C = delta.select(k), k.stop - k.start
                 place = tokens.places(C, self._shape.P).flatten(0, 1)
                 change = Change(some, place, changed=tokens.changes(C))
-                sequences = WholeSequences(model, change, tokens.ids.repeat(C, 1))
+                each = torch.arange(len(b), device=model.device).repeat(C)
+                cache = None if states is None else states.take(each).cache
+                sequences = WholeSequences(model, change, tokens.ids.repeat(C, 1), cache)
                 hidden = sequences.begin(change.put_prompts(tokens.embed(model).repeat(C, 1, 1)))
                 self._meter.count(C * tokens.ids.numel(), C * tokens.real, model.layers)
                 yield Chunk.of(k, b), sequences, hidden
+
+    def _of_one_length(self) -> Iterator[tuple[list[int], States | None]]:
+        """Examples whose branches have one length each, and the states that they continue."""
+        most, layout = self._room.most, self._layout
+        lengths = [len(row) for row in self._branches]
+        if isinstance(layout, ByCandidate):
+            for b in tiles(lengths, most_tokens=most, waste=0.0):
+                yield b, None
+            return
+        for group, states in zip(layout.groups, cast(list[States], layout.contexts), strict=True):
+            for tile in tiles([lengths[b] for b in group], most_tokens=most, waste=0.0):
+                yield [group[i] for i in tile], states.take(torch.tensor(tile, device=self._model.device))
 
     def _continuations(self, delta: Delta) -> Iterator[tuple[Chunk, DecoderSequences, Tensor]]:
         """A decoder's chunks: sequences begun, and the hidden states [N, D] of their last tokens."""

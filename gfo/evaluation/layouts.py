@@ -17,6 +17,7 @@ from torch import Tensor
 from gfo.core.delta import Delta
 from gfo.core.protocols import Batch
 from gfo.evaluation.endings import wanted_of, with_endings
+from gfo.evaluation.memory import token_bytes
 from gfo.evaluation.packing import SPARE, groups_of_texts, lay_out, rows_of_branches
 from gfo.evaluation.plan import Plan, Row, plan, tiles
 from gfo.evaluation.rows import Forks, TokenRows
@@ -50,21 +51,22 @@ class Spread:
         R, m: each text's branches lie in R rows of m; the last candidate fills up.
         place: which of the candidates' soft-prompt tokens stands where, int [C * R, m * n].
         lie: the rows behind each text.
-        placed: where their tokens stand and what they see.
+        placed: where their tokens stand and what they see; None where the model's own pass knows.
     """
 
     R: int
     m: int
     place: Tensor
     lie: RowLayout
-    placed: Placed
+    placed: Placed | None
 
 
 class ByExample:
     """Contexts are the examples' texts, branches the candidates.
 
     Args:
-        model: a decoder.
+        model: a decoder, or a model that keeps states of texts, whose methods and contexts are of the same
+            names: then a row holds one branch, and texts of one length go together.
         todo: the plan, by example.
         shape: of the space's Deltas.
         most: the most tokens of a forward pass.
@@ -81,7 +83,7 @@ class ByExample:
     def __init__(self, model: Decoder, todo: Plan, shape: Shape, most: int, meter: Meter) -> None:
         self.model, self.shape, self._most = model, shape, most
         self.branches = todo.branches
-        self.groups = groups_of_texts(todo, most)
+        self.groups = groups_of_texts(todo, most, alike=model.states)
         self._tokens = [TokenRows.padded([todo.branches[b] for b in g], model.device) for g in self.groups]
         self.wanted = wanted_of(todo, self.groups, model.device)
         self._forks = _forks(todo, self.groups, self._tokens)
@@ -95,13 +97,13 @@ class ByExample:
     def bytes(self) -> int:
         """Memory held."""
         held = [context.bytes for context in self.contexts] + [t.nbytes for t in self._entries]
-        return sum(held) + sum(spread.placed.bytes for spread in self._spreads.values())
+        return sum(held) + sum(each.placed.bytes for each in self._spreads.values() if each.placed)
 
     def __call__(self, delta: Delta, meter: Meter) -> Iterator[Hidden]:
         """Hidden states of the delta's K candidates."""
         K = delta.candidates
-        for i, tokens in enumerate(self._tokens):
-            todo = [*parts(K, self._most // tokens.ids.numel())]
+        for i in range(len(self.groups)):
+            todo = [*parts(K, self._most // self._size(i))]
             while todo:
                 k = todo.pop(0)
                 hidden = self._branches(i, delta if k == slice(0, K) else delta.select(k), meter)
@@ -126,11 +128,18 @@ class ByExample:
         meter.count(C * R * m * n, K * tokens.real, meter.layers - start)
         return hidden
 
+    def _size(self, i: int) -> int:
+        """Tokens of a candidate behind the texts of a group, and as many as take the memory of its states."""
+        states = self.contexts[i].bytes // token_bytes(self.model) if self.model.states else 0
+        return self._tokens[i].ids.numel() + states
+
     def _spread(self, i: int, K: int) -> Spread:
         """How the branches of K candidates behind the texts of a group lie; kept, for a few K."""
         tokens = self._tokens[i]
         C, n = tokens.ids.shape
-        R, m = rows_of_branches(K, n, spare=0.0 if self.shape.modules else SPARE)
+        R, m = K, 1
+        if not self.model.states:
+            R, m = rows_of_branches(K, n, spare=0.0 if self.shape.modules else SPARE)
         candidate = torch.arange(R * m, device=tokens.ids.device).clamp(max=K - 1)
         place = tokens.places(K, self.shape.P)[candidate].transpose(0, 1).reshape(C * R, m * n)
         if len(self._spreads) >= SPREADS_KEPT * len(self._tokens):
@@ -158,7 +167,7 @@ class ByExample:
             tokens = TokenRows.padded([texts[i] for i in tile], self.model.device)
             found.append(self.model.context(tokens.embed(self.model), tokens.length)[0])
             meter.count(tokens.ids.numel(), tokens.real, meter.layers)
-        stacked = Context.stack(found)
+        stacked = found[0] if len(found) == 1 else Context.stack(found)
         back = torch.tensor([i for tile in order for i in tile]).argsort()
         return stacked.take(back.to(self.model.device))
 
@@ -318,7 +327,14 @@ def _tokens_at_once(group: tuple[TokenRows, RowLayout]) -> int:
 
 
 def lay_out_batch(
-    model: FrozenModel, batch: Batch, shape: Shape, most: int, meter: Meter, *, reuse: bool = True
+    model: FrozenModel,
+    batch: Batch,
+    shape: Shape,
+    most: int,
+    meter: Meter,
+    *,
+    reuse: bool = True,
+    states: bool = True,
 ) -> ByExample | ByCandidate:
     """A batch laid out, with what all candidates share computed.
 
@@ -329,9 +345,16 @@ def lay_out_batch(
         most: the most tokens of a forward pass.
         meter: counts what is computed here once.
         reuse: False to compute every sequence whole, the slow way.
+        states: False to compute it whole where the model keeps states, which have no gradients.
     """
     todo = plan(
-        batch, shape.P, everywhere=shape.everywhere, begins=shape.begins, contexts=model.contexts, reuse=reuse
+        batch,
+        shape.P,
+        everywhere=shape.everywhere,
+        begins=shape.begins,
+        contexts=model.contexts,
+        states=model.states and states,
+        reuse=reuse,
     )
     forks = model.contexts or not model.causal
     if batch.endings:

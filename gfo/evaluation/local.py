@@ -35,7 +35,7 @@ from gfo.core.recording import recorded
 from gfo.evaluation.begins import check_begin, check_places
 from gfo.evaluation.chunks import Room
 from gfo.evaluation.endings import check_endings, with_longest_ending
-from gfo.evaluation.generation import AnswerWriter, check_length, shape_of
+from gfo.evaluation.generation import AnswerWriter, begins_with_states, check_length, shape_of
 from gfo.evaluation.layouts import ByCandidate, ByExample, lay_out_batch
 from gfo.evaluation.memory import (
     SHARE_FOR_CONTEXTS,
@@ -238,11 +238,12 @@ class LocalEvaluator:
         """
         if isinstance(batch, Batches):
             return tuple(self._answers(delta, part, meter) for part in batch.parts)
+        states = self.model.states and not torch.is_grad_enabled()
         while True:
             with self.model.lock:
                 try:
-                    make = functools.partial(self._lay_out, batch, meter)
-                    layout = self._store.find(batch.key, make, recurs=batch.recurs)
+                    make = functools.partial(self._lay_out, batch, meter, states)
+                    layout = self._store.find((batch.key, states), make, recurs=batch.recurs)
                     if batch.decoding is not None:
                         room = Room(self.tokens_at_once, self.tokens_kept)
                         return AnswerWriter(layout, batch.decoding, room, meter)(delta)
@@ -255,14 +256,16 @@ class LocalEvaluator:
                 empty_cache(self.model.device)
 
     @torch.no_grad()
-    def _lay_out(self, batch: Batch, meter: Meter) -> ByExample | ByCandidate:
-        """The batch laid out, with what all candidates share computed."""
+    def _lay_out(self, batch: Batch, meter: Meter, states: bool) -> ByExample | ByCandidate:
+        """The batch laid out, with what all candidates share computed; behind states if they are wanted."""
         if batch.endings:
             check_endings(batch, self.model, self._shape.P, "batch")
         shape = self._shape if self._reuse else self._shape.whole()
         if batch.decoding is not None:
             shape = shape_of(self.model, shape)
-        return lay_out_batch(self.model, batch, shape, self.tokens_at_once, meter, reuse=self._reuse)
+            states = states and begins_with_states(self.model)
+        most = self.tokens_at_once
+        return lay_out_batch(self.model, batch, shape, most, meter, reuse=self._reuse, states=states)
 
     @torch.no_grad()
     def _checked_shape(self) -> Shape:

@@ -22,11 +22,20 @@ LONG_BRANCH = 128  # tokens; a longer one has a row to itself, beside those of l
 FEW_TEXTS = 64  # so few are packed in several ways to find the one with the least padding
 
 
-def groups_of_texts(todo: Plan, most: int) -> list[list[int]]:
-    """By example: branches of like length behind texts of like length, of at most `most` tokens each."""
+def groups_of_texts(todo: Plan, most: int, *, alike: bool = False) -> list[list[int]]:
+    """By example: branches of like length behind texts of like length, of at most `most` tokens each.
+
+    Args:
+        todo: the plan.
+        most: see above.
+        alike: whether only texts of one length may go together.
+    """
     groups: list[list[int]] = []
     for group in tiles([len(row) for row in todo.branches], most_tokens=most):
         texts = [len(todo.shared[b]) for b in group]
+        if alike:
+            groups += [[group[i] for i in part] for part in tiles(texts, most_tokens=most, waste=0.0)]
+            continue
         least = min(TEXTS_TOGETHER, most // max(len(todo.branches[b]) for b in group))
         together = _together(tiles(texts, most_tokens=most, waste=TEXT_WASTE), least)
         groups += [[group[i] for i in part] for part in together]

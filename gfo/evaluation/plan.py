@@ -27,6 +27,7 @@ from gfo.core.protocols import Batch
 Row = tuple[int, ...]
 """Token ids; the soft prompt's token p stands as -1 - p, a token that no module changes as UNCHANGED + id."""
 UNCHANGED = 2**40
+WORTH_STATES = 0.25  # of the tokens, in front; with fewer whole rows cost less than copies of states
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def plan(
     everywhere: bool = False,
     begins: str | None = None,
     contexts: bool = True,
+    states: bool = False,
     reuse: bool = True,
 ) -> Plan:
     """The plan of a batch.
@@ -93,6 +95,7 @@ def plan(
         everywhere: whether all tokens depend on the candidate, not the soft prompt's and those behind alone.
         begins: where modules begin to change, for a soft prompt at its place; see `gfo.core.delta.Begin`.
         contexts: whether the model keeps contexts, without which every sequence is whole.
+        states: whether it keeps states of texts instead, which serve the layout by example alone.
         reuse: False to compute every sequence whole, the slow way.
     """
     soft = tuple(-1 - p for p in range(P))
@@ -100,10 +103,11 @@ def plan(
     first = [0 if everywhere else _first_soft(row) for row in rows]
     if begins in ("{here}", "{soft}"):
         first = [len(before) for before in batch.before]
-    if not (contexts and reuse):
+    keeps = contexts or (states and _worth_states(rows, first))
+    if not (keeps and reuse):
         return Plan(False, (), (), _marked(rows, first) if begins else tuple(rows))
     common = _common(rows) if len(set(first)) == 1 else min(first)
-    if len(rows) > 1 and common > first[0]:
+    if contexts and len(rows) > 1 and common > first[0]:
         return _by_candidate(rows, first[0], common)
     return _by_example(rows, first) if any(first) else Plan(False, (), (), tuple(rows))
 
@@ -119,6 +123,11 @@ def _by_example(rows: Sequence[Row], first: Sequence[int]) -> Plan:
     parts = [(row[:f], row[f:]) for row, f in zip(rows, first, strict=True)]
     shared, branches = zip(*parts, strict=True)
     return Plan(True, shared, (), branches)
+
+
+def _worth_states(rows: Sequence[Row], first: Sequence[int]) -> bool:
+    """Whether all rows have tokens in front of the first that depends on the candidate, and enough."""
+    return all(first) and sum(first) >= WORTH_STATES * sum(map(len, rows))
 
 
 def _marked(rows: Sequence[Row], first: Sequence[int]) -> tuple[Row, ...]:

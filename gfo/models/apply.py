@@ -1,9 +1,9 @@
 """K candidates' changes in one forward pass, by hooks on the modules that they change.
 
 The weights are never written. A changed linear module still makes one product for all candidates;
-what belongs to a candidate is batched beside it.
+what belongs to a candidate is batched beside it. A function at "instead" makes the product itself.
 
-Each slot is applied by one function here, at one of five places; at a place the functions act in the order
+Each slot is applied by one function here, at one of six places; at a place the functions act in the order
 in which they stand here. With K candidates of N tokens each they take and give:
 
 | place        | function                                                                             |
@@ -12,6 +12,7 @@ in which they stand here. With K candidates of N tokens each they take and give:
 | "context"    | {layer: tensors}, number of layers -> the context that the K candidates start from     |
 | "layer"      | what enters the layer, [rows, T, D], place int [rows, T], tensors -> [rows, T, D]     |
 | "input"      | the module's input x [K, N, in], tensors -> [K, N, in]                               |
+| "instead"    | the same x, the module, tensors -> its output [K, N, out]                            |
 | "output"     | its output y [K, N, out], x() -> [K, N, in], tensors -> [K, N, out]                  |
 """
 
@@ -21,16 +22,18 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from gfo.core.bank import Bank
 from gfo.core.delta import Delta
 from gfo.core.errors import GfoError
 from gfo.core.slots import (
     Adapters,
+    Banks,
     Biases,
     LayerPrompts,
     LowRank,
@@ -43,13 +46,13 @@ from gfo.core.slots import (
 from gfo.models.branches import Context, KeysValues
 from gfo.models.structure import hidden_of, hooked, with_hidden
 
-Place = Literal["embeddings", "context", "layer", "input", "output"]
+Place = Literal["embeddings", "context", "layer", "input", "instead", "output"]
 F = TypeVar("F", bound=Callable[..., Any])
 Input = Callable[[], Tensor]
 """A module's input [K, N, in], laid out by candidate when it is asked for."""
 
 _APPLIED: dict[Place, dict[type[Slot], Callable[..., Any]]] = {
-    place: {} for place in ("embeddings", "context", "layer", "input", "output")
+    place: {} for place in ("embeddings", "context", "layer", "input", "instead", "output")
 }
 
 
@@ -92,6 +95,20 @@ def add_prompt(hidden: Tensor, place: Tensor, prompt: Tensor) -> Tensor:
     """The prompts added in their places."""
     added = prompt.flatten(0, 1)[place.clamp(min=0)]
     return torch.where((place >= 0)[..., None], hidden + added, hidden)
+
+
+@applies(Banks, "instead")
+def multiply_by_chosen(x: Tensor, module: nn.Module, shares: Tensor, bank: Bank) -> Tensor:
+    """x W^T + b with the weight that the shares [K, M] give each candidate, one product for equal shares."""
+    bias: Any = getattr(module, "bias", None)
+    different, which = torch.unique(shares[:1] if is_shared(shares) else shares, dim=0, return_inverse=True)
+    if len(different) == 1:
+        return torch.nn.functional.linear(x, bank.mixed(different[0]), bias)
+    y = x.new_empty(*x.shape[:2], bank.shape[0])
+    for i, some in enumerate(different):
+        mine = (which == i).nonzero().flatten()
+        y[mine] = torch.nn.functional.linear(x[mine], bank.mixed(some), bias)
+    return y
 
 
 @applies(LowRank, "output")
@@ -143,6 +160,11 @@ class Change:
     cycles: int | None = None
     changed: Tensor | None = None
 
+    def of_tokens(self, place: Tensor) -> Change:
+        """What of it reaches some tokens of each row, by their places, int [t]."""
+        changed = None if self.changed is None else self.changed[:, place]
+        return replace(self, place=self.place[:, place], changed=changed)
+
     def put_prompts(self, words: Tensor) -> Tensor:
         """Input embeddings [rows, T, D] -> what enters the model: with the soft prompts in their places."""
         for function, slot in _found("embeddings", self.delta):
@@ -176,21 +198,39 @@ def applied(change: Change | None, module: nn.Module, layers: Sequence[nn.Module
             hook = _change_layer(function, change.place, value)
             handles.append(layers[layer].register_forward_pre_hook(hook, with_kwargs=True))
     before, behind = _found("input", change.delta), _found("output", change.delta)
+    instead = _found("instead", change.delta)
     names: set[str] = set()
-    for _, slot in before + behind:
+    for _, slot in before + instead + behind:
         names.update(slot.at)
     for name in sorted(names):
         part = module.get_submodule(name)
         if steps := _steps(before, name):
             handles.append(part.register_forward_pre_hook(_change_input(change, name, steps)))
+        if steps := _steps(instead, name):
+            handles.append(_Instead(part, _replace(change, name, steps, part)))
         if steps := _steps(behind, name):
             handles.append(part.register_forward_hook(_change_output(change, name, steps)))
     with hooked(*handles):
         yield
 
 
-Steps = list[tuple[Callable[..., Tensor], tuple[Tensor, ...]]]
-"""Functions in their order, with a slot's tensors for one module."""
+class _Instead:
+    """Another forward pass in the place of a module's own, until it is removed, as a hook is."""
+
+    def __init__(self, part: nn.Module, forward: Callable[..., Tensor]) -> None:
+        self._part, self._own = part, part.__dict__.get("forward")  # not its class', as libraries put there
+        part.__dict__["forward"] = forward
+
+    def remove(self) -> None:
+        """Put the module's own back."""
+        if self._own is None:
+            del self._part.__dict__["forward"]
+        else:
+            self._part.__dict__["forward"] = self._own
+
+
+Steps = list[tuple[Callable[..., Tensor], tuple[Any, ...]]]
+"""Functions in their order, with what a slot has for one module."""
 Found = list[tuple[Callable[..., Any], Slot]]
 """Functions in their order, with the slots that they apply."""
 
@@ -234,6 +274,21 @@ def _change_input(change: Change, name: str, steps: Steps) -> Any:
         return x, *args[1:]
 
     return hook
+
+
+def _replace(change: Change, name: str, steps: Steps, part: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A forward pass that makes a module's product with each candidate's own weight."""
+    K, again, own = change.delta.candidates, change.cycles or 1, part.forward
+
+    def forward(x: Tensor) -> Tensor:
+        _check_rows(change, name, x)
+        y = _by_candidate(x, K, again)
+        for function, tensors in steps:
+            y = function(y, part, *tensors)
+        y = _as_it_lay(y, x, K, again)
+        return y if change.changed is None else _where_changed(change.changed, name, y, own(x))
+
+    return forward
 
 
 def _change_output(change: Change, name: str, steps: Steps) -> Any:
@@ -290,5 +345,6 @@ def _by_candidate(x: Tensor, K: int, again: int) -> Tensor:
 
 
 def _as_it_lay(x: Tensor, before: Tensor, K: int, again: int) -> Tensor:
-    """Tokens by candidate [K, N, D] in the order and shape in which they came."""
-    return x.reshape(K, again, -1, x.shape[-1]).transpose(0, 1).reshape(before.shape)
+    """Tokens by candidate [K, N, D] in the order and shape in which they came, [..., D]."""
+    x = x.reshape(K, again, -1, x.shape[-1]).transpose(0, 1)
+    return x.reshape(*before.shape[:-1], x.shape[-1])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gfo.core.errors import GfoError, GfoWarning
 from gfo.models.branches import RowLayout
+from gfo.models.continued_rows import ContinuedRows
 from gfo.models.decoder import Decoder
 from gfo.models.encoder import Encoder
 from gfo.models.encoder_decoder import EncoderDecoder
@@ -25,6 +26,7 @@ Rows = Sequence[Sequence[int]]
 
 
 WHOLE = (WholeRows, WholeEncoder)
+KEEPING = (Decoder, ContinuedRows)  # what they keep of a text must not depend on what stands behind it
 
 
 class Way(NamedTuple):
@@ -56,6 +58,11 @@ class Way(NamedTuple):
         """What it is and costs, in words."""
         if self.equal_lengths:
             return "in passes of rows of one length, which is exact, but slower where lengths differ"
+        if self.model is ContinuedRows:
+            return (
+                "in rows that continue copies of the text's states, which is exact; but candidates share no "
+                "other tokens, so that where all tokens change each step runs all rows of all candidates"
+            )
         if self.model is WholeRows:
             return (
                 "in whole rows, which is exact; but candidates share no text, so that each step runs all "
@@ -67,13 +74,13 @@ class Way(NamedTuple):
 def _ways(*models: Any) -> tuple[Way, ...]:
     """All ways of some classes, those for rows of any length first."""
     ways = [Way(model, by_ids) for model in models for by_ids in (False, True)[: 1 + (model in WHOLE)]]
-    alike = [way._replace(equal_lengths=True) for way in ways if way.model is not Decoder]
+    alike = [way._replace(equal_lengths=True) for way in ways if way.model not in KEEPING]
     return (*ways, *alike)
 
 
 # kind -> the ways that may be right, the fastest first
 WAYS: dict[str, tuple[Way, ...]] = {
-    "decoder": _ways(Decoder, WholeRows),
+    "decoder": _ways(Decoder, ContinuedRows, WholeRows),
     "encoder": _ways(Encoder, WholeEncoder),
     "encoder-decoder": _ways(EncoderDecoder),
 }
@@ -155,6 +162,9 @@ def compare(model: FrozenModel, rows: Rows) -> None:
         together = _together(model, group)
         alone = torch.stack([_plain(model, row) for row in group])
         model.compare(together, alone)
+        if isinstance(model, ContinuedRows):
+            for row in group:
+                model.check_row(model.embed(torch.tensor(list(row), device=model.device)) * _moved(model))
 
 
 def _turned(model: FrozenModel, row: Sequence[int]) -> list[int]:
@@ -186,7 +196,9 @@ def _probes(model: FrozenModel) -> list[list[int]]:
     """Two rows of token ids, on both sides of the thresholds that the model's config names."""
     size = sum(p.numel() for p in model.module.parameters())
     most = min(model.context_length - 1, max(2 * TEXT, int(WORK / max(1, size))))
-    beyond = max((n for n in _thresholds(model.config.to_dict()) if n + SHORT <= most), default=TEXT - SHORT)
+    sides = 2 if model.states else 1  # texts that are kept are to be on both sides, too
+    named = (sides * n for n in _thresholds(model.config.to_dict()))
+    beyond = max((n for n in named if n + SHORT <= most), default=TEXT - SHORT)
     text = model.probe_text.tolist()
     longest = (text * (beyond // len(text) + 2))[: min(most, beyond + SHORT)]
     rows = [text[: min(SHORT, most)], longest]
@@ -216,9 +228,22 @@ def _share_layers(model: FrozenModel) -> None:
         whole = model.branches(None, entry, lie)
         lower = model.branches(None, entry, lie, stop=middle)
         model.compare(model.branches(None, lower, lie, start=middle), whole)
+        if isinstance(model, ContinuedRows):
+            _compare_layers_behind(model, entry, middle)
         model.shares_layers = lower.shape[:-1] == entry.shape[:-1]  # not several streams
     except Exception:  # of any kind: then all layers run, which is right
         model.shares_layers = False
+
+
+def _compare_layers_behind(model: ContinuedRows, entry: Tensor, middle: int) -> None:
+    """Compare a row [1, 1, T, D] behind the same row as a text with one that goes on in the middle layer."""
+    T = entry.shape[2]
+    states, _ = model.context(entry[0], torch.tensor([T], device=entry.device))
+    column = torch.arange(T, device=entry.device)[None]
+    lie = RowLayout(torch.zeros_like(column), column, column[:, -1:])
+    whole = model.branches(states, entry, lie)
+    lower = model.branches(states, entry, lie, stop=middle)
+    model.compare(model.branches(states, lower, lie, start=middle), whole)
 
 
 def _laid(model: FrozenModel, rows: Rows) -> tuple[Tensor, RowLayout]:

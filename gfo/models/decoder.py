@@ -21,7 +21,9 @@ from gfo.models.attention import attention_of_branches
 from gfo.models.branches import Context, RowLayout
 from gfo.models.families import attention_windows, feed_forward_of, strange_layers
 from gfo.models.frozen import FrozenModel
+from gfo.models.gguf_form import GGUFForm
 from gfo.models.last_layer import read_tokens_only
+from gfo.models.rescaling import Rescaling, find_rescalings
 from gfo.models.shared_attention import may_share
 from gfo.models.structure import find_stacks, hooked
 
@@ -75,6 +77,16 @@ class Decoder(FrozenModel):
     def shares_attention(self) -> bool:
         """Whether sequences that grow can attend to what they share without copies of it."""
         return may_share(self)
+
+    @functools.cached_property
+    def rescalings(self) -> tuple[Rescaling, ...]:
+        """Where factors can be moved between modules without a change of the function."""
+        return find_rescalings(self)
+
+    @functools.cached_property
+    def gguf(self) -> GGUFForm:
+        """What a GGUF file of the model would be."""
+        return GGUFForm(self)
 
     @functools.cached_property
     def heads(self) -> int:

@@ -115,6 +115,23 @@ USUAL_TARGETS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
 }
 
+# Families whose layers are norm, q, k, v, o, norm, gated feed-forward network, and the places in a layer
+# where factors can be moved from columns to what gives their inputs: source -> modules with these columns.
+RESCALED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+RESCALED_VALUES = "self_attn.v_proj"
+RESCALED_PLACES: dict[str, tuple[str, ...]] = {
+    "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    RESCALED_VALUES: ("self_attn.o_proj",),
+    "post_attention_layernorm": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.up_proj": ("mlp.down_proj",),
+}
+
+# Families that are written as GGUF files, and what those call them; which of their modules may have a bias,
+# and the only head size that transformers takes, where it does not read the size from the file.
+GGUF_ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+GGUF_BIASES = {"qwen2": ("q_proj", "k_proj", "v_proj")}
+GGUF_HEAD_SIZE = {"qwen3": 128}
+
 # Parameters of routed experts, one matrix each, which are no modules.
 EXPERTS = re.compile(r"\.(experts|input_linear|output_linear)\.\w+$")
 

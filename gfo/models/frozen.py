@@ -54,6 +54,8 @@ class FrozenModel(HasTexts, ABC):
     """Whether a token sees only those before it."""
     contexts: bool = False
     """Whether keys and values are kept as contexts: what rows share in front, and prefixes."""
+    states: bool = False
+    """Whether states of texts are kept, of which the rows behind one begin with a copy each."""
     by_ids: bool = False
     """Whether the forward pass is given token ids beside what enters, 0 in the soft prompt's places."""
     equal_lengths: bool = False
@@ -166,8 +168,7 @@ class FrozenModel(HasTexts, ABC):
     def rounds_inputs(self) -> bool:
         """Whether quantized modules round their inputs too, as half precision does or more so."""
         with self.lock:
-            parts = quantized_linears(self.module).values()
-            return any(rounds_inputs(part, self.dtype) for part in parts)
+            return any(rounds_inputs(part, self.dtype) for part in quantized_linears(self.module).values())
 
     @functools.cached_property
     def experts(self) -> dict[str, int]:
@@ -316,8 +317,7 @@ class FrozenModel(HasTexts, ABC):
             chosen = torch.tensor(chosen, device=hidden.device)
         weight = self._head_weight[chosen].float()  # (V', D)
         bias = None if self._bias is None else self._bias[chosen].float()
-        logits = torch.nn.functional.linear(hidden.float(), weight, bias)
-        logits = logits * self._logit_scale
+        logits = torch.nn.functional.linear(hidden.float(), weight, bias) * self._logit_scale
         return logits if self._logit_cap is None else self._logit_cap * torch.tanh(logits / self._logit_cap)
 
     def log_likelihood(self, hidden: Tensor, tokens: Tensor) -> Tensor:

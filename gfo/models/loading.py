@@ -71,7 +71,7 @@ def load_model(
 
 @checked
 def freeze(module: Any, tokenizer: Any, name: str = "", *, check: bool = True) -> FrozenModel:
-    """The `Decoder`, `WholeRows`, `Encoder` or `EncoderDecoder` of a transformers model.
+    """The `Decoder`, `ContinuedRows`, `WholeRows`, `Encoder` or `EncoderDecoder` of a transformers model.
 
     Args:
         module: the model.

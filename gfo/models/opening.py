@@ -108,7 +108,7 @@ def open_processor(source: Source, module: Any) -> tuple[Any, str | None]:
             found = transformers.AutoProcessor.from_pretrained(source.path, **source.options)
     except ImportError as error:
         package = next((name for name in PROCESSORS_NEED if name in str(error).lower()), "a package")
-        return None, f"reads images by a processor that needs {package}; pip install 'gfo[images]'"
+        return None, f"reads images by a processor that needs {package}; pip install 'gfo-llm[images]'"
     except Exception as error:  # of any kind: rows of text need none
         return None, f"has no processor that transformers can open ({_reason(error)[:100]}); save it there"
     return (found, None) if hasattr(found, "image_processor") else (None, "has no processor of images")

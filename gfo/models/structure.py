@@ -19,6 +19,8 @@ from gfo.core.errors import GfoError
 from gfo.models.families import EXPERTS, give_position_bias, holds_position_bias
 from gfo.models.weights import linear_sizes
 
+LAYER_TYPES = ("layer_types", "layers_block_type")  # what configs call the kinds of layers, one each
+
 
 @dataclass(frozen=True)
 class LinearInfo:
@@ -252,9 +254,16 @@ def _shallow(module: nn.Module) -> nn.Module:
 
 def _shortened(config: Any, start: int, stop: int) -> Any:
     """The config of a body with fewer layers, as far as forward passes read it."""
-    config = copy.copy(config)
+    before, config = config, copy.copy(config)
     if "num_hidden_layers" in config.__dict__:
         config.num_hidden_layers = stop - start
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[start:stop]
+    derived = {}
+    for name in LAYER_TYPES:
+        kinds = getattr(before, name, None)
+        if kinds and name in config.__dict__:
+            setattr(config, name, kinds[start:stop])
+        elif kinds:  # a property, or another name of one
+            derived[name] = kinds[start:stop]
+    if derived:
+        config.__class__ = type(type(config).__name__, (type(config),), derived)
     return config

@@ -62,6 +62,18 @@ class HasTexts:
         behind = [("\n",)] if inside else None
         return self.text_tokens.encode([(text,)], start=start, end=end, behind=behind)[0]
 
+    def running(self, text: Tokens, blanks: str = "") -> Tokens:
+        """The tokens that a text has behind another and some blanks, of those that it has alone.
+
+        They are those, behind the blanks', where the tokenizer cannot read them back.
+        """
+        if not text or not (blanks or self.text_tokens.prefixes):
+            return text
+        (said,) = self._decoded([text])
+        if self.encode(said) != text:
+            return self.encode(blanks, inside=True) + text
+        return self.encode(blanks + said, inside=True)
+
     def encode_rows(
         self,
         rows: Sequence[Pieces],

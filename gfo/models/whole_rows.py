@@ -25,7 +25,10 @@ from gfo.models.frozen import FrozenModel
 from gfo.models.structure import find_layers, hooked
 
 CACHES = ("past_key_values", "cache_params", "state")  # under which names models give and take their states
-SAME = 1e-4  # of their spread: so near are states with a cache to those without
+SAME, SAME_HALF = (
+    1e-4,
+    0.2,
+)  # of their spread: so near are logits with a cache to those without; half precision
 
 
 @contextmanager
@@ -139,14 +142,20 @@ class WholeRows(_Whole):
         ids = self.probe_text.repeat(2, 1)
         ids[1] = ids[1].flip(0)
         wanted = self._run(self.stacks[0], self.embed(ids), None, 0, None, use_cache=False)[:, 8:]
-        most = SAME * torch.finfo(self.dtype).eps / torch.finfo(torch.float32).eps
+        exact = self.dtype in (torch.float32, torch.float64) and not self.rounds_inputs
+        most = SAME if exact else SAME_HALF
         for name in CACHES:
             try:
-                if float((self._token_by_token(ids, name) - wanted).abs().max() / wanted.std()) <= most:
+                if self._distance(self._token_by_token(ids, name), wanted) <= most:
                     return name
             except Exception:  # of any kind: it is without a cache that such a model is right
                 continue
         return None
+
+    def _distance(self, found: Tensor, wanted: Tensor) -> float:
+        """How far logits of states [..., D] are from those wanted, in spreads of these."""
+        logits = self.logits(wanted, self.probe_vocabulary)
+        return float((self.logits(found, self.probe_vocabulary) - logits).abs().max() / logits.std())
 
     def _token_by_token(self, ids: Tensor, name: str) -> Tensor:
         """States [rows, T - 8, D] of all but the first 8 tokens [rows, T], each behind a cache."""
@@ -184,14 +193,15 @@ class WholeSequences(Growing):
         model: whose they are.
         change: candidates to apply, in all of the rows; its places are those of the first pass.
         ids: the first tokens' ids, int [rows, T].
+        cache: what is kept of the texts in front of them, in as many rows; None for no texts.
     """
 
     shrinks = False  # rows stay: caches of all kinds are kept as they are
 
-    def __init__(self, model: WholeRows, change: Change, ids: Tensor) -> None:
+    def __init__(self, model: WholeRows, change: Change, ids: Tensor, cache: Any = None) -> None:
         self._model, self._change, self._ids = model, change, ids
         self._entry: Tensor | None = None
-        self._cache: Any = None
+        self._cache = cache
 
     def begin(self, entry: Tensor) -> Tensor:
         """The first tokens, input embeddings [rows, T, D]: hidden states of the last ones, [rows, D]."""

@@ -126,7 +126,7 @@ def _optuna(method: str) -> Any:
         import optuna
     except ImportError as error:
         raise GfoError(
-            f"optimizer '{method}' needs Optuna, which is not installed; pip install 'gfo[optuna]'"
+            f"optimizer '{method}' needs Optuna, which is not installed; pip install 'gfo-llm[optuna]'"
         ) from error
     return optuna
 

@@ -10,8 +10,9 @@ simultaneous perturbation algorithm for stochastic optimization, doi:10.1109/7.7
 D_j has entries +-1 (`directions="rademacher"`) or N(0, I) (`"gaussian"`, then D_j in place of
 D_j^-1). With gaussian directions, population 2 and alpha = gamma = 0 this is the estimator of MeZO
 (Malladi et al. 2023, arXiv:2305.17333). Without a given `a`, the first estimate fixes it
-so that the first step moves the coordinates by `step` in root mean square, Spall's own rule, and longer
-steps are shortened to that: a first estimate that is small by chance would make all others too long.
+so that the first step moves the coordinates by `step` in root mean square, Spall's own rule. No step k is
+longer than `step` (A + 1)^alpha / (A + k + 1)^alpha: a first estimate that is small by chance would make all
+others too long, and where the noise grows with the loss, theta would walk away at full pace.
 
 The size of the losses counts, not only their order. A direction with a failed side is left out.
 The recommendation is theta.
@@ -45,7 +46,7 @@ class SPSA(BaseOptimizer):
             even, and at most 2 ceil(d / 4): on few dimensions more directions gain less than they cost.
         scale: a typical change of a coordinate; 1 by default, within a box a fifth of its width.
         step: the first step's change of a coordinate in root mean square, in z; fixes `a`, and no step is
-            longer. 0.3 `scale` by default.
+            longer. 0.3 `scale` by default, and 0.2 from d = 100 on, where noise moves more coordinates.
         a: the gain, where it is to be given instead; the recursion is then Spall's to the letter.
         c: half the distance of the two points along a coordinate, in z; 0.1 `scale` by default, and 0.35
             from d = 100 on, where narrower differences drown in the noise of many coordinates.
@@ -79,7 +80,7 @@ class SPSA(BaseOptimizer):
         super().__init__(domain, seed)
         default = min(even_population(self.name, domain, None), 2 * math.ceil(domain.d / 4))
         self._take(population=population, default=default, even=True, scale=scale, x0=x0)
-        self.step = self._size("step", step, 0.3)
+        self.step = self._size("step", step, 0.2 if domain.d >= HIGH_D else 0.3)
         self.a = None if a is None else number(self.name, "a", a, above=0)
         self._longest = float(self.step.max()) if a is None else np.inf
         self._unit = self.step / self._longest if a is None else np.ones(domain.d)
@@ -130,8 +131,9 @@ class SPSA(BaseOptimizer):
         if self.a is None and size > 0:
             self.a = self._longest * (self.A + 1 + self.k) ** self.alpha / size
         a = (self.a or 0.0) / (self.A + self.k + 1) ** self.alpha
-        if a * size > self._longest:
-            a = self._longest / size
+        longest = self._longest * ((self.A + 1) / (self.A + self.k + 1)) ** self.alpha
+        if a * size > longest:
+            a = longest / size
         self.theta = self.domain.clip(self.theta - a * self._unit * g)
         self.k += 1
 

@@ -194,5 +194,5 @@ def check_botorch(method: str) -> None:
             import botorch  # noqa: F401
     except ImportError as error:
         raise GfoError(
-            f"optimizer '{method}' needs BoTorch, which is not installed; pip install 'gfo[bo]'"
+            f"optimizer '{method}' needs BoTorch, which is not installed; pip install 'gfo-llm[bo]'"
         ) from error

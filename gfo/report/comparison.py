@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,68 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gfo.core.checking import checked
-from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 from gfo.core.metric import LOSS, Metric
+from gfo.report.curves import Curve, dev_curve, quartiles, train_curve
+from gfo.report.groups import Group
 from gfo.report.scores import metrics_named
 from gfo.report.tables import Table, Tabled
 
 if TYPE_CHECKING:
+    import pandas
+
     from gfo.report.figures import Figure
 
-Curve = tuple[Array, Array]
-"""x, rising [n], and the lowest loss until there [n]."""
-NO_STEP: Mapping[str, Any] = {"evaluations": 0, "forward_tokens": 0, "best": None}
 NONE = (math.nan, math.nan)  # mean and deviation where there is no value
-QUARTILES = (0.25, 0.5, 0.75)
 STYLES = ("-", "--", ":")  # once the colours are used up
 MOST_ABOVE, ABOVE_IN_A_ROW = 4, 110  # lines whose names have room above the panels; letters of a row there
-
-
-@dataclass(frozen=True)
-class RunValues:
-    """What is compared of a run, as plain values.
-
-    Attributes:
-        steps: the lines of its history; empty for a method that does not search, which has no line in the
-            figure.
-        test: metric -> value of the result on test; empty if it was not scored.
-        seconds: of the search.
-        metrics: what the test metrics are; by default gfo's own of those names.
-    """
-
-    steps: Sequence[Mapping[str, Any]]
-    test: Mapping[str, float]
-    seconds: float
-    metrics: tuple[Metric, ...] = ()
-
-    @property
-    def last(self) -> Mapping[str, Any]:
-        """The last line of its history; zeros of a method that does not search."""
-        return self.steps[-1] if self.steps else NO_STEP
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs that differ by their seeds only, under one label."""
-
-    label: str
-    runs: tuple[RunValues, ...]
-
-    def end(self, x: str) -> float:
-        """Where the longest of the runs ends, one of which has steps."""
-        from gfo.report.figures import x_values
-
-        return max(x_values(run.steps, x)[-1] for run in self.runs if run.steps)
-
-    def curves(self, lowest: Callable[[Sequence[Mapping[str, Any]], str], Curve], x: str) -> list[Curve]:
-        """A curve of each run: `train_curve` or `dev_curve`."""
-        return [lowest(run.steps, x) for run in self.runs]
-
-    @property
-    def losses(self) -> list[float | None]:
-        """Of all candidates of the runs."""
-        return [loss for run in self.runs for step in run.steps for loss in step["loss"]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -127,6 +80,35 @@ class Comparison(Tabled):
         figure.legend_outside(axes[0], columns)
         return figure.write(path)
 
+    @checked
+    def differences(self, metric: str | None = None, *, against: str | None = None) -> Table:
+        """Whether methods differ, by their runs on the same tasks and seeds.
+
+        Args:
+            metric: of the test scores, or "train_loss"; None takes the first beside the loss.
+            against: a method, with which each other one is compared; None compares all pairs.
+
+        Raises:
+            GfoError: for an unknown metric or method, or fewer than two methods.
+        """
+        from gfo.report import significance
+
+        return significance.differences(self.groups, metric, against)
+
+    @checked
+    def wins(self, metric: str | None = None) -> Table:
+        """On how many tasks and seeds each method beats each other one, a tie as a half."""
+        from gfo.report import significance
+
+        return significance.wins(self.groups, metric)
+
+    @checked
+    def plot_ranks(self, path: str | Path | None = None, *, metric: str | None = None) -> Figure:
+        """Mean ranks over tasks and seeds; methods closer than the critical difference are joined."""
+        from gfo.report import significance
+
+        return significance.plot_ranks(self.groups, path, metric)
+
     def rows(self) -> list[dict[str, Any]]:
         """The table as numbers, a mapping for each group.
 
@@ -136,6 +118,16 @@ class Comparison(Tabled):
         where there is none.
         """
         return [_row(group) for group in self.groups]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """`rows` as a DataFrame with the labels as index; means and deviations in columns of their own."""
+        import pandas
+
+        rows = [
+            {name: value for key, each in row.items() for name, value in _columns(key, each)}
+            for row in self.rows()
+        ]
+        return pandas.DataFrame(rows).set_index("label")
 
     def table(self) -> Table:
         """The table as text: of several runs the mean, plus or minus the sample standard deviation."""
@@ -155,52 +147,15 @@ class Comparison(Tabled):
         return dict(zip(names, metrics, strict=True))
 
 
-def train_curve(steps: Sequence[Mapping[str, Any]], x: str) -> Curve:
-    """The lowest training loss of any candidate so far."""
-    return _curve(steps, x, [step["best"] for step in steps])
-
-
-def dev_curve(steps: Sequence[Mapping[str, Any]], x: str) -> Curve:
-    """The lowest dev loss of any snapshot so far, at the steps that were scored."""
-    return _curve(steps, x, [(step["dev"] or {}).get("loss") for step in steps])
-
-
-def quartiles(curves: Sequence[Curve]) -> tuple[Array, Array]:
-    """Quartiles over runs of the lowest loss so far.
-
-    Args:
-        curves: of runs; those without a point are left out.
-
-    Returns:
-        Where any run has a point and all have begun, [n], and the quartiles there, [3, n].
-    """
-    curves = [curve for curve in curves if len(curve[0])]
-    if not curves:
-        return np.empty(0), np.empty((3, 0))
-    grid = np.unique(np.concatenate([x for x, _ in curves]))
-    grid = grid[grid >= max(x[0] for x, _ in curves)]
-    rows = [y[np.searchsorted(x, grid, side="right") - 1] for x, y in curves]  # (runs, n)
-    return grid, np.quantile(rows, QUARTILES, axis=0)
+def _columns(key: str, value: Any) -> list[tuple[str, Any]]:
+    """A key of `rows` as columns: of a mean and its deviation two."""
+    return [(key, value[0]), (f"{key}_sd", value[1])] if isinstance(value, tuple) else [(key, value)]
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation; nan where there are too few values."""
     mean = float(np.mean(values)) if values else math.nan
     return mean, float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-
-
-def _curve(steps: Sequence[Mapping[str, Any]], x: str, losses: Sequence[Any]) -> Curve:
-    """The lowest so far of a loss of each step, which may be None."""
-    from gfo.report.figures import x_values
-
-    if not steps:
-        return np.empty(0), np.empty(0)
-    every, found = np.array(x_values(steps, x), dtype=np.float64), np.array(losses, dtype=np.float64)
-    good = np.isfinite(found)  # None has become nan
-    at, lowest = every[good], np.minimum.accumulate(found[good])
-    if good.any() and at[-1] < every[-1]:  # what was found stays found until the run's end
-        return np.append(at, every[-1]), np.append(lowest, lowest[-1])
-    return at, lowest
 
 
 def _with_steps(groups: Iterable[Group]) -> list[Group]:
@@ -336,16 +291,3 @@ def _notes_on_failed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         for row in rows
         if row["failed"]
     ]
-
-
-def group_runs(facts: Sequence[Mapping[str, str]], seeds: Sequence[Any]) -> list[list[int]]:
-    """Indices of runs by group: of equal facts, if their seeds are known and all differ; else each alone."""
-    found: dict[tuple[Any, ...], list[int]] = {}
-    for i, each in enumerate(facts):
-        found.setdefault(tuple(sorted(each.items())), []).append(i)
-    groups: list[list[int]] = []
-    for indices in found.values():
-        known = [seeds[i] for i in indices]
-        alone = None in known or len(set(known)) < len(known)
-        groups += [[i] for i in indices] if alone else [indices]
-    return groups

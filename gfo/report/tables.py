@@ -1,15 +1,29 @@
-"""Small tables, as text for terminals and as HTML for notebooks."""
+"""Small tables: for terminals, notebooks (HTML), papers (LaTeX), and what comes next (CSV, pandas)."""
 
 from __future__ import annotations
 
+import csv
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from gfo.core.checking import checked
 from gfo.core.errors import printable
+from gfo.core.files import absolute, write_whole
 from gfo.core.metric import Metric
 from gfo.report.scores import AllScores, SplitScores, metrics_named
+
+if TYPE_CHECKING:
+    import pandas
+
+LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%",
+    "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "…": r"\ldots{}",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,6 +55,50 @@ class Table:
             body = "".join(_html(row, "td") for row in self.rows)
             table = f"<table><thead>{_html(self.header, 'th')}</thead><tbody>{body}</tbody></table>"
         return table + "".join(f"<div>{escape(printable(note))}</div>" for note in self.notes)
+
+    @checked
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """The cells as CSV, without the notes; also written to a file, if a path is given."""
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerows((self.header, *self.rows))
+        return _written(buffer.getvalue(), path)
+
+    @checked
+    def to_markdown(self, path: str | Path | None = None) -> str:
+        """A table of Markdown, the notes behind it; also written to a file, if a path is given."""
+        rule = ("---", *["---:"] * (len(self.header) - 1))
+        cells = ([printable(c).replace("|", r"\|") for c in row] for row in (self.header, rule, *self.rows))
+        lines = [f"| {' | '.join(row)} |" for row in cells]
+        return _written("\n".join([*lines, *(f"\n{printable(note)}" for note in self.notes)]) + "\n", path)
+
+    @checked
+    def to_latex(self, path: str | Path | None = None) -> str:
+        """A `tabular` with the rules of the package booktabs, the notes as comments behind it.
+
+        Also written to a file, if a path is given.
+        """
+        lines = [rf"\begin{{tabular}}{{l{'r' * (len(self.header) - 1)}}}", r"\toprule"]
+        head, *body = (" & ".join(map(_latex, row)) + r" \\" for row in (self.header, *self.rows))
+        lines += [head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
+        return _written("\n".join([*lines, *(f"% {printable(note)}" for note in self.notes)]) + "\n", path)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The cells, as text, with the first column as the index."""
+        import pandas
+
+        frame = pandas.DataFrame(list(self.rows), columns=list(self.header))
+        return frame.set_index(self.header[0])
+
+
+def _latex(cell: str) -> str:
+    """Text for LaTeX, in which no character is a command."""
+    return "".join(LATEX.get(character, character) for character in printable(cell))
+
+
+def _written(text: str, path: str | Path | None) -> str:
+    if path is not None:
+        write_whole(absolute(path, "table: path"), text, name="table")
+    return text
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
@@ -74,6 +132,22 @@ class Tabled(ABC):
 
     def _repr_html_(self) -> str:
         return self.table()._repr_html_()
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """Its table: see `Table.to_csv`."""
+        return self.table().to_csv(path)
+
+    def to_markdown(self, path: str | Path | None = None) -> str:
+        """Its table: see `Table.to_markdown`."""
+        return self.table().to_markdown(path)
+
+    def to_latex(self, path: str | Path | None = None) -> str:
+        """Its table: see `Table.to_latex`."""
+        return self.table().to_latex(path)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Its table: see `Table.to_pandas`."""
+        return self.table().to_pandas()
 
 
 def scores_table(

@@ -7,7 +7,7 @@ import io
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gfo.core.checking import checked
 from gfo.core.domain import Array
@@ -87,7 +87,7 @@ class Callback:
     a callback counts or writes is as without the stop, if it begins anew in `start`. Only a `run.optimizer`
     that saves its state (`bo`) is further on by then.
 
-    One that keeps the path of the recommendations, and ends a run that goes too far:
+    One that keeps the path of the recommendations, and ends a run that goes too far::
 
         class Path(gfo.Callback):
             def start(self, run):
@@ -211,50 +211,6 @@ class CSVLog(Callback):
         writer.writerow([getattr(last, c) for c in self.COLUMNS] + [dev.get(name) for name in self._dev])
         append(self.path, rows.getvalue())
         return None
-
-
-@checked
-class TensorBoard(Callback):
-    """Writes scalars for TensorBoard (the extra `tensorboard`), by evaluations; of a resumed run whole again.
-
-    Args:
-        folder: of the log, a new one for each run.
-
-    Raises:
-        GfoError: if TensorBoard is not installed.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise GfoError(
-                "TensorBoard: it is not installed; pip install 'gfo[tensorboard]', or take gfo.CSVLog"
-            ) from None
-        self.folder = absolute(folder, "TensorBoard: folder")
-        self._make = SummaryWriter
-        self._writer: Any = None
-
-    def start(self, run: Run) -> None:
-        self._writer = self._make(str(self.folder), purge_step=0)  # hides what a stopped run wrote
-
-    def step(self, run: Run) -> str | None:
-        last = run.history[-1]
-        values: dict[str, float | None] = {
-            "train/mean_loss": last.mean_loss,
-            "train/best": last.best,
-            "search/spread": last.spread,
-            "cost/forward_tokens": last.forward_tokens,
-            **{f"dev/{name}": value for name, value in (last.dev or {}).items()},
-        }
-        for name, value in values.items():
-            if value is not None:
-                self._writer.add_scalar(name, value, last.evaluations)
-        return None
-
-    def end(self, run: Run) -> None:
-        if self._writer is not None:
-            self._writer.close()
 
 
 def _needs_dev(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 from gfo.core.checking import checked
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.recording import NOT_RECORDED
-from gfo.report.comparison import Comparison, Group, RunValues, group_runs
+from gfo.report.comparison import Comparison
+from gfo.report.groups import Group, RunValues, group_runs
 from gfo.report.labels import flatten, labels, seeds
 from gfo.report.scores import recorded_metrics
 from gfo.run.files import read_json
@@ -19,8 +21,8 @@ from gfo.run.result import CONFIG, RESULT, Result, metrics_record
 from gfo.run.schema import read_result
 
 RunLike = Result | str | Path
-Named = tuple[str, Sequence[RunValues], bool]
-"""A label, its runs, and whether to say how many seeds they are."""
+Named = tuple[str, Sequence[RunValues], bool, str]
+"""A label, its runs, whether to say how many seeds they are, and the method."""
 RECORDED = (
     "optimizer",
     "baseline",
@@ -41,6 +43,11 @@ class _Found:
     facts: dict[str, str]
     seed: Any
     name: str
+
+    @property
+    def method(self) -> dict[str, str]:
+        """What was run, whatever the task."""
+        return {key: value for key, value in self.facts.items() if not _of_task(key)}
 
     @property
     def unknown(self) -> list[str]:
@@ -84,7 +91,7 @@ def _named(runs: Mapping[str, RunLike | Sequence[RunLike]]) -> list[Named]:
     lists = {k: [v] if isinstance(v, RunLike) else list(v) for k, v in runs.items()}
     if not all(lists.values()):
         raise GfoError("compare: a label has no runs; leave it out")
-    return [(k, [_read(run).values for run in v], False) for k, v in lists.items()]
+    return [(k, [_read(run).values for run in v], False, k) for k, v in lists.items()]
 
 
 def _grouped(found: Sequence[_Found]) -> list[Named]:
@@ -93,19 +100,29 @@ def _grouped(found: Sequence[_Found]) -> list[Named]:
     first = [found[group[0]] for group in indices]
     names = labels([f.facts for f in first], [f.name for f in first])
     return [
-        (label, [found[i].values for i in group], True) for label, group in zip(names, indices, strict=True)
+        (label, [found[i].values for i in group], True, method)
+        for label, group, method in zip(names, indices, _methods(first), strict=True)
     ]
+
+
+def _methods(first: Sequence[_Found]) -> list[str]:
+    """What to call the method of each group, by the first run of it: the same where only tasks differ."""
+    keys = [tuple(sorted(f.method.items())) for f in first]
+    of = dict(zip(keys, first, strict=True))
+    names = labels([f.method for f in of.values()], [f.name for f in of.values()])
+    known = dict(zip(of, names, strict=True))
+    return [known[key] for key in keys]
 
 
 def _joined(groups: Sequence[Named], x: str, notes: Sequence[str]) -> Comparison:
     """The groups, those of equal runs as one run with a note."""
     shown, said = [], list(notes)
-    for label, runs, counted in groups:
+    for label, runs, counted, method in groups:
         if len(runs) > 1 and all(_same(runs[0], run) for run in runs[1:]):
             said.append(f"{label}: {len(runs)} runs are equal in every number: nothing varies; one is shown")
             runs, counted = runs[:1], False
         text = f"{label} ({len(runs)} seeds)" if counted and len(runs) > 1 else label
-        shown.append(Group(text, tuple(runs)))
+        shown.append(Group(text, tuple(runs), method))
     return Comparison(tuple(shown), x, tuple(said))
 
 
@@ -150,8 +167,19 @@ def _found(history: History, summary: Mapping[str, Any], name: str) -> _Found:
     if not steps and not test:  # with scores it is a baseline that does not search
         raise GfoError(f"compare: {name or 'a run'} has no steps yet; leave it out, or wait for its first")
     seconds = summary.get("cost", {}).get("seconds", steps[-1]["seconds"] if steps else 0.0)
-    values = RunValues(steps, test, seconds, recorded_metrics(summary))
-    return _Found(values, flatten(record), _seeds(summary, record), name)
+    facts = flatten(record)
+    values = RunValues(steps, test, seconds, recorded_metrics(summary), _block(facts, summary))
+    return _Found(values, facts, _seeds(summary, record), name)
+
+
+def _of_task(key: str) -> bool:
+    return key.split(".")[0] == "task"
+
+
+def _block(facts: Mapping[str, str], summary: Mapping[str, Any]) -> str:
+    """The task and the root seed of a run, as text."""
+    task = {key: value for key, value in facts.items() if _of_task(key)}
+    return json.dumps([task, summary.get("seed")], sort_keys=True)
 
 
 def _recorded(summary: Mapping[str, Any]) -> dict[str, Any]:

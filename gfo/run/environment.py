@@ -9,14 +9,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from gfo import __version__
 from gfo.run.callbacks import Callback, Run
 
-PACKAGES = ("gfo", "torch", "transformers", "numpy", "scipy", "cma", "nevergrad", "peft", "scikit-learn")
+PACKAGES = ("torch", "transformers", "numpy", "scipy", "cma", "nevergrad", "peft", "scikit-learn")
 
 
 def versions() -> dict[str, str]:
     """Versions of Python, gfo and what its numbers depend on."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "gfo": __version__}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)

@@ -288,6 +288,11 @@ class Result(Tabled):
         """Write the whole model with the result in its weights, and its tokenizer; else as `export_peft`."""
         return self._export("merged", folder)
 
+    @checked
+    def export_gguf(self, folder: str | Path) -> Exported:
+        """Write a GGUF file for llama.cpp, each weight at the level found; else as `export_peft`."""
+        return self._export("gguf", folder)
+
     def prompt_text(self) -> str:
         """The prompt found: the text of a discrete one, or a soft one's nearest words, to look at.
 

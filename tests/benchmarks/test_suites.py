@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
 import pytest
 
+import gfo
+from benchmarks.optimizers import nevergrad_names
 from benchmarks.optimizers.__main__ import main
+from benchmarks.optimizers.methods import method
+from benchmarks.optimizers.problems import Finished, Recorder
 from benchmarks.optimizers.suite_runs import area, comparisons, read_lines, suite_cells
 from benchmarks.optimizers.suites import NOISY, SUITES, TARGETS, Ioh
+from gfo.core.domain import Domain
 from gfo.core.errors import GfoError
 
 
@@ -101,3 +107,48 @@ def test_methods_for_bits_alone_are_run_on_bits():
 def test_an_unknown_suite_is_one_line(capsys):
     assert main(["--suite", "bbbo"]) == 2
     assert "bbob" in capsys.readouterr().err
+
+
+def test_what_is_solved_counts_as_solved():
+    """Below a hundredth of the start all losses are the same in ratios; above they are not."""
+    suite = SUITES["noisy"]
+    shares = {"spsa": [1e-30], "cma": [0.008], "ga": [0.04]}
+    lines = [{"function": "narrow valley", "d": 500, "method": m, "share": s} for m, s in shares.items()]
+    ratios = {entry["method"]: entry["to_best_of_all"] for entry in comparisons(suite, list(shares), lines)}
+    assert ratios == {"spsa": 1, "cma": 1, "ga": pytest.approx(4)}
+
+
+def test_without_bounds_a_method_goes_where_bounded_it_may_not():
+    class Slope(gfo.testing.BenchmarkFunction):
+        def _loss(self, z):
+            return np.abs(z - 20.0).sum(axis=1)
+
+    lowest = {}
+    for name in ("cma", "cma:unbounded", "pycma", "pycma:unbounded"):
+        f = Slope(Domain.box(-5.0, 5.0, 4), np.full(4, np.nan), 0.0)
+        recorder = Recorder(f, 600, [], 1.0)
+        with contextlib.suppress(Finished):
+            method(name).run(recorder, 1)
+        lowest[name] = recorder.lowest
+    assert min(lowest["cma"], lowest["pycma"]) >= 4 * 15
+    assert lowest["cma:unbounded"] == lowest["pycma:unbounded"] < 1
+
+
+def test_settings_are_options_of_a_method():
+    f = NOISY["narrow valley"](4, seed=0)
+    for name, K in (("openai-es", 8), ("openai-es:noise", 48)):
+        recorder, asked = Recorder(f, 96, [], 0.5), []
+        recorder.look = lambda z, recorder=recorder, asked=asked: asked.append(recorder.evaluations)
+        with contextlib.suppress(Finished):
+            method(name).run(recorder, 0)
+        assert asked[0] == K
+
+
+def test_a_name_of_nevergrad_runs_or_says_why_in_a_line(monkeypatch):
+    found = [nevergrad_names.within_limit("DiscreteOnePlusOne")]
+    assert [found[0][where] for where in nevergrad_names.DOMAINS] == ["runs"] * 4
+    monkeypatch.setattr(nevergrad_names, "LIMIT_S", 0.0)
+    found.append(nevergrad_names.within_limit("DE"))
+    text = "\n".join(nevergrad_names.table(found))
+    assert "Of 2 names in nevergrad's registry 1 run on all four domains" in text
+    assert "| DE | R^5, box, genes, mixed | over 0 s |" in text

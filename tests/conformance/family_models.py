@@ -100,6 +100,7 @@ OVER = {
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "kimi_linear": {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "longcat_flash": {"head_dim": 4},
     "longformer": {"attention_window": 4},
@@ -171,7 +172,9 @@ def _made(family, mapping, more):
             size = sum(p.numel() for p in made(config).parameters())
         if size > MOST_PARAMETERS:
             raise NotBuiltError(f"{size / 1e6:.0f} million parameters")
-        module = made(config).eval()
+        with torch.random.fork_rng():  # what is not drawn below is the same each time, too
+            torch.manual_seed(0)
+            module = made(config).eval()
     draw_weights(module, 0)
     return module
 
@@ -234,7 +237,7 @@ def way(family, mapping):
         model, warning = frozen(module, family, mapping)
     except gfo.GfoError as error:
         return "refused", str(error)
-    kinds = {"WholeRows": "whole rows", "Decoder": "branches"}
+    kinds = {"WholeRows": "whole rows", "ContinuedRows": "copied states", "Decoder": "branches"}
     text = kinds.get(type(model).__name__, "whole sequences")
     if model.by_ids:
         text += ", by token ids"

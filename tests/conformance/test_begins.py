@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from family_models import build, frozen
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, linear
 
 import gfo
+from gfo.core.bank import Bank
+from gfo.core.delta import Begin
 from gfo.models.structure import hooked
 from gfo.report.export import export
 from gfo.testing import check_space
@@ -20,8 +22,10 @@ FAMILIES = {
     "qwen3": {},  # norms of heads
     "gpt_neox": {},  # attention and feed-forward side by side
     "mixtral": {},  # experts
-    "bloom": {},  # whole rows
-    "mamba": {},  # whole rows
+    "bloom": {},  # copied states
+    "mamba": {},  # copied states, token by token
+    "minimax": {},  # copied states
+    "roberta": {},  # whole rows
 }
 TEXTS = (
     "a joy",
@@ -30,7 +34,34 @@ TEXTS = (
 )
 LABELS = {"bad": " bad", "good": " good", "joy": " joy"}
 TEMPLATES = {"{here}": "Say {text}{here} It was", "{soft}": "{text}{soft} It was", "read": "{text} It was"}
+
+
+class Mixed:
+    """The weights of all linear modules, mixed with others by z."""
+
+    def __init__(self, model, begins=None):
+        self.domain, self.begins, rng = (
+            gfo.Domain.unbounded(4),
+            Begin.of(begins),
+            torch.Generator().manual_seed(0),
+        )
+        self.banks = {}
+        for name in model.linears:
+            if name.endswith("dt_proj"):  # Mamba's, which is no module in its forward pass
+                continue
+            own = model.weight(name).float()
+            other = own + own.std() * torch.randn(own.shape, generator=rng)
+            self.banks[name] = Bank.of(torch.stack([own, other]))
+
+    def decode(self, z):
+        share = 0.3 * z[:, :1].float()
+        mixture = torch.cat([1 - share, share], dim=1)
+        bank = {name: (mixture, bank) for name, bank in self.banks.items()}
+        return gfo.Delta(bank=bank, begins=self.begins)
+
+
 SPACES = {
+    "bank": Mixed,
     "lora": lambda model, **more: gfo.LoRASubspace(model, dim=4, rank=2, alpha=0.5, **more),
     "upper lora": lambda model, **more: gfo.LoRASubspace(
         model, dim=4, rank=2, alpha=0.5, layers="upper", **more
@@ -64,6 +95,9 @@ def masked_pass(model, delta, row, first):
     def change(name):
         def hook(module, args, y):
             x, new = args[0], y
+            if name in delta.bank:
+                shares, bank = delta.bank[name]
+                new = linear(x, bank.mixed(shares[0]), getattr(module, "bias", None))
             if name in delta.lora:
                 A, B = delta.lora[name]
                 new = new + x @ A[0].T @ B[0].T
@@ -133,7 +167,7 @@ def test_it_is_the_pass_in_which_the_change_is_masked_by_position(models, family
     assert len(refused) < len(SPACES) - 1, refused
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "bloom", "mamba"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "bloom", "mamba", "minimax"])
 @pytest.mark.parametrize("place", ["{here}", "read"])
 def test_answers_are_those_of_the_masked_pass(models, family, place):
     model = models[family]
@@ -164,7 +198,7 @@ def greedy(model, delta, row, first, decoding):
     return tuple(answer)
 
 
-@pytest.mark.parametrize("family", ["llama", "bloom"])
+@pytest.mark.parametrize("family", ["llama", "bloom", "minimax"])
 @pytest.mark.parametrize("place", ["{here}", "read"])
 def test_endings_are_those_of_the_masked_pass(models, family, place):
     model = models[family]

@@ -11,6 +11,7 @@ from family_models import build, frozen
 from test_families import TEXTS, check_change, check_generation, plain_logits, rows_of, task
 
 import gfo
+from gfo.models.continued_rows import ContinuedRows
 from gfo.models.decoder import Decoder
 from gfo.models.encoder import Encoder
 from gfo.models.encoder_decoder import EncoderDecoder
@@ -41,10 +42,10 @@ MODELS = {
     "several streams of hidden states": (("gemma3n_text", "causal", PER_LAYER), (WholeRows, False, True)),
     "streams, shared keys": (("gemma3n_text", "causal", PER_LAYER | SHARED), (WholeRows, False, True)),
     "a list for images beside the text's": (("modernvbert", "masked", {}), (Encoder, False, False)),
-    "images for some of its layers": (("mllama", "causal", {}), (WholeRows, False, False)),
+    "images for some of its layers": (("mllama", "causal", {}), (ContinuedRows, False, False)),
     "text that sees what is behind it": (("paligemma", "images", {}), (WholeRows, True, False)),
     "a head of several parts": (("distilbert", "masked", {}), (WholeEncoder, False, False)),
-    "ALiBi": (("falcon", "causal", {"alibi": True}), (WholeRows, False, False)),
+    "ALiBi": (("falcon", "causal", {"alibi": True}), (ContinuedRows, False, False)),
     "rotary, an attention of its own": (("falcon", "causal", {}), (Decoder, False, False)),
 }
 

@@ -224,7 +224,9 @@ def check_generation(model):
     rows = [{"text": text, "answer": "x"} for text in TEXTS]
     options = {"template": "{text} It", "target": "answer", "metric": "exact_match", "max_tokens": 4}
     space = Change(model, "lora")
-    evaluator = gfo.LocalEvaluator(model, gfo.Generation(rows, **options), space)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", gfo.GfoWarning)  # as above
+        evaluator = gfo.LocalEvaluator(model, gfo.Generation(rows, **options), space)
     batch = evaluator.task.all_rows("train")
     z = np.random.default_rng(2).standard_normal((K, DIM))
     found = evaluator.answers(z, batch)

@@ -14,6 +14,7 @@ from torch.nn.functional import gelu
 from transformers import DynamicCache
 from transformers.pytorch_utils import Conv1D
 
+from gfo.core.bank import Bank
 from gfo.core.delta import Delta
 from gfo.core.domain import Domain
 
@@ -30,7 +31,7 @@ class Changes:
 
     Args:
         model: a frozen model.
-        slots: any of "prompt", "layer_prompt", "prefix", "lora", "scale", "bias",
+        slots: any of "prompt", "layer_prompt", "prefix", "bank", "lora", "scale", "bias",
             "adapter".
         first: the lowest layer changed, for all slots but "prompt".
         last: the layer not changed any more.
@@ -72,6 +73,8 @@ class Changes:
             slots["layer_prompt"] = {n: self.moved(z, f"layer {n}", P, hidden) for n in self.layers}
         if "prefix" in self.slots:
             slots["prefix"] = {n: self.prefix(z, n) for n in self.layers}
+        if "bank" in self.slots:
+            slots["bank"] = {n: self.chosen(z, n, i) for n, i in self.modules(QUERY + "|" + OUTPUT).items()}
         if "lora" in self.slots:
             slots["lora"] = {n: self.low_rank(z, n, i) for n, i in self.modules(QUERY + "|" + OUTPUT).items()}
         if "scale" in self.slots:
@@ -85,6 +88,16 @@ class Changes:
             slots["adapter"] = {n: self.bottleneck(z, n, i) for n, i in self.modules(OUTPUT).items()}
         moves_words = "prompt" in self.slots
         return Delta(**slots, first_layer=0 if moves_words else self.layers[0])
+
+    def chosen(self, z, name, info):
+        """One of three weights in one half of the modules, a mixture in the other; the first is its own."""
+        own = self.model.weight(name).float()
+        weights = own + 0.1 * self.draw(f"bank {name}", 3, *own.shape).float()
+        weights[0] = own
+        score = self.moved(z, f"choice {name}", 1, size=3.0)[:, 0]
+        if info.layer % 2:
+            return torch.stack([1 - score, score, 0 * score], dim=1), Bank.of(weights)
+        return torch.nn.functional.one_hot(score.round().long() % 3, 3).float(), Bank.of(weights)
 
     def low_rank(self, z, name, info):
         """A shared by all candidates in one half of the modules, B in the other."""
@@ -121,6 +134,9 @@ def changed_module(model, delta):
         bias = getattr(part, "bias", None)
         bias = torch.zeros(len(weight)) if bias is None else bias
         with torch.no_grad():
+            if name in delta.bank:
+                shares, bank = delta.bank[name]
+                weight = sum(share * bank[m] for m, share in enumerate(shares[0]))
             if name in delta.lora:
                 A, B = (t[0] for t in delta.lora[name])
                 weight = weight + B @ A

@@ -24,12 +24,14 @@ WORKLOADS = {
     "lora": (["lora"], 0, None),
     "lora-upper": (["lora", "bias"], 1, None),
     "adapter": (["adapter"], 0, None),
+    "bank and lora": (["bank", "lora"], 0, None),
     "deep-prompt-upper": (["layer_prompt"], 1, 3),
     "lora in the last layer": (["lora"], -1, None),
 }
 DECODER_WORKLOADS = {
     "decoder, cross-attention too": (["lora"], 3, None),
     "decoder, outputs": (["scale"], 3, None),
+    "decoder, chosen weights": (["bank"], 3, None),
     "decoder, upper": (["scale", "bias"], 4, None),
 }
 

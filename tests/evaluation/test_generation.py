@@ -18,6 +18,7 @@ WORKLOADS = {
     "prompt first": (["prompt"], 0, PROMPT_FIRST),
     "prompt, nothing behind": (["prompt"], 0, "{text}{soft}"),
     "lora": (["lora"], 0, PLAIN),
+    "bank": (["bank"], 0, PLAIN),
     "lora-upper, nothing in common": (["lora"], 1, ALIKE),
     "scale and bias": (["scale", "bias"], 0, PLAIN),
     "scale in the last layer": (["scale"], 2, PLAIN),

@@ -470,7 +470,7 @@ def test_integer_genes_are_refused():
 
 def test_without_botorch_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "botorch", None)
-    with pytest.raises(GfoError, match=r"^optimizer 'bo' needs BoTorch.* pip install 'gfo\[bo\]'$"):
+    with pytest.raises(GfoError, match=r"^optimizer 'bo' needs BoTorch.* pip install 'gfo-llm\[bo\]'$"):
         optimizers.make("bo", domain=Domain.unbounded(2), seed=0)
     forest = optimizers.make("bo", domain=Domain.unbounded(2), seed=0, surrogate="random-forest")
     run(forest, Ellipsoid(2), 12)

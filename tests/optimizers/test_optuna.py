@@ -126,4 +126,6 @@ def test_without_optuna_it_says_how_to_install_it():
         "except Exception as error: print(error)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out == "optimizer 'optuna:tpe' needs Optuna, which is not installed; pip install 'gfo[optuna]'\n"
+    assert (
+        out == "optimizer 'optuna:tpe' needs Optuna, which is not installed; pip install 'gfo-llm[optuna]'\n"
+    )

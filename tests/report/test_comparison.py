@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from gfo.core.errors import GfoError
-from gfo.report.comparison import Comparison, Group, RunValues, dev_curve, group_runs, quartiles, train_curve
+from gfo.report.comparison import Comparison
+from gfo.report.curves import dev_curve, quartiles, train_curve
+from gfo.report.groups import Group, RunValues, group_runs
 from gfo.report.labels import flatten, labels, seeds
 
 
@@ -226,3 +228,14 @@ def test_names_are_shown_as_they_are(tmp_path, name):
     assert len(legend.get_texts()) == 1
     assert "\x1b" not in str(comparison) + comparison._repr_html_()
     assert "<b>" not in comparison._repr_html_()
+
+
+def test_the_numbers_of_a_comparison_as_pandas():
+    frame = Comparison((Group("x", (A, B)), Group("y", (C,)))).to_pandas()
+    assert frame.loc["x", "test_accuracy"] == pytest.approx(0.8)
+    assert frame.loc["x", "test_accuracy_sd"] == pytest.approx(np.std([0.75, 0.85], ddof=1))
+    assert frame.loc["y", "train_loss"] == 4.0
+    assert np.isnan(frame.loc["y", "test_accuracy"])
+    latex = Comparison((Group("x_1", (A, B)),)).to_latex()
+    assert r"x\_1 & 2 &" in latex
+    assert r"80.0\% $\pm$ 7.1" in latex

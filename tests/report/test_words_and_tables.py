@@ -1,5 +1,8 @@
 """Nearest words against plain numpy; tables and scores as people read them."""
 
+import csv
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -116,3 +119,40 @@ def test_scores_with_standard_errors():
     assert table.notes == ("± standard error over rows, test n = 500", "the end")
     assert str(now) == "loss 0.2500 ± 0.0123, accuracy 84.4% ± 1.6, n = 500"
     assert scores_table({"after": {"dev": {"loss": 1.0}}}, ["dev"]).notes == ()  # control
+
+
+TABLE = Table(
+    ("", "test_acc", "50% & more"), (("a_b {x} \\", "84.4% ± 1.6", "$1|2"), ("c", "-", "")), ("n = 3",)
+)
+
+
+def test_a_table_as_csv_and_markdown(tmp_path):
+    text = TABLE.to_csv(tmp_path / "t.csv")
+    assert list(csv.reader(io.StringIO(text))) == [list(row) for row in (TABLE.header, *TABLE.rows)]
+    assert (tmp_path / "t.csv").read_text() == text
+    lines = TABLE.to_markdown().splitlines()
+    assert lines[:3] == [
+        "|  | test_acc | 50% & more |", "| --- | ---: | ---: |", r"| a_b {x} \ | 84.4% ± 1.6 | $1\|2 |",
+    ]  # fmt: skip
+    assert lines[-1] == "n = 3"
+
+
+def test_a_table_as_latex():
+    lines = TABLE.to_latex().splitlines()
+    assert lines[0] == r"\begin{tabular}{lrr}"
+    assert lines[2] == r" & test\_acc & 50\% \& more \\"
+    assert lines[4] == r"a\_b \{x\} \textbackslash{} & 84.4\% $\pm$ 1.6 & \$1|2 \\"
+    assert lines[-2:] == [r"\end{tabular}", "% n = 3"]
+    assert Table(("a",), (("x\ny",),)).to_latex().splitlines()[4] == r"x\textbackslash{}ny \\"  # one line
+
+
+def test_a_table_as_pandas():
+    frame = TABLE.to_pandas()
+    assert frame.loc["c", "test_acc"] == "-"
+    assert list(frame.columns) == ["test_acc", "50% & more"]
+
+
+def test_a_table_that_cannot_be_written_is_one_line(tmp_path):
+    with pytest.raises(GfoError, match="table") as caught:
+        TABLE.to_latex(tmp_path / "no" / "t.tex")
+    assert "\n" not in str(caught.value)

@@ -4,7 +4,6 @@ import csv
 import importlib.util
 import inspect
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -120,12 +119,6 @@ def test_tensorboard_shows_each_step_once(tmp_path):
     assert [event.step for event in found] == [step.evaluations for step in result.history]
     assert np.allclose([event.value for event in found], [step.mean_loss for step in result.history])
     assert len(events.Scalars("dev/accuracy")) == len(dev(result, "accuracy"))
-
-
-def test_tensorboard_that_is_not_installed(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # what importing it then does
-    with pytest.raises(gfo.GfoError, match=r"not installed; pip install 'gfo\[tensorboard\]'"):
-        gfo.TensorBoard(tmp_path)
 
 
 def test_the_callback_of_the_docstring(tmp_path):

@@ -264,3 +264,29 @@ def test_saving_a_figure_where_it_cannot_be_saved_is_an_error_of_one_line(tmp_pa
     shutil.rmtree(tmp_path / "run")
     assert isinstance(result, Result)
     assert result.plot().axes  # a figure needs no folder
+
+
+def test_methods_are_paired_by_task_and_seed(pieces):
+    """Two methods on two tasks: the same method whatever the task, and a pair for each task and seed."""
+    model, task = pieces
+    labels = {"a": "good", "b": "bad"}
+    other = gfo.Classification(
+        rows("")[:6], rows("bad"), rows("great"), template="It is {text}\n{soft}So:", labels=labels
+    )
+    runs = []
+    for name in ("cma", "random"):
+        for each in (task, other):
+            for seed in (0, 1):
+                runs.append(tune((model, each), optimizer=name, seed=seed))
+                runs[-1].score("test")
+    comparison = gfo.compare(runs)
+    assert len(comparison.groups) == 4
+    assert [group.method for group in comparison.groups] == ["cma", "cma", "random", "random"]
+    [row] = comparison.differences("loss").rows
+    losses = [run.score("test")["loss"] for run in runs]
+    mean = np.mean(np.subtract(losses[:4], losses[4:]))
+    assert row[:3] == ("cma - random", "4", f"{mean:+.4f}")
+    wins = sum(a < b for a, b in zip(losses[:4], losses[4:], strict=True))
+    assert comparison.wins("loss").rows[0][2] == str(wins)
+    named = gfo.compare({"one": runs[:4], "two": runs[4:]})  # as the user names them
+    assert named.differences("loss").rows[0][1:] == row[1:]

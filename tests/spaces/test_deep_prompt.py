@@ -67,10 +67,10 @@ def plain_logits(model, template, delta):
 
 
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
-@pytest.mark.parametrize("layers", [None, [1], "upper"])
-def test_equals_plain_forward_passes(tiny, family, template, layers):
+@pytest.mark.parametrize("options", [{}, {"layers": [1]}, {"layers": "upper"}, {"joint": True}], ids=str)
+def test_equals_plain_forward_passes(tiny, family, template, options):
     model, z = tiny(family), points()
-    space = make_space(model, layers=layers)
+    space = make_space(model, **options)
     expected = plain_logits(model, template, space.decode(torch.from_numpy(z)))
     found = logits(model, space, z, template)
     assert float((found - expected).abs().max()) < 5e-5
@@ -152,3 +152,24 @@ def test_bad_options(tiny, options, parts):
         make_space(tiny("llama"), **options)
     assert "\n" not in str(error.value)
     assert all(part in str(error.value) for part in parts), str(error.value)
+
+
+def test_a_joint_projection_moves_every_layer_by_all_of_z(tiny):
+    """By one coordinate all layers move; with a part of z for each one only."""
+    model = tiny("llama")
+    z = torch.zeros(1, DIM)
+    z[0, 0] = 1.0
+
+    def moved(space):
+        added = space.decode(z[:, : space.dim]).layer_prompt
+        return [layer for layer, part in added.items() if part.abs().max() > 0]
+
+    joint = make_space(model, joint=True)
+    assert joint.blocks == (DIM,)
+    assert moved(joint) == list(joint.layers)
+    assert moved(make_space(model)) == [0]  # control
+    with_one = make_space(model, joint=True, dim=1)  # fewer than layers
+    assert moved(with_one) == list(with_one.layers)
+    many = torch.from_numpy(points(400)).float()
+    for layer, added in joint.decode(many).layer_prompt.items():
+        assert float(added.std()) == pytest.approx(0.7 * joint.spread[layer], rel=0.1)

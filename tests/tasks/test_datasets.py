@@ -274,7 +274,7 @@ def test_without_the_extra(tmp_path, monkeypatch, module, name):
     if module == "pyarrow":
         source = tmp_path / name
         source.write_bytes(b"")
-    refused(source, "needs the package datasets", "pip install 'gfo[data]'")
+    refused(source, "needs the package datasets", "pip install 'gfo-llm[data]'")
 
 
 def test_a_data_set_by_its_id(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from kinds import byte_level, frozen, sentence_piece, whole_words
 from plain import refused
 
 from gfo import Classification, DiscretePrompt, LanguageModeling, MultipleChoice, SoftPrompt, load_model
+from gfo.baselines import make
 from gfo.models.text import TextTokens
 from gfo.tasks.parts.lengths import beginning
 from gfo.tasks.parts.templates import Template
@@ -227,3 +228,22 @@ def test_options_that_begin_others_are_told(bytewise, options):
     assert len(told) == 1
     MultipleChoice(rows, template="{text}", normalize="mean").bind(bytewise)  # control: silent
     MultipleChoice(rows[1:], template="{text}").bind(bytewise)
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, "{text} It: {soft}", "Review: {text}"])
+@pytest.mark.parametrize("separator", ["\n\n", " . "])
+def test_demonstrations_have_the_tokens_of_running_text(prepending, template, separator):
+    """And the row behind them; the first begins the text."""
+    task = Classification(ROWS, test=ROWS, template=template, labels=LABELS)
+    method = make("in-context", prepending, task, k=2, separator=separator)
+    batch = method.judge._with(method.point).task.all_rows("test")
+    written = template.replace("{soft}", "")
+    shown = [
+        written.format(**ROWS[i]) + LABELS[ROWS[i]["label"]] + separator
+        for i in method.facts["demonstrations"]
+    ]
+    for i, row in enumerate(ROWS):
+        assert whole(batch, i) == ids(prepending, "".join(shown) + written.format(**row))
+    alone = bound(prepending, template=template).all_rows("train")
+    same = whole(batch)[-len(whole(alone)) + 1 :] == whole(alone)[1:]
+    assert same == separator.endswith(" ")  # a control: the blank is the "▁" of the first word

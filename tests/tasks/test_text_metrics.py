@@ -232,7 +232,7 @@ def test_the_answer_of_a_match(pattern, text, answer):
 )
 def test_a_library_that_is_not_installed(monkeypatch, name, module, said):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(GfoError, match=rf"{said}.* is not installed; pip install 'gfo\[metrics\]'"):
+    with pytest.raises(GfoError, match=rf"{said}.* is not installed; pip install 'gfo-llm\[metrics\]'"):
         METRICS[name]([["a"]])
 
 

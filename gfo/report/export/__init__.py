@@ -19,12 +19,17 @@ from gfo.core.errors import GfoError, check_name
 from gfo.core.files import absolute, whole_folder, write_whole
 from gfo.report.export.candidate import Candidate, local
 from gfo.report.export.candidate import Exported as Exported
+from gfo.report.export.gguf import write_gguf
 from gfo.report.export.merged import write_merged
 from gfo.report.export.peft import write_adapter
 from gfo.report.words import words_near
 
 PROMPT_TEXT = "prompt.txt"
-WRITERS: dict[str, Callable[[Candidate, Path], Exported]] = {"peft": write_adapter, "merged": write_merged}
+WRITERS: dict[str, Callable[[Candidate, Path], Exported]] = {
+    "peft": write_adapter,
+    "merged": write_merged,
+    "gguf": write_gguf,
+}
 FORMATS = (*WRITERS, "prompt-text")
 
 
@@ -37,7 +42,8 @@ def export(evaluator: Any, z: Array, form: str, folder: str | Path) -> Exported:
         evaluator: the `LocalEvaluator` of the run: model, task and space.
         z: the point [d].
         form: "peft", an adapter for `PeftModel.from_pretrained`; "merged", a folder of the whole model
-            for `from_pretrained` of transformers; "prompt-text", the prompt's words in prompt.txt.
+            for `from_pretrained` of transformers; "gguf", a file for llama.cpp with a type for each tensor;
+            "prompt-text", the prompt's words in prompt.txt.
         folder: where to write.
 
     Raises:

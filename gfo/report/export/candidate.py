@@ -49,11 +49,14 @@ class Candidate:
         model: the frozen model.
         task: the bound task.
         delta: of one candidate, float32, on the CPU; a deep prompt of layer 0 alone is in `prompt`.
+        space, z: what the Delta was decoded from.
     """
 
     model: FrozenModel
     task: Any
     delta: Delta
+    space: Any
+    z: Array
 
     @property
     def base(self) -> str:
@@ -87,7 +90,7 @@ class Candidate:
                 torch.from_numpy(np.asarray(z, dtype=np.float64)[None]).to(model.device)
             )
         delta = delta.map(lambda tensor: tensor.detach().float().cpu().contiguous())
-        return cls(model, evaluator.task, _folded(delta, model))
+        return cls(model, evaluator.task, _folded(delta, model), evaluator.space, np.asarray(z))
 
     @property
     def slots(self) -> list[str]:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from gfo.core.bank import Bank
 from gfo.core.delta import Delta
 from gfo.core.errors import GfoError
-from gfo.core.slots import Biases, LayerPrompts, LowRank, Prefixes, Prompts, Scales, Slot
+from gfo.core.slots import Banks, Biases, LayerPrompts, LowRank, Prefixes, Prompts, Scales, Slot
 from gfo.models.loading import no_progress_bars
 from gfo.models.weights import linear_sizes, put_plain_linears, quantized_linears, weight_of
 from gfo.report.export.candidate import BEGIN_LORA, Candidate, Exported, cannot, deep_prompt, write_prompt
@@ -56,6 +57,11 @@ def merges(slot: type[Slot]) -> Callable[[Merge], Merge]:
         return function
 
     return register
+
+
+@merges(Banks)
+def _choose(to: Linear, shares: Tensor, bank: Bank) -> None:
+    to.weight = bank.mixed(shares).to(to.weight)
 
 
 @merges(LowRank)
@@ -230,7 +236,7 @@ def _merge_linear(part: Any, name: str, todo: Sequence[tuple[Merge, Slot]]) -> N
     for merge, slot in todo:
         value = slot.at[name]
         tensors = value if isinstance(value, tuple) else (value,)
-        merge(linear, *(tensor[0].to(weight.device) for tensor in tensors))
+        merge(linear, *(t[0].to(weight.device) if isinstance(t, Tensor) else t for t in tensors))
     weight.copy_(linear.weight)  # a view, where it is transposed
     if linear.bias is not None:
         part.bias.copy_(linear.bias)

@@ -357,7 +357,7 @@ def _read_hub(source: str, name: str) -> list[Any]:
 
 
 def _no_datasets(name: str, source: str | Path) -> GfoError:
-    return GfoError(f"{name}: {source} needs the package datasets; pip install 'gfo[data]'")
+    return GfoError(f"{name}: {source} needs the package datasets; pip install 'gfo-llm[data]'")
 
 
 def _first_line(error: Exception) -> str:

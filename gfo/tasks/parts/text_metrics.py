@@ -170,7 +170,7 @@ def _library(module: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise GfoError(f"metric: {error.name} is not installed; pip install 'gfo[metrics]'") from None
+        raise GfoError(f"metric: {error.name} is not installed; pip install 'gfo-llm[metrics]'") from None
 
 
 METRICS: dict[str, Callable[[References], TextMetric]] = {

@@ -1,0 +1,225 @@
+"""Models whose rows continue copies of what the model's own cache keeps of a text.
+
+Texts of one length run side by side, once; a row behind one begins with a copy of its keys and values, states
+of convolutions and recurrent states, whatever the family keeps, and no token of padding enters any of them.
+So text in front of what depends on the candidate is computed once in families that branches cannot express:
+hybrids, state spaces, position biases.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from gfo.core.errors import GfoError
+from gfo.models.apply import Change
+from gfo.models.branches import Context, RowLayout
+from gfo.models.whole_rows import CACHES, SAME, SAME_HALF, WholeRows
+
+NOISE = 4.0  # so many times as far from a plain pass as the nearest way may be one that is tried before it
+
+
+@dataclass(frozen=True)
+class States:
+    """What a model's cache keeps of C texts of one length.
+
+    Attributes:
+        cache: the cache, of any class; in tensors of it whose first axis is C, each text has its part.
+        rows: C.
+        length: tokens of each text.
+    """
+
+    cache: Any
+    rows: int
+    length: int
+
+    @property
+    def bytes(self) -> int:
+        """Memory held."""
+        sizes: list[int] = []
+
+        def measure(tensor: Tensor) -> Tensor:
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        _with_tensors(self.cache, measure)
+        return sum(sizes)
+
+    def take(self, rows: Tensor) -> States:
+        """Copies of some of the texts', by their numbers, each as often as it is named."""
+
+        def some(tensor: Tensor) -> Tensor:
+            return tensor[rows] if tensor.ndim and len(tensor) == self.rows else tensor
+
+        return States(_with_tensors(self.cache, some), len(rows), self.length)
+
+    def above(self, layer: int) -> States:
+        """The same: a pass that begins at a layer leaves alone what is kept of those below."""
+        return self
+
+
+class Going(NamedTuple):
+    """How passes go on from a cache.
+
+    Attributes:
+        name: under which the forward pass takes it.
+        positions: whether it is told where its tokens stand.
+        several: whether several tokens of a row go through one pass, not one.
+    """
+
+    name: str
+    positions: bool
+    several: bool
+
+
+class ContinuedRows(WholeRows):
+    """A causal language model of transformers, whose rows run whole or continue copies of a text's states."""
+
+    states = True
+
+    def context(self, entry: Tensor, length: Tensor) -> tuple[States, Tensor]:
+        """Run C texts and keep their states.
+
+        Args:
+            entry: input embeddings [C, S, D].
+            length: int [C], S of each: none is padded.
+
+        Returns:
+            The states, and what enters the output embedding, [C, S, D].
+        """
+        return self._context(self.going.name if self.going else "", entry)
+
+    def branches(
+        self,
+        context: Context | States | None,
+        entry: Tensor,
+        rows: RowLayout,
+        *,
+        change: Change | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        placed: None = None,
+    ) -> Tensor:
+        """Run R rows behind each of C texts, or, with None for a context, whole ones; see `WholeRows`."""
+        if not isinstance(context, States):
+            return super().branches(context, entry, rows, change=change, start=start, stop=stop)
+        C, R = entry.shape[:2]
+        assert self.going is not None  # there are states
+        each = torch.arange(C, device=entry.device).repeat_interleave(R)
+        hidden = self._behind(self.going, context.take(each), entry.flatten(0, 1), change, start, stop)
+        hidden = hidden.view(C, R, entry.shape[2], -1)
+        return rows.reading(hidden.flatten(1, 2)) if stop is None else hidden
+
+    def place(self, context: Any, C: int, rows: RowLayout, dtype: torch.dtype) -> None:
+        """Nothing: the model's own pass knows where its tokens stand."""
+
+    @functools.cached_property
+    def going(self) -> Going | None:
+        """How passes go on from a cache so that they equal those without; None if they do not."""
+        exact = self.dtype in (torch.float32, torch.float64) and not self.rounds_inputs
+        text = self.embed(self.probe_text)[None]
+        whole = self._run(self.stacks[0], text, None, 0, None, use_cache=False)[:, 6:]
+        found: dict[Going, float] = {}
+        for way in map(Going._make, itertools.product(CACHES, (False, True), (True, False))):
+            try:
+                states, _ = self._context(way.name, text[:, :6])
+                found[way] = self._distance(self._behind(way, states, text[:, 6:], None, 0, None), whole)
+            except Exception:  # of any kind: it is not the way
+                continue
+        nearest = min(found.values(), default=math.inf)
+        if not nearest <= (SAME if exact else SAME_HALF):
+            return None
+        return next(way for way, distance in found.items() if distance <= max(SAME, NOISE * nearest))
+
+    @functools.cached_property
+    def grows(self) -> bool:
+        """Whether rows behind texts can then grow token by token, by the same cache."""
+        return self.going == Going(self.cache_name or "", positions=False, several=True)
+
+    @torch.no_grad()
+    def check_branches(self) -> None:
+        """Compare two rows behind each of two texts with whole rows; see also `check_row`.
+
+        Raises:
+            GfoError: if passes do not go on from a cache, or what rows get is not theirs.
+        """
+        if self.going is None:
+            raise GfoError(f"model '{self.name}': its passes do not go on from a cache; take whole rows")
+        text, rest = self.probe_text[:7], self.probe_text[7:]
+        texts, rests = torch.stack([text, text.flip(0)]), torch.stack([rest, rest.flip(0)])
+        ids = torch.cat([texts.repeat_interleave(2, dim=0), rests.repeat(2, 1)], dim=1)
+        plain = self.module(input_ids=ids).logits[:, -1, list(self.probe_vocabulary)].float()
+        context, _ = self.context(self.embed(texts), torch.tensor([7, 7], device=self.device))
+        column = torch.arange(5, device=self.device).expand(2, -1)
+        rows = RowLayout(torch.zeros_like(column), column, torch.tensor([[4, 9]], device=self.device))
+        hidden = self.branches(context, self.embed(rests).expand(2, -1, -1, -1), rows)
+        self.compare(self.logits(hidden.flatten(0, 1), self.probe_vocabulary), plain)
+
+    @torch.no_grad()
+    def check_row(self, row: Tensor) -> None:
+        """Compare a row of input embeddings [T, D] that is cut in two, at some places, with the whole one.
+
+        Raises:
+            GfoError: if what stands behind a cut gets other numbers.
+        """
+        T = len(row)
+        whole = self.logits(
+            self._run(self.stacks[0], row[None], None, 0, None, use_cache=False)[0], self.probe_vocabulary
+        )
+        for size in sorted({T // 4, T // 2, 3 * T // 4, T - 1} - {0}):
+            context, _ = self.context(row[None, :size], torch.tensor([size], device=row.device))
+            column = torch.arange(T - size, device=row.device)[None]
+            rest = self.branches(
+                context, row[None, None, size:], RowLayout(torch.zeros_like(column), column, column)
+            )
+            self.compare(self.logits(rest[0], self.probe_vocabulary), whole[size:])
+
+    def _context(self, name: str, entry: Tensor) -> tuple[States, Tensor]:
+        """See `context`; by the cache of a name."""
+        hidden, cache = self.keeping(name, None, inputs_embeds=entry)
+        return States(cache, *entry.shape[:2]), hidden
+
+    def _behind(
+        self,
+        way: Going,
+        states: States,
+        entry: Tensor,
+        change: Change | None,
+        start: int,
+        stop: int | None,
+    ) -> Tensor:
+        """Rows [rows, T, D] that enter layer `start`, behind states that they change: [rows, T, D]."""
+        found, T = [], entry.shape[1]
+        size = T if way.several else 1
+        for first in range(0, T, size):
+            place = torch.arange(first, first + size, device=entry.device)
+            inputs = {way.name: states.cache, "use_cache": True}
+            if way.positions:
+                inputs["position_ids"] = (states.length + place).expand(len(entry), -1)
+            part = change if change is None or way.several else change.of_tokens(place)
+            found.append(self._run(self.stacks[0], entry[:, place], part, start, stop, **inputs))
+        return torch.cat(found, dim=1)
+
+
+def _with_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A copy of a cache of transformers, or of what is in it, with the function of each of its tensors."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: _with_tensors(each, function) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_with_tensors(each, function) for each in value)
+    if not type(value).__module__.startswith("transformers.") or isinstance(value, PreTrainedConfig):
+        return value
+    twin = copy.copy(value)
+    twin.__dict__.update(_with_tensors(vars(value), function))
+    return twin
