@@ -23,6 +23,13 @@ def check_begin(delta: Delta, model: FrozenModel) -> None:
     if delta.begins is None:
         return
     given = f"begins = '{delta.begins.place}'"
+    _check_slots(delta, delta.begins, given)
+    if not model.causal:
+        _check_not_causal(delta, model, given)
+
+
+def _check_slots(delta: Delta, begin: Begin, given: str) -> None:
+    """Raise GfoError for changes beside those of modules that reach tokens in front of the place."""
     if delta.prefix_tokens:
         raise GfoError(
             f"space: {given}, but all tokens see the prefix; leave begins out, or take the prefix away"
@@ -32,10 +39,12 @@ def check_begin(delta: Delta, model: FrozenModel) -> None:
             f"space: {given}, but all tokens pass the sub-blocks that are closed; leave begins out, or take "
             "the gates away"
         )
-    if delta.prompt_tokens and delta.begins.place != "{soft}":
+    if delta.prompt_tokens and begin.place != "{soft}":
         raise GfoError(f"space: {given} beside a soft prompt; give begins = '{{soft}}', where that is")
-    if model.causal:
-        return
+
+
+def _check_not_causal(delta: Delta, model: FrozenModel, given: str) -> None:
+    """Raise GfoError for a model whose tokens see those behind them, unless its decoder alone changes."""
     if not isinstance(model, EncoderDecoder):
         raise GfoError(
             f"space: {given}, but each token of '{model.name}' sees all others; leave begins out, or take a "

@@ -33,13 +33,15 @@ def groups_of_texts(todo: Plan, most: int, *, alike: bool = False) -> list[list[
     groups: list[list[int]] = []
     for group in tiles([len(row) for row in todo.branches], most_tokens=most):
         texts = [len(todo.shared[b]) for b in group]
-        if alike:
-            groups += [[group[i] for i in part] for part in tiles(texts, most_tokens=most, waste=0.0)]
-            continue
-        least = min(TEXTS_TOGETHER, most // max(len(todo.branches[b]) for b in group))
-        together = _together(tiles(texts, most_tokens=most, waste=TEXT_WASTE), least)
-        groups += [[group[i] for i in part] for part in together]
+        longest = max(len(todo.branches[b]) for b in group)
+        parts = tiles(texts, most_tokens=most, waste=0.0) if alike else _near(texts, longest, most)
+        groups += [[group[i] for i in part] for part in parts]
     return groups
+
+
+def _near(texts: list[int], longest: int, most: int) -> list[list[int]]:
+    """Texts of like length together, by their lengths and that of the longest branch: numbers of texts."""
+    return _together(tiles(texts, most_tokens=most, waste=TEXT_WASTE), min(TEXTS_TOGETHER, most // longest))
 
 
 def lay_out(

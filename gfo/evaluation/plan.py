@@ -100,12 +100,23 @@ def plan(
     """
     soft = tuple(-1 - p for p in range(P))
     rows = [before + soft + after for before, after in zip(batch.before, batch.after, strict=True)]
-    first = [0 if everywhere else _first_soft(row) for row in rows]
-    if begins in ("{here}", "{soft}"):
-        first = [len(before) for before in batch.before]
+    first = _first_changed(batch, rows, everywhere, begins)
     keeps = contexts or (states and _worth_states(rows, first))
     if not (keeps and reuse):
         return Plan(False, (), (), _marked(rows, first) if begins else tuple(rows))
+    return _parted(rows, first, contexts)
+
+
+def _first_changed(batch: Batch, rows: Sequence[Row], everywhere: bool, begins: str | None) -> list[int]:
+    """The first token of each row that depends on the candidate; the arguments are those of `plan`."""
+    if begins in ("{here}", "{soft}"):
+        return [len(before) for before in batch.before]
+    return [0 if everywhere else _first_soft(row) for row in rows]
+
+
+def _parted(rows: Sequence[Row], first: Sequence[int], contexts: bool) -> Plan:
+    """The plan of rows of which what stands in front of the first tokens that depend on the candidate is
+    computed once."""
     common = _common(rows) if len(set(first)) == 1 else min(first)
     if contexts and len(rows) > 1 and common > first[0]:
         return _by_candidate(rows, first[0], common)

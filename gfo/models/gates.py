@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -103,6 +104,10 @@ class _Laid:
             return value
         if want < have:
             return value[:want]
+        return self._repeated(value, want)
+
+    def _repeated(self, value: Tensor, want: int) -> Tensor:
+        """A tensor that repeats after `period` rows, with more of them; made once."""
         key = id(value), want
         if key not in self._made:
             first = value[: self.period]
@@ -168,32 +173,39 @@ class _Sub:
         zeros = torch.zeros_like(self._entered)
         return (zeros, *[None] * form[0]) if form else zeros
 
+    def first(self, run: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """The forward pass `run` of its first module, if another is the last."""
+        args, kwargs = self.enter(args, kwargs)
+        return hidden_of(args, kwargs) if self.idle else run(*args, **kwargs)
+
+    def last(self, run: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """The forward pass `run` of its last module, if another is the first."""
+        return self.nothing(()) if self.idle else self.leave(run(*args, **kwargs))
+
+    def only(self, module: nn.Module, run: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """The forward pass `run` of its only module."""
+        some, named = self.enter(args, kwargs)
+        if self.idle:
+            if module not in _FORMS:  # what it puts out is seen once, of all rows
+                _FORMS[module] = _form(run(*args, **kwargs))
+            return self.nothing(_FORMS[module])
+        output = run(*some, **named)
+        _FORMS[module] = _form(output)
+        return self.leave(output)
+
+
+def _form(output: Any) -> tuple[int, ...]:
+    """What a module put out, as `_FORMS` has it."""
+    return () if isinstance(output, Tensor) else (len(output) - 1,)
+
 
 @contextmanager
 def _gated(modules: tuple[nn.Module, nn.Module], sub: _Sub) -> Iterator[None]:
     """Within, the module (or the first and the last) of a sub-block runs on some rows, or not at all."""
     first, last = modules
-    run_first, run_last = first.forward, last.forward
-
-    def enter(*args: Any, **kwargs: Any) -> Any:
-        args, kwargs = sub.enter(args, kwargs)
-        return hidden_of(args, kwargs) if sub.idle else run_first(*args, **kwargs)
-
-    def leave(*args: Any, **kwargs: Any) -> Any:
-        return sub.nothing(()) if sub.idle else sub.leave(run_last(*args, **kwargs))
-
-    def through(*args: Any, **kwargs: Any) -> Any:
-        some, named = sub.enter(args, kwargs)
-        if not sub.idle:
-            output = run_first(*some, **named)
-            _FORMS[first] = () if isinstance(output, Tensor) else (len(output) - 1,)
-            return sub.leave(output)
-        if first not in _FORMS:  # what it puts out is seen once, of all rows
-            output = run_first(*args, **kwargs)
-            _FORMS[first] = () if isinstance(output, Tensor) else (len(output) - 1,)
-        return sub.nothing(_FORMS[first])
-
-    swaps = {first: through} if first is last else {first: enter, last: leave}
+    swaps = {first: partial(sub.first, first.forward), last: partial(sub.last, last.forward)}
+    if first is last:
+        swaps = {first: partial(sub.only, first, first.forward)}
     with ExitStack() as back:
         for module, forward in swaps.items():
             back.enter_context(_running(module, forward))

@@ -187,18 +187,29 @@ def _reasons(model: FrozenModel) -> Iterator[str | None]:
         return
     if quantized_linears(model.module):
         yield "its weights are quantized already, and would be rounded twice"
-    rope = config.rope_parameters
-    if rope.get("rope_type", "default") != "default" or rope.get("partial_rotary_factor", 1) != 1:
-        yield f"its positions are scaled ({rope.get('rope_type')}), which readers lose"
-    window = attention_windows(config)[0]
-    if window is not None and window < model.context_length:
-        yield f"its attention has a window of {window} tokens, which the file cannot say"
+    yield from _reasons_of_places(model)
     if config.hidden_act != "silu":
         yield f"its activation function is {config.hidden_act}, and readers take silu"
     usual = config.hidden_size // config.num_attention_heads
     wanted = {"qwen2": usual, **GGUF_HEAD_SIZE}.get(kind, _head_size(config))
     if _head_size(config) != wanted:
         yield f"its heads are of size {_head_size(config)}, and readers take {wanted}"
+    yield from _reasons_of_biases(model)
+
+
+def _reasons_of_places(model: FrozenModel) -> Iterator[str]:
+    """Where tokens stand, or which others they see, in ways that a file has no words for."""
+    rope = model.config.rope_parameters
+    if rope.get("rope_type", "default") != "default" or rope.get("partial_rotary_factor", 1) != 1:
+        yield f"its positions are scaled ({rope.get('rope_type')}), which readers lose"
+    window = attention_windows(model.config)[0]
+    if window is not None and window < model.context_length:
+        yield f"its attention has a window of {window} tokens, which the file cannot say"
+
+
+def _reasons_of_biases(model: FrozenModel) -> Iterator[str]:
+    """Biases that a model of the family does not have in a file."""
+    kind = model.config.model_type
     for name, _ in model.module.named_parameters():
         if name.endswith(".bias") and not (kind in GGUF_BIASES and name.split(".")[-2] in GGUF_BIASES[kind]):
             yield f"the bias '{name}' has no place in the architecture"

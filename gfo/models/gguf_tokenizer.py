@@ -44,6 +44,13 @@ def tokenizer_keys(writer: Any, model: FrozenModel) -> None:
     writer.add_token_types([_type(i, texts, added) for i in ids])
     merges = parts["model"]["merges"]
     writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in merges])
+    _special_keys(writer, tokenizer)
+    if isinstance(tokenizer.chat_template, str):
+        writer.add_chat_template(tokenizer.chat_template)
+
+
+def _special_keys(writer: Any, tokenizer: Any) -> None:
+    """Add which tokens are special, and which of them stand around a text."""
     for name in ("bos", "eos", "unk", "pad"):
         number = getattr(tokenizer, f"{name}_token_id")
         if number is not None:
@@ -51,8 +58,6 @@ def tokenizer_keys(writer: Any, model: FrozenModel) -> None:
     first, last = (tokenizer("a")["input_ids"][at] for at in (0, -1))
     writer.add_add_bos_token(first == tokenizer.bos_token_id)
     writer.add_add_eos_token(last == tokenizer.eos_token_id)
-    if isinstance(tokenizer.chat_template, str):
-        writer.add_chat_template(tokenizer.chat_template)
 
 
 def _type(i: int, texts: dict[int, str], added: dict[int, Any]) -> int:
@@ -67,15 +72,23 @@ def _type(i: int, texts: dict[int, str], added: dict[int, Any]) -> int:
 def _pre(parts: dict[str, Any]) -> str | None:
     """llama.cpp's name for how the texts are split, or None."""
     splitter = parts["pre_tokenizer"] or {}
-    steps = splitter.get("pretokenizers", [splitter])
-    kinds = [step.get("type") for step in steps]
-    normal = parts["normalizer"] is None
-    if not steps or kinds[-1] != "ByteLevel" or steps[-1].get("add_prefix_space"):
+    *before, last = splitter.get("pretokenizers", [splitter]) or [{}]
+    if last.get("type") != "ByteLevel" or last.get("add_prefix_space"):
         return None
-    if kinds == ["ByteLevel"] and steps[0].get("use_regex", True) and normal:
+    if not last.get("use_regex", True):
+        return _split_before(before)
+    return _split_last(before) if parts["normalizer"] is None else None
+
+
+def _split_before(before: list[dict[str, Any]]) -> str | None:
+    """The name where the last step does not split, by those before it."""
+    kinds = [step.get("type") for step in before]
+    return SPLITS.get(before[0]["pattern"].get("Regex")) if kinds == ["Split"] else None
+
+
+def _split_last(before: list[dict[str, Any]]) -> str | None:
+    """The name where the last step splits as that of gpt-2, by those before it."""
+    if not before:
         return "gpt-2"
-    if kinds == ["Digits", "ByteLevel"] and steps[0]["individual_digits"] and normal:
-        return "smollm" if steps[1].get("use_regex", True) else None
-    if kinds == ["Split", "ByteLevel"] and not steps[1].get("use_regex", True):
-        return SPLITS.get(steps[0]["pattern"].get("Regex"))
-    return None
+    digits = len(before) == 1 and before[0].get("type") == "Digits" and before[0]["individual_digits"]
+    return "smollm" if digits else None

@@ -141,14 +141,18 @@ class Images:
         Raises:
             GfoError: for a row with parts of an image.
         """
+        found = [opened(block.value, "a row") for block in self._blocks_of(row)]
+        ids = [self._placeholder if token >= FIRST else token for token in row]
+        return ids, self._processed(found, "a row")[1] if found else {}
+
+    def _blocks_of(self, row: Sequence[int]) -> list[Block]:
+        """The images of a row, in order; see `plain`."""
         starts = {block.first: block for block in self._blocks}
         own = [token for token in row if token >= FIRST]
         blocks = [starts[token] for token in own if token in starts]
         if own != [token for block in blocks for token in block.tokens if token >= FIRST]:
             raise GfoError(f"model '{self._model.name}': a row has a part of an image; give it whole")
-        ids = [self._placeholder if token >= FIRST else token for token in row]
-        found = [opened(block.value, "a row") for block in blocks]
-        return ids, self._processed(found, "a row")[1] if found else {}
+        return blocks
 
     def _with_signs(self, rows: Sequence[Pieces]) -> list[Pieces]:
         """Rows as texts, with the model's sign in the images' places."""
@@ -230,6 +234,12 @@ class Images:
                 given = entering(self._model.module, input_ids=row, **inputs)
             except Exception as error:  # of any kind: of a processor that is another model's, say
                 raise self._refused(f"its forward pass does not take the image: {_line(error)}") from error
+        self._check_given(given)
+        embeds: Tensor = given["inputs_embeds"]
+        return embeds[0, row[0] == self._placeholder]
+
+    def _check_given(self, given: Mapping[str, Any]) -> None:
+        """Raise GfoError where the text model is called with more than the embeddings of a text."""
         for name, value in given.items():
             if name not in PLAIN and _has_tensors(value):
                 raise self._refused(f"its text model takes {name}, too")
@@ -238,8 +248,6 @@ class Images:
             raise self._refused("its images are seen in other ways than text is")
         if position is not None and not _counts(position):
             raise self._refused("its images have positions of their own")
-        embeds: Tensor = given["inputs_embeds"]
-        return embeds[0, row[0] == self._placeholder]
 
     def _refused(self, why: str) -> GfoError:
         kind = self._model.module.config.model_type

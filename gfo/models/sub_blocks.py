@@ -82,13 +82,7 @@ def find_sub_blocks(model: Any) -> dict[SubBlock, Size]:
         raise GfoError(
             f"model '{model.name}' is an encoder-decoder, whose sub-blocks cannot be closed; take a decoder"
         )
-    found: dict[SubBlock, Size] = {}
-    kept = model.kept // model.layers if model.contexts else 0
-    for number, layer in enumerate(model.all_layers):
-        for kind in SUB_BLOCKS:
-            modules = sub_block_of(layer, kind) or ()
-            size = Size.of((p for part in modules for p in part.parameters()), kept * (kind == SUB_BLOCKS[0]))
-            found |= {SubBlock(number, kind): size} if modules else {}
+    found = _sizes(model)
     whole = [n for n in range(model.layers) if all(SubBlock(n, kind) in found for kind in SUB_BLOCKS)]
     if not whole:
         raise GfoError(
@@ -97,6 +91,18 @@ def find_sub_blocks(model: Any) -> dict[SubBlock, Size]:
         )
     with model.lock, evaluating(model.module):
         _check_residual(model, found, whole)
+    return found
+
+
+def _sizes(model: Any) -> dict[SubBlock, Size]:
+    """The sub-blocks whose names are known, in the layers' order, with their sizes."""
+    found: dict[SubBlock, Size] = {}
+    kept = model.kept // model.layers if model.contexts else 0
+    for number, layer in enumerate(model.all_layers):
+        for kind in SUB_BLOCKS:
+            modules = sub_block_of(layer, kind) or ()
+            size = Size.of((p for part in modules for p in part.parameters()), kept * (kind == SUB_BLOCKS[0]))
+            found |= {SubBlock(number, kind): size} if modules else {}
     return found
 
 
