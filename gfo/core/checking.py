@@ -314,7 +314,11 @@ def words(hint: Any, several: bool = False) -> str:
         return _listed(words(each, several) for each in inner)
     if origin is Literal:
         return " or ".join(map(repr, inner))
-    outer = origin or hint
+    return _words_of_class(origin or hint, inner, several)
+
+
+def _words_of_class(outer: Any, inner: Sequence[Any], several: bool) -> str:
+    """What a class is, in words, and its elements if it is a list."""
     one, more = WORDS.get(outer) or _nouns(getattr(outer, "__name__", "value"))
     if several or not inner or outer not in LISTS:
         return more if several else one

@@ -108,10 +108,7 @@ class Delta:
             for tensor in slot.tensors():
                 sizes.add(int(tensor.shape[0]))
         if len(sizes) != 1:
-            found = "no change at all" if not sizes else f"slots of {sorted(sizes)} candidates"
-            raise GfoError(
-                f"Delta: {found}; give every slot the same number of candidates K, in one at least"
-            )
+            raise _no_one_number(sizes)
         self.slots, self.by_class = tuple(by_class.values()), by_class
         self.first_layer, self.begins, self.candidates = first_layer, begins, sizes.pop()
 
@@ -181,3 +178,9 @@ class Delta:
         made.first_layer, made.begins = self.first_layer, self.begins
         made.candidates = int(next(slots[0].tensors()).shape[0])
         return made
+
+
+def _no_one_number(sizes: set[int]) -> GfoError:
+    """That slots have these numbers of candidates."""
+    found = "no change at all" if not sizes else f"slots of {sorted(sizes)} candidates"
+    return GfoError(f"Delta: {found}; give every slot the same number of candidates K, in one at least")

@@ -50,15 +50,7 @@ class Domain:
         categorical = _numbers("categorical", self.categorical, bool)
         if categorical.size == 0:
             categorical = np.zeros(low.shape, dtype=bool)
-        if categorical.shape != low.shape:
-            raise GfoError(
-                f"Domain: categorical {categorical.shape} must be of the length of low {low.shape}"
-            )
-        if low.ndim != 1 or low.size == 0 or low.shape != high.shape or low.shape != integer.shape:
-            raise GfoError(
-                f"Domain: low {low.shape}, high {high.shape} and integer {integer.shape} must be "
-                "one-dimensional, of one length and not empty"
-            )
+        _check_shapes(low, high, integer, categorical)
         _check_order(low, high)
         integer = integer | categorical
         _check_whole(low, high, integer, categorical)
@@ -106,13 +98,7 @@ class Domain:
         names = tuple(name for domain in domains for name in domain.names or ())
         distinct = len(set(names)) == sum(domain.d for domain in domains)
         low, high, integer, categorical = (np.concatenate(column) for column in zip(*columns, strict=True))
-        starts = np.cumsum([0, *(domain.d for domain in domains)]).tolist()
-        exactly = tuple(
-            (start + a, start + b, n)
-            for start, x in zip(starts, domains, strict=False)
-            for a, b, n in x.exactly
-        )
-        return cls(low, high, integer, categorical, names if distinct else None, exactly)
+        return cls(low, high, integer, categorical, names if distinct else None, _groups_of(domains))
 
     def part(self, which: slice) -> Domain:
         """The dimensions of a slice, as a domain; groups of `exactly` that are cut apart are left out."""
@@ -166,6 +152,14 @@ def _numbers(name: str, values: Any, kind: Any) -> NDArray[Any]:
         raise GfoError(f"Domain: {name} = {shown(values)}; give numbers, or an array of them") from None
 
 
+def _groups_of(domains: Sequence[Domain]) -> tuple[tuple[int, int, int], ...]:
+    """`Domain.exactly` of domains one behind the other."""
+    starts = np.cumsum([0, *(domain.d for domain in domains)]).tolist()
+    return tuple(
+        (start + a, start + b, n) for start, x in zip(starts, domains, strict=False) for a, b, n in x.exactly
+    )
+
+
 def _broadcast(arrays: dict[str, Array], d: int | None) -> list[Array]:
     """Scalars and arrays as arrays of length d, or of the length that they have in common."""
     try:
@@ -176,6 +170,17 @@ def _broadcast(arrays: dict[str, Array], d: int | None) -> list[Array]:
         raise GfoError(
             f"Domain: {shapes} and d = {d} do not fit together; give scalars or arrays of one length"
         ) from None
+
+
+def _check_shapes(low: Array, high: Array, integer: Array, categorical: Array) -> None:
+    """Raise GfoError for arrays that are not one-dimensional and of one length."""
+    if categorical.shape != low.shape:
+        raise GfoError(f"Domain: categorical {categorical.shape} must be of the length of low {low.shape}")
+    if low.ndim != 1 or low.size == 0 or low.shape != high.shape or low.shape != integer.shape:
+        raise GfoError(
+            f"Domain: low {low.shape}, high {high.shape} and integer {integer.shape} must be "
+            "one-dimensional, of one length and not empty"
+        )
 
 
 def _check_order(low: Array, high: Array) -> None:

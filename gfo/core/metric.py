@@ -84,7 +84,7 @@ class Metric:
         if self.form == "nats":
             return f"{value:{sign}.2e}" if 0 < abs(value) < SMALL else f"{value:{sign},.4f}"
         if self.form == "measure":
-            return f"{value:{sign},.{0 if abs(value) >= 1000 else 4}{'f' if abs(value) >= 1000 else 'g'}}"
+            return f"{value:{sign},.0f}" if abs(value) >= 1000 else f"{value:{sign},.4g}"
         return f"{value:{sign},.{1 if self.form == 'tokens' else 2}f}"
 
     def show_change(self, change: float | None) -> str:

@@ -50,15 +50,23 @@ def check_endings(batch: Batch, model: FrozenModel, P: int, where: str) -> None:
         raise GfoError(
             f"{where}: endings of {len(batch.endings)} rows for {len(batch)}; give each row its own"
         )
-    for i, (before, after) in enumerate(zip(batch.before, batch.after, strict=True)):
-        row, text = f"{where} row {i + 1}", before + after
+    rows = zip(batch.before, batch.after, batch.endings, strict=True)
+    for i, (before, after, endings) in enumerate(rows, 1):
+        row, text = f"{where} row {i}", before + after
         if model.causal and not (text or P):
             raise GfoError(
                 f"{row}: no token stands in front of its endings; begin the template with some text"
             )
-        masks = text.count(-1 if model.read_token is None else model.read_token)
-        for j, ending in enumerate(batch.endings[i], 1):
-            _check_ending(ending, masks if model.reads == "mask" else None, f"{row}: ending {j}")
+        masks = _masks(text, model)
+        for j, ending in enumerate(endings, 1):
+            _check_ending(ending, masks, f"{row}: ending {j}")
+
+
+def _masks(text: Tokens, model: FrozenModel) -> int | None:
+    """How many masks an ending is to fill; None where the model fills none."""
+    if model.reads != "mask":
+        return None
+    return text.count(-1 if model.read_token is None else model.read_token)
 
 
 def _check_ending(ending: Tokens, masks: int | None, what: str) -> None:

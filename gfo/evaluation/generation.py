@@ -202,10 +202,8 @@ class AnswerWriter:
                     torch.from_numpy(numbers).to(model.device)
                     for numbers in (place_in_tile[chunk.example[rows]], chunk.candidate[rows] - k.start)
                 )
-                place = tokens.places(k.stop - k.start, P)[candidate, at]
-                changed = None if tokens.changed is None else tokens.changed[at]
                 cycles = len(tile) if chunk.by_example else None
-                change = Change(delta.select(k), place, cycles, changed)
+                change = _change_of(tokens, delta.select(k), P, candidate, at, cycles)
                 entry = change.put_prompts(tokens.embed(model)[at])
                 out[torch.from_numpy(rows).to(model.device)] = sequences.begin(entry, lengths, rows, change)
                 self._meter.count(entry[..., 0].numel(), tokens.real * (k.stop - k.start), self._meter.layers)
@@ -322,10 +320,13 @@ class AnswerWriter:
                 if new in self._decoding.closing:
                     closing[i] = answers[i]
             if closing:
-                texts = self._model.decode(list(closing.values()))
-                for i, text in zip(closing, texts, strict=True):
-                    alive[i] = not any(stop in text for stop in self._decoding.stop_texts)
+                alive[list(closing)] = self._open(list(closing.values()))
         return alive
+
+    def _open(self, answers: Sequence[list[int]]) -> list[bool]:
+        """Which answers hold no stop text."""
+        texts = self._model.decode(answers)
+        return [not any(stop in text for stop in self._decoding.stop_texts) for text in texts]
 
     def _choose(self, hidden: Tensor, chunk: Chunk, t: int) -> tuple[Tensor, Tensor]:
         """Token t of each sequence from hidden states [N, D], int [N], and whether its logits are numbers."""
@@ -352,3 +353,19 @@ class AnswerWriter:
             for b in set(examples)
         }
         return torch.stack([drawn[b] for b in examples])
+
+
+def _change_of(
+    tokens: TokenRows, delta: Delta, P: int, candidate: Tensor, at: Tensor, cycles: int | None
+) -> Change:
+    """The change of N sequences' first tokens.
+
+    Args:
+        tokens: the examples' rows.
+        delta: of the candidates.
+        P: tokens of the soft prompt.
+        candidate, at: which of those each sequence is of, int [N].
+        cycles: as `Change` has it.
+    """
+    place = tokens.places(delta.candidates, P)[candidate, at]
+    return Change(delta, place, cycles, None if tokens.changed is None else tokens.changed[at])

@@ -92,9 +92,7 @@ class LocalEvaluator:
         racing: Racing | None = None,
         values: Sequence[str] = (),
     ) -> None:
-        for name, value in (("chunk_tokens", chunk_tokens), ("memory", memory)):
-            if value is not None and value < 1:
-                raise GfoError(f"{name} = {value} must be at least 1")
+        _check_positive(chunk_tokens=chunk_tokens, memory=memory)
         self.model, self.space, self.task = model, space, task.bind(model)
         self._reuse, self._chunk_tokens, self._memory = reuse, chunk_tokens, memory
         self._repairing = space if isinstance(space, Repairing) else None
@@ -313,20 +311,24 @@ class LocalEvaluator:
         return [row for row in ends if row]
 
     def _check_rows(self) -> None:
-        """Raise GfoError for a row that does not fit into the context, or has no place for the prompt."""
-        P = self._shape.P
+        """Raise GfoError for a row that does not fit into the context, or lacks a place or its endings."""
         for split, batch in self._batches():
-            if P and not batch.prompt:
-                raise GfoError(
-                    f"template: it has no {{soft}}, but the space has a soft prompt of {P} tokens; write "
-                    "{soft} where the prompt goes"
-                )
-            if batch.endings:
-                check_endings(batch, self.model, P, split)
-            if self._begins is not None and self.model.causal:
-                check_places(self._begins, batch, P, split)
+            self._check_places(batch, split)
             for i in range(len(batch)):
                 self._check_length(batch, i, f"{split} row {i + 1}")
+
+    def _check_places(self, batch: Batch, split: str) -> None:
+        """Raise GfoError for rows without what the space and the model need in each."""
+        P = self._shape.P
+        if P and not batch.prompt:
+            raise GfoError(
+                f"template: it has no {{soft}}, but the space has a soft prompt of {P} tokens; write "
+                "{soft} where the prompt goes"
+            )
+        if batch.endings:
+            check_endings(batch, self.model, P, split)
+        if self._begins is not None and self.model.causal:
+            check_places(self._begins, batch, P, split)
 
     def _check_length(self, batch: Batch, i: int, where: str) -> None:
         """Raise GfoError for a row of a batch that does not fit into the context, with its answer."""
@@ -346,6 +348,13 @@ class LocalEvaluator:
         for split in self.task.splits:
             for batch in _parts(self.task.all_rows(split)):
                 yield split, batch
+
+
+def _check_positive(**numbers: int | None) -> None:
+    """Raise GfoError for a number, if it is given, below 1."""
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise GfoError(f"{name} = {value} must be at least 1")
 
 
 def scored_values(

@@ -251,10 +251,7 @@ def _laid(model: FrozenModel, rows: Rows) -> tuple[Tensor, RowLayout]:
     device = model.device
     lengths = torch.tensor([len(row) for row in rows], device=device)
     if model.contexts:
-        ids = torch.tensor([[token for row in rows for token in row]], device=device)
-        branch = torch.arange(len(rows), device=device).repeat_interleave(lengths)[None]
-        position = torch.cat([torch.arange(n, device=device) for n in lengths.tolist()])[None]
-        return model.embed(ids)[None], RowLayout(branch, position, lengths.cumsum(0)[None] - 1, ids=ids)
+        return _laid_in_one(model, rows, lengths)
     T = int(lengths.max())
     ids = torch.tensor([[*row, *[0] * (T - len(row))] for row in rows], device=device)
     column = torch.arange(T, device=device).expand(len(rows), -1)
@@ -262,6 +259,15 @@ def _laid(model: FrozenModel, rows: Rows) -> tuple[Tensor, RowLayout]:
     branch = torch.where(column < lengths[:, None], number[:, None], -1)
     places = torch.tensor([_place(model, row) for row in rows], device=device)
     return model.embed(ids)[None], RowLayout(branch, column, (number * T + places)[None], ids=ids)
+
+
+def _laid_in_one(model: FrozenModel, rows: Rows, lengths: Tensor) -> tuple[Tensor, RowLayout]:
+    """The same of contexts' branches."""
+    device = model.device
+    ids = torch.tensor([[token for row in rows for token in row]], device=device)
+    branch = torch.arange(len(rows), device=device).repeat_interleave(lengths)[None]
+    position = torch.cat([torch.arange(n, device=device) for n in lengths.tolist()])[None]
+    return model.embed(ids)[None], RowLayout(branch, position, lengths.cumsum(0)[None] - 1, ids=ids)
 
 
 def _place(model: FrozenModel, row: Sequence[int]) -> int:

@@ -205,11 +205,9 @@ class Decoder(FrozenModel):
     @torch.no_grad()
     def unseen(self, delta: Delta) -> bool:
         """See `FrozenModel.unseen`; keys and values are compared, with other outputs of the modules."""
+        if not self._in_last_layer(delta):
+            return False
         last, names = self.layers - 1, sorted(delta.modules)
-        if not names or any(self.layer_of(name) != last for name in names):
-            return False
-        if any(slot.everywhere and not slot.modules for slot in delta.slots):
-            return False
         entry, length = self.embed(self._probe()[1])[None], torch.tensor([12], device=self.device)
         noise = torch.Generator().manual_seed(0)
 
@@ -220,6 +218,12 @@ class Decoder(FrozenModel):
         with hooked(*(self.module.get_submodule(name).register_forward_hook(move) for name in names)):
             moved = self.context(entry, length)[0].layers[last]
         return all(map(torch.equal, plain or (), moved or ()))
+
+    def _in_last_layer(self, delta: Delta) -> bool:
+        """Whether what changes for all tokens are modules of the last layer, and nothing else."""
+        if not delta.modules or any(self.layer_of(name) != self.layers - 1 for name in delta.modules):
+            return False
+        return not any(slot.everywhere and not slot.modules for slot in delta.slots)
 
     @torch.no_grad()
     def check_branches(self) -> None:

@@ -24,6 +24,9 @@ from gfo.models.frozen import FrozenModel
 from gfo.models.probing import given_whole_rows
 from gfo.models.structure import find_stacks
 
+Layers = tuple[list[Any], list[Any]]
+"""Keys and values by layer: the decoder's own, and those of the encoder's output."""
+
 
 class _SharedLayer(DynamicLayer):  # type: ignore[misc]
     """Keys and values of some rows, for each as often as it is named; copied for a layer while it runs.
@@ -70,7 +73,7 @@ def _new_cache() -> EncoderDecoderCache:
     return EncoderDecoderCache(DynamicCache(), DynamicCache())
 
 
-def _layers(cache: EncoderDecoderCache) -> tuple[list[Any], list[Any]]:
+def _layers(cache: EncoderDecoderCache) -> Layers:
     """The layers' own keys and values, and those of the encoder's output."""
     return cache.self_attention_cache.layers, cache.cross_attention_cache.layers
 
@@ -271,11 +274,7 @@ class EncoderDecoder(FrozenModel):
             ids, row = rows.forced.ids, rows.forced.row
             past = _cache_of(*_layers(once), row)
             hidden = self._entering(start, ids, _unread(encoded, row), real[row], past, start)
-            own, cross = (
-                [_SharedLayer.of(layer, every) for layer in below[:start]] + above[start:]
-                for below, above in zip(_layers(once), layers, strict=True)
-            )
-            layers = own, cross
+            layers = _joined(_layers(once), layers, start, every)
         with_forced = self._with_forced(
             first, rows.forced, layers, all_encoded, all_real, change, start, _repeated(hidden, C)
         )
@@ -285,7 +284,7 @@ class EncoderDecoder(FrozenModel):
         self,
         first: Tensor,
         forced: Forced,
-        layers: tuple[list[Any], list[Any]],
+        layers: Layers,
         encoded: Tensor,
         real: Tensor,
         change: Change | None,
@@ -337,6 +336,15 @@ def _of_candidates(row: Tensor, R: int, C: int) -> Tensor:
 def _unread(encoded: Tensor, rows: Tensor) -> Tensor:
     """In the shape of some rows of the encoder's output, whose keys and values a cache already has."""
     return encoded[:1].expand(len(rows), -1, -1)
+
+
+def _joined(below: Layers, above: Layers, start: int, rows: Tensor) -> Layers:
+    """Keys and values of some rows of `below` in the layers below `start`, and `above` from there on."""
+    own, cross = (
+        [_SharedLayer.of(layer, rows) for layer in lower[:start]] + upper[start:]
+        for lower, upper in zip(below, above, strict=True)
+    )
+    return own, cross
 
 
 def _repeated(hidden: Tensor | None, C: int) -> Tensor | None:

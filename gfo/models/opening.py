@@ -263,6 +263,24 @@ def _open_adapter(
     source: Source, adapter: Mapping[str, Any], dtype: Any, place: Any, quantization_config: Any
 ) -> tuple[Any, Any]:
     """The model that an adapter was made for, with the adapter merged into its weights."""
+    base = _base_of(source, adapter)
+    below = find_source(base)
+    below = replace(
+        below, name=f"{base}' of the adapter '{source.name}", above=(*source.above, _place_of(source))
+    )
+    if _place_of(below) in below.above:
+        raise GfoError(
+            f"model '{source.name}': it is an adapter on itself; name the model that it was made for"
+        )
+    return _merged(source, *open_model(below, dtype, place, quantization_config))
+
+
+def _base_of(source: Source, adapter: Mapping[str, Any]) -> str:
+    """The name of the model that an adapter was made for.
+
+    Raises:
+        GfoError: for an adapter that names none, or that no weight can hold.
+    """
     base, kind = adapter.get("base_model_name_or_path"), adapter.get("peft_type")
     if not isinstance(base, str) or not base:
         raise GfoError(
@@ -279,15 +297,7 @@ def _open_adapter(
             f"model '{source.name}': it is an activated LoRA, which acts from some tokens on and no weight "
             f"holds; load '{base}', and start from the adapter: gfo.LoRASubspace.from_peft"
         )
-    below = find_source(base)
-    below = replace(
-        below, name=f"{base}' of the adapter '{source.name}", above=(*source.above, _place_of(source))
-    )
-    if _place_of(below) in below.above:
-        raise GfoError(
-            f"model '{source.name}': it is an adapter on itself; name the model that it was made for"
-        )
-    return _merged(source, *open_model(below, dtype, place, quantization_config))
+    return base
 
 
 def _place_of(source: Source) -> str:

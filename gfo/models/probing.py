@@ -79,16 +79,21 @@ def _why_not(calls: list[tuple[Any, Any]], counts: set[int], sizes: tuple[int, i
     """
     if not calls:
         return "is never called in a forward pass (its weight is used in another way)"
-    for x, y in calls:
-        if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.ndim == y.ndim):
-            return "does not take one tensor and give one of the same axes"
-        if sizes not in (None, (x.shape[-1], y.shape[-1])):
-            return "does not give the product of its weight and its input (as a weight in groups does not)"
-        if not _of_rows(x, counts):
-            return (
-                f"gets {tuple(x.shape)} of {ROWS} rows of {TOKENS} tokens, so that it is not told which "
-                "candidate a token belongs to (as routed experts are not)"
-            )
+    reasons = (_why_not_call(x, y, counts, sizes) for x, y in calls)
+    return next(filter(None, reasons), None)
+
+
+def _why_not_call(x: Any, y: Any, counts: set[int], sizes: tuple[int, int] | None) -> str | None:
+    """The same by one call, its first argument and output."""
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.ndim == y.ndim):
+        return "does not take one tensor and give one of the same axes"
+    if sizes not in (None, (x.shape[-1], y.shape[-1])):
+        return "does not give the product of its weight and its input (as a weight in groups does not)"
+    if not _of_rows(x, counts):
+        return (
+            f"gets {tuple(x.shape)} of {ROWS} rows of {TOKENS} tokens, so that it is not told which "
+            "candidate a token belongs to (as routed experts are not)"
+        )
     return None
 
 

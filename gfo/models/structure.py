@@ -7,7 +7,7 @@ list of layers, which hold a shorter list. All weights, and the hooks on them, s
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -140,15 +140,7 @@ def find_layers(module: nn.Module) -> Stack:
         GfoError: if there are several, of which not just one has as many as the config says, or none.
     """
     lists = {name: part for name, part in _lists(module) if part}
-    ran: set[str] = set()
-    handles = [
-        part.register_forward_pre_hook(lambda *_, name=name: ran.add(name), with_kwargs=True)
-        for name in _outermost(lists)
-        for part in lists[name]
-    ]
-    ids = torch.arange(3, 7, device=next(module.parameters()).device)
-    with torch.no_grad(), hooked(*handles):
-        module(input_ids=ids[None])
+    ran = _run_of(module, lists)
     if len(ran) > 1:  # such as projections in front of the layers
         config: Any = module.config
         size = getattr(config.get_text_config(), "num_hidden_layers", None)
@@ -159,6 +151,20 @@ def find_layers(module: nn.Module) -> Stack:
             f"({', '.join(sorted(ran)) or 'none'}); take a model whose layers are in one list"
         )
     return Stack(module, ran.pop())
+
+
+def _run_of(module: nn.Module, lists: Mapping[str, nn.ModuleList]) -> set[str]:
+    """The names of the lists, none of them in another, that a text runs through."""
+    ran: set[str] = set()
+    handles = [
+        part.register_forward_pre_hook(lambda *_, name=name: ran.add(name), with_kwargs=True)
+        for name in _outermost(lists)
+        for part in lists[name]
+    ]
+    ids = torch.arange(3, 7, device=next(module.parameters()).device)
+    with torch.no_grad(), hooked(*handles):
+        module(input_ids=ids[None])
+    return ran
 
 
 def _lists(module: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:

@@ -127,9 +127,7 @@ class TextTokens:
         found = self._tokenized(["".join(row) for row in rows], where)
         for i, (row, ids) in enumerate(zip(rows, found, strict=True)):
             wanted = sum(self._count(piece) for piece in row if not isinstance(piece, Plain))
-            if self._number(ids) != wanted or any(
-                isinstance(piece, Plain) and self._marks.search(piece) for piece in row
-            ):
+            if self._number(ids) != wanted or self._mark_in(row) is not None:
                 found[i] = self._as_text(row, wanted, where(i))
         return found
 
@@ -153,8 +151,7 @@ class TextTokens:
         found = None if self._textual is None else self._read_as_text(row, *self._textual)
         if found is not None and self._number(found) == wanted:
             return found
-        marks = [self._marks.search(piece) for piece in row if isinstance(piece, Plain)]
-        mark = next((found[0] for found in marks if found), "a special token")
+        mark = self._mark_in(row) or "a special token"
         raise GfoError(
             f"{where}: it holds {mark!r}, which this tokenizer reads as its own sign and not as text; drop "
             "it, or write it otherwise"
@@ -193,6 +190,11 @@ class TextTokens:
     def _special_ids(self) -> frozenset[int]:
         """Their ids, but for that of unknown words, which are text."""
         return frozenset(self._special.values()) - {self._tokenizer.unk_token_id}
+
+    def _mark_in(self, row: Pieces) -> str | None:
+        """The first special token in a row's data, as text."""
+        found = (self._marks.search(piece) for piece in row if isinstance(piece, Plain))
+        return next((mark[0] for mark in found if mark), None)
 
     def _number(self, ids: Tokens) -> int:
         """How many of these tokens are special."""
