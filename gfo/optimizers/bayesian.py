@@ -326,9 +326,12 @@ class BayesianOptimization(BaseOptimizer):
 
         The incumbent in the first design, with noise = 0, with a random forest and of several objectives.
         """
-        modelled = self._modelled or len(self._past_z)
-        if self._several or self.noise == 0 or self.surrogate != "gp" or not modelled:
+        if self._several or self.noise == 0 or self.surrogate != "gp":
             return super().recommend()
+        return self._best_by_mean() if self._modelled or len(self._past_z) else super().recommend()
+
+    def _best_by_mean(self) -> Array:
+        """The point told that has the lowest posterior mean, [d]."""
         z, loss = self._past_z, self._past_loss
         if self._modelled and len(self._loss):
             best_z, best_loss = self._best_of_region()

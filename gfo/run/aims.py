@@ -20,7 +20,7 @@ from gfo.core.metric import Metric, named
 from gfo.core.objectives import Limited, MultiObjective
 from gfo.core.protocols import Evaluation, Evaluator, Measuring, Optimizer, metrics_of
 from gfo.run.front import Front, as_losses
-from gfo.run.history import History, recorded_losses
+from gfo.run.history import History
 from gfo.run.selection import DevSelection
 
 
@@ -119,13 +119,8 @@ class Aims:
         """How the limits came out, in words; empty without limits."""
         if not self.limits:
             return ""
-        violations = np.concatenate(
-            [recorded_losses(step.violation or []) for step in history] or [np.empty(0)]
-        )
-        kept = int((violations == 0).sum())
-        said = (
-            f"{', '.join(map(str, self.limits))}: kept by {kept or 'none'} of {len(violations):,} candidates"
-        )
+        total, kept = sum(len(step.loss) for step in history), sum(step.kept for step in history)
+        said = f"{', '.join(map(str, self.limits))}: kept by {kept or 'none'} of {total:,} candidates"
         if not kept:
             return f"{said}; the result is the nearest, {self.least:.2g} of the limit beyond"
         if selection is not None and selection.best is None:

@@ -86,6 +86,11 @@ class Step:
         return sum(bool(value) for value in self.violation or ())
 
     @property
+    def kept(self) -> int:
+        """How many of its candidates keep to the limits."""
+        return (self.violation or []).count(0)
+
+    @property
     def mean_loss(self) -> float:
         """The mean over the candidates that did not fail; nan if all did."""
         good = [value for value in self.loss if value is not None]
