@@ -24,6 +24,7 @@ from gfo.baselines.unchanged import Unchanged
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.core.files import cannot_write, whole_folder
+from gfo.core.images import is_image_field
 from gfo.core.metric import Metric
 from gfo.core.protocols import Cost, Evaluation, Evaluator, Scores
 from gfo.core.seeding import stream_seed
@@ -262,6 +263,12 @@ def _all_weights(setting: Setting, dtype: torch.dtype, dropout: float | None) ->
         raise GfoError(
             f"baseline: all weights are trained, and those of '{quantized[0]}' are quantized; take 'lora', "
             "'mezo-lora', 'gradient' or 'prompt-tuning', or load the model without quantization"
+        )
+    template = getattr(setting.task, "template", None)
+    if template is not None and any(map(is_image_field, template.fields)):
+        raise GfoError(
+            "baseline: all weights are trained, those too that read the rows' images, which gfo runs once; "
+            "take 'lora', 'mezo-lora', 'gradient' or 'prompt-tuning'"
         )
     module = copy.deepcopy(setting.model.module).to(dtype)
     if dropout is not None:

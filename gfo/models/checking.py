@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from gfo.models.decoder import Decoder
 from gfo.models.encoder import Encoder
 from gfo.models.encoder_decoder import EncoderDecoder
 from gfo.models.frozen import FrozenModel
+from gfo.models.images import FIRST
 from gfo.models.probing import TOKENS
 from gfo.models.structure import hooked
 from gfo.models.whole_rows import WholeEncoder, WholeRows, cut_at_head
@@ -138,7 +139,7 @@ def exact(model: FrozenModel, rows: Rows) -> FrozenModel:
             continue
         if found:
             _warn(other, way, found[0])
-            other.shares_layers = model.shares_layers
+            other.shares_layers, other.images = model.shares_layers, model.images
         return other
     raise GfoError(
         f"model '{model.name}' ({model.config.model_type}) gives a row other numbers in a pass with others "
@@ -253,7 +254,7 @@ def _laid(model: FrozenModel, rows: Rows) -> tuple[Tensor, RowLayout]:
         ids = torch.tensor([[token for row in rows for token in row]], device=device)
         branch = torch.arange(len(rows), device=device).repeat_interleave(lengths)[None]
         position = torch.cat([torch.arange(n, device=device) for n in lengths.tolist()])[None]
-        return model.embed(ids)[None], RowLayout(branch, position, lengths.cumsum(0)[None] - 1)
+        return model.embed(ids)[None], RowLayout(branch, position, lengths.cumsum(0)[None] - 1, ids=ids)
     T = int(lengths.max())
     ids = torch.tensor([[*row, *[0] * (T - len(row))] for row in rows], device=device)
     column = torch.arange(T, device=device).expand(len(rows), -1)
@@ -273,16 +274,20 @@ def _place(model: FrozenModel, row: Sequence[int]) -> int:
 def _together(model: FrozenModel, rows: Rows) -> Tensor:
     """What is read of rows in one pass: logits of some tokens, or sentences, [rows, ...]."""
     entry, lie = _laid(model, rows)
-    hidden = model.branches(None, entry * _moved(model), lie)[0]
+    moved: Tensor | float = _moved(model)
+    if model.images is not None and lie.ids is not None:  # what is moved are words
+        moved = torch.where(lie.ids < FIRST, moved, 1.0)[None, ..., None].to(entry)
+    hidden = model.branches(None, entry * moved, lie)[0]
     return hidden.float() if model.reads == "sentence" else model.logits(hidden, model.probe_vocabulary)
 
 
 def _plain(model: FrozenModel, row: Sequence[int]) -> Tensor:
     """The same of one row in a plain forward pass."""
-    ids = torch.tensor([list(row)], device=model.device)
+    words, images = (list(row), {}) if model.images is None else model.images.plain(row)
+    ids = torch.tensor([words], device=model.device)
     move = model.module.get_input_embeddings().register_forward_hook(lambda _, a, y: y * _moved(model))
     with hooked(move):
-        return _read(model, ids, row)
+        return _read(model, ids, row, images)
 
 
 def _moved(model: FrozenModel) -> float:
@@ -290,8 +295,8 @@ def _moved(model: FrozenModel) -> float:
     return 1.125 if len(model.stacks) == 1 else 1.0
 
 
-def _read(model: FrozenModel, ids: Tensor, row: Sequence[int]) -> Tensor:
-    """What is read of token ids [1, T]: logits of some tokens, or the sentence."""
+def _read(model: FrozenModel, ids: Tensor, row: Sequence[int], images: Mapping[str, Tensor]) -> Tensor:
+    """What is read of token ids [1, T] and images: logits of some tokens, or the sentence."""
     if model.reads == "sentence":
         return model.module(input_ids=ids).last_hidden_state[0].float().mean(dim=0)  # type: ignore[no-any-return]
     two, at = {}, _place(model, row)
@@ -299,5 +304,5 @@ def _read(model: FrozenModel, ids: Tensor, row: Sequence[int]) -> Tensor:
         two = {"decoder_input_ids": torch.tensor([list(model.answer_start)], device=model.device)}
         at = len(model.answer_start) - 1
     with cut_at_head(model.module.get_output_embeddings(), slice(at, at + 1)):
-        logits = model.module(input_ids=ids, **two).logits[0]
+        logits = model.module(input_ids=ids, **two, **images).logits[0]
     return logits[0 if len(logits) == 1 else at, list(model.probe_vocabulary)].float()  # type: ignore[no-any-return]

@@ -19,6 +19,7 @@ LOGIT_SCALE = {
     "cohere2_moe": "logit_scale",
     "hyperclovax": "logits_scaling",
 }
+LOGITS_AS_THEY_ARE = frozenset({"aya_vision", "cohere2_vision"})  # heads that do not apply their text model's
 LOGIT_DIVISOR = {
     "granite": "logits_scaling",
     "granite_swa": "logits_scaling",
@@ -150,11 +151,16 @@ POSITIONS_BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl"
 KNOWN_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})  # that masks express
 
 
-def logit_transform(config: Any) -> tuple[float, float | None]:
-    """(scale, softcap or None) that the family applies to its logits."""
+def logit_transform(config: Any, whole: str) -> tuple[float, float | None]:
+    """(scale, softcap or None) that the family applies to its logits.
+
+    Args:
+        config: of the text model.
+        whole: the kind of model that this is a part of, or its own.
+    """
     kind = config.model_type
     scale = 1.0
-    if kind in LOGIT_SCALE:
+    if kind in LOGIT_SCALE and whole not in LOGITS_AS_THEY_ARE:
         scale *= float(getattr(config, LOGIT_SCALE[kind]))
     if kind in LOGIT_DIVISOR:
         scale /= float(getattr(config, LOGIT_DIVISOR[kind]))

@@ -81,17 +81,15 @@ class FrozenModel(HasTexts, HasSubBlocks, ABC):
         self.module = module.eval().requires_grad_(False)
         self.config = module.config.get_text_config(decoder=True)
         self.name = name
-        self.stacks = tuple(stacks)
-        self.layers = sum(stack.size for stack in stacks)
+        self.stacks, self.layers = tuple(stacks), sum(stack.size for stack in stacks)
         names = {id(part): f"{name}." if name else "" for name, part in module.named_modules()}
         self._prefixes = [f"{names[id(stack.body)]}{stack.path}." for stack in stacks]
         self._layers: list[nn.Module] = [layer for stack in stacks for layer in stack.layers]
-        self._embedding = module.get_input_embeddings()
-        self._head = module.get_output_embeddings()
+        self._embedding, self._head = module.get_input_embeddings(), module.get_output_embeddings()
         self._bias = getattr(self._head, "bias", None)
         check_embedding(self._embedding, name)
         self._head_weight: Any = None if self._head is None else weight_of(self._head, self.dtype)  # (V, D)
-        self._logit_scale, self._logit_cap = logit_transform(self.config)
+        self._logit_scale, self._logit_cap = logit_transform(self.config, module.config.model_type)
         self.vocabulary_size, self.hidden_size = (int(n) for n in self._embedding.weight.shape)
         self.context_length = context_length(self.config)
         if not self.has_words:
@@ -105,7 +103,7 @@ class FrozenModel(HasTexts, HasSubBlocks, ABC):
         """Another module of the same architecture, frozen and evaluated in the same way."""
         other = type(self)(module, self.tokenizer, self.name)  # type: ignore[call-arg, arg-type]
         other.equal_lengths, other.shares_layers = self.equal_lengths, self.shares_layers
-        other.by_ids, other.checks = self.by_ids, self.checks
+        other.by_ids, other.checks, other.images = self.by_ids, self.checks, self.images
         return other
 
     @property
@@ -130,6 +128,8 @@ class FrozenModel(HasTexts, HasSubBlocks, ABC):
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [...] -> embeddings [..., D]."""
+        if self.images is not None:
+            return self.images.embed(ids, self._embedding)  # type: ignore[no-any-return]
         return self._embedding(ids)  # type: ignore[no-any-return]
 
     @functools.cached_property

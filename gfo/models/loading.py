@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gfo.core.checking import checked
 from gfo.core.errors import GfoError, shown, unknown_name
-from gfo.models.opening import find_source, kind_of, no_progress_bars, open_model
+from gfo.models.opening import find_source, kind_of, no_progress_bars, open_model, open_processor
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +63,10 @@ def load_model(
     source = find_source(str(name), revision, gguf_file)
     kept = dtype if dtype == "auto" else getattr(torch, dtype)
     module, tokenizer = open_model(source, kept, place, quantization_config)
-    return freeze(module, tokenizer, str(name))
+    processor, why = open_processor(source, module)
+    model = freeze(module, tokenizer if processor is None else processor, str(name))
+    model.without_images = why or model.without_images
+    return model
 
 
 @checked
@@ -72,7 +75,7 @@ def freeze(module: Any, tokenizer: Any, name: str = "", *, check: bool = True) -
 
     Args:
         module: the model.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; of a model of images and text its processor, if rows are to hold images.
         name: what results call it; by default what its config says.
         check: compare it with plain forward passes of a few tokens, and take the fastest way that equals
             them. False takes the fastest there is, and nothing is compared later on: only for a model that
@@ -82,7 +85,10 @@ def freeze(module: Any, tokenizer: Any, name: str = "", *, check: bool = True) -
         GfoError: for a model that gfo cannot evaluate.
     """
     from gfo.models.checking import WAYS, chosen
+    from gfo.models.images import Images
 
+    processor = tokenizer if hasattr(tokenizer, "image_processor") else None
+    tokenizer = tokenizer if processor is None else processor.tokenizer
     _check_given(module, tokenizer)
     if hasattr(module, "get_base_model"):  # PEFT's, whose modules are not where the model's are
         raise GfoError(
@@ -93,10 +99,14 @@ def freeze(module: Any, tokenizer: Any, name: str = "", *, check: bool = True) -
     kind = (
         "encoder" if module.get_output_embeddings() is None else kind_of(module.config, type(module).__name__)
     )
+    model: FrozenModel
     if check:
-        return chosen(kind, module, tokenizer, name)
-    model: FrozenModel = WAYS[kind][0](module, tokenizer, name)
-    model.checks = False
+        model = chosen(kind, module, tokenizer, name)
+    else:
+        model = WAYS[kind][0](module, tokenizer, name)
+        model.checks = False
+    if processor is not None:
+        model.images = Images(model, processor)
     return model
 
 

@@ -26,6 +26,7 @@ from gfo.models.limits import check_counts, check_shards, check_size
 
 WITH_HEAD = ("ForMaskedLM", "ForPreTraining")  # how the names of masked language models end
 HUB_SECONDS = 3.0  # that the hub has to answer
+PROCESSORS_NEED = ("torchvision", "num2words", "pillow")  # of packages that gfo itself does not need
 PROMPTS = ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "TRAINABLE_TOKENS")  # adapters that no weight holds
 
 
@@ -91,6 +92,26 @@ def open_model(source: Source, dtype: Any, place: Any, quantization_config: Any 
             module = module.to(place)
     _check_whole(source, sorted(info["missing_keys"]))
     return module, tokenizer
+
+
+def open_processor(source: Source, module: Any) -> tuple[Any, str | None]:
+    """The processor of a model of images and text, or None and why there is none, if that can be said."""
+    import transformers
+
+    if type(module.config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return None, None
+    adapter = _adapter_config(source)
+    if adapter is not None:
+        return open_processor(find_source(str(adapter["base_model_name_or_path"])), module)
+    try:
+        with no_progress_bars():
+            found = transformers.AutoProcessor.from_pretrained(source.path, **source.options)
+    except ImportError as error:
+        package = next((name for name in PROCESSORS_NEED if name in str(error).lower()), "a package")
+        return None, f"reads images by a processor that needs {package}; pip install 'gfo-llm[images]'"
+    except Exception as error:  # of any kind: rows of text need none
+        return None, f"has no processor that transformers can open ({_reason(error)[:100]}); save it there"
+    return (found, None) if hasattr(found, "image_processor") else (None, "has no processor of images")
 
 
 @contextmanager

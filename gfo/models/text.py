@@ -77,7 +77,7 @@ class TextTokens:
                 return True
         return False
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """Messages as the tokenizer's chat template writes them, with the opening of the answer.
 
         Where the last message is the assistant's, the answer goes on with it.

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gfo.core.images import check_no_pictures
 from gfo.core.protocols import Tokens
 from gfo.core.texts import Pieces, Where, text_number
 from gfo.models.text import TextTokens
@@ -18,16 +19,22 @@ class HasTexts:
         tokenizer: the transformers tokenizer.
 
     Attributes:
-        module, config, vocabulary_size: the model's.
+        module, config, vocabulary_size, name: the model's.
+        text_tokens: what tokenizes its texts.
     """
 
     module: Any
     config: Any
     vocabulary_size: int
+    name: str
+    images: Any = None
+    """What reads the images of its rows, `gfo.models.images.Images`; None for a model of text."""
+    without_images: str = "reads no images; take a model of images and text"
+    """Why it has none, in words."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self._texts = TextTokens(tokenizer)
+        self.text_tokens = TextTokens(tokenizer)
 
     @property
     def special_tokens(self) -> frozenset[int]:
@@ -53,14 +60,14 @@ class HasTexts:
         `inside` gives those that it has in running text, without what the tokenizer puts in front of texts.
         """
         behind = [("\n",)] if inside else None
-        return self._texts.encode([(text,)], start=start, end=end, behind=behind)[0]
+        return self.text_tokens.encode([(text,)], start=start, end=end, behind=behind)[0]
 
     def running(self, text: Tokens, blanks: str = "") -> Tokens:
         """The tokens that a text has behind another and some blanks, of those that it has alone.
 
         They are those, behind the blanks', where the tokenizer cannot read them back.
         """
-        if not text or not (blanks or self._texts.prefixes):
+        if not text or not (blanks or self.text_tokens.prefixes):
             return text
         (said,) = self._decoded([text])
         if self.encode(said) != text:
@@ -76,12 +83,17 @@ class HasTexts:
         behind: Sequence[Pieces] | None = None,
         where: Where = text_number,
     ) -> list[Tokens]:
-        """Token ids of many texts in pieces; see `TextTokens.encode`."""
-        return self._texts.encode(rows, start=start, end=end, behind=behind, where=where)
+        """Token ids of many texts in pieces, of which some are images; see `TextTokens.encode`."""
+        if self.images is not None:
+            return self.images.encode(rows, where, start=start, end=end, behind=behind)  # type: ignore[no-any-return]
+        check_no_pictures(rows, where, f"model '{self.name}' {self.without_images}")
+        return self.text_tokens.encode(rows, start=start, end=end, behind=behind, where=where)
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Messages as the tokenizer's chat template writes them; see `TextTokens.chat`."""
-        return self._texts.chat(messages)
+        if self.images is None:
+            return self.text_tokens.chat(messages)
+        return self.images.chat(messages)  # type: ignore[no-any-return]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """The text of each row of token ids, special tokens left out."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from gfo.core.domain import Array
 from gfo.core.errors import check_name
+from gfo.core.images import is_image_field
 from gfo.core.protocols import Batch, Tokenizer
 from gfo.core.recording import recorded
 from gfo.tasks.parts.base import RowOptions
@@ -116,7 +117,10 @@ class BoundClassification(BoundLabels):
     def __init__(self, task: Classification, tokenizer: Tokenizer) -> None:
         super().__init__(task, tokenizer)
         texts = [text for text in CONTENT_FREE if tokenizer.reads != "mask" or text != CONTENT_FREE[-1]]
-        free = [dict.fromkeys(task.template.fields, text) for text in (texts if task.calibrated else ())]
+        free = [
+            {field: [] if is_image_field(field) else text for field in task.template.fields}
+            for text in (texts if task.calibrated else ())
+        ]
         self._free = self.template.encode(free, tokenizer)  # they stand behind the others in each batch
 
     def scores(self, answers: Tensor, batch: Batch) -> Tensor:

@@ -1,4 +1,4 @@
-"""Contract checks, test functions and a tiny model, for gfo's own parts and for plug-ins."""
+"""Contract checks, test functions and tiny models, for gfo's own parts and for plug-ins."""
 
 from gfo.testing.evaluator_contract import EVALUATOR_CHECKS, check_evaluator
 from gfo.testing.functions import (
@@ -15,7 +15,7 @@ from gfo.testing.functions import (
 from gfo.testing.optimizer_contract import OPTIMIZER_CHECKS, check_optimizer
 from gfo.testing.space_contract import SPACE_CHECKS, check_space, logit_response
 from gfo.testing.task_contract import TASK_CHECKS, check_task
-from gfo.testing.tiny import tiny_model
+from gfo.testing.tiny import tiny_image_model, tiny_model
 
 __all__ = [
     "EVALUATOR_CHECKS",
@@ -36,5 +36,6 @@ __all__ = [
     "check_space",
     "check_task",
     "logit_response",
+    "tiny_image_model",
     "tiny_model",
 ]

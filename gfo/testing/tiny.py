@@ -1,4 +1,4 @@
-"""A tiny random model, made in memory in a second: for tests, and to run notebooks without weights."""
+"""Tiny random models, made in memory in a second: for tests, and to run notebooks without weights."""
 
 from __future__ import annotations
 
@@ -21,6 +21,15 @@ SHAPE = {
     "max_position_embeddings": 1024,
     "vocab_size": 1024,
 }
+IMAGE = "<image>"
+TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 28,
+    "patch_size": 7,
+}
 LABELS = (
     "positive negative neutral good bad great terrible yes no true false right wrong joy sadness anger fear "
     "love surprise world World sports Sports business Business technology Technology science Science A B C D"
@@ -40,12 +49,55 @@ def tiny_model(*, seed: int = 0) -> FrozenModel:
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    rows = load("gfo:sentiment/train.jsonl")
-    texts = [f"Review: {row['text']}\nSentiment: {row['label']}" for row in rows]
-    tokenizer = train_tokenizer([*texts, *[f" {LABELS}"] * TIMES], SHAPE["vocab_size"], every_byte=True)
+    tokenizer = _tokenizer_of_any_text()
     module = LlamaForCausalLM(LlamaConfig(**SHAPE, **token_ids()))
     draw_weights(module, seed)
     return freeze(module, tokenizer, "tiny-llama")
+
+
+def tiny_image_model(*, seed: int = 0) -> FrozenModel:
+    """A LLaVA of the same size, with a tower of 2 layers that makes 16 tokens of an image of 28 x 28 pixels.
+
+    Images of other sizes are scaled and cut to that. `model.images.processor` is its processor.
+
+    Args:
+        seed: of the weights; the same one gives the same model.
+    """
+    from transformers import (
+        CLIPImageProcessorPil,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
+    tokenizer = _tokenizer_of_any_text()
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
+    text = {"model_type": "llama", **SHAPE, **token_ids(), "vocab_size": len(tokenizer)}
+    tower = {"model_type": "clip_vision_model", **TOWER}
+    image = tokenizer.convert_tokens_to_ids(IMAGE)
+    config = LlavaConfig(
+        text_config=text, vision_config=tower, vision_feature_layer=-1, image_token_index=image
+    )
+    module, side = LlavaForConditionalGeneration(config), TOWER["image_size"]
+    draw_weights(module, seed)
+    pixels = CLIPImageProcessorPil(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}, do_convert_rgb=True
+    )
+    processor = LlavaProcessor(
+        image_processor=pixels,
+        tokenizer=tokenizer,
+        patch_size=TOWER["patch_size"],
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    return freeze(module, processor, "tiny-llava")
+
+
+def _tokenizer_of_any_text() -> Any:
+    """A byte-level BPE of 1024 tokens that keeps label words whole."""
+    rows = load("gfo:sentiment/train.jsonl")
+    texts = [f"Review: {row['text']}\nSentiment: {row['label']}" for row in rows]
+    return train_tokenizer([*texts, *[f" {LABELS}"] * TIMES], SHAPE["vocab_size"], every_byte=True)
 
 
 def token_ids() -> dict[str, int]:

@@ -118,7 +118,7 @@ def write_merged(candidate: Candidate, folder: Path) -> Exported:
         twin, closing = _merged(candidate, soft), []
         with no_progress_bars():
             _save(twin, folder)
-    _save(model.tokenizer if soft is None else soft.tokenizer, folder)
+    _save(_reader(model, model.tokenizer if soft is None else soft.tokenizer), folder)
     notes = _notes(model, soft) + closing
     write_prompt(candidate, folder, () if soft is None else soft.texts, "; ".join(notes) or None)
     load = (
@@ -177,6 +177,15 @@ def _save(thing: Any, folder: Path) -> None:
         raise GfoError(
             f"export: transformers cannot save this {type(thing).__name__} ({reason}); mend its config"
         ) from error
+
+
+def _reader(model: FrozenModel, tokenizer: Any) -> Any:
+    """What turns rows into tokens: the tokenizer, or, for rows with images, the processor with it."""
+    if model.images is None:
+        return tokenizer
+    processor = copy.copy(model.images.processor)
+    processor.tokenizer = tokenizer
+    return processor
 
 
 def _notes(model: FrozenModel, soft: SoftTokens | None) -> list[str]:

@@ -72,7 +72,8 @@ def find_targets(
     for pattern in patterns:
         if not _matching(names, [pattern]):
             raise GfoError(
-                f"space: targets: '{pattern}' matches nothing in these layers{_experts(model)}; "
+                f"space: targets: '{pattern}' matches nothing in these layers"
+                f"{_experts(model)}{_of_images(model, pattern)}; "
                 f"{_known(names)}"
             )
     if not patterns:
@@ -122,6 +123,14 @@ def _none_usual(model: HasLinears, names: Sequence[str]) -> GfoError:
 def _experts(model: HasLinears) -> str:
     """What an error says of a model with routed experts."""
     return " (its routed experts are no linear modules)" if model.experts else ""
+
+
+def _of_images(model: HasLinears, pattern: str) -> str:
+    """What an error says of a pattern that names modules which read images."""
+    images = getattr(model, "images", None)
+    if images is None or not _matching(images.linears, [pattern]):
+        return ""
+    return " (what reads images runs once for all candidates; spaces of it are not built)"
 
 
 def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gfo.core.errors import GfoError
+from gfo.core.images import PLACE, is_image_field
 from gfo.core.protocols import Tokenizer
 
 Message = tuple[str, str]
@@ -37,7 +38,7 @@ class Piece(NamedTuple):
 
 
 def checked_messages(given: Any) -> tuple[Message, ...]:
-    """Messages as role and content.
+    """Messages as role and content; an image in a list of contents is the place of a field.
 
     Raises:
         GfoError: for other than a list of mappings with texts for these two.
@@ -51,9 +52,25 @@ def checked_messages(given: Any) -> tuple[Message, ...]:
 def _checked_message(message: Any, wanted: str) -> Message:
     if not isinstance(message, Mapping) or {*message} != {"role", "content"}:
         raise GfoError(f"template: the message {message!r} is not of 'role' and 'content'; {wanted}")
-    if not all(isinstance(value, str) for value in message.values()):
+    role, content = message["role"], message["content"]
+    if isinstance(content, list | tuple):
+        content = "".join(_content(part) for part in content)
+    if not (isinstance(role, str) and isinstance(content, str)):
         raise GfoError(f"template: role and content of {message!r} must be texts")
-    return message["role"], message["content"]
+    return role, content
+
+
+def _content(part: Any) -> str:
+    """A part of a message's content as text: {"type": "image"} is "{image}"."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind == "image":
+        return str(part.get("image", "{image}"))
+    if kind == "text" and isinstance(part.get("text"), str):
+        return str(part["text"])
+    raise GfoError(
+        f"template: the content {part!r} is neither {{'type': 'text', 'text': ...}} nor {{'type': 'image'}}; "
+        "gfo reads texts and images"
+    )
 
 
 def in_chat(
@@ -100,16 +117,20 @@ def _around(
     messages: Sequence[tuple[str, Sequence[Piece]]], tokenizer: Tokenizer, left: str, right: str
 ) -> list[str]:
     """The texts around the places, each of which has a sign between two texts."""
-    said, number = [], 0
+    said: list[dict[str, str]] = []
+    number, pictures = 0, []
     for role, pieces in messages:
         content = ""
         for piece in pieces:
             content += piece.literal
             if piece.field is not None:
-                content += left + SIGN.format(number) + right
+                image = is_image_field(piece.field)
+                pictures += [number] if image else []
+                content += left + (PLACE if image else SIGN.format(number)) + right
                 number += 1
         said.append({"role": role, "content": content})
-    found = SIGNS.split(tokenizer.chat(said))
+    signs = iter(map(SIGN.format, pictures))
+    found = SIGNS.split(re.sub(PLACE, lambda _: next(signs), tokenizer.chat(said)))
     if found[1::2] != [str(i) for i in range(number)]:
         raise GfoError(CHANGED)
     return found[::2]

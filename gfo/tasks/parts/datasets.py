@@ -19,6 +19,7 @@ import numpy as np
 
 from gfo.core.checking import checked
 from gfo.core.errors import GfoError, unknown_name
+from gfo.core.images import in_folder, is_image_field
 from gfo.core.protocols import Tokenizer
 from gfo.core.reading import decoded, encodable, parse_json, read_bytes
 from gfo.core.seeding import stream
@@ -71,7 +72,10 @@ def load(
         raise GfoError(f"{where}: skip = {skip} leaves none of {len(kept)} rows; skip fewer")
     if shuffle is not None:
         kept = [kept[i] for i in stream(shuffle, "rows").permutation(len(kept))]
-    return [{field: _plain(value) for field, value in row.items()} for row in kept[skip:][:limit]]
+    folder = _folder_of(source)
+    return [
+        {field: _value(field, value, folder) for field, value in row.items()} for row in kept[skip:][:limit]
+    ]
 
 
 def _check_part(skip: int, limit: int | None, name: str) -> None:
@@ -105,6 +109,18 @@ def _check_row(row: Any, which: str) -> None:
         raise GfoError(
             f"{which} has half a character (a lone surrogate), which no tokenizer reads; mend the text"
         )
+
+
+def _folder_of(source: Source) -> Path:
+    """The folder of a file of rows; of others the current one."""
+    if not isinstance(source, str | Path) or str(source).startswith((PACKAGED, HUB)):
+        return Path()
+    return Path(source).expanduser().parent
+
+
+def _value(field: Any, value: Any, folder: Path) -> Any:
+    """A field's value: paths of images as they stand in a file of that folder, numbers as Python's."""
+    return in_folder(value, folder) if is_image_field(str(field)) else _plain(value)
 
 
 def _plain(value: Any) -> Any:

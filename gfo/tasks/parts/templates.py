@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gfo.core.errors import GfoError, unknown_name
+from gfo.core.errors import GfoError, shown, unknown_name
+from gfo.core.images import Picture, check_images, images_of, is_image_field
 from gfo.core.protocols import Tokenizer, Tokens
 from gfo.core.texts import Pieces, Plain, Where, text_number
 from gfo.tasks.parts.chat import SIGN, Message, Piece, checked_messages, in_chat, is_odd
@@ -19,8 +20,8 @@ from gfo.tasks.parts.chat import SIGN, Message, Piece, checked_messages, in_chat
 SOFT = "soft"
 HERE = "here"  # where changes of modules may begin; nothing stands there
 MASK = "mask"  # where a masked language model says the answer
-GivenTemplate = str | Sequence[Mapping[str, str]]
-"""A text, or messages of "role" and "content"."""
+GivenTemplate = str | Sequence[Mapping[str, Any]]
+"""A text, or messages of "role" and "content", which may be a list of texts and images."""
 Row = Mapping[str, Any]
 
 
@@ -122,17 +123,19 @@ class Template:
         return [{"role": role, "content": _text(_parsed(text), places)} for role, text in self.messages]
 
     def check(self, row: Row, where: str) -> None:
-        """Raise GfoError if the row lacks a field or holds something that is not text."""
-        for field in self.fields:
+        """Raise GfoError if the row lacks a field or holds something that is not text, or has an image, or a
+        field of images has none."""
+        fields = self.fields
+        for field in fields:
             if field not in row:
                 raise GfoError(f"template at {where}: {unknown_name('field', field, map(str, row))}")
-            if is_missing(row[field]):
+            check = check_images if is_image_field(field) else _check_text
+            check(row[field], f"{where}: field '{field}'")
+        for field in filter(is_image_field, map(str, row)):
+            if field not in fields and images_of(row[field]):
                 raise GfoError(
-                    f"{where}: field '{field}' is {row[field]!r}, a missing value; drop the row, or fill it"
-                )
-            if not is_plain(row[field]):
-                raise GfoError(
-                    f"{where}: field '{field}' is {row[field]!r}; a template takes text and numbers only"
+                    f"{where}: field '{field}' has no place in the template; write {{{field}}} where its "
+                    "image goes, or drop the field"
                 )
 
     def check_rows(self, rows: Mapping[str, Sequence[Row]]) -> None:
@@ -183,7 +186,7 @@ class Template:
         """Raise GfoError for a row, the first or an odd one, of which the chat makes another text."""
         messages = [(role, _parsed(text)) for role, text in self.messages]
         for i, row in enumerate(rows if messages else ()):
-            if i and not any(is_odd(str(row[field])) for field in self.fields):
+            if i and not any(_is_odd(field, row[field]) for field in self.fields):
                 continue
             if not self._is_chat(messages, row, tokenizer):
                 raise GfoError(
@@ -243,10 +246,28 @@ def _filled(pieces: Sequence[Piece], row: Row) -> Pieces:
     found: list[str] = []
     for literal, field, trim in pieces:
         found.append(literal)
-        if field is not None:
+        if field is not None and is_image_field(field):
+            found += [Picture(value) for value in images_of(row[field])]
+        elif field is not None:
             value = str(row[field])
             found.append(value if field == MASK else Plain(_trimmed(value, trim)))
     return found
+
+
+def _check_text(value: Any, where: str) -> None:
+    """Raise GfoError for a field's value that is no text or number."""
+    if is_missing(value):
+        raise GfoError(f"{where} is {value!r}, a missing value; drop the row, or fill it")
+    if not is_plain(value):
+        raise GfoError(
+            f"{where} is {shown(value)}; a template takes text and numbers only, and images in fields called "
+            "image, images or image_..."
+        )
+
+
+def _is_odd(field: str, value: Any) -> bool:
+    """Whether a chat format may make another text of a field's value: of images, not one."""
+    return len(images_of(value)) != 1 if is_image_field(field) else is_odd(str(value))
 
 
 def _trimmed(value: str, sides: str) -> str:
