@@ -57,7 +57,9 @@ if TYPE_CHECKING:
     from gfo.spaces.scaling import BiasSpace as BiasSpace
     from gfo.spaces.scaling import Scaling as Scaling
     from gfo.spaces.soft_prompt import SoftPrompt as SoftPrompt
+    from gfo.spaces.structure import Structure as Structure
     from gfo.tasks.classification import Classification as Classification
+    from gfo.tasks.distance import Distance as Distance
     from gfo.tasks.distillation import Distillation as Distillation
     from gfo.tasks.generation import Generation as Generation
     from gfo.tasks.language_modeling import LanguageModeling as LanguageModeling

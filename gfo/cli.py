@@ -34,6 +34,14 @@ Out = Annotated[
         "--out", help="Run folder; by default a new one under runs/.", show_default=False, metavar="PATH"
     ),
 ]
+Pick = Annotated[
+    str | None,
+    typer.Option(
+        "--pick",
+        help="In place of the best point one of the front: knee, its number, or bytes=80e6.",
+        show_default=False,
+    ),
+]
 INTERRUPTED = 130  # as shells have it for Ctrl-C
 
 
@@ -93,8 +101,9 @@ def resume(
 def evaluate(
     run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")],
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
+    pick: Pick = None,
 ) -> None:
-    """Score what a run found on a split, and add the scores to its result.json."""
+    """Score what a run found on a split, and add the scores to its result.json, unless it is a --pick."""
     import numpy as np
 
     from gfo.config import CONFIG, load_config
@@ -102,25 +111,29 @@ def evaluate(
     from gfo.report.scores import SplitScores, recorded_scores, scores_record
     from gfo.report.tables import scores_table
     from gfo.run.files import write_json
-    from gfo.run.result import RESULT, load_point
-    from gfo.run.schema import read_result
+    from gfo.run.schema import RESULT, read_result
+    from gfo.run.scored_front import load_choice
 
     result = read_result(run_dir)
-    z = load_point(run_dir)
+    z = load_choice(run_dir, pick)
     evaluator = load_config(run_dir / CONFIG).evaluator(run_dir)
     scored = evaluator.score(np.stack([np.zeros_like(z), z]), split)
-    scores, metrics = recorded_scores(result), metrics_of(evaluator)
+    scores, metrics = recorded_scores(result) if pick is None else {}, metrics_of(evaluator)
     for i, when in enumerate(("before", "after")):
         scores.setdefault(when, {})[split] = SplitScores.of(scored, i, metrics)
     result |= scores_record(scores) | {"metrics": [metric.record() for metric in metrics]}
     _print(str(scores_table(scores, [split])))  # first: they have been computed, whatever comes of writing
-    write_json(run_dir / RESULT, result)
+    if pick is None:
+        write_json(run_dir / RESULT, result)
 
 
 @app.command()
 def plot(
     run_dirs: Annotated[list[Path], typer.Argument(help="Folders of runs, also of unfinished ones.")],
     x: Annotated[str, typer.Option("--x", help="evaluations, forward_tokens or seconds.")] = "evaluations",
+    front: Annotated[
+        bool, typer.Option("--front", help="The front of several objectives, in place of the steps.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -133,9 +146,17 @@ def plot(
     """Draw a run, or compare several: runs that differ only by their seed are one line with a band."""
     from gfo.run.compare import compare
     from gfo.run.history import HISTORY, History
-    from gfo.run.result import PLOT, metrics_record
+    from gfo.run.scored_front import load_front
+    from gfo.run.stored import PLOT, metrics_record
 
-    if len(run_dirs) == 1:
+    if front:
+        if len(run_dirs) > 1:
+            raise GfoError(f"--front: {len(run_dirs)} runs; give one")
+        out = out or run_dirs[0] / "front.png"
+        found = load_front(run_dirs[0])
+        found.plot(out)
+        _print(str(found))
+    elif len(run_dirs) == 1:
         from gfo.report.plots import plot_history
         from gfo.report.scores import recorded_metrics
 
@@ -161,17 +182,18 @@ def export(
             "--out", help="Where to; by default the format's name in the run's.", show_default=False
         ),
     ] = None,
+    pick: Pick = None,
 ) -> None:
     """Write what a run found: a PEFT adapter, a folder of the whole model, a GGUF file, the prompt's text."""
     from gfo.config import CONFIG, load_config
     from gfo.core.errors import unknown_name
     from gfo.report.export import FORMATS, PROMPT_TEXT
     from gfo.report.export import export as write
-    from gfo.run.result import load_point
+    from gfo.run.scored_front import load_choice
 
     if form not in FORMATS:
         raise unknown_name("format", form, FORMATS)
-    z = load_point(run_dir)
+    z = load_choice(run_dir, pick)
     written = write(load_config(run_dir / CONFIG).evaluator(), z, form, out or run_dir / form)
     for note in written.notes:
         _say(f"note: {note}")
@@ -270,6 +292,8 @@ def _run(config: Config, out: str | None, name: str, *, go_on: bool = False) -> 
         _print(f"go on with: gfo resume {folder}; or score it on the test rows with: gfo eval {folder}")
         raise typer.Exit(INTERRUPTED)
     _print(str(result))
+    if result.chosen is not None:
+        _print(f"\n{result.chosen}")
     _print(f"folder:     {folder}")
 
 

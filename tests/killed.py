@@ -12,8 +12,8 @@ from pathlib import Path
 
 import gfo
 from gfo.run.history import History
-from gfo.run.result import load_point
 from gfo.run.state import load_state
+from gfo.run.stored import load_point
 
 STEPS = 100
 # options and steps: restarts come within the run, no block ends it, and bo's fits are few and small

@@ -150,8 +150,7 @@ class LinearHead(Searching):
             for _, i, hidden in layout(delta, meter):  # hidden (1, rows, D)
                 rows |= zip(layout.groups[i], hidden[0].double().cpu().numpy(), strict=True)
             self._features[split] = np.stack([rows[i] for i in range(len(batch))])
-            computed, needed = (-(-n // meter.layers) for n in (meter.computed, meter.needed))
-            self._unpaid[split] = Cost(0, computed, needed)
+            self._unpaid[split] = meter.cost(0, time.perf_counter())
         return self._features[split]
 
 

@@ -32,6 +32,7 @@ from gfo.evaluation.local import LocalEvaluator
 from gfo.models.frozen import FrozenModel
 from gfo.models.weights import is_transposed, quantized_linears
 from gfo.spaces.parts.targets import find_targets
+from gfo.tasks.distance import Distance
 
 ADAPTER = "adapter"
 
@@ -68,6 +69,11 @@ class Weights:
             raise GfoError(
                 f"baseline: '{model.name}' is a sentence encoder, whose weights are not trained here; take "
                 "'gradient', 'prompt-tuning' or 'linear-head'"
+            )
+        if isinstance(setting.task, Distance):
+            raise GfoError(
+                "baseline: Distance compares with the unchanged model, whose weights are trained here; take "
+                "Distillation with a teacher"
             )
         self.parameters = list(parameters)
         self.model = model

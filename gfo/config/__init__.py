@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from gfo.config.parts import (
     BaselineConfig,
@@ -28,7 +28,7 @@ from gfo.core.files import absolute
 from gfo.core.reading import parse_json, parse_toml, read_text
 from gfo.core.seeding import stream_seed
 from gfo.run.files import CHECKSUM, check_unchanged
-from gfo.run.result import CONFIG as CONFIG
+from gfo.run.stored import CONFIG as CONFIG
 from gfo.tasks.parts.datasets import DATA
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class Config(Section):
     seed: int = 0
     dev_every: int = 5
     warm_start: str | None = None
+    objectives: list[str] | None = None
+    limits: dict[str, float] | None = None
     model: ModelConfig = Field(default_factory=ModelConfig)
     task: TaskConfig
     space: SpaceConfig = Field(default_factory=dict, validate_default=True)
@@ -56,6 +58,15 @@ class Config(Section):
     selection: SelectionConfig = Field(default_factory=SelectionConfig)
     stop: StopConfig = Field(default_factory=StopConfig)
     racing: RacingConfig | None = None
+
+    @model_validator(mode="after")
+    def _suits_objectives(self) -> Config:
+        """Without a name the optimizer is one that takes the objectives."""
+        if self.objectives and "name" not in self.optimizer.model_fields_set:
+            from gfo import optimizers
+
+            self.optimizer.name = optimizers.SEVERAL
+        return self
 
     def run(
         self,
@@ -104,18 +115,32 @@ class Config(Section):
         from gfo import baselines, optimizers
 
         if self.baseline is not None:
-            if self.racing is not None:
-                raise GfoError("racing: baselines have no candidates to race; leave [racing] out")
+            self._check_baseline()
             baselines.check(self.baseline.name, self.baseline.options)
-            if self.warm_start is not None:
-                raise GfoError("config: warm_start is of an [optimizer]; leave it out with [baseline]")
             return
         if self.racing is not None:
             self.racing.made()
-        name, options = self.optimizer.name, self.optimizer.options
+        name, options = self._optimizer()
         optimizers.check(name, options)
         if (domain := self.space.domain()) is not None:
             optimizers.make_with(name, domain, 0, options)
+
+    def _check_baseline(self) -> None:
+        """Raise GfoError for what a search has, and no baseline."""
+        if self.racing is not None:
+            raise GfoError("racing: baselines have no candidates to race; leave [racing] out")
+        for key in ("warm_start", "objectives", "limits"):
+            if getattr(self, key) is not None:
+                raise GfoError(f"config: {key} is of an [optimizer]; leave it out with [baseline]")
+
+    def _optimizer(self) -> tuple[str, dict[str, Any]]:
+        """Its name and its options, several objectives among them."""
+        from gfo import optimizers
+
+        name, options = optimizers.for_objectives(
+            self.optimizer.name, self.optimizer.options, self.objectives or ()
+        )
+        return str(name), dict(options or {})
 
     def _settings(self) -> dict[str, Any]:
         """What `gfo.tune` and `gfo.baselines.run` take alike."""
@@ -149,6 +174,7 @@ class Config(Section):
         assert space is not None
         racing = None if self.racing is None else self.racing.made()
         settings = {**settings, "racing": racing, "warm_start": self.warm_start, "resume": resume}
+        settings |= {"objectives": self.objectives or (), "limits": self.limits}
         name, options = self.optimizer.name, self.optimizer.options
         return tune(model, task, space, optimizer=name, options=options, **settings)
 

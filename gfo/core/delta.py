@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gfo.core.errors import GfoError, check_name, unknown_name
 from gfo.core.slots import SLOTS, Slot
+from gfo.core.sub_blocks import Gates as Gates  # a slot, which is to be known
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,6 +61,7 @@ class Delta:
             places. `prefix`: layer -> keys and values, each [K, H_kv, P', D_h]. `bank`: module ->
             shares [K, M] and a `gfo.core.bank.Bank`. `lora`: module -> A [K, r, in] and B [K, out, r].
             `scale` and `bias`: module -> [K, out]. `adapter`: module -> A' [K, r, out] and B' [K, out, r].
+            `gate`: `gfo.core.sub_blocks.SubBlock` -> [K], 1 or 0.
 
     Attributes:
         slots: those given, in the order of `gfo.core.slots.SLOTS`. Under a slot's name stands what `changes`
@@ -134,6 +136,11 @@ class Delta:
     def modules(self) -> set[str]:
         """Names of the modules that change."""
         return set().union(*(slot.modules for slot in self.slots))
+
+    @property
+    def lasting(self) -> bool:
+        """Whether tokens that are generated are changed, too."""
+        return any(slot.lasting for slot in self.slots)
 
     @property
     def everywhere(self) -> bool:

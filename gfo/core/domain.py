@@ -29,6 +29,8 @@ class Domain:
         categorical: bool [d]; True where the numbers of an integer gene are names, without order or
             distance; none by default. A categorical gene is an integer gene.
         names: a name for each dimension, or None.
+        exactly: (start, stop, n): of the binary genes start to stop - 1 just n are 1. `clip` does not see to
+            it, but a space's `repair`, and methods that exchange genes for others.
 
     Raises:
         GfoError: for unequal lengths, reversed or nan bounds, an integer or categorical gene without finite
@@ -40,6 +42,7 @@ class Domain:
     integer: Array
     categorical: Array = field(default_factory=lambda: np.zeros(0, dtype=bool))
     names: tuple[str, ...] | None = None
+    exactly: tuple[tuple[int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
         low, high = _numbers("low", self.low, np.float64), _numbers("high", self.high, np.float64)
@@ -61,6 +64,7 @@ class Domain:
         _check_whole(low, high, integer, categorical)
         if self.names is not None:
             object.__setattr__(self, "names", _checked_names(self.names, low.size))
+        _check_exactly(self.exactly, integer & (low == 0) & (high == 1))
         arrays = {"low": low, "high": high, "integer": integer, "categorical": categorical}
         for name, value in arrays.items():
             value.setflags(write=False)
@@ -102,12 +106,22 @@ class Domain:
         names = tuple(name for domain in domains for name in domain.names or ())
         distinct = len(set(names)) == sum(domain.d for domain in domains)
         low, high, integer, categorical = (np.concatenate(column) for column in zip(*columns, strict=True))
-        return cls(low, high, integer, categorical, names if distinct else None)
+        starts = np.cumsum([0, *(domain.d for domain in domains)]).tolist()
+        exactly = tuple(
+            (start + a, start + b, n)
+            for start, x in zip(starts, domains, strict=False)
+            for a, b, n in x.exactly
+        )
+        return cls(low, high, integer, categorical, names if distinct else None, exactly)
 
     def part(self, which: slice) -> Domain:
-        """The dimensions of a slice, as a domain."""
+        """The dimensions of a slice, as a domain; groups of `exactly` that are cut apart are left out."""
         names = None if self.names is None else self.names[which]
-        return Domain(self.low[which], self.high[which], self.integer[which], self.categorical[which], names)
+        start, stop, step = which.indices(self.d)
+        inside = (group for group in self.exactly if step == 1 and start <= group[0] and group[1] <= stop)
+        exactly = tuple((a - start, b - start, n) for a, b, n in inside)
+        parts = (self.low[which], self.high[which], self.integer[which], self.categorical[which])
+        return Domain(*parts, names, exactly)
 
     @cached_property
     def d(self) -> int:
@@ -184,6 +198,17 @@ def _check_whole(low: Array, high: Array, integer: Array, categorical: Array) ->
         i = int(bad[0])
         kind = "categorical" if categorical[i] else "integer"
         raise GfoError(f"Domain: {kind} gene {i} has bounds [{low[i]}, {high[i]}]; give finite whole numbers")
+
+
+def _check_exactly(groups: Sequence[tuple[int, int, int]], binary: Array) -> None:
+    """Raise GfoError for groups of genes that are not binary, or of which there are not so many."""
+    for start, stop, number in groups:
+        whole = 0 <= start < stop <= len(binary) and bool(binary[start:stop].all())
+        if not whole or not 0 <= number <= stop - start:
+            raise GfoError(
+                f"Domain: exactly = {(start, stop, number)}: give the first of some binary genes, that "
+                "behind the last, and how many of them are 1"
+            )
 
 
 def _checked_names(names: Sequence[str], d: int) -> tuple[str, ...]:

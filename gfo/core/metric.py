@@ -14,7 +14,7 @@ from typing import Any
 from gfo.core.checking import checked
 from gfo.core.errors import GfoError, check_name
 
-FORMS = ("share", "nats", "number", "tokens")
+FORMS = ("share", "nats", "number", "tokens", "measure")
 SMALL = 5e-4  # nats below are shown as 1.2e-07
 
 
@@ -27,7 +27,7 @@ class Metric:
         name: of a key in `Scores.metrics`.
         lower_is_better: whether 1 is better than 2.
         form: how it is read: a "share" of one as a percentage, "nats" with four digits, a "number" with two,
-            "tokens" with one.
+            "tokens" with one, a "measure" such as bytes whole from 1,000 on.
         function: computes it, where it is a user's own; what it takes, the task says.
 
     Raises:
@@ -83,6 +83,8 @@ class Metric:
             return f"{value:{sign}.1%}"
         if self.form == "nats":
             return f"{value:{sign}.2e}" if 0 < abs(value) < SMALL else f"{value:{sign},.4f}"
+        if self.form == "measure":
+            return f"{value:{sign},.{0 if abs(value) >= 1000 else 4}{'f' if abs(value) >= 1000 else 'g'}}"
         return f"{value:{sign},.{1 if self.form == 'tokens' else 2}f}"
 
     def show_change(self, change: float | None) -> str:
@@ -108,6 +110,12 @@ class Metric:
     def of_record(cls, facts: Mapping[str, Any]) -> Metric:
         """The metric that `record` wrote down."""
         return cls(str(facts["name"]), bool(facts["lower_is_better"]), str(facts["form"]))
+
+
+def named(name: str, metrics: Iterable[Metric]) -> Metric:
+    """The metric of that name, or else a measure of the space, the less of it the better."""
+    known = {metric.name: metric for metric in metrics}
+    return known.get(name) or Metric(name, lower_is_better=True, form="measure")
 
 
 LOSS = Metric("loss", lower_is_better=True, form="nats")

@@ -47,6 +47,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "optimizers.nevergrad:nevergrad_method",
             "any optimizer of nevergrad's registry, as nevergrad:DE",
         ),
+        "nsga2": (
+            "optimizers.nsga2:NSGA2",
+            "NSGA-II, a genetic algorithm for several objectives and limits; also for genes",
+        ),
         "openai-es": ("optimizers.openai_es:OpenAIES", "OpenAI's evolution strategy: antithetic pairs, Adam"),
         "optuna:<name>": (
             "optimizers.optuna:optuna_method",
@@ -114,11 +118,19 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "spaces.soft_prompt:SoftPrompt",
             "P embeddings in the template's {soft} place, in a random subspace of d dimensions",
         ),
+        "structure": (
+            "spaces.structure:Structure",
+            "which attentions and feed-forward networks run, a binary gene each",
+        ),
     },
     "task": {
         "classification": (
             "tasks.classification:Classification",
             "the next words after the template say the label",
+        ),
+        "distance": (
+            "tasks.distance:Distance",
+            "the next tokens' distributions are to be the unchanged model's, on plain text",
         ),
         "distillation": (
             "tasks.distillation:Distillation",

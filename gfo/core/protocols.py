@@ -66,17 +66,6 @@ class Planning(Protocol):
 
 
 @runtime_checkable
-class MultiObjective(Protocol):
-    """An optimizer of several objectives: its `tell` gets losses [K, M], all to be low.
-
-    Attributes:
-        objectives: the names of the M numbers: "loss", or others that `Evaluation.values` has.
-    """
-
-    objectives: tuple[str, ...]
-
-
-@runtime_checkable
 class SearchSpace(Protocol):
     """Decodes unit-scale search points into changes of a model."""
 

@@ -35,6 +35,9 @@ class HasParts(Protocol):
     @property
     def linears(self) -> Mapping[str, Any]: ...
 
+    @property
+    def sub_blocks(self) -> Mapping[Any, Any]: ...
+
     def layer_of(self, name: str) -> int | None: ...
 
 
@@ -96,6 +99,11 @@ class Slot:
     def modules(self) -> set[str]:
         """Names of the modules that change."""
         return set()
+
+    @property
+    def lasting(self) -> bool:
+        """Whether tokens that are generated are changed, too, as many for each candidate."""
+        return bool(self.modules)
 
     @property
     def prompt_tokens(self) -> int:

@@ -27,6 +27,11 @@ def check_begin(delta: Delta, model: FrozenModel) -> None:
         raise GfoError(
             f"space: {given}, but all tokens see the prefix; leave begins out, or take the prefix away"
         )
+    if delta.gate:
+        raise GfoError(
+            f"space: {given}, but all tokens pass the sub-blocks that are closed; leave begins out, or take "
+            "the gates away"
+        )
     if delta.prompt_tokens and delta.begins.place != "{soft}":
         raise GfoError(f"space: {given} beside a soft prompt; give begins = '{{soft}}', where that is")
     if model.causal:

@@ -60,10 +60,10 @@ class Chunk:
 
 
 def of_modules(delta: Delta, chunk: Chunk, device: torch.device) -> Change | None:
-    """What of the changes of a chunk's candidates reaches generated tokens: the modules'."""
-    if not delta.modules:
+    """What of the changes of a chunk's candidates reaches generated tokens: the modules' and the gates'."""
+    if not delta.lasting:
         return None
-    modules = Delta(*(slot for slot in delta.slots if slot.modules))
+    modules = Delta(*(slot for slot in delta.slots if slot.lasting))
     cycles = len(chunk.example) // delta.candidates if chunk.by_example else None
     return Change(modules, torch.full((1, 1), -1, device=device), cycles)
 

@@ -1,4 +1,4 @@
-"""The two layouts of `gfo.evaluation.plan` as forward passes.
+"""The layouts of `gfo.evaluation.plan` as forward passes.
 
 A layout is made for a batch: it computes what all candidates share, which is kept from step to step.
 Called with candidates it yields the hidden states that the task reads, chunk by chunk.
@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from gfo.core.delta import Delta
-from gfo.core.protocols import Batch
-from gfo.evaluation.endings import wanted_of, with_endings
+from gfo.evaluation.endings import wanted_of
 from gfo.evaluation.memory import token_bytes
 from gfo.evaluation.packing import SPARE, groups_of_texts, lay_out, rows_of_branches
-from gfo.evaluation.plan import Plan, Row, plan, tiles
+from gfo.evaluation.plan import Plan, Row, tiles
 from gfo.evaluation.rows import Forks, TokenRows
 from gfo.evaluation.shape import Meter, Shape
 from gfo.models.apply import Change, context_of
@@ -31,9 +30,9 @@ if TYPE_CHECKING:
 
 SPREADS_KEPT = 4  # population sizes of which a layout remembers how the candidates lie
 
-Hidden = tuple[slice, int, Tensor]
-"""Candidates k, the number of a group of branches b, and their hidden states [k, b, D]; of trees those of the
-M places at which the group is read, [k, M, D]."""
+Hidden = tuple[slice | Tensor, int, Tensor]
+"""Candidates k (a slice, or their numbers [k, 1]), the number of a group of branches b, and their hidden
+states [k, b, D]; of trees those of the M places at which the group is read, [k, M, D]."""
 
 
 @lru_cache
@@ -79,6 +78,8 @@ class ByExample:
         wanted: of each group, where its branches are trees.
         contexts: of each group's texts.
     """
+
+    plain: Sequence[Tensor] = ()  # see `gfo.evaluation.distance`
 
     def __init__(self, model: Decoder, todo: Plan, shape: Shape, most: int, meter: Meter) -> None:
         self.model, self.shape, self._most = model, shape, most
@@ -208,6 +209,8 @@ class ByCandidate:
         wanted: of each group, where its branches are trees.
     """
 
+    plain: Sequence[Tensor] = ()  # see `gfo.evaluation.distance`
+
     def __init__(self, model: FrozenModel, todo: Plan, shape: Shape, most: int, meter: Meter) -> None:
         self.model, self.shape, self._most = model, shape, most
         self.branches = todo.branches
@@ -249,6 +252,15 @@ class ByCandidate:
         once = max(0, self.shape.first_layer - (meter.layers - size))
         meter.count(forced.ids.numel(), forced.real, once)
         meter.count(C * forced.ids.numel(), C * forced.real, size - once)
+
+    @property
+    def most(self) -> int:
+        """The most tokens of a forward pass."""
+        return self._most
+
+    def laid(self, i: int) -> tuple[TokenRows, RowLayout]:
+        """The rows of the group i, and how branches lie in them."""
+        return self._laid[i]
 
     @property
     def own_tokens(self) -> int:
@@ -324,41 +336,3 @@ def _tokens_at_once(group: tuple[TokenRows, RowLayout]) -> int:
     """Tokens of a candidate in one of a group's forward passes."""
     rows, lie = group
     return max(rows.ids.numel(), 0 if lie.forced is None else lie.forced.ids.numel())
-
-
-def lay_out_batch(
-    model: FrozenModel,
-    batch: Batch,
-    shape: Shape,
-    most: int,
-    meter: Meter,
-    *,
-    reuse: bool = True,
-    states: bool = True,
-) -> ByExample | ByCandidate:
-    """A batch laid out, with what all candidates share computed.
-
-    Args:
-        model: a frozen model.
-        batch: the examples.
-        shape: of the space's Deltas.
-        most: the most tokens of a forward pass.
-        meter: counts what is computed here once.
-        reuse: False to compute every sequence whole, the slow way.
-        states: False to compute it whole where the model keeps states, which have no gradients.
-    """
-    todo = plan(
-        batch,
-        shape.P,
-        everywhere=shape.everywhere,
-        begins=shape.begins,
-        contexts=model.contexts,
-        states=model.states and states,
-        reuse=reuse,
-    )
-    forks = model.contexts or not model.causal
-    if batch.endings:
-        todo = with_endings(todo, batch, model, most if reuse and forks else 0)
-    if todo.by_example:
-        return ByExample(cast("Decoder", model), todo, shape, most, meter)
-    return ByCandidate(model, todo, shape, most, meter)

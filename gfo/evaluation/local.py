@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gfo.core.compared import Compared
 from gfo.core.delta import Delta
-from gfo.core.domain import Array
-from gfo.core.errors import GfoError
-from gfo.core.metric import Metric
+from gfo.core.domain import Array, Domain
+from gfo.core.errors import GfoError, check_name
+from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import (
     Answers,
     Batch,
     Batches,
+    BoundTask,
     Cost,
     Evaluation,
     Measuring,
@@ -34,9 +36,11 @@ from gfo.core.protocols import (
 from gfo.core.recording import recorded
 from gfo.evaluation.begins import check_begin, check_places
 from gfo.evaluation.chunks import Room
+from gfo.evaluation.distance import plain_states, read_divergences
 from gfo.evaluation.endings import check_endings, with_longest_ending
 from gfo.evaluation.generation import AnswerWriter, begins_with_states, check_length, shape_of
-from gfo.evaluation.layouts import ByCandidate, ByExample, lay_out_batch
+from gfo.evaluation.laying import lay_out_batch
+from gfo.evaluation.layouts import ByCandidate, ByExample
 from gfo.evaluation.memory import (
     SHARE_FOR_CONTEXTS,
     Store,
@@ -66,11 +70,14 @@ class LocalEvaluator:
             memory runs out.
         memory: bytes that a forward pass may take; by default a quarter of what is free.
         racing: how candidates are dropped before they have seen all rows; None for never.
+        values: numbers that a step is to give beside the loss: measures of the space, which it gives anyway,
+            and metrics of the task on the step's rows.
 
     Raises:
         GfoError: for a row that is longer, with the soft prompt and the tokens to be generated, than the
             model's context, a soft prompt without a place in the template, a space made for another model,
-            a task that wants generated text of an encoder, or racing where the loss is no mean of rows.
+            a task that wants generated text of an encoder, racing where the loss is no mean of rows, or
+            values that neither task nor space has.
     """
 
     def __init__(
@@ -83,6 +90,7 @@ class LocalEvaluator:
         chunk_tokens: int | None = None,
         memory: int | None = None,
         racing: Racing | None = None,
+        values: Sequence[str] = (),
     ) -> None:
         for name, value in (("chunk_tokens", chunk_tokens), ("memory", memory)):
             if value is not None and value < 1:
@@ -93,12 +101,19 @@ class LocalEvaluator:
         if isinstance(space, Repairing):
             self.repair = space.repair  # for the loop, which tells the points that are evaluated
         self._measuring = space if isinstance(space, Measuring) else None
+        if isinstance(space, Measuring):
+            self.measure = space.measure
+        self._scored = scored_values(values, self.task, self._measuring, space.domain)
         self._row_task = self.task if isinstance(self.task, RowTask) else None
         self._tokens_kept: int | None = None
         self._store: Store[ByExample | ByCandidate] = Store(
             int(SHARE_FOR_CONTEXTS * free_bytes(model.device))
         )
         self.racing = racing
+        if racing is not None and self._scored:
+            raise GfoError(
+                f"racing: candidates see other rows, so {self._scored[0]} cannot be compared; leave it out"
+            )
         self._shape = self._checked_shape()
         self._check_rows()
         with model.lock:
@@ -121,6 +136,9 @@ class LocalEvaluator:
         loss = torch.as_tensor(found).double().cpu().numpy().copy()
         loss[~np.isfinite(loss)] = np.nan
         values = {} if self._measuring is None else self._measuring.measure(z)
+        if self._scored:
+            scores = self.task.score(answers, batch)
+            values = {**values, **{name: scores[name] for name in self._scored}}
         return Evaluation(loss, meter.cost(len(z), start), values, rows)
 
     def _raced(
@@ -247,6 +265,8 @@ class LocalEvaluator:
                     if batch.decoding is not None:
                         room = Room(self.tokens_at_once, self.tokens_kept)
                         return AnswerWriter(layout, batch.decoding, room, meter)(delta)
+                    if isinstance(batch, Compared):
+                        return read_divergences(layout, delta, batch, meter)
                     read = read_log_likelihoods if batch.endings else read_logits
                     return read(layout, delta, batch, meter)
                 except (RuntimeError, MemoryError) as error:
@@ -265,7 +285,10 @@ class LocalEvaluator:
             shape = shape_of(self.model, shape)
             states = states and begins_with_states(self.model)
         most = self.tokens_at_once
-        return lay_out_batch(self.model, batch, shape, most, meter, reuse=self._reuse, states=states)
+        layout = lay_out_batch(self.model, batch, shape, most, meter, reuse=self._reuse, states=states)
+        if isinstance(batch, Compared):
+            layout.plain = plain_states(self.model, batch, most, meter, layout.wanted)
+        return layout
 
     @torch.no_grad()
     def _checked_shape(self) -> Shape:
@@ -323,6 +346,21 @@ class LocalEvaluator:
         for split in self.task.splits:
             for batch in _parts(self.task.all_rows(split)):
                 yield split, batch
+
+
+def scored_values(
+    names: Sequence[str], task: BoundTask, measuring: Measuring | None, domain: Domain
+) -> tuple[str, ...]:
+    """Those of the names that are metrics of the task, but the loss.
+
+    Raises:
+        GfoError: for a name that is neither one nor a measure of the space.
+    """
+    measures = set() if measuring is None else set(measuring.measure(domain.clip(np.zeros((1, domain.d)))))
+    metrics = [metric.name for metric in task.metrics]
+    for name in names:
+        check_name("objective or limit", name, dict.fromkeys([*metrics, *measures]))
+    return tuple(name for name in names if name in metrics and name not in measures and name != LOSS.name)
 
 
 def _parts(batch: Batch | Batches) -> list[Batch]:

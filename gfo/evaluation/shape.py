@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -29,7 +30,8 @@ class Shape:
         prefix: tokens of the prefix.
         everywhere: whether all tokens depend on the candidate, not the soft prompt's and those behind, or,
             where there is none, the last one alone.
-        modules: whether modules change.
+        modules: whether modules change, or others that want as many tokens for each candidate.
+        gates: whether sub-blocks are closed.
         begins: the place in each row where they begin to, if it is not the start.
         first_layer: the layer below which, and at whose entrance, none does.
         prompt: the soft prompt that all candidates share where first_layer > 0, [1, P, D].
@@ -39,6 +41,7 @@ class Shape:
     prefix: int
     everywhere: bool
     modules: bool
+    gates: bool
     begins: str | None
     first_layer: int
     prompt: Tensor | None
@@ -55,7 +58,8 @@ class Shape:
             delta.prompt_tokens,
             delta.prefix_tokens,
             everywhere and begins is None,
-            bool(delta.modules),
+            delta.lasting,
+            bool(delta.gate),
             begins,
             delta.first_layer if model.shares_layers else 0,
             prompt,
@@ -77,6 +81,9 @@ class Shape:
 class Meter:
     """Counts tokens times layers.
 
+    Where gates close sub-blocks, a token through one of a layer's two counts as its share of their parameters
+    (in SmolLM2-135M a quarter for attention), not at all where it is closed or another candidate's serves.
+
     Attributes:
         layers: L of the model.
         computed: what went through the model, padding included.
@@ -84,15 +91,15 @@ class Meter:
     """
 
     layers: int
-    computed: int = 0
-    needed: int = 0
+    computed: float = 0
+    needed: float = 0
 
     def cost(self, candidates: int, start: float) -> Cost:
         """What was counted since the time `start`, in tokens: those of some layers are that share of one."""
-        computed, needed = -(-self.computed // self.layers), -(-self.needed // self.layers)
+        computed, needed = (math.ceil(n / self.layers - 1e-6) for n in (self.computed, self.needed))
         return Cost(candidates, computed, needed, time.perf_counter() - start)
 
-    def count(self, computed: int, needed: int, layers: int) -> None:
+    def count(self, computed: int, needed: int, layers: float) -> None:
         """Tokens that went through `layers` layers, and go back through them where gradients are kept."""
         passes = FORWARD_AND_BACKWARD if torch.is_grad_enabled() else 1
         self.computed += passes * computed * layers

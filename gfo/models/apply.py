@@ -14,6 +14,7 @@ in which they stand here. With K candidates of N tokens each they take and give:
 | "input"      | the module's input x [K, N, in], tensors -> [K, N, in]                               |
 | "instead"    | the same x, the module, tensors -> its output [K, N, out]                            |
 | "output"     | its output y [K, N, out], x() -> [K, N, in], tensors -> [K, N, out]                  |
+| "sub-block"  | what a sub-block puts out, y [K, N, D], tensors -> [K, N, D]                          |
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -43,17 +44,18 @@ from gfo.core.slots import (
     Slot,
     is_shared,
 )
+from gfo.core.sub_blocks import Gates
 from gfo.models.branches import Context, KeysValues
+from gfo.models.families import sub_block_of
+from gfo.models.gates import Forks, forked
 from gfo.models.structure import hidden_of, hooked, with_hidden
 
-Place = Literal["embeddings", "context", "layer", "input", "instead", "output"]
+Place = Literal["embeddings", "context", "layer", "input", "instead", "output", "sub-block"]
 F = TypeVar("F", bound=Callable[..., Any])
 Input = Callable[[], Tensor]
 """A module's input [K, N, in], laid out by candidate when it is asked for."""
 
-_APPLIED: dict[Place, dict[type[Slot], Callable[..., Any]]] = {
-    place: {} for place in ("embeddings", "context", "layer", "input", "instead", "output")
-}
+_APPLIED: dict[Place, dict[type[Slot], Callable[..., Any]]] = {place: {} for place in get_args(Place)}
 
 
 def applies(slot: type[Slot], at: Place) -> Callable[[F], F]:
@@ -138,6 +140,12 @@ def add_bottleneck(y: Tensor, x: Input, A: Tensor, B: Tensor) -> Tensor:
     return y + torch.nn.functional.gelu(times(y, A)) @ B.mT
 
 
+@applies(Gates, "sub-block")
+def open_or_not(y: Tensor, runs: Tensor) -> Tensor:
+    """y where runs [K] is above 0, else 0."""
+    return torch.where((runs > 0)[:, None, None], y, 0.0)
+
+
 def times(x: Tensor, A: Tensor) -> Tensor:
     """x [K, N, in] A^T with A [K, r, in]: [K, N, r], one product for all K if they share A."""
     return x @ A[0].T if is_shared(A) else torch.bmm(x, A.mT)
@@ -153,12 +161,15 @@ class Change:
         cycles: how often the candidates follow each other in the tokens, from first to last each time;
             None where rows are sorted by candidate.
         changed: which tokens modules change, bool [rows, T]; None for all. Those that are read are.
+        forks: how rows part in the layers by the gates, whose closed sub-blocks are then not run; None where
+            each candidate has its rows, in which they are run and masked.
     """
 
     delta: Delta
     place: Tensor
     cycles: int | None = None
     changed: Tensor | None = None
+    forks: Forks | None = None
 
     def of_tokens(self, place: Tensor) -> Change:
         """What of it reaches some tokens of each row, by their places, int [t]."""
@@ -192,11 +203,28 @@ def applied(change: Change | None, module: nn.Module, layers: Sequence[nn.Module
     if change is None:
         yield
         return
-    handles = []
+    with ExitStack() as hooks:
+        if change.forks is not None:  # in front of all else: rows are the candidates' behind it
+            hooks.enter_context(forked(change.forks, layers))
+        hooks.enter_context(hooked(*_of_layers(change, layers)))
+        hooks.enter_context(hooked(*_of_modules(change, module)))
+        yield
+
+
+def _of_layers(change: Change, layers: Sequence[nn.Module]) -> Iterator[Any]:
+    """Hooks on layers and their sub-blocks."""
     for function, slot in _found("layer", change.delta):
         for layer, value in slot.at.items():
             hook = _change_layer(function, change.place, value)
-            handles.append(layers[layer].register_forward_pre_hook(hook, with_kwargs=True))
+            yield layers[layer].register_forward_pre_hook(hook, with_kwargs=True)
+    for function, slot in _found("sub-block", change.delta) if change.forks is None else ():
+        for place, value in slot.at.items():
+            if found := sub_block_of(layers[place.layer], place.kind):
+                yield found[-1].register_forward_hook(_change_sub_block(change, function, value))
+
+
+def _of_modules(change: Change, module: nn.Module) -> Iterator[Any]:
+    """Hooks on modules."""
     before, behind = _found("input", change.delta), _found("output", change.delta)
     instead = _found("instead", change.delta)
     names: set[str] = set()
@@ -205,13 +233,11 @@ def applied(change: Change | None, module: nn.Module, layers: Sequence[nn.Module
     for name in sorted(names):
         part = module.get_submodule(name)
         if steps := _steps(before, name):
-            handles.append(part.register_forward_pre_hook(_change_input(change, name, steps)))
+            yield part.register_forward_pre_hook(_change_input(change, name, steps))
         if steps := _steps(instead, name):
-            handles.append(_Instead(part, _replace(change, name, steps, part)))
+            yield _Instead(part, _replace(change, name, steps, part))
         if steps := _steps(behind, name):
-            handles.append(part.register_forward_hook(_change_output(change, name, steps)))
-    with hooked(*handles):
-        yield
+            yield part.register_forward_hook(_change_output(change, name, steps))
 
 
 class _Instead:
@@ -255,6 +281,18 @@ def _change_layer(function: Callable[..., Tensor], place: Tensor, value: Tensor)
 
     def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
         return with_hidden(function(hidden_of(args, kwargs), place, value), args, kwargs)
+
+    return hook
+
+
+def _change_sub_block(change: Change, function: Callable[..., Tensor], value: Tensor) -> Any:
+    """A hook that gives each candidate's part of the tokens what its sub-block puts out."""
+    K, again = change.delta.candidates, change.cycles or 1
+
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        y = output if isinstance(output, Tensor) else output[0]
+        y = _as_it_lay(function(_by_candidate(y, K, again), value), y, K, again)
+        return y if isinstance(output, Tensor) else type(output)((y, *output[1:]))
 
     return hook
 

@@ -151,7 +151,7 @@ class Decoder(FrozenModel):
             context: C rows, or None for branches that start from nothing.
             entry: what enters layer `start`, [C, R, T, D]; input embeddings at 0.
             rows: how the branches lie in R rows of T tokens.
-            change: candidates to apply, in C * R rows.
+            change: candidates to apply, in C * R rows, which may part into more (see `gfo.models.gates`).
             start: the first layer run.
             stop: the layer not run any more; None to run all and the final norm.
             placed: what `place` gives for these rows, if it is known.
@@ -257,11 +257,10 @@ class Decoder(FrozenModel):
 
         Behind the final norm those of tokens that are not read are not the model's.
         """
-        C = len(entry)
         with ExitStack() as hooks:
             hooks.enter_context(attention_of_branches(self.config))
             if stop is None:
-                hooks.enter_context(read_tokens_only(self.last_network, rows, C))
+                hooks.enter_context(read_tokens_only(self.last_network, rows))
             hidden = self._run(
                 self.stacks[0],
                 entry.flatten(0, 1),
@@ -273,7 +272,7 @@ class Decoder(FrozenModel):
                 past_key_values=cache,
                 use_cache=cache is not None,
             )
-        return hidden.reshape(C, -1, *hidden.shape[1:])
+        return hidden.reshape(-1, entry.shape[1], *hidden.shape[1:])
 
 
 def _unbranched(name: str, config: Any, reason: str) -> GfoError:

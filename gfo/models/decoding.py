@@ -125,7 +125,7 @@ class DecoderSequences(Growing):
         position = self._start[at][:, None] + torch.arange(T, device=self._device)
         scores, copies = T * self._model.heads * self._model.layers, self._model.kept
         grid = Grid.of(self._owner[rows], self._device) if scores <= copies else None  # the smaller
-        with read_tokens_only(self._model.last_network, lie, len(rows)):
+        with read_tokens_only(self._model.last_network, lie):
             hidden = self._pass(entry, position, grid, change)
         return lie.reading(hidden)[:, 0]
 

@@ -85,7 +85,7 @@ class Encoder(FrozenModel):
             attention_mask=mask,
             **self._ids(rows, C),
         )
-        hidden = hidden.reshape(C, *real.shape, -1)
+        hidden = hidden.reshape(-1, *real.shape, hidden.shape[-1])
         return self._read(hidden, rows, real) if stop is None else hidden
 
     def logits(self, hidden: Tensor, vocabulary: Sequence[Any] | slice | None) -> Tensor:

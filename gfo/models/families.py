@@ -138,6 +138,12 @@ EXPERTS = re.compile(r"\.(experts|input_linear|output_linear)\.\w+$")
 # A layer's feed-forward network, as nearly all families call it.
 FEED_FORWARD = "mlp"
 
+# A layer's sub-blocks: the module of each, or the first and the last one of it, by the families' names.
+SUB_BLOCK_NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "attention": (("self_attn",), ("self_attention",), ("attn",), ("attention",)),
+    "feed-forward": (("mlp",), ("feed_forward",), ("ffn",), ("block_sparse_moe",), ("fc1", "fc2")),
+}
+
 # Positions that begin behind the padding token's number, so that a table holds as many less.
 POSITIONS_BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer"})
 
@@ -192,6 +198,14 @@ def feed_forward_of(layer: nn.Module) -> nn.Module | None:
     """A layer's feed-forward network, or None where it has none of the usual name."""
     network = getattr(layer, FEED_FORWARD, None)
     return network if isinstance(network, nn.Module) else None
+
+
+def sub_block_of(layer: nn.Module, kind: str) -> tuple[nn.Module, nn.Module] | None:
+    """The modules by which tokens enter a layer's sub-block and leave it, mostly one; None for none."""
+    for names in SUB_BLOCK_NAMES[kind]:
+        if all(isinstance(getattr(layer, name, None), nn.Module) for name in names):
+            return getattr(layer, names[0]), getattr(layer, names[-1])
+    return None
 
 
 def holds_position_bias(part: nn.Module) -> bool:

@@ -20,8 +20,9 @@ from gfo.core.errors import GfoError, unknown_name
 from gfo.models.apply import Change, applied, check_applied
 from gfo.models.branches import Context, RowLayout
 from gfo.models.families import USUAL_TARGETS, context_length, logit_transform
-from gfo.models.probing import TOKENS, check_modules, kept, widest
+from gfo.models.probing import TOKENS, check_modules, embedding_scale, kept, widest
 from gfo.models.structure import LinearInfo, Stack, find_experts, find_linears, hidden_of, hooked, outputs_of
+from gfo.models.sub_blocks import HasSubBlocks
 from gfo.models.texts import HasTexts
 from gfo.models.weights import check_embedding, quantized_linears, rounds_inputs, weight_of
 
@@ -32,7 +33,7 @@ CHECKED_TOKENS = 64  # of the vocabulary, where a model is compared with a plain
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 
 
-class FrozenModel(HasTexts, ABC):
+class FrozenModel(HasTexts, HasSubBlocks, ABC):
     """A transformers model with its tokenizer, frozen.
 
     Args:
@@ -138,16 +139,7 @@ class FrozenModel(HasTexts, ABC):
         Raises:
             GfoError: if an embedding is not a multiple of its row.
         """
-        weight, ids = self._embedding.weight, self._probe()[1]
-        rows, given = weight[ids].double(), self.embed(ids).double()
-        scale = float((rows * given).sum() / rows.square().sum())
-        error = float((given - scale * rows).abs().max() / given.abs().max())
-        if not error <= 4 * torch.finfo(weight.dtype).eps:
-            raise GfoError(
-                f"model '{self.name}': its embeddings are no multiples of the rows of its embedding matrix; "
-                "no soft prompt can be put into those: take another space, or another model"
-            )
-        return 1.0 if abs(scale - 1) < 1e-6 else scale
+        return embedding_scale(self)
 
     @property
     def embedding_names(self) -> list[str]:

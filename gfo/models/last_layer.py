@@ -16,13 +16,12 @@ from gfo.models.structure import hooked
 
 
 @contextmanager
-def read_tokens_only(network: nn.Module | None, rows: RowLayout, C: int) -> Iterator[None]:
+def read_tokens_only(network: nn.Module | None, rows: RowLayout) -> Iterator[None]:
     """Within, the last layer's feed-forward network gives 0 for tokens that are not read.
 
     Args:
         network: that one; None where there is none, and all tokens go through.
-        rows: how branches lie in R rows of T tokens.
-        C: number of contexts.
+        rows: how branches lie in R rows of T tokens, behind each of any number of contexts.
     """
     R, T = rows.branch.shape
     if network is None or rows.read.shape[1] == R * T:
@@ -30,12 +29,13 @@ def read_tokens_only(network: nn.Module | None, rows: RowLayout, C: int) -> Iter
         return
 
     def gather(module: nn.Module, args: Any) -> Any:
-        return rows.reading(args[0].view(C, R * T, -1)), *args[1:]
+        return rows.reading(args[0].reshape(-1, R * T, args[0].shape[-1])), *args[1:]
 
     def scatter(module: nn.Module, args: Any, output: Any) -> Any:
         read = output if isinstance(output, Tensor) else output[0]
-        index = rows.read[:, :, None].expand(C, -1, read.shape[-1])
-        whole = read.new_zeros(C, R * T, read.shape[-1]).scatter(1, index, read).view(C * R, T, -1)
+        C, _, D = read.shape
+        index = rows.read[:, :, None].expand(C, -1, D)
+        whole = read.new_zeros(C, R * T, D).scatter(1, index, read).view(C * R, T, D)
         return whole if isinstance(output, Tensor) else (whole, *output[1:])
 
     with hooked(network.register_forward_pre_hook(gather), network.register_forward_hook(scatter)):

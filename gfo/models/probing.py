@@ -48,6 +48,20 @@ def check_modules(model: Any, names: Iterable[str]) -> None:
             raise GfoError(f"Delta: module '{name}' {reason}; leave it out of the targets")
 
 
+def embedding_scale(model: Any) -> float:
+    """What a model multiplies a row of its embedding matrix by, looked up by a few words."""
+    weight, ids = model.module.get_input_embeddings().weight, model.probe_text
+    rows, given = weight[ids].double(), model.embed(ids).double()
+    scale = float((rows * given).sum() / rows.square().sum())
+    error = float((given - scale * rows).abs().max() / given.abs().max())
+    if not error <= 4 * torch.finfo(weight.dtype).eps:
+        raise GfoError(
+            f"model '{model.name}': its embeddings are no multiples of the rows of its embedding matrix; "
+            "no soft prompt can be put into those: take another space, or another model"
+        )
+    return 1.0 if abs(scale - 1) < 1e-6 else scale
+
+
 def given_whole_rows(model: Any, names: Iterable[str]) -> frozenset[str]:
     """Those of a decoder's modules that get each row's tokens of the encoder, not those of its answer."""
     parts = {name: model.module.get_submodule(name) for name in names}

@@ -124,9 +124,10 @@ class WholeRows(_Whole):
         hidden = self._run(
             self.stacks[0], entry.flatten(0, 1), change, start, stop, use_cache=False, **self._ids(rows, C)
         )
+        R, T = rows.branch.shape
         if stop is not None:
-            return hidden.reshape(C, -1, *hidden.shape[1:])
-        return rows.reading(hidden.reshape(C, -1, hidden.shape[-1]))
+            return hidden.reshape(-1, R, T, hidden.shape[-1])
+        return rows.reading(hidden.reshape(-1, R * T, hidden.shape[-1]))
 
     def check_branches(self) -> None:
         """Nothing beyond what `gfo.models.checking` compares."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from gfo.core.checking import checked
@@ -14,6 +14,8 @@ from gfo.core.recording import remember
 from gfo.core.registry import entries, find
 
 Factory = Callable[..., Optimizer]
+ONE, SEVERAL = "cma", "nsga2"
+"""What searches by default: for one objective, and for several."""
 
 
 def names() -> list[str]:
@@ -66,6 +68,41 @@ def check(name: str, options: Mapping[str, Any]) -> None:
                 f"optimizer '{name}' has no option '{option}' (given {shown(value)}); "
                 f"its options are {', '.join(known or ()) or 'none'}"
             )
+
+
+def for_objectives(
+    optimizer: str | Optimizer | None, options: Mapping[str, Any] | None, objectives: Sequence[str]
+) -> tuple[str | Optimizer, Mapping[str, Any] | None]:
+    """An optimizer or a name, by default one that suits, and its options with several objectives among them.
+
+    Raises:
+        GfoError: for a single objective, one that is given twice, or an optimizer that takes one alone.
+    """
+    if not objectives:
+        return ONE if optimizer is None else optimizer, options
+    _check_objectives(objectives)
+    optimizer = SEVERAL if optimizer is None else optimizer
+    if not isinstance(optimizer, str):
+        if tuple(getattr(optimizer, "objectives", ())) != tuple(objectives):
+            raise GfoError(
+                f"objectives = {list(objectives)} are not those of the optimizer given; make it with them"
+            )
+        return optimizer, options
+    if "objectives" not in (options_of(optimizer) or ()):
+        raise GfoError(
+            f"optimizer '{optimizer}' takes one objective; take '{SEVERAL}', or leave objectives out"
+        )
+    return optimizer, {**(options or {}), "objectives": list(objectives)}
+
+
+def _check_objectives(objectives: Sequence[str]) -> None:
+    twice = next((name for name in objectives if list(objectives).count(name) > 1), None)
+    if twice is not None:
+        raise GfoError(f"objectives: '{twice}' is given twice; give each once")
+    if len(objectives) == 1:
+        raise GfoError(
+            f"objectives = {list(objectives)}: give two or more, or leave it out for the loss alone"
+        )
 
 
 def _factory(name: str) -> Factory:

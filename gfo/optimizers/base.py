@@ -13,7 +13,6 @@ from copy import deepcopy
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy.special import ndtri
 
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError, GfoWarning, shown
@@ -77,6 +76,8 @@ class BaseOptimizer(ABC):
     """True if points of others can take the places of own ones."""
     saves_state: ClassVar[bool] = False
     """True if asking takes long and loading a state does not: a resumed run then loads one that was saved."""
+    _several: tuple[int, ...] = ()
+    """The shape of what is told of a candidate: one loss, or several numbers."""
     _state: ClassVar[tuple[str, ...]] = ()
     _books: ClassVar[tuple[str, ...]] = (
         "best_z", "best_loss", "_asked", "_failed_steps", "_flat_steps", "_last_loss", "_noise_seen",
@@ -243,7 +244,8 @@ class BaseOptimizer(ABC):
                 f"optimizer '{self.name}': tell without ask; call ask, evaluate its points, then tell"
             )
         loss, told = np.array(loss, dtype=np.float64), np.asarray(z, dtype=np.float64)
-        if loss.shape == self._asked.shape[:1] and np.array_equal(told, self._asked):  # as mostly: no copies
+        as_asked = loss.shape == (len(self._asked), *self._several)
+        if as_asked and np.array_equal(told, self._asked):  # as mostly: no copies
             z = self._asked
         else:
             z, loss = self._in_order(self._asked, told.copy(), loss)
@@ -262,9 +264,10 @@ class BaseOptimizer(ABC):
 
     def _in_order(self, asked: Array, z: Array, loss: Array) -> tuple[Array, Array]:
         """z [K, d] and loss [K] as asked [K, d]: of a part, in another order, or of rows that were moved."""
-        if z.ndim == 2 and z.shape[1] == self.domain.d and len(z) < len(asked) and loss.shape == z.shape[:1]:
+        fits = z.ndim == 2 and loss.shape == (len(z), *self._several)
+        if fits and z.shape[1] == self.domain.d and len(z) < len(asked):
             z, loss = completed(self.name, asked, z, loss)
-        if z.shape != asked.shape or loss.shape != asked.shape[:1]:
+        if z.shape != asked.shape or not fits:
             raise GfoError(
                 f"optimizer '{self.name}': tell got z {z.shape} and loss {loss.shape} where ask gave "
                 f"{asked.shape}; tell all K or a part of them with one loss each, nan for failed ones"
@@ -364,36 +367,3 @@ class BaseOptimizer(ABC):
 def flat_stretch(K: int) -> int:
     """How many steps in a row, of K candidates that scored alike, are a flat stretch."""
     return max(FLAT_STEPS, -(-FLAT_POINTS // K))
-
-
-def scatter(domain: Domain, u: Array, scale: Array | float = 1.0) -> Array:
-    """Points of the unit cube u [..., d] spread over the domain, [..., d].
-
-    Uniform between two bounds (over the whole numbers for integer genes), normal with the standard
-    deviation `scale` where there is none, and the half of it on the open side where there is one.
-    """
-    low, high = domain.low, domain.high
-    below, above = np.isfinite(low), np.isfinite(high)
-    half = below ^ above
-    gauss = scale * ndtri(np.clip(np.where(half, (1 + u) / 2, u), 2.0**-53, 1 - 2.0**-53))
-    box = below & above
-    finite_low, finite_high = np.where(below, low, 0.0), np.where(above, high, 0.0)
-    width = np.where(box, finite_high - finite_low + domain.integer, 0.0)
-    uniform = finite_low + u * width
-    uniform = np.where(domain.integer, np.floor(uniform), uniform)
-    one_sided = np.where(below, finite_low + gauss, finite_high - gauss)
-    return domain.clip(np.where(box, uniform, np.where(half, one_sided, gauss)))
-
-
-def first_population(
-    domain: Domain, rng: np.random.Generator, K: int, sigma0: Array, x0: Array, *, boxes: bool = True
-) -> Array:
-    """x0 and K - 1 points about it, [K, d]: N(x0, sigma0^2), uniform where genes are integer or, by `boxes`,
-    where the domain is a box.
-    """
-    uniform = scatter(domain, rng.random((K, domain.d)))
-    normal = domain.clip(x0 + sigma0 * rng.standard_normal((K, domain.d)))
-    boxed = np.isfinite(domain.low) & np.isfinite(domain.high)
-    z = np.where(boxed & (boxes | domain.integer), uniform, normal)
-    z[0] = x0
-    return z

@@ -14,6 +14,10 @@ failed candidate counts as the worst loss. Where batches differ, each batch has 
 more, and its losses are moved by what that point's has moved. The state holds the points and losses, not the
 model: it is a function of these, of the options and of the seed, and is fitted again (on the same machine
 with the same number of threads, to the same bits).
+
+Of several objectives the K points are those whose front would grow the most (qLogNEHVI: Daulton, Balandat and
+Bakshy 2021, arXiv:2105.08195; front_acquisition.py), and whole and categorical genes are taken, too; without
+a trust region, so it is for few dimensions.
 """
 
 from __future__ import annotations
@@ -37,7 +41,9 @@ from gfo.optimizers.acquisition import (
     ucb,
 )
 from gfo.optimizers.base import BaseOptimizer
-from gfo.optimizers.options import number, one_of, whole
+from gfo.optimizers.front_acquisition import best_batch, front_acquisition, front_candidates
+from gfo.optimizers.genetic_operators import hashes, repeats
+from gfo.optimizers.options import check_objectives, number, one_of, option_error, whole
 from gfo.optimizers.surrogates import (
     GaussianProcess,
     RandomForest,
@@ -60,6 +66,7 @@ class BayesianOptimization(BaseOptimizer):
     Args:
         domain: the box searched.
         seed: of the method's own random generator.
+        objectives: the names of the numbers that are to be low.
         population: K, points a batch; 4 + floor(3 ln d) by default, as for the other methods.
         surrogate: "gp" or "random-forest".
         kernel: of the Gaussian process, "matern" (5/2) or "se".
@@ -97,6 +104,7 @@ class BayesianOptimization(BaseOptimizer):
         domain: Domain,
         seed: int,
         *,
+        objectives: Sequence[str] = ("loss",),
         population: int | None = None,
         surrogate: str = "gp",
         kernel: str = "matern",
@@ -111,14 +119,22 @@ class BayesianOptimization(BaseOptimizer):
         x0: Sequence[float] | Array | None = None,
         max_points: int = 500,
     ) -> None:
+        self.objectives = tuple(objectives)
+        self.integers = len(self.objectives) > 1  # type: ignore[misc] # of one it climbs gradients
         super().__init__(domain, seed)
+        check_objectives(self.name, self.objectives)
         d = domain.d
         self._take(population=population, least=1, scale=scale, x0=x0)
         self.surrogate = one_of(self.name, "surrogate", surrogate, ("gp", "random-forest"))
         self.kernel = one_of(self.name, "kernel", kernel, ("matern", "se"))
         self.ard = d <= 20 if ard is None else bool(ard)
         self.noise = None if noise is None else number(self.name, "noise", noise, least=0)
-        self.trust_region = d > 20 if trust_region is None else bool(trust_region)
+        self._several = () if len(self.objectives) == 1 else (len(self.objectives),)
+        self.trust_region = d > 20 and not self._several if trust_region is None else bool(trust_region)
+        if self._several and (self.trust_region or surrogate != "gp"):
+            raise option_error(
+                self.name, "objectives", list(objectives), "one with a trust region or a forest"
+            )
         gp = self.surrogate == "gp"
         known = ("log-ei", "ucb", "thompson") if gp else ("log-ei", "ucb")
         self.acquisition = one_of(self.name, "acquisition", acquisition, known)
@@ -134,7 +150,8 @@ class BayesianOptimization(BaseOptimizer):
         self._low = np.where(self._boxed, domain.low, np.maximum(domain.low, self.x0 - self.radius))
         self._high = np.where(self._boxed, domain.high, np.minimum(domain.high, self.x0 + self.radius))
         self.region = TrustRegion()
-        self._z, self._loss = np.empty((0, d)), np.empty(0)  # [n, d], [n]: nan where a candidate failed
+        self._z = np.empty((0, d))  # [n, d]
+        self._loss = np.empty((0, *self._several))  # [n] or [n, M]: nan where a candidate failed
         self._anchor = np.empty((0, d))  # the point [1, d] asked once more, or none
         self._anchor_loss = np.nan
         self._design = np.empty((0, d))
@@ -154,12 +171,14 @@ class BayesianOptimization(BaseOptimizer):
     def _ask(self) -> Array:
         z = self._batch()
         self._anchor = np.empty((0, self.domain.d))
-        if self.noisy and np.isfinite(self._loss).any():
+        if self.noisy and not self._several and np.isfinite(self._loss).any():
             i = int(np.nanargmin(self._loss))
             self._anchor, self._anchor_loss = self._z[i : i + 1].copy(), float(self._loss[i])
         return np.concatenate([self._anchor, z])
 
     def _split(self, z: Array, loss: Array) -> tuple[Array, Array]:
+        if self._several:
+            loss[np.isnan(loss).any(axis=1)] = np.nan  # failed in one, failed in all
         n = len(self._anchor)
         if n and np.isfinite(loss[0]):
             loss = loss - (loss[0] - self._anchor_loss)
@@ -184,13 +203,15 @@ class BayesianOptimization(BaseOptimizer):
         z = np.where(self._boxed, self._low + u * (self._high - self._low), normal)
         if np.isinf(self.best_loss):
             z[0] = self.x0
-        return np.asarray(np.clip(z, self._low, self._high))
+        return self.domain.clip(np.clip(z, self._low, self._high))
 
     def _propose(self) -> Array:
         """The next batch in the unit cube, [K, d]."""
         seed = int(self.rng.integers(2**31))
         with working(seed) if self.surrogate == "gp" else contextlib.nullcontext():
             try:
+                if self._several:
+                    return self._propose_front(seed)
                 model = self._fitted()
                 low, high = self._corners(model.centre, model.surrogate.lengthscales)
                 u = self._maximise(model, low, high, seed)
@@ -202,6 +223,29 @@ class BayesianOptimization(BaseOptimizer):
                 centre = self._unit(self.best_z)
                 low, high = self._corners(centre, np.ones(self.domain.d))
                 return perturbed(centre, low, high, self.population, self.rng)
+
+    def _propose_front(self, seed: int) -> Array:
+        """The batch of the unit cube [K, d] whose front would grow the most."""
+        domain = self.domain
+        box = Domain(self._low, self._high, domain.integer, domain.categorical)
+        good = np.isfinite(self._loss).all(axis=1)
+        z, losses = self._z[good], np.clip(self._loss[good], -HUGE, HUGE)
+        candidates = front_candidates(box, z, losses, self.rng)
+        new = candidates[~repeats(candidates, hashes(self._z))]
+        candidates = new if len(new) >= self.population else candidates
+        f = front_acquisition(self._unit(z), losses, kernel=self.kernel, ard=self.ard, seed=seed)
+        climb = not domain.integer.any()
+        return best_batch(f, self._unit(candidates), self.population, climb=climb)
+
+    def _book(self, z: Array, loss: Array) -> None:
+        """Of several objectives, keep the lowest first one, of equals the lowest second, and so on."""
+        if not self._several:
+            super()._book(z, loss)
+            return
+        told = np.concatenate([self._loss, loss])
+        points = np.concatenate([self._z, z])
+        i = int(np.lexsort(told.T[::-1])[0])  # nan is last
+        self.best_z, self.best_loss = points[i].copy(), float(told[i, 0])
 
     def _corners(self, centre: Array, lengthscales: Array) -> tuple[Array, Array]:
         """The lower and the upper corner [d] of where the acquisition function is maximised."""
@@ -280,9 +324,10 @@ class BayesianOptimization(BaseOptimizer):
     def recommend(self) -> Array:
         """The point told that has the lowest posterior mean, [d].
 
-        The incumbent in the first design, with noise = 0 and with a random forest.
+        The incumbent in the first design, with noise = 0, with a random forest and of several objectives.
         """
-        if self.noise == 0 or self.surrogate != "gp" or not (self._modelled or len(self._past_z)):
+        modelled = self._modelled or len(self._past_z)
+        if self._several or self.noise == 0 or self.surrogate != "gp" or not modelled:
             return super().recommend()
         z, loss = self._past_z, self._past_loss
         if self._modelled and len(self._loss):

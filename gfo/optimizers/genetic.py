@@ -28,8 +28,9 @@ import numpy as np
 from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.optimizers import genetic_operators as op
-from gfo.optimizers.base import WIDEST, first_population
+from gfo.optimizers.base import WIDEST
 from gfo.optimizers.champion import Championed
+from gfo.optimizers.drawing import first_population
 from gfo.optimizers.options import flag, number, one_of, option_error, whole
 
 SELECTIONS = ("tournament", "roulette", "rank", "truncation")
@@ -37,8 +38,6 @@ CROSSOVERS = ("one-point", "multi-point", "uniform", "blend", "sbx")
 SMALL, SMALLEST = 1e-2, 1e-3
 """Shares of the first strength at which losses are checked for noise, and at which it stays with noise."""
 TARGET = 1 / 5
-TRIES = 8
-"""Mutations more of an offspring that was evaluated before."""
 
 
 @named
@@ -143,9 +142,10 @@ class GeneticAlgorithm(Championed):
     def _ask(self) -> Array:
         self._again = 0
         if not len(self.parents):
-            return first_population(
+            first = first_population(
                 self.domain, self.rng, self.population, self._steps(), self.x0, boxes=self._uniform
             )
+            return op.exchange(self.rng, first, domain=self.domain)
         if self.noisy:
             return self._beside(self._best(self._survivors()))
         if self._doubtful() and self.elites and len(elites := self._best(self.elites)):
@@ -203,7 +203,9 @@ class GeneticAlgorithm(Championed):
         if self.crossover == "blend" and real.any():
             child = np.where(real, op.blend(self.rng, a, b, alpha=self.alpha), child)
         if self.crossover == "sbx" and real.any():
-            child = np.where(real, op.simulated_binary(self.rng, a, b, eta=self.eta), child)
+            child = np.where(
+                real, op.simulated_binary(self.rng, a, b, eta=self.eta, domain=self.domain), child
+            )
         copied = self.rng.random(len(a)) >= self.p_c
         child[copied] = a[copied]
         return child
@@ -211,21 +213,14 @@ class GeneticAlgorithm(Championed):
     def _offspring(self, a: Array, b: Array) -> Array:
         """Children of a and b [n, d], new ones where the domain is one of whole numbers: [n, d]."""
         z = self._mutate(self._cross(a, b))
-        if not self.domain.integer.all():
-            return z
-        for _ in range(TRIES):
-            known = op.repeats(z, self._seen)
-            if not known.any():
-                break
-            z[known] = op.change_one(self.rng, z[known], domain=self.domain)
-        return z
+        return op.unseen(self.rng, z, self._seen, domain=self.domain) if self.domain.integer.all() else z
 
     def _mutate(self, z: Array) -> Array:
         if not self.domain.integer.all():
             z = op.mutate_real(self.rng, z, step=self._steps(), rate=self.p_m)
         if self.domain.integer.any():
             z = op.mutate_integer(self.rng, z, domain=self.domain, rate=self.p_reset)
-        return self._inside(z)
+        return op.exchange(self.rng, self._inside(z), domain=self.domain)
 
     def _tell(self, z: Array, loss: Array) -> None:
         loss = np.where(np.isnan(loss), np.inf, loss)

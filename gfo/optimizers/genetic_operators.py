@@ -4,6 +4,8 @@ Selection: Goldberg and Deb (1991), doi:10.1016/B978-0-08-050684-5.50008-2; line
 truncation: Muehlenbein and Schlierkamp-Voosen (1993), doi:10.1162/evco.1993.1.1.25. Crossover: one and
 multi-point: De Jong (1975); uniform: Syswerda (1989); blend: Eshelman and Schaffer (1993),
 doi:10.1016/B978-0-08-094832-4.50018-0; simulated binary: Deb and Agrawal (1995), Complex Systems 9:115-148.
+Polynomial mutation: Deb and Goyal (1996), Computer Science and Informatics 26:30-45; both in a box: Deb and
+Agrawal (1999), doi:10.1007/978-3-7091-6384-9_40.
 
 N parents with loss [N] (inf for a failed one), n draws, d genes.
 """
@@ -18,6 +20,8 @@ from scipy.stats import rankdata
 from gfo.core.domain import Array, Domain
 
 Rng = np.random.Generator
+TRIES = 8
+"""Mutations more of an offspring that was evaluated before."""
 
 
 def tournament(rng: Rng, loss: Array, n: int, *, size: int) -> Array:
@@ -70,13 +74,35 @@ def blend(rng: Rng, a: Array, b: Array, *, alpha: float) -> Array:
     return np.asarray(a + (b - a) * rng.uniform(-alpha, 1 + alpha, a.shape))
 
 
-def simulated_binary(rng: Rng, a: Array, b: Array, *, eta: float) -> Array:
-    """SBX: (a + b) / 2 +- beta (b - a) / 2, beta spread as by one-point crossover of bits: [n, d]."""
+def simulated_binary(rng: Rng, a: Array, b: Array, *, eta: float, domain: Domain) -> Array:
+    """SBX: (a + b) / 2 +- beta (b - a) / 2, beta spread as by one-point crossover of bits: [n, d].
+
+    Towards a bound, the part of beta's distribution that lies behind it is left out.
+    """
     u = rng.random(a.shape)
-    with np.errstate(divide="ignore"):
-        beta = np.where(u <= 0.5, 2 * u, 1 / (2 * (1 - u))) ** (1 / (eta + 1))
     side = np.where(rng.random(a.shape) < 0.5, -1.0, 1.0)
+    low, high, up = np.minimum(a, b), np.maximum(a, b), side * (b - a) > 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        room = 1 + 2 * np.where(up, domain.high - high, low - domain.low) / (high - low)  # the largest beta
+        u = u * (2 - np.nan_to_num(room, nan=1.0) ** -(eta + 1))
+        beta = np.where(u <= 1, u, 1 / (2 - u)) ** (1 / (eta + 1))
     return np.asarray((a + b) / 2 + side * beta * (b - a) / 2)
+
+
+def polynomial(rng: Rng, z: Array, *, width: Array, domain: Domain, eta: float, rate: float) -> Array:
+    """Each gene of z [n, d] moved by a share of `width` [d] with chance `rate`, mostly a small one: [n, d].
+
+    The share's density is (eta + 1) (1 - |share|)^eta / 2, cut at the bounds.
+    """
+    u = rng.random(z.shape)
+    down = u < 0.5
+    with np.errstate(invalid="ignore"):
+        room = np.minimum(np.where(down, z - domain.low, domain.high - z) / width, 1.0)
+    tail = (1 - room) ** (eta + 1)
+    u = np.where(down, 2 * u, 2 - 2 * u)
+    share = 1 - (u + (1 - u) * tail) ** (1 / (eta + 1))
+    changes = rng.random(z.shape) < rate
+    return np.asarray(np.where(changes, z + np.where(down, -share, share) * width, z))
 
 
 def mutate_real(rng: Rng, z: Array, *, step: Array, rate: float) -> Array:
@@ -112,6 +138,32 @@ def change_one(rng: Rng, z: Array, *, domain: Domain) -> Array:
     other = mutate_integer(rng, z, domain=domain, rate=1.0)
     z, rows = z.copy(), np.arange(len(z))
     z[rows, gene] = other[rows, gene]
+    return z
+
+
+def exchange(rng: Rng, z: Array, *, domain: Domain) -> Array:
+    """Random genes of z [n, d] set anew where `domain.exactly` says how many of a group are 1: [n, d].
+
+    Behind a mutation of one gene it is an exchange of two.
+    """
+    if not domain.exactly:
+        return z
+    z = z.copy()
+    for start, stop, number in domain.exactly:
+        genes = z[:, start:stop]
+        chosen = np.argsort(-genes - rng.random(genes.shape), axis=1)[:, :number]
+        genes[:] = 0.0
+        np.put_along_axis(genes, chosen, 1.0, axis=1)
+    return z
+
+
+def unseen(rng: Rng, z: Array, seen: Array, *, domain: Domain) -> Array:
+    """z [n, d] of whole numbers, where points that were seen or come twice are changed by a gene or more."""
+    for _ in range(TRIES):
+        known = repeats(z, seen)
+        if not known.any():
+            break
+        z[known] = exchange(rng, change_one(rng, z[known], domain=domain), domain=domain)
     return z
 
 

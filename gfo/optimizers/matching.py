@@ -12,7 +12,7 @@ from gfo.core.errors import GfoError
 
 
 def matched(method: str, asked: Array, z: Array, loss: Array, domain: Domain) -> tuple[Array, Array]:
-    """z [K, d] and loss [K] in the order of asked [K, d].
+    """z [K, d] and loss [K], or several numbers a row, in the order of asked [K, d].
 
     Rows in another order are put back into order. A row that was moved (rounded, repaired) stays in its
     place, and one that is not finite is taken for the one asked there.
@@ -54,7 +54,7 @@ def completed(method: str, asked: Array, z: Array, loss: Array) -> tuple[Array, 
     places: dict[bytes, list[int]] = {}
     for i, row in enumerate(asked + 0.0):  # -0.0 is 0.0
         places.setdefault(row.tobytes(), []).append(i)
-    told = np.full(len(asked), np.nan)
+    told = np.full((len(asked), *loss.shape[1:]), np.nan)
     for n, (row, value) in enumerate(zip(z + 0.0, loss, strict=True)):
         left = places.get(row.tobytes())
         if not left:

@@ -117,6 +117,12 @@ def flag(method: str, option: str, value: Any) -> bool:
     return bool(value)
 
 
+def check_objectives(method: str, names: Sequence[str]) -> None:
+    """Raise GfoError for no objective, or one that is given twice."""
+    if not names or len(set(names)) < len(names):
+        raise option_error(method, "objectives", list(names), "names, each of them once")
+
+
 def mapping(method: str, option: str, value: Any) -> dict[str, Any]:
     """value as a dict, if it is a mapping of texts; empty for None."""
     if not fits(value, Mapping[str, Any] | None):

@@ -28,8 +28,8 @@ import numpy as np
 from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
-from gfo.optimizers.base import first_population
 from gfo.optimizers.champion import Championed
+from gfo.optimizers.drawing import first_population
 from gfo.optimizers.options import number, one_of, whole
 
 

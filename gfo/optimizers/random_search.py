@@ -20,7 +20,8 @@ from scipy.stats import qmc
 from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
-from gfo.optimizers.base import BaseOptimizer, scatter
+from gfo.optimizers.base import BaseOptimizer
+from gfo.optimizers.drawing import scatter
 
 
 @named

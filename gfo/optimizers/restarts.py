@@ -29,7 +29,8 @@ from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Optimizer
 from gfo.optimizers import make_with, options_of
-from gfo.optimizers.base import BaseOptimizer, scatter
+from gfo.optimizers.base import BaseOptimizer
+from gfo.optimizers.drawing import scatter
 from gfo.optimizers.inner import inner_options, plan, quiet
 from gfo.optimizers.options import number, whole
 

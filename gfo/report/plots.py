@@ -14,7 +14,7 @@ from gfo.report.scores import metrics_named
 if TYPE_CHECKING:
     from gfo.report.figures import Figure
 
-HEIGHTS = {"loss": 2.6, "score": 1.3, "spread": 1.0}  # of the panels, inches
+HEIGHTS = {"loss": 2.6, "hypervolume": 1.0, "score": 1.3, "spread": 1.0}  # of the panels, inches
 LEAST_RANGE = 10.0  # percentage points on an axis at least: differences below are mostly chance
 MARKED = 40  # up to so many points are marked, so that few, or one, can be seen
 
@@ -26,7 +26,8 @@ def plot_history(
     x: str = "evaluations",
     metrics: Sequence[Metric] = (),
 ) -> Figure:
-    """Training loss of the population, loss and score on dev, and the spread of the candidates.
+    """Training loss of the population, loss and score on dev, and the spread of the candidates; of several
+    objectives the hypervolume of the front, from the worst of each among the first step's candidates.
 
     The losses' axis is logarithmic where they are positive and span a factor of 50. Candidates that failed
     are left out and counted. Dev scores and spread have panels of their own, where there are any.
@@ -49,6 +50,8 @@ def plot_history(
     dev, spread = _recorded(at, steps, "dev"), _recorded(at, steps, "spread")
     metric = main_metric(metrics_named(metrics, dev[0][1])) if dev else None
     drawn: dict[str, Callable[[Any], None]] = {"loss": lambda axes: _losses(axes, at, steps, dev)}
+    if volume := _recorded(at, steps, "hypervolume"):
+        drawn["hypervolume"] = lambda axes: _volume(axes, volume)
     if metric is not None:
         drawn["score"] = lambda axes: _score(axes, dev, metric)
     if any(value for _, value in spread):  # one point that is moved has none
@@ -149,6 +152,15 @@ def _spread(axes: Any, spread: Sequence[tuple[float, float]]) -> None:
     axes.set_ylabel("spread of\ncandidates")
     if not figures.log_where_wide(axes, [value for _, value in spread]):
         axes.set_ylim(bottom=0)
+
+
+def _volume(axes: Any, volume: Sequence[tuple[float, float]]) -> None:
+    """The hypervolume of the front."""
+    from gfo.report import figures
+
+    axes.plot(*zip(*volume, strict=True), color=figures.BLUE, **_style(len(volume), "o"))
+    axes.set_ylabel("hypervolume\nof the front")
+    axes.set_ylim(bottom=0)
 
 
 def _score(axes: Any, dev: Sequence[tuple[float, Mapping[str, Any]]], metric: Metric) -> None:

@@ -20,7 +20,7 @@ from gfo.run.budget import Budget
 from gfo.run.history import History
 
 if TYPE_CHECKING:
-    from gfo.run.front import Front
+    from gfo.run.aims import Aims, Judged
     from gfo.run.memo import Memo
     from gfo.run.selection import DevSelection
 
@@ -32,9 +32,10 @@ class Run:
     Attributes:
         cost: of the search, without scoring.
         seconds: wall-clock time since the start.
-        incumbent: the candidate [d] with the lowest loss so far; None before the first.
+        incumbent: the candidate [d] with the lowest loss so far, of those that keep to limits; None before.
         repairs: whether points are moved to the nearest allowed ones before they are evaluated.
-        front: the candidates that none other beats in all objectives; None where there is one objective.
+        aims: several objectives and limits, and what came of them; None where there is one objective alone.
+        judged: what the newest step's candidates are by the aims.
         memo: what points got that were asked before; None where they are evaluated again.
         telling: whether the optimizer is being told a step that the history does not have yet.
     """
@@ -47,21 +48,27 @@ class Run:
     cost: Cost = field(default_factory=Cost)
     seconds: float = 0.0
     incumbent: Array | None = None
-    front: Front | None = None
+    aims: Aims | None = None
+    judged: Judged | None = None
     memo: Memo | None = None
     telling: bool = False
 
     def __post_init__(self) -> None:
         self.repairs = isinstance(self.evaluator, Repairing)
+        if self.aims is not None and self.selection is not None:
+            self.aims.choose_on_dev(self.selection)
 
     def repaired(self, z: Array) -> Array:
         """z [K, d] -> the points [K, d] that are evaluated for it: the nearest allowed ones."""
         return self.evaluator.repair(z) if isinstance(self.evaluator, Repairing) else z
 
     def recommendation(self) -> Array:
-        """What the optimizer recommends now, [d], or the nearest allowed point."""
+        """What the optimizer recommends now, [d], or the nearest allowed point.
+
+        Under limits it is one that is known to keep to them, if there is any.
+        """
         z: Array = self.repaired(self.optimizer.recommend()[None])[0]
-        return z
+        return z if self.aims is None else self.aims.allowed(z, self.incumbent)
 
     @property
     def found(self) -> Array:

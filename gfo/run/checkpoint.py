@@ -280,10 +280,10 @@ def _at_stake(run: Run) -> float:
 def saves_state(run: Run) -> bool:
     """Whether the run's optimizer is better loaded than told everything again.
 
-    A front and a memo are made of what is told.
+    Aims and a memo are made of what is told.
     """
     saves = isinstance(run.optimizer, Training) or bool(getattr(run.optimizer, "saves_state", False))
-    return run.front is None and run.memo is None and saves
+    return run.aims is None and run.memo is None and saves
 
 
 def scoring_cost(step: Step) -> Cost:

@@ -17,8 +17,9 @@ from gfo.report.labels import flatten, labels, seeds
 from gfo.report.scores import recorded_metrics
 from gfo.run.files import read_json
 from gfo.run.history import HISTORY, History
-from gfo.run.result import CONFIG, RESULT, Result, metrics_record
-from gfo.run.schema import read_result
+from gfo.run.result import Result
+from gfo.run.schema import RESULT, read_result
+from gfo.run.stored import CONFIG, metrics_record
 
 RunLike = Result | str | Path
 Named = tuple[str, Sequence[RunValues], bool, str]
@@ -30,6 +31,7 @@ RECORDED = (
     "space",
     "task",
     "evaluator",
+    "limits",
     "model",
     "d",
 )  # without a config

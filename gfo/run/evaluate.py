@@ -20,19 +20,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class FunctionEvaluator:
-    """A plain function z [K, d] -> loss [K] as an evaluator."""
+    """A plain function z [K, d] -> loss [K] as an evaluator; with several objectives it gives [K, M].
+
+    Attributes:
+        function: what is minimised.
+        objectives: the names of the M numbers, the first of which is called the loss, too.
+    """
 
     function: Callable[[Array], Array]
+    objectives: tuple[str, ...] = ()
 
     def __call__(self, z: Array, step: int) -> Evaluation:
-        """Losses [K]."""
-        start = time.perf_counter()
-        loss = np.array(self.function(z.copy()), dtype=np.float64)
-        if loss.shape != (len(z),):
+        """Losses [K], and the objectives by name."""
+        start, M = time.perf_counter(), len(self.objectives)
+        found = np.array(self.function(z.copy()), dtype=np.float64)
+        if found.shape != (wanted := (len(z), M) if M > 1 else (len(z),)):
             raise GfoError(
-                f"the function gave losses of the shape {loss.shape} for {len(z)} points; give ({len(z)},)"
+                f"the function gave losses of the shape {found.shape} for {len(z)} points; give {wanted}"
             )
-        return Evaluation(loss, Cost(candidates=len(z), seconds=time.perf_counter() - start))
+        values = dict(zip(self.objectives, found.T, strict=True)) if M > 1 else {}
+        cost = Cost(candidates=len(z), seconds=time.perf_counter() - start)
+        return Evaluation(found[:, 0].copy() if M > 1 else found, cost, values)
 
     def score(self, z: Array, split: str) -> Scores:
         """The loss, on "train" alone: a function has no rows to hold out.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gfo.core.errors import GfoError
 from gfo.core.files import absolute, cannot_write, make_folder, remove, sweep
 from gfo.run.history import HISTORY
-from gfo.run.result import RESULT
+from gfo.run.schema import RESULT
 
 if TYPE_CHECKING:
     from types import TracebackType

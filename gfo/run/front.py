@@ -1,33 +1,16 @@
-"""Several objectives: what an optimizer of them is told, and the points that none other beats."""
+"""The front of a search: the candidates that none other beats in several objectives."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from gfo.core.domain import Array
-from gfo.core.errors import check_name
-from gfo.core.protocols import MultiObjective, Optimizer
+from gfo.core.metric import Metric
 
-
-def told_losses(optimizer: Optimizer, loss: Array, values: Mapping[str, Array]) -> Array:
-    """What an optimizer is told: losses [K], or [K, M] of one of several objectives, by their names.
-
-    A candidate that failed in one objective has failed in all.
-
-    Raises:
-        GfoError: for an objective that the evaluation does not have.
-    """
-    if not isinstance(optimizer, MultiObjective):
-        return loss
-    known = {"loss": loss, **values}
-    for name in optimizer.objectives:
-        check_name("objective", name, known)
-    losses = np.stack([np.asarray(known[name], dtype=np.float64) for name in optimizer.objectives], axis=1)
-    losses[~np.isfinite(losses).all(axis=1)] = np.nan
-    return losses
+MOST_OBJECTIVES = 4
+"""Beyond so many objectives the hypervolume of a large front takes longer than a step."""
 
 
 @dataclass
@@ -35,29 +18,63 @@ class Front:
     """Points that none other beats: one is beaten by another that is nowhere worse, and somewhere better.
 
     Attributes:
-        objectives: the names of the M objectives, all to be low.
-        z: the points, [F, d], in the order in which they were found; of points with equal losses the first.
-        losses: theirs, [F, M].
+        objectives: the M numbers, each to be as good as can be.
+        z: the points, [F, d], in the order in which they were found; of points with equal values the first.
+        values: theirs, [F, M].
+        reference: losses [M] from which hypervolumes count: the worst of each objective among the candidates
+            of the first step that did not fail; None before it.
+        dev: whether the points are to be scored on dev, and chosen there.
+        anew: whether each step has rows of its own, so that only candidates of the newest step are compared.
     """
 
-    objectives: tuple[str, ...]
+    objectives: tuple[Metric, ...]
     z: Array
-    losses: Array
+    values: Array
+    reference: Array | None = None
+    dev: bool = False
+    anew: bool = False
 
     @classmethod
-    def of(cls, optimizer: Optimizer) -> Front | None:
-        """An empty front; None for an optimizer of one objective."""
-        if not isinstance(optimizer, MultiObjective):
-            return None
-        names = tuple(optimizer.objectives)
-        return cls(names, np.empty((0, optimizer.domain.d)), np.empty((0, len(names))))
+    def empty(cls, objectives: tuple[Metric, ...], d: int, *, anew: bool = False) -> Front:
+        """The front before the first step."""
+        return cls(objectives, np.empty((0, d)), np.empty((0, len(objectives))), anew=anew)
 
-    def add(self, z: Array, losses: Array) -> None:
-        """Take in points [K, d] with losses [K, M]; failed ones, whose losses are nan, are left out."""
+    @property
+    def losses(self) -> Array:
+        """The values [F, M] as losses, all to be low."""
+        return as_losses(self.objectives, self.values)
+
+    def add(self, z: Array, values: Array) -> None:
+        """Take in points [K, d] with values [K, M]; failed ones, whose values are nan, are left out."""
+        from gfo.optimizers.dominance import not_beaten
+
+        good = np.isfinite(values).all(axis=1)
+        if not good.any():
+            return
+        z, values, before = z[good], values[good], 0 if self.anew else len(self.z)
+        self.z, self.values = (
+            np.concatenate([self.z[:before], z]),
+            np.concatenate([self.values[:before], values]),
+        )
+        kept = not_beaten(self.losses)
+        self.z, self.values = self.z[kept], self.values[kept]
+
+    def refer_to(self, losses: Array) -> None:
+        """Count hypervolumes from the worst of these losses [K, M], unless there is a reference already."""
         good = np.isfinite(losses).all(axis=1)
-        z, losses = np.concatenate([self.z, z[good]]), np.concatenate([self.losses, losses[good]])
-        no_worse = (losses[None] <= losses[:, None]).all(axis=2)  # [i, j]: j than i
-        better = (losses[None] < losses[:, None]).any(axis=2)
-        earlier = np.tri(len(z), k=-1, dtype=bool)
-        kept = ~(no_worse & (better | earlier)).any(axis=1)
-        self.z, self.losses = z[kept], losses[kept]
+        if self.reference is None and good.any():
+            self.reference = losses[good].max(axis=0)
+
+    @property
+    def hypervolume(self) -> float | None:
+        """What the points beat of the box below the reference; None before it, and of many objectives."""
+        from gfo.optimizers.dominance import hypervolume
+
+        if self.reference is None or len(self.objectives) > MOST_OBJECTIVES:
+            return None
+        return hypervolume(self.losses, self.reference)
+
+
+def as_losses(objectives: tuple[Metric, ...], values: Array) -> Array:
+    """Values [F, M] of objectives as losses, all to be low."""
+    return np.column_stack([metric.as_loss(values[:, m]) for m, metric in enumerate(objectives)])

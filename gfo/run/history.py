@@ -49,6 +49,8 @@ class Step:
         scoring: what scoring on dev took so far, as `Cost` has it; None without.
         values: other numbers of the step's candidates by name, such as further objectives; None without.
         known: how many of the step's candidates had been asked before, and cost nothing.
+        violation: how far the step's candidates break limits, 0 where they do not; None without limits.
+        hypervolume: what the front covers after the step; None for one objective.
     """
 
     step: int
@@ -65,6 +67,8 @@ class Step:
     scoring: dict[str, Any] | None = None
     values: dict[str, list[float | None]] | None = None
     known: int = 0
+    violation: list[float | None] | None = None
+    hypervolume: float | None = None
 
     @property
     def cost(self) -> Cost:
@@ -75,6 +79,11 @@ class Step:
     def failed(self) -> int:
         """How many of its candidates failed."""
         return sum(value is None for value in self.loss)
+
+    @property
+    def broken(self) -> int:
+        """How many of its candidates break a limit."""
+        return sum(bool(value) for value in self.violation or ())
 
     @property
     def mean_loss(self) -> float:
@@ -250,7 +259,9 @@ def _unsealed(line: bytes, before: str) -> tuple[Step, str | None]:
     _line_model().model_validate(values)
     step = Step(**values)
     Cost(**step.scoring or {})
-    if any(len(some) != len(step.loss) for some in (step.values or {}).values()):
+    if any(
+        len(some) != len(step.loss) for some in (*(step.values or {}).values(), step.violation or step.loss)
+    ):
         raise ValueError("its values are not as many as its losses")
     return step, checksum
 

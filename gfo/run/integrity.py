@@ -11,9 +11,10 @@ from gfo.core.errors import GfoError
 from gfo.run.checkpoint import STATE
 from gfo.run.files import format_of, read_json
 from gfo.run.history import HISTORY, History
-from gfo.run.result import CONFIG, POINT, load_point
 from gfo.run.schema import RESULT, RUN, read_result, read_run
+from gfo.run.scored_front import FRONT, load_front
 from gfo.run.state import load_state
+from gfo.run.stored import CONFIG, POINT, load_point
 
 WHOLE, OLD = "whole", "whole as far as can be told: gfo 0.1.0 wrote no checksums"
 
@@ -92,6 +93,10 @@ def _steps(folder: Path) -> int | None:
         return None
 
 
+def _front(folder: Path) -> str:
+    return f"{WHOLE}, {len(load_front(folder).z):,} points"
+
+
 def _point(folder: Path) -> str:
     return f"{WHOLE}, {len(load_point(folder)):,} numbers"
 
@@ -103,5 +108,6 @@ CHECKS: dict[str, Callable[[Path], str]] = {
     STATE: _state,
     RESULT: _result,
     POINT: _point,
+    FRONT: _front,
 }
 """File -> what there is to say of it; a GfoError where it is damaged."""

@@ -14,12 +14,12 @@ from gfo.core.checking import checked
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Evaluator, Optimizer, Planning, metrics_of
+from gfo.run.aims import Aims
 from gfo.run.budget import Budget
 from gfo.run.callbacks import Callback, Run
 from gfo.run.checkpoint import Checkpoint
 from gfo.run.evaluate import FunctionEvaluator, Guarded
 from gfo.run.folder import RunFolder
-from gfo.run.front import Front, told_losses
 from gfo.run.history import HISTORY, History
 from gfo.run.memo import Memo, repeats_itself
 from gfo.run.result import Result
@@ -41,12 +41,13 @@ def minimize(
     selection: Selection | None = None,
     record: Mapping[str, Any] | None = None,
     memo: bool | None = None,
+    limits: Mapping[str, float] | None = None,
 ) -> Result:
     """Minimise by ask and tell until the budget is spent, the method stops or a callback says so.
 
     Args:
         optimizer: any `Optimizer`.
-        evaluator: an `Evaluator`, or a function z [K, d] -> loss [K].
+        evaluator: an `Evaluator`, or a function z [K, d] -> loss [K], of several objectives [K, M].
         budget: what the run may spend.
         callbacks: called at the start, after each step and at the end.
         out: a folder for the history, written as it happens, and the result; made if missing.
@@ -59,8 +60,9 @@ def minimize(
         selection: which points are scored on dev, and what is best; by default the recommendations, and the
             lowest loss.
         record: what was run, as plain values; it becomes part of result.json.
-        memo: whether a point asked before is told the loss it had, at no cost; see `gfo.run.memo`. A function
-            may be noisy: give True for one that is not. A resumed run does as it did.
+        memo: whether a point asked before is told the loss it had, at no cost; see `gfo.run.memo`. True for a
+            function that is not noisy. A resumed run does as it did.
+        limits: numbers of evaluations, by name, that the result must have or be better than; see `gfo.tune`.
 
     Returns:
         The result. Ctrl-C, SIGTERM and SIGHUP end the run and return what was found until then.
@@ -71,21 +73,27 @@ def minimize(
             one), has another process running in it or cannot be written, or the evaluation of every
             candidate of the first step ends in an exception. Later ones are failed candidates.
     """
-    judge = _judge(evaluator, dev_every)
+    judge = _judge(evaluator, dev_every, tuple(getattr(optimizer, "objectives", ())))
     evaluate = Guarded(judge)
     chosen = None if dev_every is None else _selection(evaluate, selection, judge)
     with as_interrupts(), _held(out, resume) as folder:
         path = folder and folder / HISTORY
         history = History.resumed(path) if path and resume else History(path)
-        run = Run(optimizer, judge, budget, history, chosen, front=Front.of(optimizer))
+        run = Run(optimizer, judge, budget, history, chosen, aims=Aims.of(optimizer, judge, limits or {}))
         run.memo = Memo() if _remembers(run, memo) else None
         checkpoint = Checkpoint(folder, run, _terms(run, dev_every, record or {}))
         stopped = _watched(run, evaluate, callbacks, dev_every or 0, checkpoint)
-        result = Result.of(run, stopped, record or {})
-        if folder is not None:
-            history.sync()
-            result.recall(folder)
-            result.save(folder)
+        return _kept(Result.of(run, stopped, record or {}), folder)
+
+
+def _kept(result: Result, folder: Path | None) -> Result:
+    """The result, saved in its folder if there is one, with its front chosen on dev."""
+    if folder is not None:
+        result.history.sync()
+        result.recall(folder)
+        result.save(folder)
+    if result.found is not None and len(result.found.z) and result.stopped != "interrupted":
+        result.front()
     return result
 
 
@@ -98,7 +106,9 @@ def _held(out: str | Path | RunFolder | None, resume: bool) -> contextlib.Abstra
     return contextlib.nullcontext()
 
 
-def _judge(evaluator: Evaluator | Callable[[Array], Array], dev_every: int | None) -> Evaluator:
+def _judge(
+    evaluator: Evaluator | Callable[[Array], Array], dev_every: int | None, objectives: tuple[str, ...]
+) -> Evaluator:
     """The run's evaluator, if it can be read on dev so often."""
     if dev_every is not None and dev_every < 1:
         raise GfoError(f"dev_every = {dev_every} must be at least 1")
@@ -109,7 +119,7 @@ def _judge(evaluator: Evaluator | Callable[[Array], Array], dev_every: int | Non
             f"dev_every = {dev_every}: a function has no dev rows; leave it out, or give an evaluator with a "
             "`score`"
         )
-    return FunctionEvaluator(evaluator)
+    return FunctionEvaluator(evaluator, objectives)
 
 
 def _selection(evaluate: Guarded, options: Selection | None, judge: Evaluator) -> DevSelection:
@@ -175,15 +185,18 @@ def _step(run: Run, source: Source, callbacks: Sequence[Callback], dev_every: in
         return reason
     found = source.evaluate(z)
     loss = found.loss
+    if run.aims is not None:
+        run.judged = run.aims.judge(run.optimizer, z, found)
+        loss = run.judged.loss
     if not np.isnan(loss).all():
         best, before = int(np.nanargmin(loss)), run.history.last
         if before is None or before.best is None or loss[best] < before.best:
             run.incumbent = z[best].copy()
-    if run.front is not None:
-        loss = told_losses(run.optimizer, loss, found.values)
-        run.front.add(z, loss)
     run.telling = True
-    run.optimizer.tell(z, loss)
+    if run.aims is None or run.judged is None:
+        run.optimizer.tell(z, loss)
+    else:
+        run.aims.tell(run.optimizer, z, run.judged)
     due = run.selection is not None and (len(run.history) + 1) % dev_every == 0
     source.note(z, found, source.score(_point(run)) if due else None)
     run.telling = False
@@ -227,5 +240,6 @@ def _terms(run: Run, dev_every: int | None, record: Mapping[str, Any]) -> dict[s
         "d": optimizer.domain.d,
         "dev_every": dev_every,
         "selection": selection,
+        **({} if run.aims is None else run.aims.record()),
         **record,
     }

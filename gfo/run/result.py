@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,26 +16,23 @@ from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError, GfoWarning
 from gfo.core.files import absolute, make_folder, write_whole
 from gfo.core.metric import LOSS, Metric
-from gfo.core.protocols import Cost, Evaluation, Evaluator, metrics_of
-from gfo.core.reading import read_bytes
+from gfo.core.protocols import Cost, Evaluator, metrics_of
 from gfo.core.recording import options_of, plain
 from gfo.report.scores import SplitScores, recorded_scores, scores_record
 from gfo.report.tables import Table, Tabled, scores_table
 from gfo.run.environment import hardware, versions
-from gfo.run.files import FORMAT, format_of, point_checksum, write_json
+from gfo.run.files import FORMAT, point_checksum, write_json
 from gfo.run.history import History
-from gfo.run.schema import GO_ON, read_result, read_run
-from gfo.run.schema import RESULT as RESULT
-from gfo.run.schema import RUN as RUN
+from gfo.run.schema import RESULT, read_result
 from gfo.run.spread import spread_of
+from gfo.run.stored import PLOT, POINT, load_point
 
 if TYPE_CHECKING:
     from gfo.report.export import Exported
     from gfo.report.figures import Figure
     from gfo.run.callbacks import Run
     from gfo.run.front import Front
-
-POINT, PLOT, CONFIG = "best.safetensors", "plot.png", "config.json"
+    from gfo.run.scored_front import ScoredFront
 
 
 @dataclass(repr=False)
@@ -53,7 +50,9 @@ class Result(Tabled):
         record: what was run (seed, model, optimizer, config ...), as plain values for result.json.
         folder: the run folder, if there is one.
         domain: of the search; None takes all of R^d.
-        front: of several objectives, the points that none other beats; None where there is one objective.
+        limited: how many candidates kept to the limits, in words; empty without limits.
+        found: of several objectives, the candidates that none other beats in the search; None for one.
+        chosen: what `front` gives, once it was asked for.
         spread: "std" and "covariance" of what the optimizer drew at the end, where it adapts them.
     """
 
@@ -68,7 +67,9 @@ class Result(Tabled):
     record: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     domain: Domain | None = None
-    front: Front | None = None
+    limited: str = ""
+    found: Front | None = None
+    chosen: ScoredFront | None = None
     spread: dict[str, Array] = field(default_factory=dict)
 
     @classmethod
@@ -85,8 +86,11 @@ class Result(Tabled):
             name = getattr(optimizer, "name", type(optimizer).__name__)
             facts = {"optimizer": name, "d": optimizer.domain.d, "seed": getattr(optimizer, "seed", None)}
             facts |= {"options": options_of(optimizer), "evaluator": plain(run.evaluator)}
-        more: dict[str, Any] = {"record": {**facts, **record}, "domain": optimizer.domain, "front": run.front}
-        more["spread"] = spread_of(optimizer)
+        more: dict[str, Any] = {"domain": optimizer.domain, "spread": spread_of(optimizer)}
+        if run.aims is not None:
+            facts |= run.aims.record()
+            more |= {"found": run.aims.front, "limited": run.aims.describe(run.history, run.selection)}
+        more["record"] = {**facts, **record}
         return cls(run.found, run.history, stopped, how, run.cost, scoring, run.evaluator, **more)
 
     @property
@@ -127,6 +131,57 @@ class Result(Tabled):
             self._write_json(self.folder)
         return self.scores["after"][split]
 
+    def front(self) -> ScoredFront:
+        """Of several objectives: the points that none other beats, chosen and scored on dev if there is one.
+
+        Raises:
+            GfoError: for a run of one objective, or one in which no candidate kept to the limits.
+        """
+        from gfo.run.scored_front import ScoredFront
+
+        if self.found is None or not len(self.found.z):
+            why = "had one objective; give gfo.tune objectives=[...]" if self.found is None else "found none"
+            raise GfoError(f"front: the run {why}{self.limited and f' ({self.limited})'}")
+        if self.chosen is None:
+            self.chosen, cost = ScoredFront.of(self.found, self.evaluator)
+            self.scoring += cost
+            if self.folder is not None:
+                self.chosen.save(self.folder)
+                self._write_json(self.folder)
+        return self.chosen
+
+    @checked
+    def plot_front(self, path: str | Path | None = None) -> Figure:
+        """The front, its first two objectives as axes and a third as colour, with its knee."""
+        return self.front().plot(path)
+
+    @checked
+    def pick(self, how: str | int | None = None, **limits: float) -> Result:
+        """The result at another point of the front, to be scored and exported; it has no folder.
+
+        Args:
+            how: "knee", or the number of a point in `front()`.
+            limits: in place of it, objectives that must have these values or better, such as `bytes=80e6`: of
+                the points that do, the one of the best first objective.
+
+        Raises:
+            GfoError: if there is no such point.
+        """
+        front = self.front()
+        i = front.pick(how, limits)
+        scores = {"after": {"dev": front.scores[i]}} if front.scores else {}
+        at = f"point {i} of the front, {front.describe(i)}"
+        return replace(
+            self,
+            z=front.z[i].copy(),
+            selection=at,
+            scores=scores,
+            folder=None,
+            found=None,
+            chosen=None,
+            spread={},
+        )
+
     @checked
     def answers(self, split: str = "test") -> dict[str, list[str]]:
         """What the model writes for each row of a split, as the metric reads it, "before" and "after".
@@ -136,18 +191,9 @@ class Result(Tabled):
         Raises:
             GfoError: for a task that does not have the model write, an unknown split, or a point that fails.
         """
-        evaluator: Any = self.evaluator
-        task: Any = getattr(evaluator, "task", None)
-        if not hasattr(task, "answer_texts"):
-            raise GfoError(
-                "answers: in this task the model writes no text; gfo.Generation is one where it does"
-            )
-        points = np.stack([np.zeros_like(self.z), self.z])
-        found = dict(zip(("before", "after"), evaluator.answers(points, task.all_rows(split)), strict=True))
-        for when, tokens in found.items():
-            if tokens is None:
-                raise GfoError(f"answers: the point {when} the search failed; its logits are not finite")
-        return {when: task.answer_texts(tokens) for when, tokens in found.items()}
+        from gfo.run.views import answers_of
+
+        return answers_of(self.evaluator, self.z, split)
 
     @checked
     def plot(self, path: str | Path | None = None, *, x: str = "evaluations") -> Figure:
@@ -198,19 +244,9 @@ class Result(Tabled):
             GfoError: if the result is the start, for integer genes, fewer than 2 points, an unknown split,
                 losses none of which is finite, or a path that cannot be written.
         """
-        from gfo.core.seeding import stream
-        from gfo.report.slices import Plane, take_slice
+        from gfo.run.views import slice_of
 
-        def evaluate(z: Array) -> Evaluation:
-            if split is None:
-                return self.evaluator(z, 0)
-            scored = self.evaluator.score(z, split)
-            return Evaluation(scored.metrics["loss"], scored.cost)
-
-        domain = Domain.unbounded(len(self.z)) if self.domain is None else self.domain
-        start = domain.clip(np.zeros(len(self.z)))
-        plane = Plane.through(start, self.z, through, stream(seed, "slice"))
-        found = take_slice(evaluate, plane, domain, points)
+        found = slice_of(self.evaluator, self.z, self.domain, points, through, split, seed)
         self.scoring += found.cost
         return found.plot(path)
 
@@ -225,8 +261,9 @@ class Result(Tabled):
             GfoError: if the space has no soft prompt, or for a k out of range.
         """
         from gfo.report.words import words_near
+        from gfo.run.views import soft_prompt_of
 
-        prompt, model = self._prompt()
+        prompt, model = soft_prompt_of(self.evaluator, self.z)
         return words_near(model, prompt, k)
 
     @property
@@ -244,6 +281,8 @@ class Result(Tabled):
             notes.append(f"{name + ':':<12}{cost.candidates:,} evaluations, {tokens}{cost.seconds:,.0f} s")
         if self.known:
             notes.append(f"known:      {self.known:,} candidates had been asked before, and cost nothing")
+        if self.limited:
+            notes.append(f"limits:     {self.limited}")
         notes += [f"ended:      {self.stopped}", f"result:     {self.selection}"]
         if self.prompt is not None:
             notes.append(f"prompt:     {self.prompt!r}")
@@ -255,18 +294,6 @@ class Result(Tabled):
         """How many candidates failed, as a line, if any did."""
         total = sum(len(step.loss) for step in self.history)
         return [f"failed:     {self.failed:,} of {total:,} candidates"] if self.failed else []
-
-    def _prompt(self) -> tuple[Any, Any]:
-        """The soft prompt found, [P, D], and the model."""
-        import torch
-
-        space, model = (getattr(self.evaluator, name, None) for name in ("space", "model"))
-        delta = None
-        if space is not None and model is not None:
-            delta = space.decode(torch.from_numpy(self.z[None]).to(model.device))
-        if delta is None or delta.prompt is None:
-            raise GfoError("nearest_words: the space has no soft prompt; take SoftPrompt for one")
-        return delta.prompt[0], model
 
     @checked
     def export_peft(self, folder: str | Path) -> Exported:
@@ -325,6 +352,8 @@ class Result(Tabled):
             "point": point_checksum(self.z),
             "known": self.known,
             "failed": self.failed,
+            **({"limited": self.limited} if self.limited else {}),
+            **({} if self.chosen is None else {"front": self.chosen.record()}),
             "cost": asdict(self.cost),
             "scoring_cost": asdict(self.scoring),
             **self.record,
@@ -352,46 +381,18 @@ class Result(Tabled):
 
     def recall(self, folder: Path) -> None:
         """Take over the scores in a run folder, if they are those of the same point after as many steps."""
+        from gfo.run.scored_front import load_front
+
         try:
             then, z = read_result(folder), load_point(folder)
         except GfoError:
             return  # there are none yet
-        if then.get("steps") == len(self.history) and np.array_equal(z, self.z) and then.get("scores"):
+        if then.get("steps") != len(self.history) or not np.array_equal(z, self.z):
+            return
+        if self.found is not None and then.get("front"):
+            self.chosen = load_front(folder)
+        if then.get("scores") or self.chosen is not None:
             self.scores, self.scoring = recorded_scores(then), Cost(**then["scoring_cost"])
 
     def _write_json(self, folder: Path) -> None:
         write_json(folder / RESULT, self.summary())
-
-
-def metrics_record(folder: Path) -> list[dict[str, Any]]:
-    """What a run folder says of its metrics, also that of an unfinished run; nothing in version 0.1.0."""
-    for name in (RESULT, RUN):
-        if (folder / name).exists():
-            read = read_result(folder) if name == RESULT else read_run(folder)
-            found: list[dict[str, Any]] = read.get("metrics", [])
-            return found
-    return []
-
-
-def load_point(folder: Path) -> Array:
-    """The best point [d] in a run folder, which is that of its result.json.
-
-    Raises:
-        GfoError: if there is none that can be read, it is another one, or its numbers are not finite.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    remedy = "give the folder of a finished run"
-    try:
-        z = np.asarray(load(read_bytes(folder / POINT, "run", remedy=remedy))["z"])
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        if isinstance(error, GfoError):
-            raise
-        raise GfoError(f"{folder} has no readable {POINT} ({error}); {remedy}") from None
-    if z.ndim != 1 or z.dtype != np.float64 or not np.isfinite(z).all():
-        raise GfoError(f"{folder / POINT} holds no point of finite numbers; {GO_ON}")
-    result = read_result(folder)
-    if format_of(result) > 1 and result["point"] != point_checksum(z):
-        raise GfoError(f"{folder / POINT} is not the point of {RESULT}, or was changed; {GO_ON}")
-    return z

@@ -15,8 +15,8 @@ from gfo.report.scores import metrics_named, recorded_metrics
 from gfo.report.tables import Table, Tabled
 from gfo.run.files import read_json
 from gfo.run.history import HISTORY, History
-from gfo.run.result import CONFIG, RESULT
-from gfo.run.schema import read_result
+from gfo.run.schema import RESULT, read_result
+from gfo.run.stored import CONFIG
 
 MOST_WORDS = 48  # letters of why a run ended
 FACTS = {  # what is shown of a run -> where its record has it, the first that is there

@@ -50,6 +50,18 @@ class MetricRecord(_Keys):
     form: str
 
 
+class FrontRecord(_Keys):
+    """A `gfo.run.scored_front.ScoredFront`, without its points."""
+
+    objectives: list[MetricRecord] = Field(min_length=2)
+    values: list[list[float]] = Field(min_length=1)
+    scores: list[dict[str, float | None]]
+    standard_errors: list[dict[str, float | None]]
+    rows: int | None
+    notes: list[str] = Field(default_factory=list)
+    points: str
+
+
 class ResultRecord(_Keys):
     """result.json."""
 
@@ -63,6 +75,7 @@ class ResultRecord(_Keys):
     scoring_cost: CostRecord
     config: dict[str, Any] = Field(default_factory=dict)
     point: str = ""
+    front: FrontRecord | None = None
 
 
 class PlanRecord(_Keys):

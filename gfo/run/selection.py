@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from gfo.core.protocols import Cost, Scores
 from gfo.report.scores import deciding_metric
 
 ScoreOnDev = Callable[[Array], Scores]
+Keeps = Callable[[Array, Mapping[str, float]], bool]
 POINTS = ("recommendation", "incumbent")
 
 
@@ -61,11 +62,14 @@ class DevSelection:
 
     Attributes:
         names: of the scores.
+        keeps: whether a point with these scores keeps to limits; one that does not is never the best. None
+            without limits.
     """
 
     def __init__(
         self, score: ScoreOnDev, options: Selection | None = None, metrics: Sequence[Metric] = (LOSS,)
     ) -> None:
+        self.keeps: Keeps | None = None
         self._score, self._metrics = score, tuple(metrics)
         self.options = options or Selection()
         self.best: Snapshot | None = None
@@ -95,10 +99,12 @@ class DevSelection:
         name, merit = self.options.metric, self._decides.merit
         check_name("selection metric", name, scores)  # also of steps that were recorded
         better = self.best is None or merit(scores[name]) > merit(self.best.scores.get(name))
-        if better and np.isfinite(scores[name]):
+        if better and np.isfinite(scores[name]) and (self.keeps is None or self.keeps(z, scores)):
             self.best = Snapshot(z.copy(), step, scores)
 
     def describe(self) -> str:
         """How the result was chosen, in words."""
         best = LOSS.best_word if self._decides is None else self._decides.best_word
-        return f"the {self.options.point} with the {best} dev {self.options.metric} of {self.reads} snapshots"
+        kept = "" if self.keeps is None else " that keep to the limits"
+        point, metric = self.options.point, self.options.metric
+        return f"the {point} with the {best} dev {metric} of {self.reads} snapshots{kept}"

@@ -97,6 +97,7 @@ class Live:
         """Write the step down, z [K, d], and what a resumed run needs."""
         run, last = self._run, self._run.history.last
         run.seconds = time.perf_counter() - self._start
+        judged = run.judged
         step = Step(
             step=0 if last is None else last.step + 1,
             evaluations=run.cost.candidates,
@@ -104,7 +105,7 @@ class Live:
             forward_tokens=run.cost.forward_tokens,
             tokens_needed=run.cost.tokens_needed,
             loss=plain_losses(found.loss),
-            best=_lowest(last, found.loss),
+            best=_lowest(last, found.loss if judged is None else judged.loss),
             dev=None if dev is None else plain_scores(dev),
             seconds=round(run.seconds, 3),
             spread=spread_of(z, run.optimizer.domain.integer),
@@ -112,6 +113,8 @@ class Live:
             search_seconds=round(run.cost.seconds, 3),
             scoring=None if dev is None or run.selection is None else asdict(run.selection.cost),
             values=_plain_values(found.values) if found.values else None,
+            violation=None if judged is None or judged.violation is None else plain_losses(judged.violation),
+            hypervolume=None if judged is None else judged.hypervolume,
         )
         run.history.append(step)
         self._checkpoint.after(run, z)

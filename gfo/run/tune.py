@@ -41,8 +41,10 @@ def tune(
     task: Task,
     space: SearchSpace,
     *,
-    optimizer: str | Optimizer = "cma",
+    optimizer: str | Optimizer | None = None,
     options: Mapping[str, Any] | None = None,
+    objectives: Sequence[str] = (),
+    limits: Mapping[str, float] | None = None,
     budget: Budget,
     seed: int = 0,
     dev_every: int = DEV_EVERY,
@@ -62,38 +64,36 @@ def tune(
         model: a frozen model of `gfo.load_model`.
         task: such as `gfo.Classification`.
         space: such as `gfo.SoftPrompt`.
-        optimizer, options: a name of `gfo.optimizers.names()` and its options, or an `Optimizer`.
+        optimizer, options: a name of `gfo.optimizers.names()` and its options, or an `Optimizer`; by default
+            "cma", of several objectives "nsga2".
+        objectives: by default the loss alone; or two or more of "loss", metrics of the task and measures of
+            the space, for a front (`Result.front`).
+        limits: name -> a value that the result must have, or a better one: bytes at most, accuracy at least.
         budget: what the search may spend.
         seed: root seed; the optimizer draws from the stream "optimizer" under it.
-        dev_every: steps between scores on dev rows, if there are; the lowest loss there is the result.
-        selection: another way to choose on dev.
-        callbacks: called at each step.
-        progress: show it on standard error.
+        dev_every, selection: steps between scores on dev rows, if any, and what is best; by default the loss.
+        callbacks, progress: called at each step; whether progress is shown on standard error.
         out: a folder for history, result, best point and plot.
         resume: go on with the run that `out` holds, if it does; all but the budget must be as it was.
         memory, racing: of the evaluator, see `gfo.LocalEvaluator`.
-        warm_start: the result or the folder of a run of the same space and model, of any task: the search
-            starts at its point, with its step sizes and covariance matrix if both methods have them.
+        warm_start: result or folder of a run of the same space and model, where the search starts.
         record: more for result.json.
 
     Raises:
         GfoError: for bad input.
     """
-    evaluator = LocalEvaluator(model, task, space, memory=memory, racing=racing)
+    optimizer, options = optimizers.for_objectives(optimizer, options, objectives)
+    wanted = (*(objectives or getattr(optimizer, "objectives", ())), *(limits or {}))
+    evaluator = LocalEvaluator(model, task, space, memory=memory, racing=racing, values=wanted)
     facts = {"seed": seed, **_facts(evaluator, task, optimizer, options), **(record or {})}
     out = None if out is None else RunFolder.of(out, resume=resume)
     start = _start(warm_start, facts, out, optimizer)
     optimizer = _made(optimizer, space.domain, stream_seed(seed, "optimizer"), options or {}, start)
+    watching = [*callbacks, PeakMemory(facts, model.device), *([ProgressBar()] if progress else [])]
+    every = dev_every if "dev" in evaluator.task.splits else None
+    kept: dict[str, Any] = {"out": out, "resume": resume, "record": facts, "limits": limits}
     return minimize(
-        optimizer,
-        evaluator,
-        budget=budget,
-        callbacks=[*callbacks, PeakMemory(facts, model.device), *([ProgressBar()] if progress else [])],
-        out=out,
-        resume=resume,
-        dev_every=dev_every if "dev" in evaluator.task.splits else None,
-        selection=selection,
-        record=facts,
+        optimizer, evaluator, budget=budget, callbacks=watching, dev_every=every, selection=selection, **kept
     )
 
 

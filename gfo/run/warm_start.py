@@ -25,8 +25,9 @@ from gfo.core.recording import plain
 from gfo.optimizers.options import scale_option
 from gfo.run.files import point_checksum
 from gfo.run.folder import RunFolder
-from gfo.run.result import POINT, Result, load_point
+from gfo.run.result import Result
 from gfo.run.schema import read_result
+from gfo.run.stored import POINT, load_point
 
 START = "start.safetensors"
 SAME = ("d", "space", "model")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gfo.core.delta import Delta
-from gfo.core.domain import Domain
+from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
-from gfo.core.protocols import SearchSpace
+from gfo.core.protocols import Measuring, Repairing, SearchSpace
 from gfo.core.recording import recorded
 from gfo.core.slots import Slot
 
@@ -27,6 +29,8 @@ class ProductSpace:
         blocks: the dimensions of each space, cut further where it has blocks of its own: sizes for the
             optimizer "blockwise".
 
+    It has `measure`, and `repair`, where one of its spaces has: sums of what those of them give that do.
+
     Raises:
         GfoError: if two spaces change the same thing, have soft prompts (or prefixes) of unequal length, or
             change modules from different places on.
@@ -42,6 +46,10 @@ class ProductSpace:
         self.dim = self.domain.d
         self.blocks = tuple(block for space in spaces for block in blocks_of(space))
         self._sizes = [space.domain.d for space in spaces]
+        if any(isinstance(space, Measuring) for space in spaces):
+            self.measure = self._measured
+        if any(isinstance(space, Repairing) for space in spaces):
+            self.repair = self._repaired
         _check([space.decode(torch.zeros(1, space.domain.d)) for space in spaces])
 
     def decode(self, z: Tensor) -> Delta:
@@ -56,6 +64,27 @@ class ProductSpace:
         slots = (kind(at) for kind, at in places.items())
         begins = next((delta.begins for delta in deltas if delta.begins), None)
         return Delta(*slots, first_layer=min(delta.first_layer for delta in deltas), begins=begins)
+
+    def _parts(self, z: Array) -> list[Array]:
+        """The spaces' parts of points [K, d]."""
+        return np.split(z, np.cumsum(self._sizes)[:-1], axis=1)
+
+    def _measured(self, z: Array) -> dict[str, Array]:
+        """See `gfo.core.protocols.Measuring`."""
+        found: dict[str, Array] = {}
+        for space, part in zip(self.spaces, self._parts(z), strict=True):
+            for name, values in space.measure(part).items() if isinstance(space, Measuring) else ():
+                found[name] = found[name] + values if name in found else values
+        return found
+
+    def _repaired(self, z: Array) -> Array:
+        """See `gfo.core.protocols.Repairing`."""
+        return np.hstack(
+            [
+                space.repair(part) if isinstance(space, Repairing) else part
+                for space, part in zip(self.spaces, self._parts(z), strict=True)
+            ]
+        )
 
 
 def joined(domains: Sequence[Domain]) -> Domain:

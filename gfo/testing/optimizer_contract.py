@@ -15,6 +15,7 @@ from gfo.core.protocols import Optimizer
 from gfo.testing.functions import Ellipsoid
 from gfo.testing.global_generators import seeded, states
 from gfo.testing.optimizer_trials import TRIALS, check_shuffled_rows
+from gfo.testing.several_objectives import as_one, check_front
 
 Factory = Callable[[Domain, int], Optimizer]
 
@@ -34,11 +35,14 @@ def check_optimizer(factory: Factory, *, evaluations: int = 10_000, reduction: f
 
     Args:
         factory: `factory(domain, seed)` gives a new optimizer, its options always the same. Integer
-            genes may be refused with a GfoError, bounds may not.
+            genes may be refused with a GfoError, bounds may not. One of several objectives is told one loss
+            as each of them, and in one more check losses that pull apart.
         evaluations: the budget on a shifted and rotated quadratic, d = 5, condition number 100.
         reduction: the loss of `recommend()` over the loss of the first one that must be reached there, in the
             median of three seeds.
     """
+    check_front(factory)
+    factory = as_one(factory)
     trials = [name for name in OPTIMIZER_CHECKS if name in TRIALS]
     for name in OPTIMIZER_CHECKS:
         if name not in trials:

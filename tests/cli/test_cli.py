@@ -12,7 +12,7 @@ import torch
 from commands import bad, caller, fill, rows
 
 from gfo.config import load_config
-from gfo.run.result import load_point
+from gfo.run.stored import load_point
 
 
 @pytest.fixture

@@ -152,6 +152,14 @@ BUILT = {
         {"tokens": 3, "candidates": [30, 31, 32]},
         lambda m, s: gfo.DiscretePrompt(m, 3, [30, 31, 32], seed=s),
     ),
+    "structure": (
+        {"attention": False, "layers": "upper", "closed": 1},
+        lambda m, s: gfo.Structure(m, attention=False, layers="upper", closed=1),
+    ),
+    "compression": (
+        {"levels": ["Q8_0", "Q4_0"], "layers": [1], "targets": "q_proj"},
+        lambda m, s: gfo.Compression(m, ["Q8_0", "Q4_0"], layers=[1], targets="q_proj"),
+    ),
     "product": (
         {"spaces": [{"kind": "lora", "dim": 4, "seed": 1}, {"tokens": 2, "dim": 3, "seed": 2}]},
         lambda m, s: gfo.ProductSpace(gfo.LoRASubspace(m, 4, seed=1), gfo.SoftPrompt(m, 2, 3, seed=2)),
@@ -179,11 +187,13 @@ def test_every_kind_of_space_is_built(tiny, tmp_path, kind):
     z = torch.ones(2, space.domain.d)
     tensors, others, right = (list(s.decode(z).tensors()) for s in (space, other, wanted))
     assert all(torch.equal(a, b) for a, b in zip(tensors, right, strict=True))
-    if kind not in ("product", "discrete-prompt"):  # whose parts, or genes here, do not draw
+    if kind not in ("product", "discrete-prompt", "structure", "compression"):  # which do not draw here
         assert not all(torch.equal(a, b) for a, b in zip(tensors, others, strict=True))
     early = config.space.domain()
-    assert early.integer.tolist() == space.domain.integer.tolist()
-    assert early.high.tolist() == space.domain.high.tolist()
+    assert (early is None) == (kind in ("structure", "compression"))  # of a size that the model has
+    if early is not None:
+        assert early.integer.tolist() == space.domain.integer.tolist()
+        assert early.high.tolist() == space.domain.high.tolist()
     (tmp_path / "again.json").write_text(config.model_dump_json(exclude_none=True))
     assert load_config(tmp_path / "again.json") == config
 
@@ -229,8 +239,8 @@ KEYS = {
         "tokens": 8, "dim": 200, "init": None, "from_peft": None, "alpha": 2.0, "projection": "gaussian"
     },
     "deep-prompt": {
-        "tokens": 8, "dim": 200, "layers": None, "init": None, "alpha": 0.2, "projection": "gaussian",
-        "scale_text": None,
+        "tokens": 8, "dim": 200, "layers": None, "init": None, "alpha": 0.2, "joint": False,
+        "projection": "gaussian", "scale_text": None,
     },
     "prefix": {
         "tokens": 8, "dim": 200, "layers": None, "init": None, "alpha": 0.3, "projection": "auto"
@@ -253,6 +263,11 @@ KEYS = {
     "discrete-prompt": {
         "tokens": 8, "candidates": None, "number": 500, "similar_to": None, "init": None
     },
+    "structure": {"attention": True, "feedforward": True, "layers": None, "closed": None},
+    "compression": {
+        "levels": ("Q8_0", "Q5_0", "Q4_0"), "limit": None, "targets": None, "layers": None,
+        "embeddings": "Q8_0", "calibration": None, "sensitivity": None,
+    },
 }  # fmt: skip
 
 
@@ -261,9 +276,12 @@ def test_keys_and_defaults_are_those_of_the_class(kind):
     """Every argument is a key, with one default."""
     entry = entries("space")[kind]
     arguments = inspect.signature(entry.load()).parameters
-    defaults = {name: field.default for name, field in space_section(entry).model_fields.items()}
+    fields = space_section(entry).model_fields.items()
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in fields}
+    defaults = {name: tuple(x) if isinstance(x, list) else x for name, x in defaults.items()}
     assert {name: value for name, value in defaults.items() if name not in ("kind", "seed")} == KEYS[kind]
-    defaults["seed"] = 0
+    if "seed" in arguments:
+        defaults["seed"] = 0
     del defaults["kind"]
     defaults.pop("from_peft", None)  # another maker of the class
     assert defaults == {name: p.default for name, p in arguments.items() if name != "model"}

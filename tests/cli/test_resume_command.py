@@ -22,7 +22,7 @@ from gfo.run.callbacks import Callback
 from gfo.run.environment import threads, versions
 from gfo.run.files import read_json, write_json
 from gfo.run.history import History
-from gfo.run.result import load_point
+from gfo.run.stored import load_point
 
 LONG = ["--set", "budget.evaluations=2000", "--set", "optimizer.name=snes"]  # which does not end by itself
 

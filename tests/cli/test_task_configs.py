@@ -156,6 +156,7 @@ KEYS = {
     "language-modeling": {
         "template": "{soft}{text}", "window": 128, "stride": None, "mask_share": 0.15,
     },
+    "distance": {"field": "text", "window": 128, "stride": None},
     "distillation": {
         "template": ..., "teacher_template": None, "teacher": None, "labels": None, "label_field": "label",
         "over": "vocabulary", "loss": "kl", "temperature": 1.0,

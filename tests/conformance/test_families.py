@@ -45,6 +45,7 @@ WEIGHTS = ("lora", "lora in the last layer", "bias", "scale", "adapter")
 # families whose layers take streams, rows padded to windows, tokens before rows, or nothing that is seen
 NO_DEEP_PROMPT = {"xlnet", "deepseek_v4", "hy_v4", "longformer", "led", "pegasus_x", "squeezebert"}
 DOUBLE = {"zamba"}  # its random weights make much of rounding
+ROUGH = {"qwen3_5"}  # so do its, in parts that are float32 in any case; all of it in float64 agrees to 1e-12
 PADS_BY_ONE = {"mpnet"}  # whatever the config says, padding is token 1, which begins the texts of the tests
 CASES = [
     pytest.param(family, mapping, id=f"{mapping}-{family}", marks=() if i % 3 == 0 else pytest.mark.families)
@@ -215,8 +216,9 @@ def check_change(model, kind):
             spread = max(spread, float(logits.std()))
             wanted[k, b] = logits[list(batch.vocabulary)]
     assert bool(found.isfinite().all()), kind
-    assert float((found - wanted).abs().max()) <= 1e-4 * spread, kind
-    assert float((wanted[0] - wanted[1]).abs().max()) > 3e-4 * spread, kind  # control: candidates differ
+    most = 1e-3 if model.name in ROUGH else 1e-4
+    assert float((found - wanted).abs().max()) <= most * spread, kind
+    assert float((wanted[0] - wanted[1]).abs().max()) > 3 * most * spread, kind  # control: candidates differ
 
 
 def check_generation(model):

@@ -87,6 +87,33 @@ def test_a_step_is_the_cpus_and_the_host_seldom_waits(monkeypatch, family, mappi
     assert sum(waits.values()) <= most, waits
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_structures_are_the_cpus(monkeypatch, beside):
+    model = frozen(build("llama"), "llama", "causal")[0]
+
+    def space(model):
+        own = gfo.Structure(model, closed=3)
+        return (
+            gfo.ProductSpace(own, gfo.LoRASubspace(model, dim=4, rank=2, layers="upper")) if beside else own
+        )
+
+    d = space(model).domain.d
+    z = np.random.default_rng(0).integers(0, 2, (K, d)).astype(float)
+    for task in (gfo.Distance(ROWS, window=8), TASKS["classification"](PLAIN), TASKS["generation"](PLAIN)):
+        here = gfo.LocalEvaluator(model, task, space(model))
+        wanted = here(z, 0)
+        with pretending(monkeypatch) as mode:
+            twin = model.like(put(model.module))
+            evaluator = gfo.LocalEvaluator(twin, task, space(twin))
+            evaluator(z, 0)
+            mode.waits.clear()
+            found = evaluator(z, 1)
+            waits = dict(mode.waits)
+        np.testing.assert_allclose(found.loss, wanted.loss, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(found.values["bytes"], wanted.values["bytes"])
+        assert sum(waits.values()) <= (16 if isinstance(task, gfo.Generation) else 8), waits
+
+
 def test_a_whole_search_runs(monkeypatch):
     model = frozen(build("llama", "causal"), "llama", "causal")[0]
     with pretending(monkeypatch):

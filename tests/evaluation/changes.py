@@ -53,7 +53,7 @@ class Changes:
     def moved(self, z, name, *shape, size=0.5):
         """[K, *shape] that is 0 at z = 0."""
         A = self.draw(name, *shape, DIM) / DIM**0.5
-        return (size * torch.einsum("...d,kd->k...", A, z)).float()
+        return (size * torch.einsum("...d,kd->k...", A, z.double())).float()
 
     def modules(self, pattern):
         inside = {n: i for n, i in self.model.linears.items() if i.layer in self.layers}

@@ -12,7 +12,7 @@ from scipy.stats import kstest, qmc
 from gfo.core.domain import Domain
 from gfo.optimizers import genetic_operators as op
 from gfo.optimizers import make
-from gfo.optimizers.base import scatter
+from gfo.optimizers.drawing import scatter
 from gfo.optimizers.fitness_shaping import centred_ranks, nes_utilities, worst_for_failed, z_scores
 from gfo.optimizers.options import within
 from gfo.testing import IntegerSphere, MixedSphere, OneMax
@@ -116,7 +116,9 @@ def test_crossover(rng):
 
 def test_simulated_binary_crossover_spreads_as_deb_and_agrawal(rng):
     """p(beta) = (eta + 1) / 2 beta^eta up to 1 and (eta + 1) / 2 beta^-(eta + 2) above."""
-    child = op.simulated_binary(rng, np.full((20_000, 1), -1.0), np.full((20_000, 1), 1.0), eta=2.0)[:, 0]
+    child = op.simulated_binary(
+        rng, np.full((20_000, 1), -1.0), np.full((20_000, 1), 1.0), eta=2.0, domain=Domain.unbounded(1)
+    )[:, 0]
     beta = np.abs(child)
     assert (beta <= 1).mean() == pytest.approx(0.5, abs=0.02)
     assert (beta <= 0.5).mean() == pytest.approx(0.5**3 / 2, abs=0.01)

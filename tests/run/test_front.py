@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import gfo
-from gfo.core.protocols import Cost, Evaluation, MultiObjective, Scores
+from gfo.core.metric import Metric
+from gfo.core.objectives import MultiObjective
+from gfo.core.protocols import Cost, Evaluation, Scores
 from gfo.run.budget import Budget
 from gfo.run.front import Front
 from gfo.run.loop import minimize
@@ -76,8 +78,8 @@ def test_losses_come_by_name_and_rows_repaired():
     assert np.isnan(losses[~good]).all()  # failed in one, failed in all
     np.testing.assert_allclose(losses[good, 0], ((z[good] - 1) ** 2).sum(axis=1))
     np.testing.assert_allclose(losses[good, 1], ((z[good] + 1) ** 2).sum(axis=1))
-    front = result.front
-    assert front.objectives == ("loss", "bytes")
+    front = result.found
+    assert [metric.name for metric in front.objectives] == ["loss", "bytes"]
     beaten = [((losses <= one).all(1) & (losses < one).any(1)).any() for one in losses[good]]
     assert sorted(map(tuple, front.z)) == sorted(map(tuple, z[good][~np.array(beaten)]))
     assert 1 < len(front.z) < good.sum()
@@ -100,7 +102,7 @@ def test_one_objective_is_told_as_ever():
         Judge(),
         budget=Budget(evaluations=12),
     )
-    assert result.front is None
+    assert result.found is None
     assert sorted(result.history[0].values) == ["bytes", "other"]
 
 
@@ -123,8 +125,9 @@ def test_a_run_goes_on_to_the_bit(tmp_path, stop):
     assert calls == (60 - stop) // 6  # nothing was evaluated again
     assert result.history.trajectory() == whole.history.trajectory()
     np.testing.assert_array_equal(result.z, whole.z)
-    np.testing.assert_array_equal(result.front.z, whole.front.z)
-    np.testing.assert_array_equal(result.front.losses, whole.front.losses)
+    np.testing.assert_array_equal(result.found.z, whole.found.z)
+    np.testing.assert_array_equal(result.found.values, whole.found.values)
+    np.testing.assert_array_equal(result.front().z, whole.front().z)
     _, other = run(tmp_path / "other", 60, seed=1)
     assert not np.array_equal(other.z, whole.z)  # control
     lines = (tmp_path / "parts" / "history.jsonl").read_text().splitlines()
@@ -132,7 +135,7 @@ def test_a_run_goes_on_to_the_bit(tmp_path, stop):
 
 
 def test_front():
-    front = Front(("a", "b"), np.empty((0, 1)), np.empty((0, 2)))
+    front = Front.empty((Metric("a", lower_is_better=True), Metric("b", lower_is_better=True)), 1)
     front.add(np.array([[0.0], [1], [2], [3]]), np.array([[1.0, 4], [2, 2], [2, 3], [np.nan, 0]]))
     assert front.z[:, 0].tolist() == [0, 1]
     front.add(np.array([[4.0], [5], [6]]), np.array([[2.0, 2], [1, 3], [3, 1]]))
@@ -170,5 +173,5 @@ def test_a_space_that_measures_and_repairs():
     optimizer = Toy(("loss", "norm"))
     result = minimize(optimizer, evaluator, budget=Budget(evaluations=12))
     assert max(np.abs(z).max() for z, _ in optimizer.told) == 0.5
-    np.testing.assert_allclose(result.front.losses[:, 1], np.abs(result.front.z).sum(axis=1))
+    np.testing.assert_allclose(result.found.losses[:, 1], np.abs(result.found.z).sum(axis=1))
     assert not hasattr(plain, "repair")

@@ -13,8 +13,8 @@ from gfo.run.evaluate import FunctionEvaluator
 from gfo.run.files import FORMAT, checksum_of, read_json, write_json
 from gfo.run.history import History
 from gfo.run.integrity import check_folder
-from gfo.run.result import load_point
 from gfo.run.schema import read_result
+from gfo.run.stored import load_point
 from gfo.testing import Rosenbrock
 
 FORMAT1 = Path(__file__).parent / "format1"

@@ -16,7 +16,7 @@ from gfo.run.callbacks import Callback
 from gfo.run.files import write_json
 from gfo.run.history import History
 from gfo.run.loop import minimize
-from gfo.run.result import load_point
+from gfo.run.stored import load_point
 
 D = 4
 CENTRE = np.array([1.0, -2.0, 0.5, 3.0])

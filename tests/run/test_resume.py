@@ -17,8 +17,8 @@ from gfo.optimizers.snes import SNES
 from gfo.run import checkpoint
 from gfo.run.files import write_json
 from gfo.run.history import History
-from gfo.run.result import load_point
 from gfo.run.state import load_state, save_state
+from gfo.run.stored import load_point
 from gfo.testing import Rosenbrock
 
 F = Rosenbrock(4, seed=1)

@@ -15,9 +15,9 @@ from safetensors.numpy import load_file, save_file
 
 from gfo.run.files import CHECKSUM, checksum_of, point_checksum, short_digest
 from gfo.run.history import HISTORY
-from gfo.run.result import CONFIG, POINT
 from gfo.run.schema import RESULT, RUN
 from gfo.run.state import load_state, save_state
+from gfo.run.stored import CONFIG, POINT
 
 STATE = "state.safetensors"
 FILES = (HISTORY, RUN, RESULT, POINT, STATE, CONFIG)

@@ -24,7 +24,7 @@ from gfo import cli
 from gfo.config import load_config
 from gfo.models import loading
 from gfo.run import checkpoint
-from gfo.run.result import load_point
+from gfo.run.stored import load_point
 
 SAMPLE, WHOLE = len(CASES), sum(sum(many) for many in CASES.values())
 

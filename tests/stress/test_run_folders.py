@@ -24,7 +24,8 @@ from gfo.core.files import write_whole
 from gfo.run import checkpoint
 from gfo.run.files import read_json
 from gfo.run.integrity import CHECKS
-from gfo.run.result import Result, load_point
+from gfo.run.result import Result
+from gfo.run.stored import load_point
 
 FIGURES = Path(__file__).parents[2] / "benchmarks" / "results" / "stress" / "files.json"
 NAMES = ("history.jsonl", "run.json", "result.json", "best.safetensors", "state.safetensors", ".lock")

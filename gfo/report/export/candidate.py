@@ -16,6 +16,7 @@ from gfo.core.delta import Delta
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 from gfo.core.files import write_whole
+from gfo.core.protocols import Repairing
 from gfo.core.slots import LayerPrompts, Prompts
 from gfo.evaluation.local import LocalEvaluator
 
@@ -85,6 +86,8 @@ class Candidate:
             raise cannot(
                 f"the point has the shape {list(np.shape(z))}, the space [{d}]", "take the run's own"
             )
+        if isinstance(evaluator, Repairing):
+            z = evaluator.repair(np.asarray(z, dtype=np.float64)[None])[0]
         with torch.no_grad():
             delta = evaluator.space.decode(
                 torch.from_numpy(np.asarray(z, dtype=np.float64)[None]).to(model.device)

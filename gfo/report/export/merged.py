@@ -18,9 +18,19 @@ from gfo.core.bank import Bank
 from gfo.core.delta import Delta
 from gfo.core.errors import GfoError
 from gfo.core.slots import Banks, Biases, LayerPrompts, LowRank, Prefixes, Prompts, Scales, Slot
+from gfo.core.sub_blocks import Gates
 from gfo.models.loading import no_progress_bars
 from gfo.models.weights import linear_sizes, put_plain_linears, quantized_linears, weight_of
 from gfo.report.export.candidate import BEGIN_LORA, Candidate, Exported, cannot, deep_prompt, write_prompt
+from gfo.report.export.closed import (
+    closed_in,
+    is_same,
+    notes_on,
+    put_zeros,
+    remove_layers,
+    whole_layers,
+    write_structure,
+)
 from gfo.report.export.soft_tokens import SoftTokens
 
 if TYPE_CHECKING:
@@ -87,14 +97,14 @@ def can_merge(delta: Delta) -> bool:
 
 
 def _is_merged(slot: Slot) -> bool:
-    return type(slot) in _MERGES or isinstance(slot, Prompts)
+    return type(slot) in _MERGES or isinstance(slot, Prompts | Gates)
 
 
 def write_merged(candidate: Candidate, folder: Path) -> Exported:
     """Write the changed model with its tokenizer; a soft prompt becomes new tokens.
 
-    Low-rank changes, factors and additions go into weights and biases. New tokens are suppressed in
-    generation.
+    Low-rank changes, factors and additions go into weights and biases. Layers with both sub-blocks closed are
+    left out, other closed ones are zeros. New tokens are suppressed in generation.
 
     Raises:
         GfoError: for a change that no weight of the model holds.
@@ -102,17 +112,54 @@ def write_merged(candidate: Candidate, folder: Path) -> Exported:
     model, delta = candidate.model, candidate.delta
     _check(candidate)
     soft = None if delta.prompt is None else SoftTokens.of(candidate)
-    twin = _merged(candidate, soft)
-    with no_progress_bars():
-        _save(twin, folder)
+    if delta.gate:
+        twin, closing = _write_closed(candidate, soft, folder)
+    else:
+        twin, closing = _merged(candidate, soft), []
+        with no_progress_bars():
+            _save(twin, folder)
     _save(_reader(model, model.tokenizer if soft is None else soft.tokenizer), folder)
-    notes = _notes(model, soft)
+    notes = _notes(model, soft) + closing
     write_prompt(candidate, folder, () if soft is None else soft.texts, "; ".join(notes) or None)
     load = (
         f"import transformers; model = transformers.{type(twin).__name__}.from_pretrained({str(folder)!r})",
         f"tokenizer = transformers.AutoTokenizer.from_pretrained({str(folder)!r})",
     )
     return Exported(folder, load, tuple(notes))
+
+
+def _write_closed(candidate: Candidate, soft: SoftTokens | None, folder: Path) -> tuple[Any, list[str]]:
+    """Write a model with closed sub-blocks, without whole layers if its config can say so.
+
+    Returns:
+        The copy that was written, and what to mind.
+    """
+    model, closed = candidate.model, closed_in(candidate.delta)
+    for removed in (whole_layers(closed, model.layers), []):
+        twin = _merged(candidate, soft)
+        put_zeros(twin, model, [place for place in closed if place.layer not in removed])
+        if removed:
+            remove_layers(twin, model, removed)
+        with no_progress_bars():
+            _save(twin, folder)
+        if _is_loaded_as(candidate, type(twin), folder):
+            write_structure(folder, closed, removed)
+            return twin, notes_on(closed, removed)
+        for file in folder.iterdir():
+            file.unlink()
+    raise cannot(
+        f"what transformers loads is not '{model.name}' with these sub-blocks closed", "take another model"
+    )
+
+
+def _is_loaded_as(candidate: Candidate, kind: Any, folder: Path) -> bool:
+    """Whether transformers loads what was written, and it is the candidate."""
+    try:
+        with no_progress_bars():
+            module = kind.from_pretrained(folder, dtype=candidate.model.dtype)
+        return is_same(module, candidate.model, candidate.delta)
+    except Exception:  # of any kind: a config that has no such number of layers
+        return False
 
 
 def _save(thing: Any, folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""Which sub-blocks to close: searches and rivals at equal forward tokens, and what a population costs."""

@@ -1,0 +1,50 @@
+"""What a run folder holds of a result, read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gfo.core.domain import Array
+from gfo.core.errors import GfoError
+from gfo.core.reading import read_bytes
+from gfo.run.files import format_of, point_checksum
+from gfo.run.schema import GO_ON, RESULT, RUN, read_result, read_run
+
+POINT, PLOT, CONFIG = "best.safetensors", "plot.png", "config.json"
+
+
+def metrics_record(folder: Path) -> list[dict[str, Any]]:
+    """What a run folder says of its metrics, also that of an unfinished run; nothing in version 0.1.0."""
+    for name in (RESULT, RUN):
+        if (folder / name).exists():
+            read = read_result(folder) if name == RESULT else read_run(folder)
+            found: list[dict[str, Any]] = read.get("metrics", [])
+            return found
+    return []
+
+
+def load_point(folder: Path) -> Array:
+    """The best point [d] in a run folder, which is that of its result.json.
+
+    Raises:
+        GfoError: if there is none that can be read, it is another one, or its numbers are not finite.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    remedy = "give the folder of a finished run"
+    try:
+        z = np.asarray(load(read_bytes(folder / POINT, "run", remedy=remedy))["z"])
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        if isinstance(error, GfoError):
+            raise
+        raise GfoError(f"{folder} has no readable {POINT} ({error}); {remedy}") from None
+    if z.ndim != 1 or z.dtype != np.float64 or not np.isfinite(z).all():
+        raise GfoError(f"{folder / POINT} holds no point of finite numbers; {GO_ON}")
+    result = read_result(folder)
+    if format_of(result) > 1 and result["point"] != point_checksum(z):
+        raise GfoError(f"{folder / POINT} is not the point of {RESULT}, or was changed; {GO_ON}")
+    return z
