@@ -83,10 +83,7 @@ def for_objectives(
     _check_objectives(objectives)
     optimizer = SEVERAL if optimizer is None else optimizer
     if not isinstance(optimizer, str):
-        if tuple(getattr(optimizer, "objectives", ())) != tuple(objectives):
-            raise GfoError(
-                f"objectives = {list(objectives)} are not those of the optimizer given; make it with them"
-            )
+        _check_same(optimizer, objectives)
         return optimizer, options
     if "objectives" not in (options_of(optimizer) or ()):
         raise GfoError(
@@ -102,6 +99,14 @@ def _check_objectives(objectives: Sequence[str]) -> None:
     if len(objectives) == 1:
         raise GfoError(
             f"objectives = {list(objectives)}: give two or more, or leave it out for the loss alone"
+        )
+
+
+def _check_same(optimizer: Optimizer, objectives: Sequence[str]) -> None:
+    """Raise GfoError for objectives that an optimizer was not made with."""
+    if tuple(getattr(optimizer, "objectives", ())) != tuple(objectives):
+        raise GfoError(
+            f"objectives = {list(objectives)} are not those of the optimizer given; make it with them"
         )
 
 
