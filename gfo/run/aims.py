@@ -101,16 +101,14 @@ class Aims:
         """Those of a run; None where there is one objective and no limit.
 
         Raises:
-            GfoError: for a limit that is no finite number.
+            GfoError: for one objective that is not the loss, or a limit that is no finite number.
         """
         metrics = metrics_of(evaluator)
-        names = tuple(optimizer.objectives) if isinstance(optimizer, MultiObjective) else ()
-        if len(names) == 1 and names != ("loss",):
-            raise GfoError(f"objectives = {list(names)}: one alone must be 'loss'; give two or more names")
-        if len(names) < 2 and not limits:
+        names = _objectives(optimizer)
+        if not names and not limits:
             return None
         found = [Limit.of(name, value, metrics) for name, value in limits.items()]
-        objectives = tuple(named(name, metrics) for name in names if len(names) > 1)
+        objectives = tuple(named(name, metrics) for name in names)
         measuring = evaluator if isinstance(evaluator, Measuring) else None
         differ = bool(getattr(evaluator, "batches_differ", False))
         return cls(objectives, found, optimizer.domain.d, measuring, differ)
@@ -232,3 +230,11 @@ class Aims:
             broken = good & np.greater(violation, 0)
             rows = np.where(broken[:, None], self._worst + violation[:, None], rows)
         return rows.reshape(told.shape)
+
+
+def _objectives(optimizer: Optimizer) -> tuple[str, ...]:
+    """The names of an optimizer's several objectives; none for the loss alone."""
+    names = tuple(optimizer.objectives) if isinstance(optimizer, MultiObjective) else ()
+    if len(names) == 1 and names != ("loss",):
+        raise GfoError(f"objectives = {list(names)}: one alone must be 'loss'; give two or more names")
+    return names if len(names) > 1 else ()
