@@ -146,16 +146,10 @@ def plot(
     """Draw a run, or compare several: runs that differ only by their seed are one line with a band."""
     from gfo.run.compare import compare
     from gfo.run.history import HISTORY, History
-    from gfo.run.scored_front import load_front
     from gfo.run.stored import PLOT, metrics_record
 
     if front:
-        if len(run_dirs) > 1:
-            raise GfoError(f"--front: {len(run_dirs)} runs; give one")
-        out = out or run_dirs[0] / "front.png"
-        found = load_front(run_dirs[0])
-        found.plot(out)
-        _print(str(found))
+        out = _plot_front(run_dirs, out)
     elif len(run_dirs) == 1:
         from gfo.report.plots import plot_history
         from gfo.report.scores import recorded_metrics
@@ -257,6 +251,19 @@ def download(
     folder = ensure_downloaded(name, force=force, say=_say)
     verify(folder)
     _print(f"{name}: {folder}")
+
+
+def _plot_front(run_dirs: Sequence[Path], out: Path | None) -> Path:
+    """Draw the front of a run and print its table; the figure's file."""
+    from gfo.run.scored_front import load_front
+
+    if len(run_dirs) > 1:
+        raise GfoError(f"--front: {len(run_dirs)} runs; give one")
+    out = out or run_dirs[0] / "front.png"
+    front = load_front(run_dirs[0])
+    front.plot(out)
+    _print(str(front))
+    return out
 
 
 def _options_table(options: Sequence[Option]) -> Table | str:

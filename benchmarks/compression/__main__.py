@@ -37,7 +37,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--scaled", action="store_true", help="scale columns by the calibration texts")
     parser.add_argument("--calibration", type=int, default=2048, help="tokens that choices are made on")
     parser.add_argument("--test", type=int, default=2048, help="tokens of other documents")
-    parser.add_argument("--window", type=int, default=32, help="tokens of a row")
+    parser.add_argument("--window", type=int, default=128, help="tokens of a window")
     parser.add_argument("--evaluations", type=int, default=400, help="of a search")
     parser.add_argument("--seeds", type=int, default=5, help="of the search")
     parser.add_argument("--json", type=Path, help="results; those that it holds are not measured again")
@@ -60,7 +60,11 @@ def run(options: argparse.Namespace) -> None:
                     found["rows"].append(_row(bench, limit, method, seed))
                     shared.write_json(options.json, found)
     columns = ("method", "limit", "seed", "share", "bits", "predicted", "loss", "test KL")
-    shared.show("Loss: KL on the rows of choices.", columns, map(_line, found["rows"]))
+    shared.show(
+        "Loss: KL on the documents that choices are made on, nats a token.",
+        columns,
+        map(_line, found["rows"]),
+    )
 
 
 def _row(bench: Bench, limit: float, method: str, seed: int) -> dict[str, Any]:

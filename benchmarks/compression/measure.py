@@ -7,17 +7,13 @@ import functools
 from typing import Any
 
 import numpy as np
-import torch
 
 import gfo
 from benchmarks.compression.off_grid import off_grid
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
-from gfo.models.apply import Change, applied
 from gfo.run.sensitivity import Sensitivities
 from gfo.spaces.parts.knapsack import demoted, knapsack
-
-TEXTS = 8  # that columns are scaled by
 
 
 class Bench:
@@ -30,15 +26,11 @@ class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.model = off_grid(gfo.load_model(options.model))
-        choose = self._windows("validation", options.calibration)
-        rows = [{"text": text} for text in map(self.model.tokenizer.decode, choose.tolist())]
-        # KL of the next word behind each window
-        self.task = gfo.Distillation(rows, template="{text}", teacher=self.model)
-        self.test = self._windows("test", options.test)
-        texts = [row["text"] for row in rows[: TEXTS * 512 // options.window]]
-        self.space = gfo.Compression(
-            self.model, options.levels, calibration=texts if options.scaled else None
-        )
+        choose = self._documents("validation", options.calibration)
+        test = self._documents("test", options.test)
+        self.task = gfo.Distance(choose, test=test, window=options.window)
+        texts = [row["text"] for row in choose] if options.scaled else None
+        self.space = gfo.Compression(self.model, options.levels, calibration=texts)
 
     def measured(self, limit: float, method: str, seed: int) -> dict[str, Any]:
         """What a method's choice takes and loses."""
@@ -49,8 +41,8 @@ class Bench:
             "share": modules / self._eight_bits,
             "bits": float(taken["bits"][0]),
             "predicted": float(self.found.predicted(z[None])[0]),
-            "loss": float(self.evaluator.score(z[None], "train").metrics["loss"][0]),
-            "test": self._divergence(z),
+            "loss": self._loss(z, "train"),
+            "test": self._loss(z, "test"),
             "z": z.astype(int).tolist(),
         }
 
@@ -61,8 +53,12 @@ class Bench:
 
     @functools.cached_property
     def evaluator(self) -> gfo.LocalEvaluator:
-        """Of the rows that choices are made on."""
+        """Of the documents."""
         return gfo.LocalEvaluator(self.model, self.task, self.space)
+
+    def _loss(self, z: Array, split: str) -> float:
+        """KL from the model to that with the levels z [d], nats a token."""
+        return float(self.evaluator.score(z[None], split).metrics["loss"][0])
 
     @property
     def _eight_bits(self) -> float:
@@ -117,26 +113,13 @@ class Bench:
         )
         return result.z
 
-    def _windows(self, split: str, tokens: int) -> torch.Tensor:
-        """Token ids [rows, window] of documents, one after the other."""
-        window: int = self.options.window
-        ids: list[int] = []
+    def _documents(self, split: str, tokens: int) -> list[dict[str, str]]:
+        """Documents of so many tokens, the last one cut."""
+        found: list[dict[str, str]] = []
         for row in gfo.datasets.load(self.options.data / "wikitext2" / f"{split}.jsonl"):
-            ids += self.model.encode(row["text"])
-            if len(ids) >= tokens:
+            ids = self.model.encode(row["text"])[:tokens]
+            found.append({"text": str(self.model.tokenizer.decode(ids))})
+            tokens -= len(ids)
+            if tokens <= 0:
                 break
-        rows = min(tokens, len(ids)) // window
-        return torch.tensor(ids[: rows * window]).view(rows, window)
-
-    @torch.no_grad()
-    def _divergence(self, z: Array) -> float:
-        """KL from the model to that with the levels z [d], nats a token of the test documents."""
-        change = self.space.decode(torch.from_numpy(z[None]))
-        total = 0.0
-        for ids in torch.split(self.test, 32):
-            p = self.model.module(input_ids=ids).logits.log_softmax(-1)
-            place = torch.full(ids.shape, -1)
-            with applied(Change(change, place), self.model.module, self.model.all_layers):
-                q = self.model.module(input_ids=ids).logits.log_softmax(-1)
-            total += float((p.exp() * (p - q)).sum())
-        return total / self.test.numel()
+        return found

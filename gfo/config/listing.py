@@ -76,7 +76,7 @@ def named(name: str) -> list[Description]:
         GfoError: if no kind has it; suggests the nearest name.
     """
     known = names()
-    found = [entry for of in known.values() for each, entry in of.items() if each == name]
+    found = [of[name] for of in known.values() if name in of]
     if not found and ":" in name:  # of a family
         found = [find("optimizer", name)]
     if not found:

@@ -45,17 +45,22 @@ def keys_of(cls: type, leave_out: Collection[str] = ()) -> dict[str, Key]:
         if parameter.kind is parameter.VAR_KEYWORD:
             found |= {key: value for key, value in _options(hint).items() if key not in leave_out}
         elif name not in leave_out and parameter.kind is not parameter.VAR_POSITIONAL:
-            kept = plain_type(hint)
-            model = Reader in _members(hint)
-            if model:
-                kept = str | None
-            if kept is not NO_KEY:
-                found[name] = Key(type=kept, default=parameter.default, model=model)
-            elif parameter.default is parameter.empty:
-                raise GfoError(
-                    f"{cls.__name__}: a config cannot give its argument '{name}' ({hint}); give it a default"
-                )
+            found |= _of_argument(cls, parameter, hint)
     return found
+
+
+def _of_argument(cls: type, parameter: inspect.Parameter, hint: Any) -> dict[str, Key]:
+    """The key of an argument of a class; none for one with a default that a config cannot give."""
+    name = parameter.name
+    model = Reader in _members(hint)
+    kept = str | None if model else plain_type(hint)
+    if kept is not NO_KEY:
+        return {name: Key(type=kept, default=parameter.default, model=model)}
+    if parameter.default is parameter.empty:
+        raise GfoError(
+            f"{cls.__name__}: a config cannot give its argument '{name}' ({hint}); give it a default"
+        )
+    return {}
 
 
 def field_of(key: Key) -> Any:

@@ -93,6 +93,7 @@ class ByExample:
         self._entries = [self._entry(i, meter) for i in range(len(self.groups))]
         if shape.first_layer:
             self.contexts = [context.above(shape.first_layer) for context in self.contexts]
+        self._sizes = [self._size(i) for i in range(len(self.groups))]
 
     @property
     def bytes(self) -> int:
@@ -104,7 +105,7 @@ class ByExample:
         """Hidden states of the delta's K candidates."""
         K = delta.candidates
         for i in range(len(self.groups)):
-            todo = [*parts(K, self._most // self._size(i))]
+            todo = [*parts(K, self._most // self._sizes[i])]
             while todo:
                 k = todo.pop(0)
                 hidden = self._branches(i, delta if k == slice(0, K) else delta.select(k), meter)

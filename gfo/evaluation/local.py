@@ -365,6 +365,8 @@ def scored_values(
     Raises:
         GfoError: for a name that is neither one nor a measure of the space.
     """
+    if not names:
+        return ()
     measures = set() if measuring is None else set(measuring.measure(domain.clip(np.zeros((1, domain.d)))))
     metrics = [metric.name for metric in task.metrics]
     for name in names:

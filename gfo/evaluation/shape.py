@@ -96,7 +96,8 @@ class Meter:
 
     def cost(self, candidates: int, start: float) -> Cost:
         """What was counted since the time `start`, in tokens: those of some layers are that share of one."""
-        computed, needed = (math.ceil(n / self.layers - 1e-6) for n in (self.computed, self.needed))
+        computed = math.ceil(self.computed / self.layers - 1e-6)
+        needed = math.ceil(self.needed / self.layers - 1e-6)
         return Cost(candidates, computed, needed, time.perf_counter() - start)
 
     def count(self, computed: int, needed: int, layers: float) -> None:

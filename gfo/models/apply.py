@@ -56,6 +56,7 @@ Input = Callable[[], Tensor]
 """A module's input [K, N, in], laid out by candidate when it is asked for."""
 
 _APPLIED: dict[Place, dict[type[Slot], Callable[..., Any]]] = {place: {} for place in get_args(Place)}
+_HOOKED: set[type[Slot]] = set()  # those that are applied within the model
 
 
 def applies(slot: type[Slot], at: Place) -> Callable[[F], F]:
@@ -63,6 +64,8 @@ def applies(slot: type[Slot], at: Place) -> Callable[[F], F]:
 
     def register(function: F) -> F:
         _APPLIED[at][slot] = function
+        if at not in ("embeddings", "context"):
+            _HOOKED.add(slot)
         return function
 
     return register
@@ -200,7 +203,7 @@ def applied(change: Change | None, module: nn.Module, layers: Sequence[nn.Module
     Raises:
         GfoError: if a module's rows are not the pass's.
     """
-    if change is None:
+    if change is None or (change.forks is None and _HOOKED.isdisjoint(change.delta.by_class)):
         yield
         return
     with ExitStack() as hooks:

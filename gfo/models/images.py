@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,7 +86,7 @@ class Images:
             )
         self._placeholder = int(placeholder)  # the token in whose places features stand
         self.features, self.runs = FeatureStore(), 0
-        self._blocks: list[Block] = []
+        self._blocks: dict[int, Block] = {}  # by their first features' ids
         self._known: dict[Any, Block] = {}
 
     def encode(self, rows: Sequence[Pieces], where: Where, **options: Any) -> list[Tokens]:
@@ -141,18 +142,15 @@ class Images:
         Raises:
             GfoError: for a row with parts of an image.
         """
-        found = [opened(block.value, "a row") for block in self._blocks_of(row)]
-        ids = [self._placeholder if token >= FIRST else token for token in row]
-        return ids, self._processed(found, "a row")[1] if found else {}
-
-    def _blocks_of(self, row: Sequence[int]) -> list[Block]:
-        """The images of a row, in order; see `plain`."""
-        starts = {block.first: block for block in self._blocks}
-        own = [token for token in row if token >= FIRST]
-        blocks = [starts[token] for token in own if token in starts]
-        if own != [token for block in blocks for token in block.tokens if token >= FIRST]:
+        tokens = np.array(row)
+        own = tokens[tokens >= FIRST]
+        blocks = list(filter(None, map(self._blocks.get, own.tolist())))
+        whole = [np.arange(block.first, block.first + block.size) for block in blocks]
+        if not np.array_equal(own, np.concatenate([*whole, own[:0]])):
             raise GfoError(f"model '{self._model.name}': a row has a part of an image; give it whole")
-        return blocks
+        ids = np.where(tokens >= FIRST, self._placeholder, tokens).tolist()
+        found = [opened(block.value, "a row") for block in blocks]
+        return ids, self._processed(found, "a row")[1] if found else {}
 
     def _with_signs(self, rows: Sequence[Pieces]) -> list[Pieces]:
         """Rows as texts, with the model's sign in the images' places."""
@@ -191,8 +189,8 @@ class Images:
         first = FIRST + self.features.add(features)
         numbers = iter(range(first, first + size))
         tokens = tuple(next(numbers) if token == self._placeholder else token for token in ids)
-        self._blocks.append(Block(value, tokens, first, size))
-        return self._blocks[-1]
+        self._blocks[first] = Block(value, tokens, first, size)
+        return self._blocks[first]
 
     def _processed(self, images: list[Any], where: str) -> tuple[list[int], dict[str, Tensor]]:
         """Token ids of images one behind the other, and the inputs that the model takes with them."""

@@ -83,16 +83,21 @@ def for_objectives(
     _check_objectives(objectives)
     optimizer = SEVERAL if optimizer is None else optimizer
     if not isinstance(optimizer, str):
-        if tuple(getattr(optimizer, "objectives", ())) != tuple(objectives):
-            raise GfoError(
-                f"objectives = {list(objectives)} are not those of the optimizer given; make it with them"
-            )
-        return optimizer, options
+        return _same_objectives(optimizer, objectives), options
     if "objectives" not in (options_of(optimizer) or ()):
         raise GfoError(
             f"optimizer '{optimizer}' takes one objective; take '{SEVERAL}', or leave objectives out"
         )
     return optimizer, {**(options or {}), "objectives": list(objectives)}
+
+
+def _same_objectives(optimizer: Optimizer, objectives: Sequence[str]) -> Optimizer:
+    """The optimizer, if these are its objectives."""
+    if tuple(getattr(optimizer, "objectives", ())) != tuple(objectives):
+        raise GfoError(
+            f"objectives = {list(objectives)} are not those of the optimizer given; make it with them"
+        )
+    return optimizer
 
 
 def _check_objectives(objectives: Sequence[str]) -> None:

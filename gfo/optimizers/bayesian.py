@@ -125,26 +125,23 @@ class BayesianOptimization(BaseOptimizer):
         check_objectives(self.name, self.objectives)
         d = domain.d
         self._take(population=population, least=1, scale=scale, x0=x0)
-        self.surrogate = one_of(self.name, "surrogate", surrogate, ("gp", "random-forest"))
-        self.kernel = one_of(self.name, "kernel", kernel, ("matern", "se"))
-        self.ard = d <= 20 if ard is None else bool(ard)
-        self.noise = None if noise is None else number(self.name, "noise", noise, least=0)
+        self._take_model(surrogate, kernel, ard, noise)
         self._several = () if len(self.objectives) == 1 else (len(self.objectives),)
         self.trust_region = d > 20 and not self._several if trust_region is None else bool(trust_region)
         if self._several and (self.trust_region or surrogate != "gp"):
             raise option_error(
                 self.name, "objectives", list(objectives), "one with a trust region or a forest"
             )
-        gp = self.surrogate == "gp"
-        known = ("log-ei", "ucb", "thompson") if gp else ("log-ei", "ucb")
+        known = ("log-ei", "ucb", "thompson") if surrogate == "gp" else ("log-ei", "ucb")
         self.acquisition = one_of(self.name, "acquisition", acquisition, known)
         self.beta = number(self.name, "beta", beta, least=0)
         n = min(2 * d, 12) if initial is None else whole(self.name, "initial", initial)
         self.initial = -(-n // self.population) * self.population
-        given = None if radius is None else number(self.name, "radius", radius, above=0)
-        self.radius = 3 * self.scale if given is None else np.full(d, given)
+        self.radius = 3 * self.scale
+        if radius is not None:
+            self.radius = np.full(d, number(self.name, "radius", radius, above=0))
         self.max_points = whole(self.name, "max_points", max_points, least=10)
-        if gp:
+        if surrogate == "gp":
             check_botorch(self.name)
         self._boxed = np.isfinite(domain.low) & np.isfinite(domain.high)
         self._low = np.where(self._boxed, domain.low, np.maximum(domain.low, self.x0 - self.radius))
@@ -158,6 +155,13 @@ class BayesianOptimization(BaseOptimizer):
         self._modelled = False
         self._past_z, self._past_loss = np.empty((0, d)), np.empty(0)  # the best of regions that collapsed
         self._model: _Model | None = None
+
+    def _take_model(self, surrogate: str, kernel: str, ard: bool | None, noise: float | None) -> None:
+        """Keep the options of the model, checked."""
+        self.surrogate = one_of(self.name, "surrogate", surrogate, ("gp", "random-forest"))
+        self.kernel = one_of(self.name, "kernel", kernel, ("matern", "se"))
+        self.ard = self.domain.d <= 20 if ard is None else bool(ard)
+        self.noise = None if noise is None else number(self.name, "noise", noise, least=0)
 
     @property
     def _trust(self) -> dict[str, Any]:
@@ -326,9 +330,12 @@ class BayesianOptimization(BaseOptimizer):
 
         The incumbent in the first design, with noise = 0, with a random forest and of several objectives.
         """
-        modelled = self._modelled or len(self._past_z)
-        if self._several or self.noise == 0 or self.surrogate != "gp" or not modelled:
+        if self._several or self.noise == 0 or self.surrogate != "gp":
             return super().recommend()
+        return self._best_by_mean() if self._modelled or len(self._past_z) else super().recommend()
+
+    def _best_by_mean(self) -> Array:
+        """The point told that has the lowest posterior mean, [d]."""
         z, loss = self._past_z, self._past_loss
         if self._modelled and len(self._loss):
             best_z, best_loss = self._best_of_region()

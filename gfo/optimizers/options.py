@@ -101,13 +101,15 @@ def number(
     """value as a float, if it is a finite number > above, >= least, < below and <= most."""
     real = fits(value, float) and bool(np.isfinite(float(value)))
     if not (real and value > above and value >= least and value < below and value <= most):
-        limits = [
-            f"{word} {limit:g}"
-            for word, limit in (("above", above), ("at least", least), ("below", below), ("at most", most))
-            if np.isfinite(limit)
-        ]
-        raise option_error(method, option, value, " ".join(["a finite number", " and ".join(limits)]).strip())
+        limits = {"above": above, "at least": least, "below": below, "at most": most}
+        raise option_error(method, option, value, _within_limits(limits))
     return float(value)
+
+
+def _within_limits(limits: Mapping[str, float]) -> str:
+    """What a number must be, in words, with those limits that are finite."""
+    said = [f"{word} {limit:g}" for word, limit in limits.items() if np.isfinite(limit)]
+    return " ".join(["a finite number", " and ".join(said)]).strip()
 
 
 def flag(method: str, option: str, value: Any) -> bool:

@@ -136,12 +136,18 @@ class IPOP(BaseOptimizer):
         self._run_best = min(self._run_best, best)
         window = 10 + math.ceil(30 * self.domain.d / len(z))
         self._recent = [*self._recent, best][-window:]
-        self._reason = self._inner.should_stop() or ""
-        spread = max(self._recent) - min(self._recent) if np.isfinite(self._recent).all() else np.inf
-        if not self._reason and len(self._recent) == window and spread <= self.tolfun:
-            self._reason = f"the best losses of the last {window} steps no longer differ"
+        self._reason = self._why_ended(window)
+
+    def _why_ended(self, window: int) -> str:
+        """Why the present run has ended, told of a `window` of steps; empty if it goes on."""
+        reason = self._inner.should_stop() or ""
         if self.run["small"] and self._run_spent >= self._spent[0] / 2:
-            self._reason = "a small run takes at most half the evaluations of the large ones"
+            return "a small run takes at most half the evaluations of the large ones"
+        if reason or len(self._recent) < window or not np.isfinite(self._recent).all():
+            return reason
+        if max(self._recent) - min(self._recent) > self.tolfun:
+            return ""
+        return f"the best losses of the last {window} steps no longer differ"
 
     def _skip(self, z: Array) -> None:
         z = z[self._rivals :]

@@ -65,14 +65,7 @@ class Blocks:
         methods = list(dict.fromkeys(_method(group) for group in groups))
         if len(methods) < 2:
             raise GfoError(f"compare: one method, {methods}; give runs of two or more")
-        blocks = list(dict.fromkeys(run.block for run in runs))
-        cells: dict[tuple[int, int], list[float]] = {}
-        for method, run in [(_method(group), run) for group in groups for run in group.runs]:
-            at = blocks.index(run.block), methods.index(method)
-            cells.setdefault(at, []).append(_value(run, chosen))
-        values = np.full((len(blocks), len(methods)), math.nan)
-        for at, found in cells.items():
-            values[at] = np.mean(found)
+        values = _means(groups, methods, chosen)
         if chosen == TRAIN_LOSS:
             return cls(tuple(methods), values, LOSS, "train loss, the lowest")
         [what] = metrics_named([m for run in runs for m in run.metrics], [chosen])
@@ -87,6 +80,20 @@ def _chosen(runs: Sequence[RunValues], metric: str | None) -> str:
         return (scored or known)[0]
     check_name("metric", metric, known)
     return metric
+
+
+def _means(groups: Sequence[Group], methods: Sequence[str], metric: str) -> Array:
+    """A metric's mean over the runs of each method on each block, [blocks, methods]; nan without any."""
+    blocks = list(dict.fromkeys(run.block for group in groups for run in group.runs))
+    cells: dict[tuple[int, int], list[float]] = {}
+    for group in groups:
+        column = methods.index(_method(group))
+        for run in group.runs:
+            cells.setdefault((blocks.index(run.block), column), []).append(_value(run, metric))
+    values = np.full((len(blocks), len(methods)), math.nan)
+    for at, found in cells.items():
+        values[at] = np.mean(found)
+    return values
 
 
 def _method(group: Group) -> str:
@@ -113,11 +120,7 @@ def differences(groups: Sequence[Group], metric: str | None = None, against: str
     blocks = Blocks.of(groups, metric)
     if against is not None:
         check_name("method", against, blocks.methods)
-    pairs = [
-        (a, b) if against is None or b == against else (b, a)
-        for a, b in combinations(blocks.methods, 2)
-        if against is None or against in (a, b)
-    ]
+    pairs = _pairs(blocks.methods, against)
     at = {name: i for i, name in enumerate(blocks.methods)}
     found = [statistics.paired(blocks.values[:, at[a]], blocks.values[:, at[b]]) for a, b in pairs]
     adjusted = statistics.holm([each.p for each in found])
@@ -125,12 +128,23 @@ def differences(groups: Sequence[Group], metric: str | None = None, against: str
         (f"{a} - {b}", str(each.n), *_cells(blocks.metric, each), _number(p))
         for (a, b), each, p in zip(pairs, found, adjusted, strict=True)
     ]
-    notes = [f"{blocks.name}; {EXPLAINED}"]
-    fewest = min((each.n for each in found if each.n), default=0)
-    if 0 < fewest < 6:
-        notes.append(f"{fewest} pairs: p cannot be below {2.0 ** (1 - fewest):.3g}, whatever the difference")
     header = ("difference", "pairs", "mean", "95 % interval", "d", "p", "p (Holm)")
-    return Table(header, tuple(rows), tuple(notes))
+    return Table(header, tuple(rows), (f"{blocks.name}; {EXPLAINED}", *_notes(found)))
+
+
+def _pairs(methods: Sequence[str], against: str | None) -> list[tuple[str, str]]:
+    """All pairs, or each of the other methods with the one that it is set against."""
+    if against is None:
+        return list(combinations(methods, 2))
+    return [(name, against) for name in methods if name != against]
+
+
+def _notes(found: Sequence[statistics.Paired]) -> list[str]:
+    """That a difference has too few pairs for a small p, where one has."""
+    fewest = min((each.n for each in found if each.n), default=0)
+    if not 0 < fewest < 6:
+        return []
+    return [f"{fewest} pairs: p cannot be below {2.0 ** (1 - fewest):.3g}, whatever the difference"]
 
 
 def _cells(metric: Metric, found: statistics.Paired) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from gfo.core.metric import Metric, named
 from gfo.core.objectives import Limited, MultiObjective
 from gfo.core.protocols import Evaluation, Evaluator, Measuring, Optimizer, metrics_of
 from gfo.run.front import Front, as_losses
-from gfo.run.history import History, recorded_losses
+from gfo.run.history import History
 from gfo.run.selection import DevSelection
 
 
@@ -101,16 +101,14 @@ class Aims:
         """Those of a run; None where there is one objective and no limit.
 
         Raises:
-            GfoError: for a limit that is no finite number.
+            GfoError: for one objective that is not the loss, or a limit that is no finite number.
         """
         metrics = metrics_of(evaluator)
-        names = tuple(optimizer.objectives) if isinstance(optimizer, MultiObjective) else ()
-        if len(names) == 1 and names != ("loss",):
-            raise GfoError(f"objectives = {list(names)}: one alone must be 'loss'; give two or more names")
-        if len(names) < 2 and not limits:
+        names = _objectives(optimizer)
+        if not names and not limits:
             return None
         found = [Limit.of(name, value, metrics) for name, value in limits.items()]
-        objectives = tuple(named(name, metrics) for name in names if len(names) > 1)
+        objectives = tuple(named(name, metrics) for name in names)
         measuring = evaluator if isinstance(evaluator, Measuring) else None
         differ = bool(getattr(evaluator, "batches_differ", False))
         return cls(objectives, found, optimizer.domain.d, measuring, differ)
@@ -119,13 +117,8 @@ class Aims:
         """How the limits came out, in words; empty without limits."""
         if not self.limits:
             return ""
-        violations = np.concatenate(
-            [recorded_losses(step.violation or []) for step in history] or [np.empty(0)]
-        )
-        kept = int((violations == 0).sum())
-        said = (
-            f"{', '.join(map(str, self.limits))}: kept by {kept or 'none'} of {len(violations):,} candidates"
-        )
+        total, kept = sum(len(step.loss) for step in history), sum(step.kept for step in history)
+        said = f"{', '.join(map(str, self.limits))}: kept by {kept or 'none'} of {total:,} candidates"
         if not kept:
             return f"{said}; the result is the nearest, {self.least:.2g} of the limit beyond"
         if selection is not None and selection.best is None:
@@ -237,3 +230,11 @@ class Aims:
             broken = good & np.greater(violation, 0)
             rows = np.where(broken[:, None], self._worst + violation[:, None], rows)
         return rows.reshape(told.shape)
+
+
+def _objectives(optimizer: Optimizer) -> tuple[str, ...]:
+    """The names of an optimizer's several objectives; none for the loss alone."""
+    names = tuple(optimizer.objectives) if isinstance(optimizer, MultiObjective) else ()
+    if len(names) == 1 and names != ("loss",):
+        raise GfoError(f"objectives = {list(names)}: one alone must be 'loss'; give two or more names")
+    return names if len(names) > 1 else ()

@@ -39,6 +39,9 @@ class Front:
         """The front before the first step."""
         return cls(objectives, np.empty((0, d)), np.empty((0, len(objectives))), anew=anew)
 
+    def __len__(self) -> int:
+        return len(self.z)
+
     @property
     def losses(self) -> Array:
         """The values [F, M] as losses, all to be low."""

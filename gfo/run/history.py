@@ -86,6 +86,11 @@ class Step:
         return sum(bool(value) for value in self.violation or ())
 
     @property
+    def kept(self) -> int:
+        """How many of its candidates keep to the limits."""
+        return (self.violation or []).count(0)
+
+    @property
     def mean_loss(self) -> float:
         """The mean over the candidates that did not fail; nan if all did."""
         good = [value for value in self.loss if value is not None]
@@ -259,11 +264,15 @@ def _unsealed(line: bytes, before: str) -> tuple[Step, str | None]:
     _line_model().model_validate(values)
     step = Step(**values)
     Cost(**step.scoring or {})
-    if any(
-        len(some) != len(step.loss) for some in (*(step.values or {}).values(), step.violation or step.loss)
-    ):
-        raise ValueError("its values are not as many as its losses")
+    _check_as_many(step)
     return step, checksum
+
+
+def _check_as_many(step: Step) -> None:
+    """Raise ValueError for a step that has not a value, and a violation, for each loss."""
+    others = (*(step.values or {}).values(), step.violation or step.loss)
+    if any(len(some) != len(step.loss) for some in others):
+        raise ValueError("its values are not as many as its losses")
 
 
 @functools.cache

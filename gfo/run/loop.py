@@ -92,7 +92,7 @@ def _kept(result: Result, folder: Path | None) -> Result:
         result.history.sync()
         result.recall(folder)
         result.save(folder)
-    if result.found is not None and len(result.found.z) and result.stopped != "interrupted":
+    if result.found and result.stopped != "interrupted":
         result.front()
     return result
 

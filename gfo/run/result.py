@@ -139,7 +139,7 @@ class Result(Tabled):
         """
         from gfo.run.scored_front import ScoredFront
 
-        if self.found is None or not len(self.found.z):
+        if not self.found:
             why = "had one objective; give gfo.tune objectives=[...]" if self.found is None else "found none"
             raise GfoError(f"front: the run {why}{self.limited and f' ({self.limited})'}")
         if self.chosen is None:

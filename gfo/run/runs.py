@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gfo.core.checking import checked
 from gfo.core.errors import GfoError, check_name
-from gfo.core.metric import LOSS
+from gfo.core.metric import LOSS, Metric
 from gfo.report.labels import flatten
 from gfo.report.scores import metrics_named, recorded_metrics
 from gfo.report.tables import Table, Tabled
@@ -46,7 +46,17 @@ class FoundRun:
     facts: dict[str, str]
     numbers: dict[str, float]
     ended: str
-    metrics: tuple[Any, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+
+    def row(self, facts: Sequence[str], shown: Mapping[str, Metric]) -> tuple[str, ...]:
+        """The run in a table: facts, evaluations, tokens, numbers as metrics show them, and why it ended."""
+        return (
+            self.name,
+            *(self.facts.get(key, "-") for key in facts),
+            *(f"{self.numbers.get(key, 0):,.0f}" for key in NUMBERS[:2]),
+            *(metric.show(self.numbers.get(name)) for name, metric in shown.items()),
+            _short(self.ended) or "not yet",
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,19 +72,9 @@ class Runs(Tabled):
         several = [key for key in FACTS if len({run.facts.get(key) for run in self.found}) > 1]
         shown = list(dict.fromkeys(["method", *several]))
         header = ("run", *shown, "evaluations", "tokens", "train loss", *scores, "ended")
-        known = [metric for run in self.found for metric in run.metrics]
-        metrics = [LOSS, *metrics_named(known, [name.removeprefix("test.") for name in scores])]
-        rows = [
-            (
-                run.name,
-                *(run.facts.get(key, "-") for key in shown),
-                *(f"{run.numbers.get(key, 0):,.0f}" for key in NUMBERS[:2]),
-                *(m.show(run.numbers.get(n)) for m, n in zip(metrics, ("loss", *scores), strict=True)),
-                _short(run.ended) or "not yet",
-            )
-            for run in self.found
-        ]
-        return Table(header, tuple(rows), self.notes)
+        metrics = _metrics(self.found, [name.removeprefix("test.") for name in scores])
+        numbers = {"loss": LOSS, **dict(zip(scores, metrics, strict=True))}
+        return Table(header, tuple(run.row(shown, numbers) for run in self.found), self.notes)
 
     def to_pandas(self) -> Any:
         """A row a run: its facts by their names in the config, and its numbers."""
@@ -125,17 +125,28 @@ def _folders(place: Path) -> Iterator[Path]:
 
 
 def _read(folder: Path, name: str) -> FoundRun:
-    summary = read_result(folder) if (folder / RESULT).exists() else {}
-    if not summary and (folder / CONFIG).exists():
-        config = read_json(folder / CONFIG)
-        summary = {"config": config, "seed": config.get("seed")}
-    record = summary.get("config") or {key: summary[key] for key in RECORDED if key in summary}
-    facts = flatten(record) | {"seed": str(summary.get("seed", "-"))}
-    facts |= {key: next((facts[at] for at in places if at in facts), "-") for key, places in FACTS.items()}
+    summary = _summary(folder)
     numbers = _costs(folder, summary)
     for split, scores in summary.get("scores", {}).get("after", {}).items():
         numbers |= {f"{split}.{metric}": value for metric, value in scores.items() if value is not None}
-    return FoundRun(name, facts, numbers, summary.get("stopped", ""), recorded_metrics(summary))
+    return FoundRun(name, _facts(summary), numbers, summary.get("stopped", ""), recorded_metrics(summary))
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    """A run's result; of one that has none its config, and nothing without either."""
+    found = read_result(folder) if (folder / RESULT).exists() else {}
+    if not found and (folder / CONFIG).exists():
+        config = read_json(folder / CONFIG)
+        return {"config": config, "seed": config.get("seed")}
+    return found
+
+
+def _facts(summary: Mapping[str, Any]) -> dict[str, str]:
+    """What was run, by the names in the config and those of FACTS."""
+    record = summary.get("config") or {key: summary[key] for key in RECORDED if key in summary}
+    facts = flatten(record) | {"seed": str(summary.get("seed", "-"))}
+    facts |= {key: next((facts[at] for at in places if at in facts), "-") for key, places in FACTS.items()}
+    return facts
 
 
 def _costs(folder: Path, summary: dict[str, Any]) -> dict[str, float]:
@@ -169,10 +180,14 @@ def _sorted(found: Sequence[FoundRun], key: str) -> list[FoundRun]:
     if found:
         check_name("number of runs", key, keys | set(NUMBERS))
     name = key.split(".", 1)[-1]
-    metrics = [metric for run in found for metric in run.metrics]
-    lower = key in NUMBERS or metrics_named(metrics, [name])[0].lower_is_better
+    lower = key in NUMBERS or _metrics(found, [name])[0].lower_is_better
     sign = 1 if lower else -1
     return sorted(found, key=lambda run: (key not in run.numbers, sign * run.numbers.get(key, 0.0)))
+
+
+def _metrics(found: Sequence[FoundRun], names: Sequence[str]) -> tuple[Metric, ...]:
+    """What numbers of the runs' splits are, by their names there."""
+    return metrics_named([metric for run in found for metric in run.metrics], names)
 
 
 def _short(words: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,13 @@ from gfo.core.errors import GfoError, check_name
 from gfo.core.files import write_whole
 from gfo.core.metric import Metric
 from gfo.core.protocols import Cost, Evaluator, metrics_of
-from gfo.core.reading import read_bytes
 from gfo.report.scores import SplitScores, metrics_named
 from gfo.report.tables import Table, Tabled
 from gfo.run.files import point_checksum
 from gfo.run.front import Front, as_losses
 from gfo.run.history import plain_scores
 from gfo.run.schema import GO_ON, RESULT, read_result
-from gfo.run.stored import load_point
+from gfo.run.stored import load_point, read_points
 
 if TYPE_CHECKING:
     import pandas
@@ -57,22 +56,31 @@ class ScoredFront(Tabled):
     @classmethod
     def of(cls, front: Front, evaluator: Evaluator) -> tuple[ScoredFront, Cost]:
         """The front of a search, chosen on dev if its points are to be, and what that took."""
-        from gfo.optimizers.dominance import not_beaten, spread_out
+        from gfo.optimizers.dominance import spread_out
 
         left = spread_out(front.losses, MOST)
-        notes = [f"{len(front.z):,} points; the {MOST} least crowded"] if len(left) < len(front.z) else []
-        found = cls(front.objectives, front.z[left], front.values[left])
-        cost = Cost()
-        if front.dev:
-            scored = evaluator.score(found.z, "dev")
-            cost, metrics = scored.cost, metrics_of(evaluator)
-            found.scores = tuple(SplitScores.of(scored, i, metrics) for i in range(len(left)))
-        losses = as_losses(found.objectives, found.values)
+        thinned = (f"{len(front.z):,} points; the {MOST} least crowded",) if len(left) < len(front.z) else ()
+        found = cls(front.objectives, front.z[left], front.values[left], notes=thinned)
+        if not front.dev:
+            return found._ordered(), Cost()
+        scored, metrics = evaluator.score(found.z, "dev"), metrics_of(evaluator)
+        found.scores = tuple(SplitScores.of(scored, i, metrics) for i in range(len(left)))
+        return found._chosen()._ordered(), scored.cost
+
+    def _chosen(self) -> ScoredFront:
+        """Those points that no other one beats on dev; all, if all fail there."""
+        from gfo.optimizers.dominance import not_beaten
+
+        losses = as_losses(self.objectives, self.values)
         good = np.flatnonzero(np.isfinite(losses).all(axis=1))
-        kept = good[not_beaten(losses[good])] if len(good) else np.arange(len(left))  # if all fail on dev
-        if front.dev:
-            notes.append(f"chosen on dev: {len(kept)} of {len(left)} points, which no other one beats there")
-        return found._some(kept[np.argsort(losses[kept, 0], kind="stable")], notes), cost
+        kept = good[not_beaten(losses[good])] if len(good) else np.arange(len(losses))
+        said = f"chosen on dev: {len(kept)} of {len(losses)} points, which no other one beats there"
+        return replace(self._some(kept), notes=(*self.notes, said))
+
+    def _ordered(self) -> ScoredFront:
+        """The points with the best first objective in front."""
+        first = as_losses(self.objectives, self.values)[:, 0]
+        return self._some(np.argsort(first, kind="stable"))
 
     @property
     def values(self) -> Array:
@@ -198,10 +206,10 @@ class ScoredFront(Tabled):
 
         write_whole(folder / FRONT, save({"z": np.ascontiguousarray(self.z, dtype=np.float64)}))
 
-    def _some(self, which: Array, notes: list[str]) -> ScoredFront:
-        """Points of these numbers, with what is to be said."""
+    def _some(self, which: Array) -> ScoredFront:
+        """Points of these numbers."""
         scores = tuple(self.scores[i] for i in which) if self.scores else ()
-        return ScoredFront(self.objectives, self.z[which], self.train[which], scores, tuple(notes))
+        return replace(self, z=self.z[which], train=self.train[which], scores=scores)
 
 
 def load_front(folder: Path) -> ScoredFront:
@@ -215,29 +223,18 @@ def load_front(folder: Path) -> ScoredFront:
     if not facts:
         raise GfoError(f"{folder} has no front; give the folder of a finished run of several objectives")
     objectives = tuple(Metric.of_record(metric) for metric in facts["objectives"])
-    metrics = tuple(Metric.of_record(metric) for metric in result.get("metrics", ()))
-    errors, n = facts["standard_errors"], facts["rows"]
-    scores = tuple(
-        SplitScores(_numbers(some), _numbers(error), n, metrics)
-        for some, error in zip(facts["scores"], errors, strict=True)
-    )
-    z = _load_points(folder)
+    scores = _recorded(facts, tuple(Metric.of_record(metric) for metric in result.get("metrics", ())))
+    z = read_points(folder, FRONT, GO_ON)
     train = np.array(facts["values"], dtype=np.float64)
     if point_checksum(z) != facts["points"] or train.shape != (len(z), len(objectives)):
         raise GfoError(f"{folder / FRONT} does not hold the points of {RESULT}, or was changed; {GO_ON}")
     return ScoredFront(objectives, z, train, scores, tuple(facts["notes"]))
 
 
-def _load_points(folder: Path) -> Array:
-    """The points [F, d] in a run folder."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    content = read_bytes(folder / FRONT, "run", remedy=GO_ON)
-    try:
-        return np.asarray(load(content)["z"])
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise GfoError(f"{folder} has no readable {FRONT} ({error}); {GO_ON}") from None
+def _recorded(facts: Mapping[str, Any], metrics: tuple[Metric, ...]) -> tuple[SplitScores, ...]:
+    """The scores on dev that result.json has."""
+    pairs = zip(facts["scores"], facts["standard_errors"], strict=True)
+    return tuple(SplitScores(_numbers(s), _numbers(e), facts["rows"], metrics) for s, e in pairs)
 
 
 def load_choice(folder: Path, choice: str | None) -> Array:

@@ -130,11 +130,8 @@ def sensitivities(
     Raises:
         GfoError: for a level that the space does not have.
     """
-    names = [each.name for each in space.levels]
-    level = level or names[-1]
-    if level not in names:
-        raise unknown_name("level of the space", level, names)
-    m, bound, cost = names.index(level), _Bound(task.bind(model)), Cost()
+    m = _number(space, level)
+    bound, cost = _Bound(task.bind(model)), Cost()
     single, base = np.zeros(space.domain.d), math.nan
     for layer in sorted({model.linears[name].layer for name in space.names}):
         at = [i for i, name in enumerate(space.names) if model.linears[name].layer == layer]
@@ -143,7 +140,17 @@ def sensitivities(
         found = LocalEvaluator(model, bound, singles, memory=memory).score(z, split)
         *losses, base = np.asarray(found.metrics["loss"], dtype=np.float64)
         single[at], cost = np.array(losses) - base, cost + found.cost
-    return Sensitivities(space, level, float(base), single, _scaled(single, space.errors, m), cost)
+    return Sensitivities(
+        space, space.levels[m].name, float(base), single, _scaled(single, space.errors, m), cost
+    )
+
+
+def _number(space: Compression, level: str | None) -> int:
+    """The number of a level of the space, or without a name of the one with fewest bits, the last."""
+    names = [each.name for each in space.levels]
+    if level and level not in names:
+        raise unknown_name("level of the space", level, names)
+    return names.index(level or names[-1])
 
 
 def _scaled(single: Array, errors: Array, m: int) -> Array:

@@ -26,22 +26,25 @@ def metrics_record(folder: Path) -> list[dict[str, Any]]:
     return []
 
 
+def read_points(folder: Path, name: str, remedy: str) -> Array:
+    """The array "z" in a file of a run folder; raises GfoError with the remedy if it cannot be read."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    content = read_bytes(folder / name, "run", remedy=remedy)
+    try:
+        return np.asarray(load(content)["z"])
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise GfoError(f"{folder} has no readable {name} ({error}); {remedy}") from None
+
+
 def load_point(folder: Path) -> Array:
     """The best point [d] in a run folder, which is that of its result.json.
 
     Raises:
         GfoError: if there is none that can be read, it is another one, or its numbers are not finite.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    remedy = "give the folder of a finished run"
-    try:
-        z = np.asarray(load(read_bytes(folder / POINT, "run", remedy=remedy))["z"])
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        if isinstance(error, GfoError):
-            raise
-        raise GfoError(f"{folder} has no readable {POINT} ({error}); {remedy}") from None
+    z = read_points(folder, POINT, "give the folder of a finished run")
     if z.ndim != 1 or z.dtype != np.float64 or not np.isfinite(z).all():
         raise GfoError(f"{folder / POINT} holds no point of finite numbers; {GO_ON}")
     result = read_result(folder)

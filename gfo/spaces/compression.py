@@ -86,7 +86,7 @@ class Compression:
         self.names = tuple(_modules(model, targets, layers))
         check_columns({name: model.linears[name].in_features for name in self.names}, self.levels)
         check_embeddings(model.embed(torch.tensor([0], device=model.device)).shape[-1], embeddings)
-        shapes = [self._shape(name) for name in self.names]
+        shapes = map(self._shape, self.names)
         self.sizes = np.array([[level.bytes(*shape) for level in self.levels] for shape in shapes])
         self.domain = Domain.box(0, len(self.levels) - 1, len(self.names), integer=True, names=self.names)
         self.rest_bytes = self._rest()
@@ -95,9 +95,7 @@ class Compression:
         self.calibration = Calibration()
         if calibration is not None:
             self.calibration = Calibration.of(model, self.names, calibration, self.levels[-1])
-        makers = (functools.partial(self.weight, name) for name in self.names)
-        banks = (Bank(make, len(self.levels), shape) for make, shape in zip(makers, shapes, strict=True))
-        self.banks = dict(zip(self.names, banks, strict=True))
+        self.banks = {name: self._bank(name) for name in self.names}
 
     def decode(self, z: Tensor) -> Delta:
         """z [K, d] -> the chosen weights; decode(0) has most bits everywhere."""
@@ -155,6 +153,10 @@ class Compression:
         if self.levels[m].name == "F32":
             return own
         return self.calibration.rounded(name, own.float(), self.levels[m]).to(own.dtype)
+
+    def _bank(self, name: str) -> Bank:
+        """The weights of a module at the levels, each made when it is asked for."""
+        return Bank(functools.partial(self.weight, name), len(self.levels), self._shape(name))
 
     def _shape(self, name: str) -> tuple[int, int]:
         info = self._model.linears[name]

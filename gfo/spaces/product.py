@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,7 +60,7 @@ class ProductSpace:
         parts = zip(self.spaces, torch.split(z, self._sizes, dim=1), strict=True)
         deltas = [space.decode(part) for space, part in parts]
         places: dict[type[Slot], dict[Any, Any]] = {}
-        for slot in (slot for delta in deltas for slot in delta.slots):
+        for slot in _slots(deltas):
             places.setdefault(type(slot), {}).update(slot.at)
         slots = (kind(at) for kind, at in places.items())
         begins = next((delta.begins for delta in deltas if delta.begins), None)
@@ -102,17 +103,37 @@ def blocks_of(space: SearchSpace) -> tuple[int, ...]:
 
 def _check(deltas: list[Delta]) -> None:
     """Raise GfoError for Deltas that cannot be merged."""
+    _check_places(deltas)
+    _check_lengths(deltas)
+    _check_begins(deltas)
+
+
+def _slots(deltas: list[Delta]) -> Iterator[Slot]:
+    """What the Deltas change, one behind the other."""
+    return itertools.chain.from_iterable(delta.slots for delta in deltas)
+
+
+def _check_places(deltas: list[Delta]) -> None:
+    """Raise GfoError for two that change the same thing."""
     seen: dict[type[Slot], set[Any]] = {}
-    for slot in (slot for delta in deltas for slot in delta.slots):
+    for slot in _slots(deltas):
         places = seen.setdefault(type(slot), set())
         twice = sorted(places & set(slot.at))
         if twice:
             raise GfoError(f"ProductSpace: two spaces change the {slot.name} of {twice[0]!r}; {slot.remedy}")
         places |= set(slot.at)
+
+
+def _check_lengths(deltas: list[Delta]) -> None:
+    """Raise GfoError for prompts, or prefixes, of unequal length."""
     for what in ("prompt_tokens", "prefix_tokens"):
         lengths = sorted({getattr(delta, what) for delta in deltas} - {0})
         if len(lengths) > 1:
             raise GfoError(f"ProductSpace: {what} are {lengths}; give all spaces the same number of tokens")
+
+
+def _check_begins(deltas: list[Delta]) -> None:
+    """Raise GfoError for modules that are changed from different places on."""
     begins = {delta.begins for delta in deltas if delta.modules}
     if len(begins) > 1:
         found = sorted("the start" if begin is None else begin.place for begin in begins)

@@ -81,16 +81,8 @@ class Structure:
         layers: Layers = None,
         closed: int | None = None,
     ) -> None:
-        kinds = {kind for kind, wanted in zip(SUB_BLOCKS, (attention, feedforward), strict=True) if wanted}
-        chosen = set(select_layers(layers, model.layers))
-        sizes = model.sub_blocks
-        self.places = tuple(place for place in sizes if place.layer in chosen and place.kind in kinds)
+        self.places = _places(model, dict(zip(SUB_BLOCKS, (attention, feedforward), strict=True)), layers)
         d = len(self.places)
-        if not d:
-            raise GfoError(
-                f"space: no sub-block of model '{model.name}' is chosen; give attention or feedforward, and "
-                "layers that have them"
-            )
         if closed is not None and not 0 < closed < d:
             raise GfoError(f"space: closed = {closed} must be 1 to {d - 1}: there are {d} sub-blocks")
         self.closed = closed
@@ -98,6 +90,7 @@ class Structure:
         groups = () if closed is None else ((0, d, closed),)
         self.domain = Domain(np.zeros(d), np.ones(d), np.ones(d, bool), names=names, exactly=groups)
         self.dim, self.first_layer = d, min(place.layer for place in self.places)
+        sizes = model.sub_blocks
         self._sizes, self._whole = [sizes[place] for place in self.places], model.size
 
     def decode(self, z: Tensor) -> Delta:
@@ -156,6 +149,18 @@ MEASURES = {
     "keys_and_values": "kept",
 }
 """What `measure` calls the sizes of the model's parts."""
+
+
+def _places(model: HasSubBlocks, wanted: Mapping[str, bool], layers: Layers) -> tuple[SubBlock, ...]:
+    """The sub-blocks of the kinds that are wanted in some layers; GfoError if there are none."""
+    chosen = set(select_layers(layers, model.layers))
+    found = tuple(place for place in model.sub_blocks if place.layer in chosen and wanted[place.kind])
+    if not found:
+        raise GfoError(
+            f"space: no sub-block of model '{model.name}' is chosen; give attention or feedforward, and "
+            "layers that have them"
+        )
+    return found
 
 
 def _wrong(z: Array, number: int) -> list[Array]:

@@ -176,7 +176,7 @@ def _endings(
 ) -> list[tuple[Tokens, ...]]:
     """The tokens of each row's options, behind its text."""
     options, rows = task.options[split], task.data.rows[split]
-    fronts = [[*before, *after] for before, after in (template.pieces(row, tokenizer) for row in rows)]
+    fronts = [_running(template, row, tokenizer) for row in rows]
     owner = [i for i, texts in enumerate(options) for _ in texts]
     texts: list[Pieces] = [(task.delimiter, Plain(text)) for some in options for text in some]
     contexts: list[Pieces] = [fronts[i] for i in owner]
@@ -186,6 +186,12 @@ def _endings(
         looked_at = sum(i < LOOKED_AT for i in owner)
         tell_joints(contexts[:looked_at], texts[:looked_at], "the option", tokenizer)
     return [tuple(itertools.islice(found, len(some))) for some in options]
+
+
+def _running(template: Template, row: Mapping[str, Any], tokenizer: Tokenizer) -> Pieces:
+    """A row's text, with nothing in the place of the soft prompt."""
+    before, after = template.pieces(row, tokenizer)
+    return [*before, *after]
 
 
 def _options(row: Mapping[str, Any], fields: str | Sequence[str], where: str) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gfo.core.domain import Array
-from gfo.core.metric import LOSS
 from gfo.core.protocols import Batch, SearchSpace, Tokenizer
 from gfo.testing.global_generators import states
 
@@ -192,7 +191,6 @@ class _Probe:
     """A task of three texts with a soft prompt behind them, read at 64 tokens of the vocabulary."""
 
     splits = ("train",)
-    metrics = (LOSS,)
 
     def __init__(self, model: FrozenModel) -> None:
         self._model = model

@@ -29,6 +29,8 @@ DESCENT = {"steps": 200, "lr": 0.3}  # of Adam on the answers themselves
 
 Right = Callable[[Any], Answers]
 """A batch -> answers of one candidate that are right for each of its rows."""
+_Named = list[tuple[str, Batch | Batches]]
+"""Batches with their splits."""
 
 
 def check_task(task: Task, model: FrozenModel, *, right: Right | None = None) -> None:
@@ -118,16 +120,21 @@ def check_batches(asked: Asked) -> None:
     third = _all_batches(asked.again)
     moved = [name for name, state in states().items() if state != before[name]]
     _require(not moved, f"batches must not draw from the global generator of {', '.join(moved)}")
-    for (split, batch), (_, again), (_, other) in zip(first, second, third, strict=True):
-        kept = _contents(batch) == _contents(again) == _contents(other)
-        _require(kept, f"a batch of {split} must be the same each time it is asked for")
-        _require(_keys(batch) == _keys(again), f"a batch of {split} must have the same key each time")
+    _check_recalled(first, second, third)
     parts = [part for _, batch in [*first, *second, *third] for part in _parts(batch)]
     for a, b in itertools.combinations(parts, 2):
         _require(a.key != b.key or _contents(a) == _contents(b), "equal keys must mean equal contents")
     for (split, one), (other_split, other) in itertools.combinations(first, 2):
         if split == other_split:
             _check_recurring(one, other)
+
+
+def _check_recalled(first: _Named, second: _Named, third: _Named) -> None:
+    """Batches that were asked for three times have equal contents and keys."""
+    for (split, batch), (_, again), (_, other) in zip(first, second, third, strict=True):
+        kept = _contents(batch) == _contents(again) == _contents(other)
+        _require(kept, f"a batch of {split} must be the same each time it is asked for")
+        _require(_keys(batch) == _keys(again), f"a batch of {split} must have the same key each time")
 
 
 def _check_recurring(one: Batch | Batches, other: Batch | Batches) -> None:
@@ -137,7 +144,7 @@ def _check_recurring(one: Batch | Batches, other: Batch | Batches) -> None:
         _require(not lost, "batches of equal contents that recur must have equal keys")
 
 
-def _all_batches(bound: BoundTask) -> list[tuple[str, Batch | Batches]]:
+def _all_batches(bound: BoundTask) -> _Named:
     """Batches of some steps, and of whole splits, with their splits."""
     steps = [("train", bound.batch("train", step)) for step in range(STEPS)]
     return [*steps, *((split, bound.all_rows(split)) for split in bound.splits)]

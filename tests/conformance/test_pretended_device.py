@@ -84,6 +84,8 @@ def test_a_step_is_the_cpus_and_the_host_seldom_waits(monkeypatch, family, mappi
     else:
         torch.testing.assert_close(found.as_subclass(torch.Tensor), wanted, rtol=1e-4, atol=1e-5)
     most = WAITS[mapping] + (A_TOKEN[mapping] * 16 if task == "generation" else 0)
+    if twin.states and task != "generation":  # texts of one length go together: a pass for each
+        most += len({len(text) for text in batch.before}) - 1
     assert sum(waits.values()) <= most, waits
 
 

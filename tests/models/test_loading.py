@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from gfo import Decoder, GfoError, GfoWarning, load_model
-from gfo.models.whole_rows import WholeRows
+from gfo.models.continued_rows import ContinuedRows
 
 
 @pytest.fixture(scope="module")
@@ -169,16 +169,16 @@ def test_a_family_with_position_biases_is_no_decoder(tokenizer):
         assert part in message
 
 
-def test_a_recurrent_family_runs_in_whole_rows(tmp_path, tokenizer):
+def test_a_recurrent_family_continues_copies_of_its_states(tmp_path, tokenizer):
     config = transformers.MambaConfig(vocab_size=200, hidden_size=32, state_size=4, num_hidden_layers=1)
     path = tmp_path / "mamba"
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
     tokenizer().save_pretrained(path)
     assert json.loads((path / "config.json").read_text())["model_type"] == "mamba"
     with pytest.warns(
-        GfoWarning, match="runs in whole rows, which is exact; but candidates share no text"
+        GfoWarning, match="runs in rows that continue copies of the text's states, which is exact"
     ) as told:
-        assert isinstance(load_model(path, device="cpu"), WholeRows)
+        assert isinstance(load_model(path, device="cpu"), ContinuedRows)
     assert len(told) == 1
 
 

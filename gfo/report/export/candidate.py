@@ -125,21 +125,24 @@ class Candidate:
                 f"PEFT begins a change at tokens of all texts, and behind {self.begins} there are none",
                 "write some text behind {here}, and give begins = '{here}'",
             )
-        for before, after in rows:
-            row, n = (*before, *after), len(same)
-            last = next(i for i in range(len(row) - n, -1, -1) if row[i : i + n] == same)
-            if last != len(before):
-                raise cannot(
-                    f"PEFT begins a change at the last time that a text has the tokens {list(same)}, which "
-                    f"a row has again behind {self.begins}",
-                    "write other text there",
-                )
+        if not all(_last_place(same, (*before, *after)) == len(before) for before, after in rows):
+            raise cannot(
+                f"PEFT begins a change at the last time that a text has the tokens {list(same)}, which "
+                f"a row has again behind {self.begins}",
+                "write other text there",
+            )
         return list(same)
 
     @property
     def in_front(self) -> bool:
         """Whether nothing, not even a start token, stands in front of the soft prompt in any row."""
         return not any(any(self.task.all_rows(split).before) for split in self.task.splits)
+
+
+def _last_place(tokens: tuple[int, ...], row: tuple[int, ...]) -> int:
+    """Where tokens that a row has stand in it for the last time."""
+    n = len(tokens)
+    return next(i for i in range(len(row) - n, -1, -1) if row[i : i + n] == tokens)
 
 
 def cannot(what: str, remedy: str) -> GfoError:

@@ -7,7 +7,7 @@ compared with gfo's own logits before it counts as written.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,9 +68,13 @@ def remove_layers(twin: Any, model: FrozenModel, layers: Sequence[int]) -> None:
     kept = [n for n in range(model.layers) if n not in layers]
     old: Any = twin.get_submodule(path)
     setattr(twin.get_submodule(holder), name, nn.ModuleList(old[n] for n in kept))
-    config = twin.config.get_text_config(decoder=True)
+    _keep_in_config(twin.config.get_text_config(decoder=True), model.layers, kept)
+
+
+def _keep_in_config(config: Any, layers: int, kept: Sequence[int]) -> None:
+    """Leave the other layers out of a config: of their number, and of lists with a value for each."""
     for key, value in list(vars(config).items()):
-        if isinstance(value, list | tuple) and len(value) == model.layers:
+        if isinstance(value, list | tuple) and len(value) == layers:
             setattr(config, key, [value[n] for n in kept])
     config.num_hidden_layers = len(kept)
 
@@ -107,27 +111,39 @@ def _no_cache(model: FrozenModel) -> dict[str, bool]:
 @torch.no_grad()
 def _last_matrices(model: FrozenModel, places: Sequence[SubBlock]) -> dict[SubBlock, str]:
     """Sub-block -> the name of the linear module whose output is the sub-block's, found by running it."""
-    seen: dict[int, Tensor] = {}
-
-    def keep(module: nn.Module, args: Any, output: Any) -> None:
-        seen[id(module)] = output if isinstance(output, Tensor) else output[0]
-
     names = {id(part): name for name, part in model.module.named_modules()}
     ends: dict[SubBlock, nn.Module] = {}
     for place in places:
         if modules := sub_block_of(model.all_layers[place.layer], place.kind):
             ends[place] = modules[-1]
-    parts = {id(p): p for end in ends.values() for p in (end, *_linears(end))}
-    with model.lock, hooked(*(part.register_forward_hook(keep) for part in parts.values())):
-        model.hidden_states(model.probe_text[None])
+    seen = _outputs(model, [part for end in ends.values() for part in (end, *_linears(end))])
     found = {}
     for place, end in ends.items():
-        wanted = seen[id(end)].flatten()
+        wanted = seen[id(end)]
         for part in _linears(end):
-            given = seen.get(id(part))
-            if given is not None and given.numel() == len(wanted) and torch.equal(given.flatten(), wanted):
+            if _same_numbers(seen.get(id(part)), wanted):
                 found[place] = names[id(part)]
     return found
+
+
+def _outputs(model: FrozenModel, parts: Iterable[nn.Module]) -> dict[int, Tensor]:
+    """id(module) -> its output for a few tokens, of those modules that run."""
+    seen: dict[int, Tensor] = {}
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        seen[id(module)] = output if isinstance(output, Tensor) else output[0]
+
+    once = {id(part): part for part in parts}
+    with model.lock, hooked(*(part.register_forward_hook(keep) for part in once.values())):
+        model.hidden_states(model.probe_text[None])
+    return seen
+
+
+def _same_numbers(given: Tensor | None, wanted: Tensor) -> bool:
+    """Whether an output holds the numbers of another one in their order, whatever its shape."""
+    if given is None or given.numel() != wanted.numel():
+        return False
+    return torch.equal(given.flatten(), wanted.flatten())
 
 
 def _linears(part: nn.Module) -> Iterator[nn.Module]:

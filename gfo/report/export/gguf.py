@@ -45,20 +45,25 @@ def write_gguf(candidate: Candidate, folder: Path) -> Exported:
     if form is None:
         raise cannot(f"a GGUF file holds a decoder, and '{model.name}' is none", "export merged")
     form.check()
+    kinds = _chosen(space, candidate)
+    twin = rescaled(model, space.calibration.factors)
+    _write(form, twin, kinds, space.embeddings, folder / FILE)
+    _compare(twin, folder)
+    measured = {name: float(each[0]) for name, each in space.measure(candidate.z[None]).items()}
+    measured["bytes"] = (folder / FILE).stat().st_size  # of the file that there is
+    values = {"levels": kinds, "embeddings": space.embeddings, **measured}
+    write_whole(folder / CHOSEN, json.dumps(values, indent=1) + "\n")
+    load = f"import gfo; model = gfo.load_model({str(folder)!r}, gguf_file={FILE!r})"
+    return Exported(folder, (load,), tuple(_notes(candidate, twin)))
+
+
+def _chosen(space: Compression, candidate: Candidate) -> dict[str, str]:
+    """Module -> its level, for each of which GGUF has a type."""
     kinds = space.chosen(candidate.z)
     for name, level in kinds.items():
         if not LEVELS[level].gguf:
             raise cannot(f"GGUF has no type for the level {level} of '{name}'", "export merged")
-    twin = rescaled(model, space.calibration.factors)
-    _write(form, twin, kinds, space.embeddings, folder / FILE)
-    _compare(twin, folder)
-    values = {"levels": kinds, "embeddings": space.embeddings, "bytes": (folder / FILE).stat().st_size}
-    values |= {
-        name: float(each[0]) for name, each in space.measure(candidate.z[None]).items() if name != "bytes"
-    }
-    write_whole(folder / CHOSEN, json.dumps(values, indent=1) + "\n")
-    load = f"import gfo; model = gfo.load_model({str(folder)!r}, gguf_file={FILE!r})"
-    return Exported(folder, (load,), tuple(_notes(candidate, twin)))
+    return kinds
 
 
 @torch.no_grad()

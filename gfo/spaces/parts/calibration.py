@@ -81,12 +81,7 @@ def module_inputs(model: HasModules, names: Sequence[str], texts: Sequence[str])
     """
     import torch
 
-    most = min(TOKENS, model.context_length)
-    rows = [ids for ids in (list(model.encode(text, start=True))[:most] for text in texts) if ids]
-    if not rows:
-        raise GfoError(
-            "space: calibration: the texts have no tokens; give some that the model is to be good at"
-        )
+    rows = _tokens(model, texts)
     every = max(1, sum(map(len, rows)) // TOKENS)
     seen: dict[str, list[Tensor]] = {name: [] for name in names}
 
@@ -103,6 +98,17 @@ def module_inputs(model: HasModules, names: Sequence[str], texts: Sequence[str])
         for hook in hooks:
             hook.remove()
     return {name: torch.cat(found) for name, found in seen.items()}
+
+
+def _tokens(model: HasModules, texts: Sequence[str]) -> list[list[int]]:
+    """The tokens of texts that have some, those that are read of each; GfoError if none has."""
+    most = min(TOKENS, model.context_length)
+    rows = [ids for ids in (list(model.encode(text, start=True))[:most] for text in texts) if ids]
+    if not rows:
+        raise GfoError(
+            "space: calibration: the texts have no tokens; give some that the model is to be good at"
+        )
+    return rows
 
 
 def output_error(change: Tensor, inputs: Tensor | None) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -62,8 +62,7 @@ def find_targets(
     Raises:
         GfoError: if a pattern, or no usual name, matches anything in these layers; says what there is.
     """
-    chosen = set(select_layers(layers, model.layers))
-    names = [name for name, info in model.linears.items() if info.layer in chosen]
+    names = _names(model, select_layers(layers, model.layers))
     if targets is None:
         if not (default := _usual(model, names, role)):
             raise _none_usual(model, names)
@@ -90,7 +89,7 @@ def find_roles(model: HasLinears, layers: Layers, *roles: str) -> list[str]:
         GfoError: if a model without them lacks a role, or has none of these modules.
     """
     chosen = set(select_layers(layers, model.layers))
-    names = [name for name, info in model.linears.items() if info.layer in chosen]
+    names = _names(model, chosen)
     groups = [_usual(model, names, role) for role in roles]
     routed = chosen.intersection(model.experts.values())
     if not (any if routed else all)(groups):
@@ -98,6 +97,11 @@ def find_roles(model: HasLinears, layers: Layers, *roles: str) -> list[str]:
     if routed:
         _tell_of_experts()
     return sorted({name for group in groups for name in group}, key=names.index)
+
+
+def _names(model: HasLinears, layers: Collection[int]) -> list[str]:
+    """Names of the linear modules in some layers, in the model's order."""
+    return [name for name, info in model.linears.items() if info.layer in layers]
 
 
 def _tell_of_experts() -> None:

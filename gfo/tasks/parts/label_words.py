@@ -84,14 +84,8 @@ class LabelWords:
         named = [(label, word) for label, some in words.items() for word in some]
         self._tokens = _encoded(named, tokenizer, behind)
         self._check([(*name, ids) for name, ids in zip(named, self._tokens, strict=True)], tokenizer)
-        self.vocabulary: tuple[int, ...] | tuple[Tokens, ...] | None = None
-        self.endings: tuple[Tokens, ...] = ()
-        if tokenizer.reads == "sentence":
-            self.vocabulary = self._tokens
-        elif all(len(ids) == 1 for ids in self._tokens):
-            self.vocabulary = tuple(ids[0] for ids in self._tokens)
-        else:
-            self.endings = self._tokens
+        self.vocabulary = _vocabulary(self._tokens, tokenizer)
+        self.endings = self._tokens if self.vocabulary is None else ()
 
     def wanted(self, rows: int) -> dict[str, Any]:
         """What a batch of so many rows wants: the fields `vocabulary` and `endings` of a `Batch`."""
@@ -123,6 +117,15 @@ class LabelWords:
             owner[ids] = label, word
         if not self._mean and tokenizer.reads == "next":
             _check_beginnings(tokens, owner)
+
+
+def _vocabulary(
+    tokens: tuple[Tokens, ...], tokenizer: Tokenizer
+) -> tuple[int, ...] | tuple[Tokens, ...] | None:
+    """What a batch of words with these tokens has as its `vocabulary`: see `LabelWords`."""
+    if tokenizer.reads == "sentence":
+        return tokens
+    return tuple(ids[0] for ids in tokens) if all(len(ids) == 1 for ids in tokens) else None
 
 
 def _encoded(named: Sequence[tuple[str, str]], tokenizer: Tokenizer, behind: Pieces) -> tuple[Tokens, ...]:

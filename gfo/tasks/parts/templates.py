@@ -66,14 +66,9 @@ class Template:
         messages = () if isinstance(given, str) else checked_messages(given)
         texts = [given] if isinstance(given, str) else [content for _, content in messages]
         pieces = [piece for text in texts for piece in _parsed(text)]
-        places = [i for i, piece in enumerate(pieces) if piece.field in (SOFT, HERE)]
-        if len(places) > 1:
-            raise GfoError(
-                f"template = {given!r} has {len(places)} times {{soft}} or {{here}}; write {{soft}} once, "
-                "where the soft prompt goes, or {here} once, where changes begin"
-            )
-        before, after = _around(pieces, *places)
-        place = pieces[places[0]].field if places else None
+        at = _place(pieces, given)
+        before, after = _around(pieces, at)
+        place = None if at is None else pieces[at].field
         return cls(before, after, place, messages, is_text=not messages)
 
     @property
@@ -220,7 +215,18 @@ def _parsed(text: str) -> list[Piece]:
     return [Piece(literal, field) for literal, field, _, _ in pieces]
 
 
-def _around(pieces: Sequence[Piece], i: int | None = None) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
+def _place(pieces: Sequence[Piece], given: GivenTemplate) -> int | None:
+    """The number of the piece in front of `{soft}` or `{here}`, if there is one; GfoError for several."""
+    places = [i for i, piece in enumerate(pieces) if piece.field in (SOFT, HERE)]
+    if len(places) > 1:
+        raise GfoError(
+            f"template = {given!r} has {len(places)} times {{soft}} or {{here}}; write {{soft}} once, "
+            "where the soft prompt goes, or {here} once, where changes begin"
+        )
+    return places[0] if places else None
+
+
+def _around(pieces: Sequence[Piece], i: int | None) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
     """The pieces in front of the place of the i-th and those behind it; all and none without a place."""
     if i is None:
         return tuple(pieces), ()
