@@ -184,7 +184,7 @@ class CMAES(BaseOptimizer):
         return options
 
     def _ask(self) -> Array:
-        self._directions = [y.copy() for y in self._es.pop_injection_directions]
+        self._directions = list(map(np.copy, self._es.pop_injection_directions))
         self._points = np.array(self._es.ask())
         self._own = self.domain.clip(self._points[:, : self.domain.d])
         return self._own
