@@ -1,4 +1,4 @@
-"""The command line: gfo demo | tune | resume | eval | plot | export | check | list | download."""
+"""The command line: gfo demo | tune | resume | eval | plot | export | check | runs | list | download."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from gfo.config.listing import Option
 
 app = typer.Typer(
-    help="Tune frozen language models without gradients.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -43,6 +43,24 @@ Pick = Annotated[
     ),
 ]
 INTERRUPTED = 130  # as shells have it for Ctrl-C
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from gfo import __version__
+
+        _print(f"gfo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Say the version and exit."),
+    ] = False,
+) -> None:
+    """Tune frozen language models without gradients."""
 
 
 @app.command()
@@ -208,6 +226,34 @@ def check(run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")])
         _print(str(each))
     if any(each.damaged for each in found):
         raise typer.Exit(1)
+
+
+@app.command("runs")
+def list_runs(
+    folder: Annotated[Path, typer.Argument(help="Looked through with all folders in it.")] = Path("runs"),
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            help="A number, as test.accuracy, loss or forward_tokens; the best first.", show_default=False
+        ),
+    ] = None,
+    chosen: Annotated[
+        list[str] | None,
+        typer.Option("--filter", help="KEY=VALUE, as optimizer=cma; any number.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="A file that gets the table as .csv, .md or .tex.", show_default=False),
+    ] = None,
+) -> None:
+    """The runs below a folder as a table, finished or not."""
+    from gfo.report.tables import write_table
+    from gfo.run.runs import runs
+
+    found = runs(folder, sort=sort, filter=chosen or ())
+    if out is not None:
+        write_table(found.table(), out)
+    _print(str(found))
 
 
 @app.command("list")

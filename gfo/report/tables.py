@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gfo.core.checking import checked
-from gfo.core.errors import printable
+from gfo.core.errors import check_name, printable
 from gfo.core.files import absolute, write_whole
 from gfo.core.metric import Metric
 from gfo.report.scores import AllScores, SplitScores, metrics_named
@@ -88,6 +88,17 @@ class Table:
 
         frame = pandas.DataFrame(list(self.rows), columns=list(self.header))
         return frame.set_index(self.header[0])
+
+
+def write_table(table: Table, path: Path) -> None:
+    """Write a table in the form that the path ends in.
+
+    Raises:
+        GfoError: for another one, or a path that cannot be written.
+    """
+    forms = {".csv": table.to_csv, ".md": table.to_markdown, ".tex": table.to_latex}
+    check_name("form of a table", path.suffix, forms)
+    forms[path.suffix](path)
 
 
 def _latex(cell: str) -> str:
