@@ -39,7 +39,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 # name -> median loss ratio of three seeds on the rotated quadratic, where 1e-4 is not for it. Its logarithm
 # has a spread over seeds, and the last bits draw from that: bo reaches 10^(-2.8 ± 0.6),
-# nsga2, whose crossover goes along the axes, 10^(-2.7 ± 0.4), random search 10^-0.8,
+# nsga2, whose crossover goes along the axes, 10^-2.7 in one run, random search 10^-0.8,
 # openai-es 10^(-4.1 ± 0.6), snes 10^(-18 ± 6)
 TARGET = {
     "bo": 0.05, "fzoo": 0.05, "nevergrad:DE": 0.05, "nsga2": 0.02, "openai-es": 3e-3, "optuna:tpe": 0.3,
