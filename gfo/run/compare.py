@@ -15,26 +15,13 @@ from gfo.report.comparison import Comparison
 from gfo.report.groups import Group, RunValues, group_runs
 from gfo.report.labels import flatten, labels, seeds
 from gfo.report.scores import recorded_metrics
-from gfo.run.files import read_json
 from gfo.run.history import HISTORY, History
 from gfo.run.result import Result
-from gfo.run.schema import RESULT, read_result
-from gfo.run.stored import CONFIG, metrics_record
+from gfo.run.stored import recorded_setup, stored_summary
 
 RunLike = Result | str | Path
 Named = tuple[str, Sequence[RunValues], bool, str]
 """A label, its runs, whether to say how many seeds they are, and the method."""
-RECORDED = (
-    "optimizer",
-    "baseline",
-    "options",
-    "space",
-    "task",
-    "evaluator",
-    "limits",
-    "model",
-    "d",
-)  # without a config
 
 
 @dataclass(frozen=True)
@@ -154,17 +141,13 @@ def _read(run: RunLike) -> _Found:
         return _found(run.history, run.summary(), name)
     folder = Path(run)
     history = History.read(folder / HISTORY)
-    if (folder / RESULT).exists():
-        return _found(history, read_result(folder), folder.resolve().name)
-    config = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
-    summary = {"config": config, "seed": config.get("seed"), "metrics": metrics_record(folder)}
-    return _found(history, summary, folder.resolve().name)
+    return _found(history, stored_summary(folder), folder.resolve().name)
 
 
 def _found(history: History, summary: Mapping[str, Any], name: str) -> _Found:
     """From a result.json, or what there is of it."""
     steps = [asdict(step) for step in history]
-    record = _recorded(summary)
+    record = recorded_setup(summary)
     test = summary.get("scores", {}).get("after", {}).get("test", {})
     if not steps and not test:  # with scores it is a baseline that does not search
         raise GfoError(f"compare: {name or 'a run'} has no steps yet; leave it out, or wait for its first")
@@ -182,12 +165,6 @@ def _block(facts: Mapping[str, str], summary: Mapping[str, Any]) -> str:
     """The task and the root seed of a run, as text."""
     task = {key: value for key, value in facts.items() if _of_task(key)}
     return json.dumps([task, summary.get("seed")], sort_keys=True)
-
-
-def _recorded(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a run what it is: its config, or what there is of it."""
-    record = summary.get("config") or {k: summary[k] for k in RECORDED if k in summary}
-    return {k: v for k, v in record.items() if k != "dev_every"}
 
 
 def _seeds(summary: Mapping[str, Any], record: Mapping[str, Any]) -> Any:

@@ -13,10 +13,9 @@ from gfo.core.metric import LOSS, Metric
 from gfo.report.labels import flatten
 from gfo.report.scores import metrics_named, recorded_metrics
 from gfo.report.tables import Table, Tabled
-from gfo.run.files import read_json
 from gfo.run.history import HISTORY, History
-from gfo.run.schema import RESULT, read_result
-from gfo.run.stored import CONFIG
+from gfo.run.schema import RESULT
+from gfo.run.stored import recorded_setup, stored_summary
 
 MOST_WORDS = 48  # letters of why a run ended
 FACTS = {  # what is shown of a run -> where its record has it, the first that is there
@@ -26,7 +25,6 @@ FACTS = {  # what is shown of a run -> where its record has it, the first that i
     "model": ("model.name", "model"),
     "seed": ("seed",),
 }
-RECORDED = ("optimizer", "baseline", "options", "space", "task", "model")  # of runs without a config
 NUMBERS = ("evaluations", "forward_tokens", "seconds", "loss")
 
 
@@ -125,26 +123,17 @@ def _folders(place: Path) -> Iterator[Path]:
 
 
 def _read(folder: Path, name: str) -> FoundRun:
-    summary = _summary(folder)
+    summary = stored_summary(folder)
     numbers = _costs(folder, summary)
     for split, scores in summary.get("scores", {}).get("after", {}).items():
         numbers |= {f"{split}.{metric}": value for metric, value in scores.items() if value is not None}
     return FoundRun(name, _facts(summary), numbers, summary.get("stopped", ""), recorded_metrics(summary))
 
 
-def _summary(folder: Path) -> dict[str, Any]:
-    """A run's result; of one that has none its config, and nothing without either."""
-    found = read_result(folder) if (folder / RESULT).exists() else {}
-    if not found and (folder / CONFIG).exists():
-        config = read_json(folder / CONFIG)
-        return {"config": config, "seed": config.get("seed")}
-    return found
-
-
 def _facts(summary: Mapping[str, Any]) -> dict[str, str]:
     """What was run, by the names in the config and those of FACTS."""
-    record = summary.get("config") or {key: summary[key] for key in RECORDED if key in summary}
-    facts = flatten(record) | {"seed": str(summary.get("seed", "-"))}
+    seed = summary.get("seed")
+    facts = flatten(recorded_setup(summary)) | {"seed": "-" if seed is None else str(seed)}
     facts |= {key: next((facts[at] for at in places if at in facts), "-") for key, places in FACTS.items()}
     return facts
 

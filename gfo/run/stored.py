@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,21 @@ import numpy as np
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 from gfo.core.reading import read_bytes
-from gfo.run.files import format_of, point_checksum
+from gfo.run.files import format_of, point_checksum, read_json
 from gfo.run.schema import GO_ON, RESULT, RUN, read_result, read_run
 
+RECORDED = (
+    "optimizer",
+    "baseline",
+    "options",
+    "space",
+    "task",
+    "evaluator",
+    "limits",
+    "model",
+    "d",
+)
+"""What makes a run what it is, of one without a config."""
 POINT, PLOT, CONFIG = "best.safetensors", "plot.png", "config.json"
 
 
@@ -51,3 +64,17 @@ def load_point(folder: Path) -> Array:
     if format_of(result) > 1 and result["point"] != point_checksum(z):
         raise GfoError(f"{folder / POINT} is not the point of {RESULT}, or was changed; {GO_ON}")
     return z
+
+
+def stored_summary(folder: Path) -> dict[str, Any]:
+    """A run's result.json; of a run that has none its config, seed and metrics, as far as they are there."""
+    if (folder / RESULT).exists():
+        return read_result(folder)
+    config = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    return {"config": config, "seed": config.get("seed"), "metrics": metrics_record(folder)}
+
+
+def recorded_setup(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a run what it is: its config, or what there is of it."""
+    record = summary.get("config") or {k: summary[k] for k in RECORDED if k in summary}
+    return {k: v for k, v in record.items() if k != "dev_every"}
