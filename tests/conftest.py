@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import functools
 import os
+import random
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; no test needs a hub
 
 import hypothesis
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -26,6 +28,14 @@ from gfo.testing.tiny import draw_weights, token_ids, train_tokenizer
 torch.set_num_threads(int(os.environ.get("GFO_TEST_THREADS", "1")))  # see .ci/processors
 hypothesis.settings.register_profile("gfo", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("gfo")
+
+
+def pytest_runtest_setup() -> None:
+    """Every test draws the same numbers each time, whatever ran before it."""
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002, the state that nevergrad and pycma draw from
+    random.seed(0)
+
 
 VOCABULARY = 200
 SENTENCES = [

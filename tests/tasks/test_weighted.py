@@ -98,7 +98,9 @@ def test_gradients_go_through_where_all_terms_have_one():
     )
     batch = task.batch("train", 0)
     assert isinstance(batch, Batches)
-    answers = tuple(torch.randn(3, 2, 2, requires_grad=True) for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
+    answers = tuple(torch.randn(3, 2, 2, generator=generator, requires_grad=True) for _ in range(2))
+    assert (task.parts[1].loss(answers[1], batch.parts[1]) > 0.1).all()  # the constraint is broken
     gradients = torch.autograd.grad(task.loss(answers, batch).sum(), answers)
     alone = torch.autograd.grad(task.parts[1].loss(answers[1], batch.parts[1]).sum(), answers[1])[0]
     torch.testing.assert_close(gradients[1], (2 + 5) * alone)
