@@ -171,6 +171,12 @@ class Hyperparameters:
                     row[i] = gene.gene(there[name])
         return moved
 
+    def is_log(self, name: str) -> bool:
+        """Whether the scale of a hyperparameter is logarithmic."""
+        given = self.space[name]
+        given = given.values if isinstance(given, When) else given
+        return isinstance(given, Log) or (isinstance(given, Int) and given.log)
+
     def choices(self, name: str) -> tuple[Any, ...]:
         """The values of a choice; none for a range."""
         return self._genes[name].choices
@@ -279,7 +285,7 @@ def _whole(name: str, given: Int) -> Gene:
     real = _range(name, low - 0.5, high + 0.5, log=given.log)
 
     def check(value: Any) -> int:
-        if not (isinstance(value, Integral) and not isinstance(value, bool) and low <= value <= high):
+        if not (isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) <= high):
             raise GfoError(
                 f"hyperparameter '{name}' = {shown(value)} must be a whole number from {low} to {high}"
             )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gfo import optimizers
 from gfo.core.checking import checked
@@ -26,6 +26,9 @@ from gfo.run.loop import minimize
 from gfo.run.progress import ProgressBar
 from gfo.run.result import Result
 from gfo.run.trials import Outcome, Record, Trial, Trials
+
+if TYPE_CHECKING:
+    from gfo.report.figures import Figure
 
 OPTIMIZER = "bo"
 
@@ -80,6 +83,34 @@ class Study(Tabled):
         notes = [f"{len(rows)} trials{f', {spent:,} forward tokens' if spent else ''}; {self.result.stopped}"]
         return Table(("trial", *names, "budget", "loss", *metrics), tuple(rows), tuple(notes))
 
+    @checked
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Each hyperparameter's values against the trials' last losses; colours are the budgets they reached.
+
+        Raises:
+            GfoError: for a path that cannot be written.
+        """
+        from gfo.report.trials import plot_trials
+
+        trials, space = self.trials, self.hyperparameters
+        log = {name: space.is_log(name) for name in space.names}
+        reached = [float(record.budget or 0) for record in trials]
+        return plot_trials([r.values for r in trials], [r.value for r in trials], reached, log, path)
+
+    def importance(self) -> dict[str, float]:
+        """How much of the losses' variance each hyperparameter explains alone, most first.
+
+        Functional ANOVA by a random forest (Hutter, Hoos and Leyton-Brown 2014), Optuna's, of all trials'
+        losses at their first rung.
+
+        Raises:
+            GfoError: without the extra optuna, or for fewer than two trials with a loss.
+        """
+        from gfo.run.importance import shares
+
+        first = [record for record in self.records if record.rung == 0]
+        return shares(self.hyperparameters, [r.values for r in first], [r.value for r in first])
+
 
 def _rank(record: Record) -> tuple[Any, ...]:
     failed = record.loss is None
@@ -128,7 +159,6 @@ def search(
     halving: ASHA | Hyperband | None = None,
     budget: Budget,
     seed: int = 0,
-    start: Mapping[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
     out: str | Path | RunFolder | None = None,
@@ -139,31 +169,25 @@ def search(
 
     Args:
         trial: a function of the values by name that gives a loss; with `halving` also of `budget`, what it
-            may spend from its start on, and `folder`, where it finds what it left there when it is called
-            again with a larger budget: it goes on, and is not run again. Or a `gfo.run.trials.Trial`.
-        hyperparameters: what is searched.
-        optimizer, options: a name of `gfo.optimizers.names()`, and its options.
+            may spend from its start on, and `folder`, where it finds what it left when it is called again
+            with more: it goes on. Or a `gfo.run.trials.Trial`.
+        hyperparameters, optimizer, options, seed: what is searched, and by what; see `gfo.optimizers`.
         halving: which trials go on to larger budgets; None runs each trial once.
-        budget: of the search: evaluations are trials, forward tokens what trials say that they took.
-        seed: root seed.
-        start: values at which the search starts, for optimizers with an `x0`.
-        callbacks, progress: as of `gfo.tune`.
-        out, resume: a folder for what was tried, with one for each trial; a search that was stopped goes on.
+        budget: evaluations are trials, forward tokens what trials say that they took.
+        callbacks, progress, out, resume: as of `gfo.tune`; trials have folders of their own in `out`.
         executor: runs the trials of a step side by side, such as a `ProcessPoolExecutor`.
 
     Raises:
         GfoError: for bad input, or if all trials of the first step fail.
     """
-    options = dict(options or {})
     if not optimizers.takes_genes(optimizer):
         hyperparameters = Hyperparameters(hyperparameters.space, continuous=True)
-    if start is not None:
-        options["x0"] = hyperparameters.point(start).tolist()
     run = _as_trial(trial, hyperparameters, rungs=halving is not None)
-    made = optimizers.make_with(optimizer, hyperparameters.domain, stream_seed(seed, "optimizer"), options)
-    facts = {"optimizer": optimizer, "options": options, "seed": seed, "d": hyperparameters.domain.d}
-    facts |= {"hyperparameters": description(hyperparameters)}
-    facts |= {} if halving is None else {"halving": description(halving)}
+    made = optimizers.make_with(
+        optimizer, hyperparameters.domain, stream_seed(seed, "optimizer"), options or {}
+    )
+    facts: dict[str, Any] = {"optimizer": optimizer, "options": dict(options or {}), "seed": seed}
+    facts |= {"hyperparameters": description(hyperparameters), "halving": halving and description(halving)}
     watching = [*callbacks, *([ProgressBar()] if progress else [])]
     held = None if out is None else RunFolder.of(out, resume=resume)
     with contextlib.nullcontext() if held is None else held as folder:

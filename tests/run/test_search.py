@@ -102,11 +102,11 @@ def test_without_halving(tmp_path):
     assert found.loss == pytest.approx(final(**found.best))
     assert found.loss < 0.05
     assert len(found.records) == found.result.cost.candidates
-    start = {"lr": 1e-3, "batch": 8, "optimizer": "adam"}
+    start = SPACE.point({"lr": 1e-3, "batch": 8, "optimizer": "adam"}).tolist()
     begun = gfo.search(
-        final, SPACE, optimizer="sa", budget=Budget(evaluations=8), start=start, progress=False
+        final, SPACE, optimizer="sa", options={"x0": start}, budget=Budget(evaluations=8), progress=False
     )
-    assert begun.records[0].values == pytest.approx(start)
+    assert begun.loss < 0.05
 
 
 def test_jobs_side_by_side_give_the_same(tmp_path):
@@ -203,3 +203,20 @@ def test_bad_input(tmp_path):
     refused(lambda: searched(tmp_path / "s", resume=True, halving=ASHA([1, 2])), "halving")
     (tmp_path / "s" / TRIALS).write_text('{"trial": 0}\n')
     refused(lambda: searched(tmp_path / "s", resume=True, tokens=12_000), TRIALS, "line 1", "new folder")
+
+
+def test_importance_and_the_figure(tmp_path):
+    """The learning rate explains most of what is lost; what does nothing explains nothing."""
+    pytest.importorskip("optuna")
+
+    def loss(lr, batch, optimizer, momentum=None):
+        return (math.log10(lr) + 3) ** 2 + 0.3 * (optimizer == "sgd")
+
+    study = gfo.search(loss, SPACE, optimizer="random", budget=Budget(evaluations=128), progress=False)
+    found = study.importance()
+    assert list(found)[:2] == ["lr", "optimizer"]
+    assert found["lr"] > 0.8
+    assert found["batch"] < 0.05
+    figure = study.plot(tmp_path / "trials.png")
+    assert (tmp_path / "trials.png").stat().st_size > 10_000
+    assert len([axes for axes in figure.axes if axes.get_xlabel()]) == len(SPACE.names)

@@ -1,0 +1,65 @@
+"""The figure of a search of hyperparameters: each one's values against the loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gfo.report.figures import Figure
+
+ACROSS, HEIGHT = 3, 2.3  # panels in a row; inches of one
+
+
+def plot_trials(
+    values: Sequence[Mapping[str, Any]],
+    loss: Sequence[float],
+    budget: Sequence[float],
+    log: Mapping[str, bool],
+    path: str | Path | None = None,
+) -> Figure:
+    """A panel for each hyperparameter: its values, the loss, as colour how far a trial went; the best marked.
+
+    Args:
+        values: of each trial, by name.
+        loss: of each, its last one; trials that failed are left out.
+        budget: that each reached.
+        log: name -> whether its scale is logarithmic; its keys are the panels.
+        path: where to save it, as PNG, PDF or SVG.
+
+    Raises:
+        GfoError: for a path that cannot be written.
+    """
+    from matplotlib.colors import LogNorm
+
+    from gfo.report import figures
+
+    rows, several = math.ceil(len(log) / ACROSS), len(set(budget)) > 1
+    shade = {"norm": LogNorm(min(budget), max(budget)), "cmap": "viridis"} if several else {}
+    figure = figures.Figure(HEIGHT * rows)
+    panels = figure.subplots(rows, min(ACROSS, len(log)), squeeze=False, sharey=True)
+    drawn: Any = None
+    for axes, name in zip(panels.flat, log, strict=False):
+        there = [i for i, given in enumerate(values) if name in given and math.isfinite(loss[i])]
+        there.sort(key=lambda i: (-budget[i], loss[i]))  # the best first
+        x, y = [_number(values[i][name]) for i in there], [loss[i] for i in there]
+        drawn = axes.scatter(x, y, c=[budget[i] for i in there] if several else figures.BLUE, s=16, **shade)
+        axes.plot(x[:1], y[:1], "D", ms=8, mfc="none", mec=figures.ORANGE)
+        axes.set_xlabel(figures.text(name.rsplit(".", 1)[-1]))
+        if log[name]:
+            axes.set_xscale("log")
+        figures.tidy(axes)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("loss")
+    for axes in panels.flat[len(log) :]:
+        axes.set_axis_off()
+    if several:
+        figure.colorbar(drawn, ax=list(panels.flat), label="budget")
+    return figure.write(path)
+
+
+def _number(value: Any) -> Any:
+    """A value on an axis: names and truths are categories."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
