@@ -40,17 +40,14 @@ def plot_trials(
     shade = {"norm": LogNorm(min(budget), max(budget)), "cmap": "viridis"} if several else {}
     figure = figures.Figure(HEIGHT * rows)
     panels = figure.subplots(rows, min(ACROSS, len(log)), squeeze=False, sharey=True)
-    drawn: Any = None
     for axes, name in zip(panels.flat, log, strict=False):
         there = [i for i, given in enumerate(values) if name in given and math.isfinite(loss[i])]
         there.sort(key=lambda i: (-budget[i], loss[i]))  # the best first
-        x, y = [_number(values[i][name]) for i in there], [loss[i] for i in there]
-        drawn = axes.scatter(x, y, c=[budget[i] for i in there] if several else figures.BLUE, s=16, **shade)
-        axes.plot(x[:1], y[:1], "D", ms=8, mfc="none", mec=figures.ORANGE)
+        colour = {"c": [budget[i] for i in there]} if several else {}
+        drawn = _panel(axes, [values[i][name] for i in there], [loss[i] for i in there], **colour, **shade)
         axes.set_xlabel(figures.text(name.rsplit(".", 1)[-1]))
         if log[name]:
             axes.set_xscale("log")
-        figures.tidy(axes)
     for axes in panels[:, 0]:
         axes.set_ylabel("loss")
     for axes in panels.flat[len(log) :]:
@@ -58,6 +55,16 @@ def plot_trials(
     if several:
         figure.colorbar(drawn, ax=list(panels.flat), label="budget")
     return figure.write(path)
+
+
+def _panel(axes: Any, values: Sequence[Any], loss: Sequence[float], **colour: Any) -> Any:
+    """Values against losses, the first marked; what was drawn."""
+    from gfo.report import figures
+
+    figures.tidy(axes)
+    x = [_number(value) for value in values]
+    axes.plot(x[:1], loss[:1], "D", ms=8, mfc="none", mec=figures.ORANGE)
+    return axes.scatter(x, loss, s=16, **colour)
 
 
 def _number(value: Any) -> Any:
