@@ -24,8 +24,7 @@ def plot_trials(
 
     Args:
         values: of each trial, by name.
-        loss: of each, its last one; trials that failed are left out.
-        budget: that each reached.
+        loss, budget: of each, its last loss, and what it reached; trials that failed are left out.
         log: name -> whether its scale is logarithmic; its keys are the panels.
         path: where to save it, as PNG, PDF or SVG.
 
@@ -48,10 +47,9 @@ def plot_trials(
         axes.set_xlabel(figures.text(name.rsplit(".", 1)[-1]))
         if log[name]:
             axes.set_xscale("log")
-    for axes in panels[:, 0]:
-        axes.set_ylabel("loss")
-    for axes in panels.flat[len(log) :]:
-        axes.set_axis_off()
+    for number, axes in enumerate(panels.flat):
+        axes.set_ylabel("loss" if number % ACROSS == 0 else "")
+        axes.set_visible(number < len(log))
     if several:
         figure.colorbar(drawn, ax=list(panels.flat), label="budget")
     return figure.write(path)
