@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from gfo.spaces.deep_prompt import DeepPrompt as DeepPrompt
     from gfo.spaces.discrete_prompt import DiscretePrompt as DiscretePrompt
     from gfo.spaces.lora_subspace import LoRASubspace as LoRASubspace
+    from gfo.spaces.merge import Merge as Merge
     from gfo.spaces.prefix import Prefix as Prefix
     from gfo.spaces.product import ProductSpace as ProductSpace
     from gfo.spaces.scaling import BiasSpace as BiasSpace
