@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from gfo.run.callbacks import StopOnTarget as StopOnTarget
     from gfo.run.compare import compare as compare
     from gfo.run.loop import minimize as minimize
+    from gfo.run.merging import MergeControls as MergeControls
+    from gfo.run.merging import merge_controls as merge_controls
     from gfo.run.result import Result as Result
     from gfo.run.runs import runs as runs
     from gfo.run.selection import Selection as Selection
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from gfo.spaces.discrete_prompt import DiscretePrompt as DiscretePrompt
     from gfo.spaces.lora_subspace import LoRASubspace as LoRASubspace
     from gfo.spaces.merge import Merge as Merge
+    from gfo.spaces.parts.random_adapters import random_adapter as random_adapter
     from gfo.spaces.prefix import Prefix as Prefix
     from gfo.spaces.product import ProductSpace as ProductSpace
     from gfo.spaces.scaling import BiasSpace as BiasSpace
@@ -91,6 +94,7 @@ _PUBLIC = {
     "GfoWarning": "gfo.core.errors",
     "LocalEvaluator": "gfo.evaluation.local",
     "MLflow": "gfo.run.trackers",
+    "MergeControls": "gfo.run.merging",
     "Metric": "gfo.core.metric",
     "Racing": "gfo.evaluation.racing",
     "Result": "gfo.run.result",
@@ -103,7 +107,9 @@ _PUBLIC = {
     "compare": "gfo.run.compare",
     "freeze": "gfo.models.loading",
     "load_model": "gfo.models.loading",
+    "merge_controls": "gfo.run.merging",
     "minimize": "gfo.run.loop",
+    "random_adapter": "gfo.spaces.parts.random_adapters",
     "recorded": "gfo.core.recording",
     "register": "gfo.core.registry",
     "runs": "gfo.run.runs",

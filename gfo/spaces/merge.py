@@ -194,6 +194,11 @@ class Merge:
         return self.decode(torch.zeros(1, self.dim, dtype=torch.float64, device=self._model.device))
 
     @property
+    def starts_at_model(self) -> bool:
+        """Whether coefficients of 0 are the model itself."""
+        return self._how.of_changes
+
+    @property
     def _even(self) -> float:
         """The coefficient of z = 0."""
         return 1 / self.N
@@ -263,7 +268,7 @@ class Merge:
 
     def _weights(self, name: str) -> Parts:
         """What is merged in a module's weight, read from the files."""
-        return self._recipe.parts(name, self._model.weight(name), [each.weight(name) for each in self._found])
+        return self._recipe.parts(name, self._model.weight(name), (each.weight(name) for each in self._found))
 
     def _biases(self, name: str) -> tuple[Tensor, Parts] | None:
         """A module's own bias [out], and what is merged in it; None where it stays."""

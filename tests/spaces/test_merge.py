@@ -363,3 +363,115 @@ def test_adapters_of_another_base_are_told(made, tmp_path):
         (folder / "adapter_config.json").write_text(json.dumps(config))
     with pytest.warns(gfo.GfoWarning, match="adapter-1 says that it is an adapter of someone/else, not of"):
         gfo.Merge(model, folders)
+
+
+def test_controls_are_scored(made, tmp_path):
+    model, folders = made("llama", "adapters")
+    rows = merges.ROWS
+    task = gfo.Classification(rows, rows, rows, template="{text} It was", labels=merges.LABELS)
+    space = space_of(model, folders, "task_arithmetic", groups=2)
+    found = gfo.merge_controls(model, task, space, sweep=[0.1, 0.4])
+    assert list(found.points)[:5] == ["mean", *space.labels, "unchanged"]
+    best = min(found.sweep, key=found.sweep.get)
+    assert list(found.points)[5] == f"all at {best:g}"
+    evaluator = gfo.LocalEvaluator(model, task, space)
+    for name, z in found.points.items():
+        loss = evaluator.score(z[None], "test").metrics["loss"][0]
+        assert found.scores[name]["test"]["loss"] == pytest.approx(loss, abs=1e-6)
+    plain = gfo.LocalEvaluator(model, task, gfo.Scaling(model, 2)).score(np.zeros((1, 2)), "test")
+    assert found.scores["unchanged"]["test"]["loss"] == pytest.approx(plain.metrics["loss"][0], abs=1e-6)
+    assert "adapter-0" in str(found)
+    linear = gfo.merge_controls(model, task, space_of(model, folders, "linear"), splits=["dev"])
+    assert linear.sweep == {}
+    assert list(linear.scores["mean"]) == ["dev"]
+
+
+def test_random_adapters_are_as_large(made, tmp_path):
+    from gfo.spaces.parts.peft_files import read_lora
+
+    model, folders = made("llama", "adapters")
+    one, again, other = (
+        gfo.random_adapter(folders[0], tmp_path / name, seed=seed)
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    trained, drawn, same, more = (read_lora(folder, model)[0] for folder in (folders[0], one, again, other))
+    for name, (A, B) in trained.items():
+        a, b = drawn[name]
+        assert float((b @ a).norm()) == pytest.approx(float((B @ A).norm()), rel=1e-4)
+        assert float(a.norm()) == pytest.approx(float(A.norm()), rel=1e-4)
+        assert torch.equal(a, same[name][0])
+        assert not torch.equal(a, more[name][0])
+        assert float(((b @ a) * (B @ A)).sum().abs()) < 0.5 * float((B @ A).norm()) ** 2
+    for folder, out, words in (
+        (tmp_path, tmp_path / "d", "give a folder with adapter_config.json"),
+        (folders[0], tmp_path / "a", "is there already"),
+    ):
+        with pytest.raises(GfoError, match=words):
+            gfo.random_adapter(folder, out)
+
+
+def test_a_config_has_it_and_the_command_line_exports(made, tmp_path, monkeypatch, capfd):
+    """From a folder of the model, with paths relative to where it was started; resumed from elsewhere."""
+    from gfo import config
+
+    model, _ = made("llama")
+    merges.save(model.module, model.tokenizer, tmp_path / "base")
+    merges.whole(model, tmp_path, 2)
+    rows = "\n".join(json.dumps(row) for row in merges.ROWS)
+    (tmp_path / "rows.jsonl").write_text(rows)
+    (tmp_path / "merge.toml").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", gfo.GfoWarning)  # the same rows in all splits
+        result = config.load_config(tmp_path / "merge.toml").run(tmp_path / "run", progress=False)
+        assert np.isfinite(result.loss)
+        monkeypatch.chdir("/")
+        held = config.load_config(tmp_path / "run" / "config.json")
+        assert held.space.checkpoints == [str(tmp_path / f"whole-{i}") for i in range(2)]
+        command = ["export", str(tmp_path / "run"), "--format", "merged", "--out", str(tmp_path / "out")]
+        assert exit_code(command) == 0
+    assert (tmp_path / "out" / "mergekit.yaml").read_text().startswith("merge_method: ties\nbase_model:")
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()
+    wrong = CONFIG.replace("whole-1", "whole-7")
+    (tmp_path / "wrong.toml").write_text(wrong)
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(["tune", str(tmp_path / "wrong.toml"), "--out", str(tmp_path / "other")]) == 2
+    assert "checkpoints: there is no folder" in capfd.readouterr().err
+
+
+def exit_code(arguments):
+    from gfo.cli import main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["gfo", *arguments])
+        try:
+            main()
+        except SystemExit as end:
+            return end.code or 0
+    return 0
+
+
+CONFIG = """
+[model]
+name = "base"
+
+[task]
+kind = "classification"
+train = "rows.jsonl"
+dev = "rows.jsonl"
+template = "Review: {text} It was"
+labels = { bad = " terrible", good = " great" }
+
+[space]
+kind = "merge"
+checkpoints = ["whole-0", "whole-1"]
+method = "ties"
+density = 0.5
+filters = ["self_attn", "mlp"]
+
+[optimizer]
+name = "cma"
+
+[budget]
+evaluations = 20
+"""

@@ -17,7 +17,7 @@ the model's, tau_i = theta_i - theta_0 task vectors, w_i coefficients:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -33,8 +33,11 @@ PARALLEL = 0.9995  # of |cos omega|, beyond which SLERP is linear, as mergekit h
 SMALL = 1e-8  # a norm below it counts as 1
 SMALL_SUM = 1e-7  # of magnitudes, below which DARE scales nothing
 
+BLOCK = 2**16  # numbers of a tensor that are merged at a time, where much is made on the way
 Parts = tuple["Tensor | None", list["Tensor"]]
 """theta_0, or None, and what `Method.mix` takes."""
+Mix = Callable[["Tensor | None", Sequence["Tensor"], "Tensor"], "Tensor"]
+"""theta_0 (or None), the N tensors of `Parts`, coefficients -> the merged tensor."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,14 @@ class Method:
     """One way to merge.
 
     Attributes:
-        mix: theta_0 (or None), the N tensors `part` gave, coefficients -> the merged tensor.
+        mix: what merges a tensor.
         of_changes: whether it merges task vectors, and so needs theta_0.
         low_rank: whether it is a sum, which adapters take without a weight being made.
         density: the share of each task vector that is kept, by default; None for all.
         random: whether that share is drawn.
     """
 
-    mix: Callable[[Tensor | None, Sequence[Tensor], Tensor], Tensor]
+    mix: Mix
     of_changes: bool = True
     low_rank: bool = False
     density: float | None = None
@@ -61,7 +64,8 @@ def weighted(base: Tensor | None, tensors: Sequence[Tensor], w: Tensor) -> Tenso
     if base is None and not w.requires_grad:
         found = w.nonzero().flatten().tolist()
         if len(found) == 1 and w[found[0]] == 1:
-            return tensors[found[0]]
+            alone: Tensor = tensors[found[0]]
+            return alone
     total = base
     for tensor, each in zip(tensors, w, strict=True):
         total = each * tensor if total is None else total + each * tensor
@@ -83,6 +87,21 @@ def _elected(changes: Sequence[Tensor], w: Tensor) -> tuple[Tensor, Tensor]:
     return kept, weights
 
 
+def _in_blocks(mix: Mix) -> Mix:
+    """The same, some rows after the other, so that what is made on the way is small."""
+
+    def mixed(base: Tensor | None, changes: Sequence[Tensor], w: Tensor) -> Tensor:
+        import torch
+
+        assert base is not None
+        step = max(1, BLOCK // max(1, base[:1].numel()))
+        parts = (slice(start, start + step) for start in range(0, len(base), step))
+        return torch.cat([mix(base[rows], [change[rows] for change in changes], w) for rows in parts])
+
+    return mixed
+
+
+@_in_blocks
 def ties(base: Tensor | None, changes: Sequence[Tensor], w: Tensor) -> Tensor:
     """TIES of changes that are trimmed."""
     import torch
@@ -92,6 +111,7 @@ def ties(base: Tensor | None, changes: Sequence[Tensor], w: Tensor) -> Tensor:
     return base + kept / torch.where(weights == 0, 1.0, weights)
 
 
+@_in_blocks
 def elected(base: Tensor | None, changes: Sequence[Tensor], w: Tensor) -> Tensor:
     """The same without the division."""
     assert base is not None
@@ -172,22 +192,26 @@ class Recipe:
     seed: int
     _least: dict[tuple[str, int], float] = field(default_factory=dict)
 
-    def parts(self, name: str, own: Tensor, tensors: Sequence[Tensor]) -> Parts:
+    def parts(self, name: str, own: Tensor, tensors: Iterable[Tensor]) -> Parts:
         """theta_0, if it is needed, and what `method.mix` takes, whatever the coefficients; all float32.
 
         Args:
             name: of the tensor.
             own: theta_0.
-            tensors: the checkpoints'.
+            tensors: the checkpoints', read one after the other.
         """
         if not self.method.of_changes:
             return None, [tensor.to(own.device).float() for tensor in tensors]
         base = own.float()
-        changes = [tensor.to(own.device).float() - base for tensor in tensors]
-        if self.method.density is not None and self.density < 1:
-            keep = self._dropped if self.method.random else self._trimmed
-            changes = [keep(name, i, change) for i, change in enumerate(changes)]
-        return base, changes
+        return base, [
+            self._kept(name, i, tensor.to(own.device).float() - base) for i, tensor in enumerate(tensors)
+        ]
+
+    def _kept(self, name: str, i: int, change: Tensor) -> Tensor:
+        """What is left of the i-th task vector."""
+        if self.density >= 1:
+            return change
+        return self._dropped(name, i, change) if self.method.random else self._trimmed(name, i, change)
 
     def _trimmed(self, name: str, i: int, change: Tensor) -> Tensor:
         """TIES' part of the i-th task vector; where it is cut is found once."""
