@@ -120,7 +120,7 @@ class Merge:
         self._make = self._low_rank() if self.adapters and self._how.low_rank else self._banks()
         self.starts_from = self._start()
         given = {"method": method, "groups": groups, "filters": list(filters), "spread": spread}
-        prints = {each.path.name: each.fingerprint for each in self._found}
+        prints = [each.fingerprint for each in self._found]
         remember(self, {**given, "density": self.density, "seed": seed, "checkpoints": prints})
 
     def decode(self, z: Tensor) -> Delta:
