@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from gfo.run.halving import ASHA as ASHA
     from gfo.run.halving import Hyperband as Hyperband
     from gfo.run.loop import minimize as minimize
+    from gfo.run.merging import MergeControls as MergeControls
+    from gfo.run.merging import merge_controls as merge_controls
     from gfo.run.result import Result as Result
     from gfo.run.runs import runs as runs
     from gfo.run.search import Study as Study
@@ -61,6 +63,8 @@ if TYPE_CHECKING:
     from gfo.spaces.deep_prompt import DeepPrompt as DeepPrompt
     from gfo.spaces.discrete_prompt import DiscretePrompt as DiscretePrompt
     from gfo.spaces.lora_subspace import LoRASubspace as LoRASubspace
+    from gfo.spaces.merge import Merge as Merge
+    from gfo.spaces.parts.random_adapters import random_adapter as random_adapter
     from gfo.spaces.prefix import Prefix as Prefix
     from gfo.spaces.product import ProductSpace as ProductSpace
     from gfo.spaces.scaling import BiasSpace as BiasSpace
@@ -104,6 +108,7 @@ _PUBLIC = {
     "LocalEvaluator": "gfo.evaluation.local",
     "Log": "gfo.core.hyperparameters",
     "MLflow": "gfo.run.trackers",
+    "MergeControls": "gfo.run.merging",
     "Metric": "gfo.core.metric",
     "Outcome": "gfo.run.trials",
     "Racing": "gfo.evaluation.racing",
@@ -119,7 +124,9 @@ _PUBLIC = {
     "compare": "gfo.run.compare",
     "freeze": "gfo.models.loading",
     "load_model": "gfo.models.loading",
+    "merge_controls": "gfo.run.merging",
     "minimize": "gfo.run.loop",
+    "random_adapter": "gfo.spaces.parts.random_adapters",
     "recorded": "gfo.core.recording",
     "register": "gfo.core.registry",
     "runs": "gfo.run.runs",

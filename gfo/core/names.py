@@ -105,6 +105,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "spaces.lora_subspace:LoRASubspace",
             "low-rank changes of weights; method lora-fa, lora-xs, vera or tiny",
         ),
+        "merge": (
+            "spaces.merge:Merge",
+            "how much of each of several checkpoints or adapters, by layers and kinds of modules",
+        ),
         "prefix": ("spaces.prefix:Prefix", "keys and values in front of all tokens, started from real words"),
         "product": (
             "spaces.product:ProductSpace",

@@ -273,9 +273,9 @@ class Prefixes(LayerSlot, name="prefix"):
 
 
 class Banks(ModuleSlot, name="bank"):
-    """Module -> shares [K, M] and a `Bank` of M weights: W is sum_m shares_m W_m, mostly one of them.
+    """Module -> shares [K, M] and a `Bank`, which makes W of them: sum_m shares_m W_m, mostly one W_m.
 
-    The bank is no candidate's: it stays as it is where candidates are chosen or moved.
+    The bank is no candidate's: it stays as it is where candidates are chosen or moved. Shares stay float32.
     """
 
     def tensors(self) -> Iterator[Tensor]:
@@ -286,6 +286,10 @@ class Banks(ModuleSlot, name="bank"):
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The slot with `change` applied to the shares."""
         return type(self)({name: (change(shares), bank) for name, (shares, bank) in self.at.items()})
+
+    def to(self, device: Any, dtype: Any) -> Self:
+        """The shares on a device."""
+        return super().to(device, None)
 
     def widths(self, name: str) -> tuple[int | None, int | None]:
         """(in, out)."""

@@ -108,11 +108,11 @@ def multiply_by_chosen(x: Tensor, module: nn.Module, shares: Tensor, bank: Bank)
     bias: Any = getattr(module, "bias", None)
     different, which = torch.unique(shares[:1] if is_shared(shares) else shares, dim=0, return_inverse=True)
     if len(different) == 1:
-        return torch.nn.functional.linear(x, bank.mixed(different[0]), bias)
+        return torch.nn.functional.linear(x, bank.mixed(shares[0]), bias)
     y = x.new_empty(*x.shape[:2], bank.shape[0])
-    for i, some in enumerate(different):
+    for i in range(len(different)):
         mine = (which == i).nonzero().flatten()
-        y[mine] = torch.nn.functional.linear(x[mine], bank.mixed(some), bias)
+        y[mine] = torch.nn.functional.linear(x[mine], bank.mixed(shares[mine[0]]), bias)
     return y
 
 

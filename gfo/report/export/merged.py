@@ -31,7 +31,9 @@ from gfo.report.export.closed import (
     whole_layers,
     write_structure,
 )
+from gfo.report.export.recipe import write_recipe
 from gfo.report.export.soft_tokens import SoftTokens
+from gfo.spaces.merge import Merge
 
 if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
@@ -52,17 +54,17 @@ class Linear:
     bias: Tensor | None
 
 
-Merge = Callable[..., None]
-_MERGES: dict[type[Slot], Merge] = {}
+Step = Callable[..., None]
+_MERGES: dict[type[Slot], Step] = {}
 
 
-def merges(slot: type[Slot]) -> Callable[[Merge], Merge]:
+def merges(slot: type[Slot]) -> Callable[[Step], Step]:
     """Decorator: the function writes a slot into a linear module, from its tensors of one candidate.
 
     Slots are written in the order of the functions, which is that of `gfo.models.apply`.
     """
 
-    def register(function: Merge) -> Merge:
+    def register(function: Step) -> Step:
         _MERGES[slot] = function
         return function
 
@@ -118,6 +120,8 @@ def write_merged(candidate: Candidate, folder: Path) -> Exported:
         twin, closing = _merged(candidate, soft), []
         with no_progress_bars():
             _save(twin, folder)
+        if isinstance(candidate.space, Merge):
+            closing = _checked_recipe(candidate, candidate.space, type(twin), folder)
     _save(_reader(model, model.tokenizer if soft is None else soft.tokenizer), folder)
     notes = _notes(model, soft) + closing
     write_prompt(candidate, folder, () if soft is None else soft.texts, "; ".join(notes) or None)
@@ -150,6 +154,16 @@ def _write_closed(candidate: Candidate, soft: SoftTokens | None, folder: Path) -
     raise cannot(
         f"what transformers loads is not '{model.name}' with these sub-blocks closed", "take another model"
     )
+
+
+def _checked_recipe(candidate: Candidate, space: Merge, kind: Any, folder: Path) -> list[str]:
+    """Compare what transformers loads with the merge, and write its recipe; what to mind of that."""
+    if not _is_loaded_as(candidate, kind, folder):
+        raise cannot(
+            f"what transformers loads is not '{candidate.model.name}' with these weights merged",
+            "load the model in float32",
+        )
+    return write_recipe(candidate, space, folder)
 
 
 def _is_loaded_as(candidate: Candidate, kind: Any, folder: Path) -> bool:
@@ -276,7 +290,7 @@ def _merge(part: Any, name: str, delta: Delta) -> None:
         raise cannot(f"'{name}' is no linear module", "LoRASubspace and Scaling can be exported")
 
 
-def _merge_linear(part: Any, name: str, todo: Sequence[tuple[Merge, Slot]]) -> None:
+def _merge_linear(part: Any, name: str, todo: Sequence[tuple[Step, Slot]]) -> None:
     """Write slots into a linear module, one after the other."""
     weight = weight_of(part)
     linear = Linear(weight.float(), None if part.bias is None else part.bias.float())
