@@ -7,20 +7,17 @@ compared with gfo's own logits before it counts as written.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gfo.core.delta import Delta
 from gfo.core.files import write_whole
 from gfo.core.sub_blocks import SUB_BLOCKS, SubBlock
 from gfo.models.apply import Change, applied
-from gfo.models.families import sub_block_of
-from gfo.models.structure import hooked
-from gfo.models.weights import linear_sizes
 from gfo.report.export.candidate import cannot
 
 if TYPE_CHECKING:
@@ -47,7 +44,7 @@ def put_zeros(twin: Any, model: FrozenModel, closed: Sequence[SubBlock]) -> None
     Raises:
         GfoError: for a sub-block whose output no linear module gives, as that of routed experts.
     """
-    names = _last_matrices(model, closed)
+    names = model.last_matrices
     for place in closed:
         if place not in names:
             raise cannot(
@@ -106,46 +103,3 @@ def notes_on(closed: Sequence[SubBlock], removed: Sequence[int]) -> list[str]:
 
 def _no_cache(model: FrozenModel) -> dict[str, bool]:
     return {"use_cache": False} if model.causal else {}
-
-
-@torch.no_grad()
-def _last_matrices(model: FrozenModel, places: Sequence[SubBlock]) -> dict[SubBlock, str]:
-    """Sub-block -> the name of the linear module whose output is the sub-block's, found by running it."""
-    names = {id(part): name for name, part in model.module.named_modules()}
-    ends: dict[SubBlock, nn.Module] = {}
-    for place in places:
-        if modules := sub_block_of(model.all_layers[place.layer], place.kind):
-            ends[place] = modules[-1]
-    seen = _outputs(model, [part for end in ends.values() for part in (end, *_linears(end))])
-    found = {}
-    for place, end in ends.items():
-        wanted = seen[id(end)]
-        for part in _linears(end):
-            if _same_numbers(seen.get(id(part)), wanted):
-                found[place] = names[id(part)]
-    return found
-
-
-def _outputs(model: FrozenModel, parts: Iterable[nn.Module]) -> dict[int, Tensor]:
-    """id(module) -> its output for a few tokens, of those modules that run."""
-    seen: dict[int, Tensor] = {}
-
-    def keep(module: nn.Module, args: Any, output: Any) -> None:
-        seen[id(module)] = output if isinstance(output, Tensor) else output[0]
-
-    once = {id(part): part for part in parts}
-    with model.lock, hooked(*(part.register_forward_hook(keep) for part in once.values())):
-        model.hidden_states(model.probe_text[None])
-    return seen
-
-
-def _same_numbers(given: Tensor | None, wanted: Tensor) -> bool:
-    """Whether an output holds the numbers of another one in their order, whatever its shape."""
-    if given is None or given.numel() != wanted.numel():
-        return False
-    return torch.equal(given.flatten(), wanted.flatten())
-
-
-def _linears(part: nn.Module) -> Iterator[nn.Module]:
-    """The linear modules in a module, itself among them."""
-    return (inner for inner in part.modules() if linear_sizes(inner) is not None)
