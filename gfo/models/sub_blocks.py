@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from gfo.core.sub_blocks import SUB_BLOCKS, SubBlock
 from gfo.models.apply import Change, applied
 from gfo.models.families import sub_block_of
 from gfo.models.gates import Fork, Forks, Open
+from gfo.models.latency import Latency, latency_of
 from gfo.models.narrowing import Narrow, every_second
 from gfo.models.probing import ROWS, evaluating, rows_of
 from gfo.models.sizes import Size
@@ -61,6 +62,10 @@ class HasSubBlocks:
     def units(self, place: SubBlock, kind: str) -> Units:
         """Equal parts of a sub-block: see `gfo.models.units.units_of`."""
         return units_of(self, place, kind)
+
+    def latency(self, path: str, units: Mapping[SubBlock, Sequence[int]]) -> Latency:
+        """How long its parts take: see `gfo.models.latency.latency_of`."""
+        return latency_of(self, path, units)
 
     def in_sub_blocks(self, names: Iterable[str]) -> bool:
         """Whether all of the modules are in sub-blocks that are known."""

@@ -15,7 +15,7 @@ from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.core.recording import recorded
 from gfo.core.sub_blocks import SUB_BLOCKS, SubBlock
-from gfo.spaces.parts.cuts import Cut, HasParts, HasSize, heads_of, widths_of
+from gfo.spaces.parts.cuts import Cut, HasParts, HasSize, heads_of, latency_of, milliseconds, widths_of
 from gfo.spaces.parts.options import Layers, select_layers
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class Structure:
         narrower: the sum of these genes; None for any. Points with another are repaired, step by step.
         calibration: texts on which the norm of what neurons give is measured: those of the least norm fall
             first. By default the norm of the columns that read them says so.
+        latency: a JSON file of how long parts take on this machine; it is measured and written where there is
+            none. `measure` then has "latency".
 
     Attributes:
         places: the sub-blocks, a gene each, from the lowest layer to the highest.
@@ -79,6 +81,7 @@ class Structure:
         widths: Sequence[float] | None = None,
         narrower: int | None = None,
         calibration: Sequence[str] | None = None,
+        latency: str | None = None,
     ) -> None:
         chosen = select_layers(layers, model.layers)
         wanted = dict(zip(SUB_BLOCKS, (attention, feedforward), strict=True))
@@ -103,6 +106,7 @@ class Structure:
         self.dim = domain.d
         self.first_layer = min(place.layer for place in (*self.places, *(cut.place for cut in self.cuts)))
         self._sizes, self._whole = model.sub_blocks, model.size
+        self._latency = latency_of(model, latency, self.cuts, heads)
 
     def decode(self, z: Tensor) -> Delta:
         """z [K, d] -> gates [K] and factors on the inputs of modules; decode(0) closes nothing.
@@ -133,20 +137,23 @@ class Structure:
 
         "parameters" and "bytes" in memory, without those of closed sub-blocks (but with the norms in front
         of them), heads and neurons; "multiply_adds" of a token, by its matrices, without attention's products
-        of tokens; "keys_and_values", the numbers kept of a token.
+        of tokens; "keys_and_values", the numbers kept of a token. With `latency`, "latency": milliseconds of
+        a forward pass of a row of 128 tokens, the sum of its parts'.
         """
         genes = self.domain.clip(self.repair(z))
         closed = genes[:, : len(self.places)]
         whole = {place: closed[:, i] for i, place in enumerate(self.places)}
-        cuts = [
-            (cut, cut.closed(genes[:, some]) * (1 - whole.get(cut.place, 0.0)))
-            for cut, some in zip(self.cuts, self._slices, strict=True)
-        ]
+        cut_off = {cut: cut.closed(genes[:, some]) for cut, some in zip(self.cuts, self._slices, strict=True)}
         found = {}
         for name, what in MEASURES.items():
-            each = np.array([getattr(self._sizes[place], what) for place in self.places], dtype=np.float64)
-            cut_off = sum((getattr(cut.size, what) * number for cut, number in cuts), np.zeros(len(genes)))
-            found[name] = getattr(self._whole, what) - closed @ each - cut_off
+            found[name] = np.full(len(genes), float(getattr(self._whole, what)))
+            for place, gone in whole.items():
+                found[name] -= gone * getattr(self._sizes[place], what)
+            for cut, number in cut_off.items():
+                found[name] -= number * (1 - whole.get(cut.place, 0.0)) * getattr(cut.size, what)
+        if self._latency is not None:
+            left = {cut.place: cut.all - number for cut, number in cut_off.items()}
+            found["latency"] = milliseconds(self._latency, whole, left, len(genes))
         return found
 
     def closed_of(self, z: Array) -> list[str]:
@@ -221,7 +228,7 @@ def _wrong(z: Array, number: int) -> list[Array]:
 
 
 def _nearest(row: Array, high: Array, number: int) -> Array:
-    """Whole genes [d] of a sum, near those of a row: the highest rise, or the lowest fall, a step at a time."""
+    """Whole genes [d] of a sum, near a row's: the highest rise, or the lowest fall, a step at a time."""
     if (high == 1).all():
         order = np.lexsort((_tie_breaks(row), -row))
         return np.isin(np.arange(len(row)), order[:number]).astype(np.float64)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
+import gfo
 from gfo import Domain, GfoError
 from gfo.models.loading import freeze
 from gfo.optimizers import make
@@ -199,3 +202,54 @@ def test_heads_that_are_not_known(tokenizer):
     Structure(model, widths=WIDTHS)
     with pytest.raises(GfoError, match="so that its heads cannot be closed; leave heads out"):
         Structure(model, heads="groups")
+
+
+def test_latency_is_a_table_in_a_file(tiny, tmp_path):
+    """Sums of what the file says; it is measured once, and a table of others is refused."""
+    model = tiny("llama")
+    path = tmp_path / "latency.json"
+    options = {"heads": "groups", "widths": WIDTHS, "latency": str(path)}
+    space = Structure(model, **options)
+    table = json.loads(path.read_text())
+    attention, network = (table["milliseconds"][name] for name in ("attention 0", "feed-forward 0"))
+    assert set(attention) == {"1", "2"}
+    assert set(network) == {"12", "24", "48"}
+    assert min(*attention.values(), *network.values()) > 0
+    table["rest"] = 7.0
+    table["milliseconds"] = {
+        "attention 0": {"1": 2.0, "2": 3.0},
+        "feed-forward 0": {"12": 10, "24": 20, "48": 40},
+    }
+    path.write_text(json.dumps(table))
+    space = Structure(model, **options)
+    z = np.zeros((5, space.domain.d))
+    z[1, 0], z[2, 6], z[3, -1], z[4, [5, -1, 6, 7]] = 1, 1, 2, 1
+    whole = 7 + 3 * 43
+    np.testing.assert_allclose(
+        space.measure(z)["latency"], [whole, whole - 3, whole - 1, whole - 30, whole - 40 - 3]
+    )
+    assert json.loads(path.read_text()) == table
+    for name, value in (("model", "another"), ("machine", "elsewhere"), ("milliseconds", {})):
+        path.write_text(json.dumps(table | {name: value}))
+        with pytest.raises(GfoError, match=r"latency: .* name another file"):
+            Structure(model, **options)
+    path.write_text("")
+    with pytest.raises(GfoError, match=r"latency: .* name another file"):
+        Structure(model, **options)
+    with pytest.raises(GfoError, match="latency is known of heads = 'groups' alone"):
+        Structure(model, heads="queries", latency=str(path))
+    with pytest.raises(GfoError, match="is not one module; leave latency out"):
+        Structure(tiny("opt"), latency=str(tmp_path / "other.json"))
+
+
+def test_a_limit_on_latency(tiny, tmp_path):
+    model = tiny("llama")
+    space = Structure(model, widths=WIDTHS, latency=str(tmp_path / "latency.json"))
+    task = gfo.LanguageModeling([{"text": TEXT}], template="{text}")
+    whole, least = space.measure(np.stack([np.zeros(9), np.ones(9)]))["latency"]
+    limit = (whole + least) / 2
+    budget = gfo.Budget(evaluations=60)
+    result = gfo.tune(
+        model, task, space, optimizer="ga", budget=budget, limits={"latency": limit}, progress=False
+    )
+    assert space.measure(result.z[None])["latency"][0] <= limit

@@ -7,18 +7,19 @@ compared with gfo's own logits before it counts as written.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gfo.core.delta import Delta
 from gfo.core.files import write_whole
 from gfo.core.sub_blocks import SUB_BLOCKS, SubBlock
 from gfo.models.apply import Change, applied
 from gfo.report.export.candidate import cannot
+from gfo.report.export.cut import Smaller
 
 if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
@@ -89,16 +90,28 @@ def is_same(module: Any, model: FrozenModel, delta: Delta) -> bool:
     return float((found - wanted).abs().max()) <= most
 
 
-def write_structure(folder: Path, closed: Sequence[SubBlock], removed: Sequence[int]) -> None:
-    """Write what was closed as JSON."""
-    values = {"closed": [str(place) for place in closed], "layers_left_out": list(removed)}
+def write_structure(
+    folder: Path,
+    closed: Sequence[SubBlock],
+    removed: Sequence[int],
+    parts: Mapping[SubBlock, Tensor],
+    left_out: Smaller,
+) -> None:
+    """Write what was closed as JSON: of cut sub-blocks the inputs of the last matrix that are kept."""
+    values: dict[str, Any] = {"closed": [str(place) for place in closed], "layers_left_out": list(removed)}
+    if parts:
+        values["kept_inputs"] = {
+            str(place): kept.nonzero().flatten().tolist() for place, kept in parts.items()
+        }
+        values["config"] = dict(left_out.config)
     write_whole(folder / STRUCTURE, json.dumps(values, indent=1) + "\n")
 
 
-def notes_on(closed: Sequence[SubBlock], removed: Sequence[int]) -> list[str]:
+def notes_on(closed: Sequence[SubBlock], removed: Sequence[int], left_out: Smaller) -> list[str]:
     """What to mind of closed sub-blocks that are still there."""
     zeros = sum(place.layer not in removed for place in closed)
-    return [f"{zeros} of {len(closed)} closed sub-blocks are zeros, which take their room"] if zeros else []
+    room = "part of their room" if any(place in left_out.kept for place in closed) else "their room"
+    return [f"{zeros} of {len(closed)} closed sub-blocks are zeros, which take {room}"] if zeros else []
 
 
 def _no_cache(model: FrozenModel) -> dict[str, bool]:

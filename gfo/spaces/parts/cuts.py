@@ -33,6 +33,15 @@ class HasSize(Protocol):
     def kept(self) -> int: ...
 
 
+class HasLatency(Protocol):
+    """How long parts take: see `gfo.models.latency.Latency`."""
+
+    @property
+    def rest(self) -> float: ...
+    @property
+    def parts(self) -> Mapping[SubBlock, Mapping[int, float]]: ...
+
+
 class HasUnits(Protocol):
     """Equal parts of a sub-block: see `gfo.models.units.Units`."""
 
@@ -52,9 +61,10 @@ class HasParts(HasModules, Protocol):
     @property
     def sub_blocks(self) -> Mapping[SubBlock, HasSize]: ...
     def units(self, place: SubBlock, kind: str) -> HasUnits: ...
+    def latency(self, path: str, units: Mapping[SubBlock, Sequence[int]]) -> HasLatency: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Heads:
     """An attention whose heads have a gene each: 1 closes it.
 
@@ -74,9 +84,19 @@ class Heads:
     names: tuple[str, ...]
 
     @property
+    def numbers(self) -> tuple[int, ...]:
+        """How many heads it may have left."""
+        return tuple(range(1, self.units + 1))
+
+    @property
     def high(self) -> list[float]:
         """The highest value of each gene."""
         return [1.0] * self.units
+
+    @property
+    def all(self) -> int:
+        """How many heads there are."""
+        return self.units
 
     def closed(self, genes: Array) -> Array:
         """How many heads genes [K, n] close, [K]."""
@@ -91,7 +111,7 @@ class Heads:
         return (1 - genes.float()).repeat_interleave(self.width, dim=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Widths:
     """A feed-forward network with a gene that says how many of its neurons are left.
 
@@ -110,6 +130,16 @@ class Widths:
     counts: tuple[int, ...]
     rank: Tensor
     names: tuple[str, ...]
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """How many neurons it may have left."""
+        return self.counts
+
+    @property
+    def all(self) -> int:
+        """How many neurons there are."""
+        return self.counts[0]
 
     @property
     def high(self) -> list[float]:
@@ -202,3 +232,38 @@ def _ranks(model: HasParts, names: Sequence[str], texts: Sequence[str] | None) -
     else:
         norms = {name: x.norm(dim=0) for name, x in module_inputs(model, names, texts).items()}
     return {name: (-norm).argsort(stable=True).argsort() for name, norm in norms.items()}
+
+
+def latency_of(
+    model: HasParts, path: str | None, cuts: Sequence[Cut], heads: str | None
+) -> HasLatency | None:
+    """How long sub-blocks take with what may be left of them, by a file; None without.
+
+    Raises:
+        GfoError: for heads of queries, of which keys and values stay.
+    """
+    if path is None:
+        return None
+    if heads == "queries":
+        raise GfoError("space: latency is known of heads = 'groups' alone; give those, or leave latency out")
+    numbers: dict[SubBlock, Sequence[int]] = dict.fromkeys(model.sub_blocks, (1,))
+    return model.latency(path, numbers | {cut.place: cut.numbers for cut in cuts})
+
+
+def milliseconds(
+    latency: HasLatency, closed: Mapping[SubBlock, Array], left: Mapping[SubBlock, Array], K: int
+) -> Array:
+    """How long K candidates take, [K].
+
+    Args:
+        latency: of the parts.
+        closed: sub-block -> which candidates close it, [K]; none closes another.
+        left: sub-block -> how many of its heads or neurons they keep, [K]; all of another.
+        K: the candidates.
+    """
+    total = np.full(K, latency.rest)
+    for place, times in latency.parts.items():
+        numbers = left.get(place, np.full(K, max(times)))
+        each = np.array([times.get(int(n), 0.0) for n in numbers])  # without any head nothing is left of it
+        total += each * (1 - closed.get(place, np.zeros(K)))
+    return total
