@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -136,3 +138,29 @@ def test_what_does_not_fit_is_refused(tiny, levels, words):
 def test_blocks_of_four(tiny):
     with pytest.raises(GfoError, match=r"'S2:4' wants columns in blocks of 4, .* has 50; leave it out"):
         gfo.Compression(tiny("llama", intermediate_size=50), ["F32", "S2:4"])
+
+
+@pytest.mark.parametrize("beside", ["low rank", "soft prompt"])
+def test_beside_what_recovers_the_loss(tiny, beside):
+    """Levels and another change at once are that change of a model whose weights are the levels'."""
+    model = tiny("llama", hidden_size=64, intermediate_size=64)
+    space = gfo.Compression(model, ["Q8_0", "Q4_0", "S50"], calibration=TEXTS)
+    other = gfo.LoRASubspace(model, 5, alpha=1.0)
+    if beside == "soft prompt":
+        other = gfo.SoftPrompt(model, tokens=2, dim=5)
+    rng = np.random.default_rng(0)
+    z = np.hstack([rng.integers(0, 3, (3, space.domain.d)), rng.standard_normal((3, 5))])
+    task = gfo.LanguageModeling([{"text": text} for text in TEXTS], template="{soft}{text}")
+    product = gfo.ProductSpace(space, other)
+    found = gfo.LocalEvaluator(model, task, product)(z, 0).loss
+    np.testing.assert_array_equal(product.measure(z)["bytes"], space.measure(z[:, : space.domain.d])["bytes"])
+    for k in range(3):
+        module = copy.deepcopy(model.module)
+        with torch.no_grad():
+            for i, name in enumerate(space.names):
+                module.get_submodule(name).weight.copy_(space.weight(name, int(z[k, i])))
+        rounded = gfo.freeze(module, model.tokenizer, "rounded")
+        parts = z[k : k + 1, space.domain.d :]
+        alone = gfo.LocalEvaluator(rounded, task, other)(parts, 0).loss[0]
+        assert found[k] == pytest.approx(alone, abs=5e-5)
+    assert np.ptp(found) > 1e-3

@@ -16,7 +16,8 @@ def input_norms(weight: Tensor, inputs: Tensor | None) -> Tensor:
     if inputs is None:
         return weight.new_ones(weight.shape[1])
     norms = inputs.to(weight).norm(dim=0)
-    return norms.clamp(min=LEAST * max(float(norms.mean()), 1e-30))
+    least: Tensor = norms.clamp(min=LEAST * max(float(norms.mean()), 1e-30))
+    return least
 
 
 def sparse(share: float, weight: Tensor, inputs: Tensor | None) -> Tensor:
@@ -48,4 +49,5 @@ def low_rank(share: float, weight: Tensor, inputs: Tensor | None) -> Tensor:
     rank = max(1, int(share * out * columns / (out + columns)))
     norms = input_norms(weight, inputs)
     U, S, V = torch.linalg.svd(weight * norms, full_matrices=False)
-    return (U[:, :rank] * S[:rank]) @ V[:rank] / norms
+    found: Tensor = (U[:, :rank] * S[:rank]) @ V[:rank] / norms
+    return found
