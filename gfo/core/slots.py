@@ -272,6 +272,17 @@ class Prefixes(LayerSlot, name="prefix"):
         super().check(model)
 
 
+class InputScales(ModuleSlot, name="input_scale"):
+    """Module -> [K, in], factors on what enters it: 0 in the columns of heads or neurons closes these."""
+
+    at_rest = 1.0
+    remedy = "give them different layers, or one heads and the other widths"
+
+    def widths(self, name: str) -> tuple[int | None, int | None]:
+        """(in, None)."""
+        return int(self.at[name].shape[1]), None
+
+
 class Banks(ModuleSlot, name="bank"):
     """Module -> shares [K, M] and a `Bank`, which makes W of them: sum_m shares_m W_m, mostly one W_m.
 

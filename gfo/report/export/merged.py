@@ -6,7 +6,7 @@ The frozen model is not touched: a copy shares all tensors but those that change
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from gfo.core.bank import Bank
 from gfo.core.delta import Delta
 from gfo.core.errors import GfoError
-from gfo.core.slots import Banks, Biases, LayerPrompts, LowRank, Prefixes, Prompts, Scales, Slot
-from gfo.core.sub_blocks import Gates
+from gfo.core.slots import Banks, Biases, InputScales, LayerPrompts, LowRank, Prefixes, Prompts, Scales, Slot
+from gfo.core.sub_blocks import Gates, SubBlock
 from gfo.models.loading import no_progress_bars
 from gfo.models.weights import linear_sizes, put_plain_linears, quantized_linears, weight_of
 from gfo.report.export.candidate import BEGIN_LORA, Candidate, Exported, cannot, deep_prompt, write_prompt
@@ -31,6 +31,7 @@ from gfo.report.export.closed import (
     whole_layers,
     write_structure,
 )
+from gfo.report.export.cut import Smaller, cut_parts, notes_on_cuts, smaller
 from gfo.report.export.recipe import write_recipe
 from gfo.report.export.soft_tokens import SoftTokens
 from gfo.spaces.merge import Merge
@@ -93,6 +94,11 @@ def _add(to: Linear, added: Tensor) -> None:
     to.bias = to.bias + added
 
 
+@merges(InputScales)
+def _multiply_columns(to: Linear, scale: Tensor) -> None:  # of all that the input enters: last
+    to.weight = to.weight * scale
+
+
 def can_merge(delta: Delta) -> bool:
     """Whether weights of a model, and new tokens, can hold all of the changes."""
     return all(_is_merged(slot) for slot in delta.slots)
@@ -114,7 +120,7 @@ def write_merged(candidate: Candidate, folder: Path) -> Exported:
     model, delta = candidate.model, candidate.delta
     _check(candidate)
     soft = None if delta.prompt is None else SoftTokens.of(candidate)
-    if delta.gate:
+    if delta.gate or delta.input_scale:
         twin, closing = _write_closed(candidate, soft, folder)
     else:
         twin, closing = _merged(candidate, soft), []
@@ -133,22 +139,23 @@ def write_merged(candidate: Candidate, folder: Path) -> Exported:
 
 
 def _write_closed(candidate: Candidate, soft: SoftTokens | None, folder: Path) -> tuple[Any, list[str]]:
-    """Write a model with closed sub-blocks, without whole layers if its config can say so.
+    """Write a model with closed parts, without whole layers, heads and neurons if its config can say so.
 
     Returns:
         The copy that was written, and what to mind.
     """
     model, closed = candidate.model, closed_in(candidate.delta)
-    for removed in (whole_layers(closed, model.layers), []):
+    parts = cut_parts(candidate.delta, model)
+    for removed, left_out in _ways(model, parts, closed):
         twin = _merged(candidate, soft)
         put_zeros(twin, model, [place for place in closed if place.layer not in removed])
+        left_out.put(twin, model)
         if removed:
             remove_layers(twin, model, removed)
-        with no_progress_bars():
-            _save(twin, folder)
-        if _is_loaded_as(candidate, type(twin), folder):
-            write_structure(folder, closed, removed)
-            return twin, notes_on(closed, removed)
+        if _is_saved(twin, folder) and _is_loaded_as(candidate, type(twin), folder):
+            write_structure(folder, closed, removed, parts, left_out)
+            there = {place: kept for place, kept in parts.items() if place.layer not in removed}
+            return twin, notes_on(closed, removed, left_out) + notes_on_cuts(there, left_out)
         for file in folder.iterdir():
             file.unlink()
     raise cannot(
@@ -164,6 +171,26 @@ def _checked_recipe(candidate: Candidate, space: Merge, kind: Any, folder: Path)
             "load the model in float32",
         )
     return write_recipe(candidate, space, folder)
+
+
+def _ways(
+    model: FrozenModel, parts: Mapping[SubBlock, Tensor], closed: Sequence[SubBlock]
+) -> Iterator[tuple[list[int], Smaller]]:
+    """Layers that may be left out, and heads and neurons, from the smallest folder to the largest."""
+    layers = whole_layers(closed, model.layers)
+    for removed in (layers, []) if layers else ([],):
+        for left_out in smaller(model, parts, closed, removed):
+            yield removed, left_out
+
+
+def _is_saved(twin: Any, folder: Path) -> bool:
+    """Whether transformers writes a copy, whose config may be of numbers that its family does not have."""
+    try:
+        with no_progress_bars():
+            _save(twin, folder)
+    except GfoError:
+        return False
+    return True
 
 
 def _is_loaded_as(candidate: Candidate, kind: Any, folder: Path) -> bool:
