@@ -205,6 +205,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         ),
     },
     "baseline": {
+        "eggroll": (
+            "baselines.weights:eggroll",
+            "EGGROLL, an evolution strategy on all matrices by perturbations of rank 1",
+        ),
         "full": ("baselines.weights:full", "all weights of a copy of the model, AdamW"),
         "gradient": ("baselines.searched:gradient", "AdamW in the same space, through its decode"),
         "in-context": (

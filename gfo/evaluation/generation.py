@@ -105,7 +105,8 @@ class AnswerWriter:
         found: list[list[list[int]]] = [[[] for _ in range(B)] for _ in range(delta.candidates)]
         failed: set[int] = set()
         for chunk, sequences, hidden in self._starts(delta):
-            failed |= self._decode(chunk, sequences, hidden, delta.select(chunk.k), found)
+            begun = self._sampled(chunk, sequences, hidden)
+            failed |= self._decode(*begun, delta.select(chunk.k), found)
         return [None if k in failed else [tuple(a) for a in answers] for k, answers in enumerate(found)]
 
     def _starts(self, delta: Delta) -> Iterator[tuple[Chunk, Sequences, Tensor]]:
@@ -265,6 +266,14 @@ class AnswerWriter:
             torch.cat([pad(r, (0, T - r.shape[1])) for r in real]),
         )
 
+    def _sampled(self, chunk: Chunk, sequences: Sequences, hidden: Tensor) -> tuple[Chunk, Sequences, Tensor]:
+        """What begins, once for each sample; sequences that do not shrink have begun so."""
+        if self._decoding.samples == 1 or not sequences.shrinks:
+            return chunk, sequences, hidden
+        chunk, rows = each_sample(chunk, self._decoding.samples)
+        sequences.keep(rows)
+        return chunk, sequences, hidden[torch.from_numpy(rows).to(hidden.device)]
+
     def _decode(
         self,
         chunk: Chunk,
@@ -274,10 +283,6 @@ class AnswerWriter:
         found: list[list[list[int]]],
     ) -> set[int]:
         """Append to `found` [K][B] the chunk's tokens; the candidates that failed."""
-        if self._decoding.samples > 1 and sequences.shrinks:
-            chunk, rows = each_sample(chunk, self._decoding.samples)
-            sequences.keep(rows)
-            hidden = hidden[torch.from_numpy(rows).to(hidden.device)]
         device, layers = hidden.device, self._meter.layers - getattr(self._model, "encoder_layers", 0)
         every = 1 if device.type == "cpu" else LOOK_EVERY
         candidate = torch.from_numpy(chunk.candidate).to(device)

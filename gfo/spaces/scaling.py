@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gfo.core.delta import Begin, Delta
@@ -171,11 +171,21 @@ def _targets(
 def _norms(model: HasModules, layers: Layers) -> tuple[dict[str, int], dict[str, int]]:
     """Sizes and layers of the norms in the layers, by name."""
     chosen = select_layers(layers, model.layers)
-    size, layer = {}, {}
-    for name, part in model.module.named_modules():
-        at, weight = model.layer_of(name), getattr(part, "weight", None)
-        if at in chosen and "norm" in type(part).__name__.lower() and weight is not None and weight.ndim == 1:
-            size[name], layer[name] = len(weight), at
+    found = [norm for norm in norms_of(model) if norm[2] in chosen]
+    size, layer = {name: n for name, n, _ in found}, {name: at for name, _, at in found}
     if not size:
         raise GfoError("space: the model has no norms with gains in these layers; take method = 'ia3'")
     return size, layer
+
+
+def norms_of(model: HasModules) -> Iterator[tuple[str, int, int]]:
+    """Name, size and layer of each norm in the layers that has a gain."""
+    for name, part in model.module.named_modules():
+        at, weight = model.layer_of(name), getattr(part, "weight", None)
+        if (
+            at is not None
+            and "norm" in type(part).__name__.lower()
+            and weight is not None
+            and weight.ndim == 1
+        ):
+            yield name, len(weight), at
