@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from gfo.core.delta import Begin, Delta
 from gfo.core.errors import GfoError, unknown_name
@@ -168,7 +168,7 @@ def _targets(
 def _norms(model: HasModules, targets: str | Sequence[str] | None, layers: Layers) -> dict[str, int]:
     """Sizes of the norms asked for, by name; all in the layers if none are named."""
     chosen = select_layers(layers, model.layers)
-    size = {name: len(part.weight) for name, part in model.module.named_modules() if _is_norm(part)}
+    size = dict(norms_of(model))
     inside = [name for name in size if model.layer_of(name) in chosen]
     if targets is not None and size:
         inside = match_targets([name for name in size if model.lowest_layer(name) in chosen], targets)
@@ -177,7 +177,9 @@ def _norms(model: HasModules, targets: str | Sequence[str] | None, layers: Layer
     return {name: size[name] for name in inside}
 
 
-def _is_norm(part: Any) -> bool:
-    """Whether a module is a norm with a gain for each number."""
-    weight = getattr(part, "weight", None)
-    return "norm" in type(part).__name__.lower() and weight is not None and weight.ndim == 1
+def norms_of(model: HasModules) -> Iterator[tuple[str, int]]:
+    """Name and size of each norm that has a gain for each number, those outside of the layers, too."""
+    for name, part in model.module.named_modules():
+        weight = getattr(part, "weight", None)
+        if "norm" in type(part).__name__.lower() and weight is not None and weight.ndim == 1:
+            yield name, len(weight)
