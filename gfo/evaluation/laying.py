@@ -46,6 +46,7 @@ def lay_out_batch(
         contexts=model.contexts and not by_genes,
         states=model.states and states and not by_genes,
         reuse=reuse,
+        images_whole=model.images is not None and model.images.tokens.whole,
     )
     forks = model.contexts or not model.causal
     if batch.endings:
@@ -61,4 +62,6 @@ def _shares_by_genes(model: FrozenModel, batch: Batch, shape: Shape) -> bool:
     Prefixes and sequences that grow have keys and values of each candidate.
     """
     alone = bool(shape.prefix) or batch.decoding is not None
+    if model.images is not None and model.images.tokens.deep:  # what is added is each row's
+        return False
     return not alone and model.shares_layers and model.skips_sub_blocks

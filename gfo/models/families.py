@@ -144,6 +144,10 @@ SUB_BLOCK_NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
     "feed-forward": (("mlp",), ("feed_forward",), ("ffn",), ("block_sparse_moe",), ("fc1", "fc2")),
 }
 
+# Families in whose text models the tokens of an image see each other, and those of a whole prompt do.
+WHOLE_IMAGES = frozenset({"gemma3"})
+WHOLE_PROMPTS = frozenset({"paligemma"})
+
 # Positions that begin behind the padding token's number, so that a table holds as many less.
 POSITIONS_BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer"})
 
