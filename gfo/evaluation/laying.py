@@ -10,6 +10,7 @@ from gfo.evaluation.layouts import ByCandidate, ByExample
 from gfo.evaluation.plan import plan
 from gfo.evaluation.shape import Meter, Shape
 from gfo.evaluation.structures import ByGenes
+from gfo.evaluation.tower import Seen
 from gfo.models.frozen import FrozenModel
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def lay_out_batch(
     by_genes = _shares_by_genes(model, batch, shape) if shape.gates and reuse else False
     todo = plan(
         batch,
-        shape.P,
+        0 if isinstance(batch, Seen) else shape.P,
         everywhere=shape.everywhere,
         begins=shape.begins,
         contexts=model.contexts and not by_genes,

@@ -43,6 +43,11 @@ class ImageTokens:
         self._moves: list[Tensor] = []
         self._table: Tensor | None = None
 
+    @property
+    def moved(self) -> bool:
+        """Whether images have positions of their own."""
+        return bool(self._moves)
+
     def add(self, moves: Tensor) -> None:
         """A new image, by how far its tokens stand beyond their numbers on three axes, and how much further
         what is behind it stands than before the token, int [size, 4]."""

@@ -29,11 +29,12 @@ from gfo.core.images import FIRST, PLACE, Picture, opened
 from gfo.core.protocols import Tokens
 from gfo.core.texts import Pieces, Where
 from gfo.models.decoder import Decoder
+from gfo.models.entering import counts, entering, has_tensors
 from gfo.models.families import WHOLE_IMAGES
 from gfo.models.features import FeatureStore
 from gfo.models.image_tokens import ImageTokens, moves_of
 from gfo.models.prefix_lm import PrefixLM
-from gfo.models.structure import hooked
+from gfo.models.structure import LinearInfo, outputs_of
 from gfo.models.weights import linear_sizes
 
 if TYPE_CHECKING:
@@ -108,12 +109,34 @@ class Images:
         return [self._put(ids, rows[i], where(i)) for i, ids in enumerate(found)]
 
     @functools.cached_property
-    def linears(self) -> list[str]:
-        """Names of the linear modules of the tower and the projector, which no space changes."""
+    def linears(self) -> dict[str, LinearInfo]:
+        """Name -> sizes of the linear modules of the tower and the projector, in front of layer 0."""
         model, head = self._model, self._model.module.get_output_embeddings()
-        modules = model.module.named_modules()
-        found = [name for name, part in modules if part is not head and linear_sizes(part) is not None]
-        return [name for name in found if name not in model.linears]
+        parts = {n: p for n, p in model.module.named_modules() if p is not head and n not in model.linears}
+        sizes = {name: linear_sizes(part) for name, part in parts.items()}
+        return {name: LinearInfo(*found, 0) for name, found in sizes.items() if found is not None}
+
+    def outputs(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """What modules of the tower and the projector put out for an image of noise, each [..., out]."""
+        noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        _, ids, _, inputs = self._alone(opened(noise, "an image of noise"), "an image of noise")
+        row = torch.tensor([ids], device=self._model.device)
+        with torch.no_grad(), self._model.lock:
+            module = self._model.module
+            return outputs_of(module, names, lambda: entering(module, input_ids=row, **inputs))
+
+    def block(self, first: int) -> Block | None:
+        """The image whose first feature has this id, or None."""
+        return self._blocks.get(first)
+
+    def alone(self, block: Block) -> tuple[list[int], dict[str, Tensor]]:
+        """A row with an image alone, as transformers takes it: token ids, and the image's inputs."""
+        _, ids, _, inputs = self._alone(opened(block.value, "a row"), "a row")
+        return ids, inputs
+
+    def places(self, ids: Tensor) -> Tensor:
+        """In which places of token ids, as transformers takes them, features stand."""
+        return ids == self._placeholder
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Messages in the model's chat format, with PLACE for each of their images.
@@ -209,13 +232,9 @@ class Images:
 
     def _added(self, value: Any, image: Any, where: str) -> Block:
         """A new image, its features computed."""
-        written, inputs = self._processed([image], where)
-        start = self._model.tokenizer.bos_token_id
-        if start in written:  # behind the images it begins the row's text, which is the template's
-            written = written[: written.index(start)]
-        front, ids, back = self._parted(written, where)
+        front, ids, back, inputs = self._alone(image, where)
         size = ids.count(self._placeholder)
-        features, moves = self._features(ids, self._with_kinds(ids, inputs), where)
+        features, moves = self._features(ids, inputs, where)
         first = FIRST + self.features.add(features)
         if moves is not None:
             self.tokens.add(moves)
@@ -223,6 +242,15 @@ class Images:
         tokens = tuple(next(numbers) if token == self._placeholder else token for token in ids)
         self._blocks[first] = Block(value, front, back, tokens, first, size)
         return self._blocks[first]
+
+    def _alone(self, image: Any, where: str) -> tuple[str, list[int], str, dict[str, Tensor]]:
+        """What the processor makes of one image: as `_parted`, and the model's inputs."""
+        written, inputs = self._processed([image], where)
+        start = self._model.tokenizer.bos_token_id
+        if start in written:  # behind the images it begins the row's text, which is the template's
+            written = written[: written.index(start)]
+        front, ids, back = self._parted(written, where)
+        return front, ids, back, self._with_kinds(ids, inputs)
 
     def _processed(self, images: list[Any], where: str) -> tuple[list[int], dict[str, Tensor]]:
         """Token ids of images one behind the other, and the inputs that the model takes with them."""
@@ -291,17 +319,17 @@ class Images:
 
     def _moves(self, position: Tensor | None, image: Tensor) -> Tensor | None:
         """The moves of an image's tokens by positions [..., 1, T] in a row with it alone, or None."""
-        if position is None or _counts(position):
+        if position is None or counts(position):
             return None
         return moves_of(position[-3:, 0], image)
 
     def _check_given(self, given: Mapping[str, Any], where: str) -> None:
         """Raise GfoError where the text model is called with what is not known here."""
         position, mask = given.get("position_ids"), given.get("attention_mask")
-        moved = position is not None and not _counts(position)
-        told = any(name in DEEP and _has_tensors(value) for name, value in given.items())
+        moved = position is not None and not counts(position)
+        told = any(name in DEEP and has_tensors(value) for name, value in given.items())
         for name, value in given.items():
-            if name not in PLAIN | DEEP and _has_tensors(value):
+            if name not in PLAIN | DEEP and has_tensors(value):
                 raise self._refused(where, f"its text model takes {name}, too")
         ones = isinstance(mask, Tensor) and mask.ndim == 2 and bool((mask == 1).all())
         if mask is not None and not (ones or self.tokens.whole or isinstance(self._model, PrefixLM)):
@@ -319,28 +347,6 @@ class Images:
         )
 
 
-class _ReachedError(Exception):
-    """The text model was called."""
-
-    def __init__(self, given: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.given = given
-
-
-def entering(module: Any, **inputs: Tensor) -> Mapping[str, Any]:
-    """What a model's forward pass calls its text model with; nothing of that runs."""
-
-    def stop(part: Any, args: Any, kwargs: Any) -> None:
-        raise _ReachedError(kwargs)
-
-    try:
-        with hooked(module.get_decoder().register_forward_pre_hook(stop, with_kwargs=True)):
-            module(**inputs)
-    except _ReachedError as reached:
-        return reached.given
-    raise GfoError(f"model: the forward pass of {type(module).__name__} never calls its text model")
-
-
 def _parts(content: str) -> list[dict[str, str]]:
     """A message's content as chat templates of images take it."""
     pieces = [piece for piece in re.split(f"({PLACE})", content) if piece]
@@ -352,12 +358,6 @@ def _line(error: Exception) -> str:
     return (next(iter(str(error).strip().splitlines()), "") or type(error).__name__)[:100]
 
 
-def _counts(position: Tensor) -> bool:
-    """Whether positions are those of text: 0, 1, 2, ... or from 1 on, in one dimension or the same in all."""
-    wanted = torch.arange(position.shape[-1], device=position.device) + position.min()
-    return bool((position == wanted).all())
-
-
 def _signs_around(config: Any, tokenizer: Any) -> tuple[str, str]:
     """What a model wants around an image, which its processor leaves to chat templates; or ""."""
     ids = [getattr(config, f"vision_{side}_token_id", None) for side in ("start", "end")]
@@ -365,11 +365,6 @@ def _signs_around(config: Any, tokenizer: Any) -> tuple[str, str]:
         return "", ""
     start, end = tokenizer.convert_ids_to_tokens(ids)
     return str(start), str(end)
-
-
-def _has_tensors(value: Any) -> bool:
-    parts = value if isinstance(value, list | tuple) else [value]
-    return any(isinstance(part, Tensor) for part in parts)
 
 
 def _key(value: Any) -> Any:

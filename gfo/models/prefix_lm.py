@@ -1,7 +1,7 @@
-"""Prefix language models: all tokens of a prompt see each other, and those of the answer what is before them.
+"""Prefix language models: all tokens of a prompt see each other, and the answer's see what is before them.
 
-So what changes is seen by the whole prompt, images included, and candidates share nothing of a row but the layers
-below the first changed one (Raffel et al. 2020, arXiv:1910.10683).
+So what changes is seen by the whole prompt, images included, and candidates share nothing of a row but the
+layers below the first changed one (Raffel et al. 2020, arXiv:1910.10683).
 """
 
 from __future__ import annotations

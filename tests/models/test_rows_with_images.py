@@ -293,16 +293,6 @@ def test_baselines_of_all_weights_are_refused(tmp_path):
     gfo.baselines.run("prompt-tuning", model, task([draw(1), draw(2)]), space, **options)
 
 
-def test_spaces_of_the_tower_are_not_built():
-    model = make_model("llava")
-    for pattern in ("multi_modal_projector.linear_1", "*vision_tower*q_proj"):
-        with pytest.raises(gfo.GfoError, match=r"reads images runs once .* not built") as found:
-            gfo.LoRASubspace(model, dim=3, targets=pattern)
-        assert "\n" not in str(found.value)
-    with pytest.raises(gfo.GfoError, match="matches nothing in these layers; give some of"):  # control
-        gfo.LoRASubspace(model, dim=3, targets="no_proj")
-
-
 def test_a_chat_in_a_config(tmp_path):
     """Contents of a chat as TOML has them, a model and images in files."""
     module, processor = make_parts("llava")
