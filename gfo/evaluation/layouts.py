@@ -141,7 +141,8 @@ class ByExample:
         C, n = tokens.ids.shape
         R, m = K, 1
         if not self.model.states:
-            R, m = rows_of_branches(K, n, spare=0.0 if self.shape.modules else SPARE)
+            text = self.contexts[i].visible.shape[1]
+            R, m = rows_of_branches(K, n, spare=0.0 if self.shape.modules else SPARE, text=text)
         candidate = torch.arange(R * m, device=tokens.ids.device).clamp(max=K - 1)
         place = tokens.places(K, self.shape.P)[candidate].transpose(0, 1).reshape(C * R, m * n)
         if len(self._spreads) >= SPREADS_KEPT * len(self._tokens):
