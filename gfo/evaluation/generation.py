@@ -211,7 +211,8 @@ class AnswerWriter:
                 cycles = len(tile) if chunk.by_example else None
                 change = _change_of(tokens, delta.select(k), P, candidate, at, cycles)
                 entry = change.put_prompts(tokens.embed(model)[at])
-                out[torch.from_numpy(rows).to(model.device)] = sequences.begin(entry, lengths, rows, change)
+                begun = sequences.begin(entry, lengths, rows, change, tokens.ids[at])
+                out[torch.from_numpy(rows).to(model.device)] = begun
                 self._meter.count(entry[..., 0].numel(), tokens.real * (k.stop - k.start), self._meter.layers)
         return out
 

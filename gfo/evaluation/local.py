@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -53,6 +54,7 @@ from gfo.evaluation.memory import (
 from gfo.evaluation.racing import Racing, no_rows, of_rows
 from gfo.evaluation.reading import read_log_likelihoods, read_logits
 from gfo.evaluation.shape import Meter, Shape
+from gfo.evaluation.tower import Seen, Tower
 from gfo.models.checking import exact
 from gfo.models.frozen import FrozenModel
 
@@ -112,6 +114,7 @@ class LocalEvaluator:
             raise GfoError(
                 f"racing: candidates see other rows, so {self._scored[0]} cannot be compared; leave it out"
             )
+        self._tower: Tower | None = None
         self._shape = self._checked_shape()
         self._check_rows()
         with model.lock:
@@ -254,6 +257,9 @@ class LocalEvaluator:
         """
         if isinstance(batch, Batches):
             return tuple(self._answers(delta, part, meter) for part in batch.parts)
+        if self._tower is not None:
+            with self.model.lock:
+                delta, batch = self._tower.enter(delta, batch, meter, self.tokens_at_once)
         states = self.model.states and not torch.is_grad_enabled()
         while True:
             with self.model.lock:
@@ -279,6 +285,8 @@ class LocalEvaluator:
         if batch.endings:
             check_endings(batch, self.model, self._shape.P, "batch")
         shape = self._shape if self._reuse else self._shape.whole()
+        if isinstance(batch, Seen):
+            shape = replace(shape, P=batch.soft)
         if batch.decoding is not None:
             shape = shape_of(self.model, shape)
             states = states and begins_with_states(self.model)
@@ -294,6 +302,9 @@ class LocalEvaluator:
         zero = self._decode(np.zeros((1, self.space.domain.d)))
         self._begins = zero.begins
         with self.model.lock:
+            self._tower = Tower.of(self.model, zero, once=self._reuse)
+            if self._tower is not None:
+                return self._tower.shape(zero)
             self.model.check(zero)
             check_begin(zero, self.model)
             return Shape.of(zero, self.model)

@@ -247,12 +247,12 @@ def _of_modules(change: Change, module: nn.Module) -> Iterator[Any]:
         if steps := _steps(before, name):
             yield part.register_forward_pre_hook(_change_input(change, name, steps))
         if steps := _steps(instead, name):
-            yield _Instead(part, _replace(change, name, steps, part))
+            yield Instead(part, _replace(change, name, steps, part))
         if steps := _steps(behind, name):
             yield part.register_forward_hook(_change_output(change, name, steps))
 
 
-class _Instead:
+class Instead:
     """Another forward pass in the place of a module's own, until it is removed, as a hook is."""
 
     def __init__(self, part: nn.Module, forward: Callable[..., Tensor]) -> None:

@@ -155,6 +155,10 @@ HEADS_IN_CONFIG = {"num_attention_heads": "queries", "num_key_value_heads": "gro
 HEAD_WIDTH_IN_CONFIG = "head_dim"
 NEURONS_IN_CONFIG = ("intermediate_size", "ffn_dim", "n_inner")
 
+# Families in whose text models the tokens of an image see each other, and those of a whole prompt do.
+WHOLE_IMAGES = frozenset({"gemma3"})
+WHOLE_PROMPTS = frozenset({"paligemma"})
+
 # Positions that begin behind the padding token's number, so that a table holds as many less.
 POSITIONS_BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer"})
 

@@ -289,7 +289,8 @@ class FrozenModel(HasTexts, HasSubBlocks, ABC):
                 if self.read_token is not None:
                     at = torch.where(ids == self.read_token, column, -1).amax(dim=1)
                 first = torch.arange(len(some), device=self.device) * T
-                lie = RowLayout(torch.zeros_like(ids), column, (first + at)[None])
+                number = torch.arange(len(some), device=self.device)[:, None].expand_as(ids)
+                lie = RowLayout(number, column, (first + at)[None], ids=ids)
                 hidden = self.branches(None, self.embed(ids)[None], lie)
                 out[some] = self.logits(hidden[0], vocabulary)
         return out

@@ -11,7 +11,7 @@ from gfo.core.recording import recorded
 from gfo.spaces.parts.measure import HasModules, clipped_spread, module_outputs
 from gfo.spaces.parts.options import Layers, positive, select_layers
 from gfo.spaces.parts.projection import Projected
-from gfo.spaces.parts.targets import find_roles, find_targets, match_targets
+from gfo.spaces.parts.targets import find_roles, find_targets, linears_of, match_targets
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +71,7 @@ class Scaling:
             size = _norms(model, targets, layers)
         else:
             names = _targets(model, targets, layers, "keys and values", "feed-forward")
-            size = {name: model.linears[name].out_features for name in names}
+            size = {name: linears_of(model)[name].out_features for name in names}
         scale = {name: torch.full((n,), alpha) for name, n in size.items()}
         self._project = _of_outputs(scale, dim, projection, seed, model.device)
         self.dim, self.domain, self.names = dim, self._project.domain, tuple(scale)
@@ -132,12 +132,12 @@ class BiasSpace:
         names = _targets(model, targets, layers, "queries", "up")
         outputs = module_outputs(model, names, seed)
         scale = {
-            name: torch.full((model.linears[name].out_features,), alpha * clipped_spread(outputs[name]))
+            name: torch.full((linears_of(model)[name].out_features,), alpha * clipped_spread(outputs[name]))
             for name in names
         }
         self._project = _of_outputs(scale, dim, projection, seed, model.device)
         self.dim, self.domain, self.names = dim, self._project.domain, tuple(scale)
-        self.first_layer = min(model.linears[name].layer for name in names)
+        self.first_layer = min(linears_of(model)[name].layer for name in names)
         self._begins = Begin.of(begins)
 
     def decode(self, z: Tensor) -> Delta:
@@ -161,7 +161,7 @@ def _targets(
 ) -> list[str]:
     """The modules asked for, or those of each role."""
     if targets is not None:
-        return find_targets(model, targets, layers)
+        return find_targets(model, targets, layers, images=True)
     return find_roles(model, layers, *roles)
 
 
