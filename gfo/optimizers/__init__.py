@@ -12,10 +12,12 @@ from gfo.core.errors import GfoError, shown
 from gfo.core.protocols import Optimizer
 from gfo.core.recording import remember
 from gfo.core.registry import entries, find
+from gfo.core.text_domain import TextDomain
 
 Factory = Callable[..., Optimizer]
 ONE, SEVERAL = "cma", "nsga2"
 """What searches by default: for one objective, and for several."""
+TEXTS = "'evoprompt' or 'gepa'"
 
 
 def names() -> list[str]:
@@ -53,6 +55,8 @@ def make(name: str, *, domain: Domain, seed: int, **options: Any) -> Optimizer:
 def make_with(name: str, domain: Domain, seed: int, options: Mapping[str, Any]) -> Optimizer:
     """`make` with options that may have any name, such as those of a config."""
     check(name, options)
+    if isinstance(domain, TextDomain) and not getattr(_factory(name), "writes", False):
+        raise GfoError(f"optimizer '{name}' cannot write texts; take {TEXTS}, or gfo.Words as the space")
     optimizer = _factory(name)(domain, seed, **options)
     remember(optimizer, {**options, "seed": seed})
     return optimizer
@@ -89,6 +93,15 @@ def for_objectives(
             f"optimizer '{optimizer}' takes one objective; take '{SEVERAL}', or leave objectives out"
         )
     return optimizer, {**(options or {}), "objectives": list(objectives)}
+
+
+def with_writer(
+    optimizer: str | Optimizer, options: Mapping[str, Any] | None, model: Any
+) -> Mapping[str, Any] | None:
+    """The options; of a method that has texts written, by the run's model unless they say by what."""
+    if not isinstance(optimizer, str) or "rewrite" not in (options_of(optimizer) or ()):
+        return options
+    return {"rewrite": model, **(options or {})}
 
 
 def _same_objectives(optimizer: Optimizer, objectives: Sequence[str]) -> Optimizer:
