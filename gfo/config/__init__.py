@@ -36,7 +36,6 @@ from gfo.tasks.parts.datasets import DATA
 
 if TYPE_CHECKING:
     from gfo.core.protocols import Evaluator, SearchSpace, Task
-    from gfo.models.frozen import FrozenModel
     from gfo.run.callbacks import Callback
     from gfo.run.result import Result
 
@@ -233,7 +232,7 @@ class Config(Section):
     def _model_and_space(self) -> tuple[Any, SearchSpace | None]:
         from gfo import baselines
 
-        model = self.model.load()
+        model: Any = self.model.load()
         if self.baseline is not None and not baselines.needs_space(self.baseline.name):
             return model, None
         return model, self.space.build(model, stream_seed(self.seed, "space"))

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,13 @@ from gfo.core.errors import GfoError, GfoWarning, shown
 from gfo.core.protocols import Decoding, Tokens
 from gfo.models.endpoint import COMPLETIONS, Endpoint
 from gfo.models.server.characters import in_pieces, messages_in
-from gfo.models.server.replies import next_tokens, prompt_tokens, text_of, usage_of
+from gfo.models.server.replies import Reply, next_tokens, prompt_tokens, text_of, usage_of
 from gfo.models.server.sending import Request
 
 LONG = 32  # characters of an ending, from which on it is not read token by token
 MOST_STOPS = 4  # texts that a server takes; the task cuts answers at all of them
 SHORT = {"max_tokens": 1}
+ECHOED = {"max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
 LONGER = {"max_tokens": 4, "ignore_eos": True}  # where the first token is no whole character, or the end
 NO_LOGPROBS = (
     "server: it answers without log-probabilities of tokens, which the task reads (many servers ignore the "
@@ -58,29 +59,26 @@ class Asker:
 
     def written(self, prompts: Sequence[str], decoding: Decoding) -> list[Tokens | None]:
         """What the model writes behind each prompt, in as many pieces as tokens; None where that failed."""
-        more: dict[str, object] = {"max_tokens": decoding.max_tokens, "temperature": decoding.temperature}
-        if decoding.temperature > 0:
-            more["seed"] = decoding.seed
-        if decoding.stop_texts:
-            more["stop"] = list(decoding.stop_texts[:MOST_STOPS])
-        replies = self.model.ask([self.model.request(prompt, **more) for prompt in prompts])
-        found: list[Tokens | None] = []
-        for reply in replies:
-            text = None if reply is None else text_of(reply)
-            found.append(None if reply is None or text is None else in_pieces(text, usage_of(reply)[1]))
-        return found
+        more = _how(decoding)
+        return list(map(_written, self.model.ask([self.model.request(prompt, **more) for prompt in prompts])))
 
-    def likelihoods(self, prompts: Sequence[str], endings: Sequence[Sequence[str]]) -> Array:
+    def likelihoods(
+        self, prompts: Sequence[str], endings: Sequence[Sequence[str]], *, options: bool
+    ) -> Array:
         """Log-probabilities of each prompt's endings, float64 [N, m]; -inf beyond a prompt's own, nan where a
         request failed.
+
+        Args:
+            prompts: N texts.
+            endings: what may follow each.
+            options: whether they are each row's own, and no label words.
 
         Raises:
             GfoError: for a server that does not give what this needs.
         """
-        own = len(set(map(tuple, endings))) > 1  # options, not label words
-        longest = max((len(text) for some in endings for text in some), default=0)
-        chat = any(messages_in(prompt) is not None for prompt in prompts[:1])
-        if not chat and (own or longest > LONG) and self.model.echoes:
+        longest = max(len(text) for some in endings for text in some)
+        chat = messages_in(prompts[0]) is not None
+        if not chat and (options or longest > LONG) and self.model.echoes:
             return self._echoed(prompts, endings)
         if longest > LONG:
             raise GfoError(
@@ -88,64 +86,63 @@ class Asker:
                 "prompt's tokens (echo); write the options into the template with a letter each, and take "
                 "gfo.Classification of the letters"
             )
-        found = self._token_by_token(prompts, endings, chat)
-        self._tell_unlisted()
-        return found
+        return self._in_chat(prompts, endings) if chat else self._token_by_token(prompts, endings)
 
     def _echoed(self, prompts: Sequence[str], endings: Sequence[Sequence[str]]) -> Array:
         """Each ending behind its prompt, in one request."""
-        found = np.full((len(prompts), max(map(len, endings))), -math.inf)
-        places = [(n, j) for n, some in enumerate(endings) for j in range(len(some))]
-        more = {"max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
-        replies = self.model.ask([self.model.request(prompts[n] + endings[n][j], **more) for n, j in places])
-        for (n, j), reply in zip(places, replies, strict=True):
-            tokens = None if reply is None else prompt_tokens(reply)
-            start, end = len(prompts[n]), len(prompts[n]) + len(endings[n][j])
-            inside = [value for first, last, value in tokens or () if last > start and first < end]
-            found[n, j] = sum(value or 0.0 for value in inside) if inside else math.nan
+        found, places = _places(endings)
+        asked = [self.model.request(prompts[n] + endings[n][j], **ECHOED) for n, j in places]
+        for (n, j), reply in zip(places, self.model.ask(asked), strict=True):
+            found[n, j] = _sum_behind(reply, len(prompts[n]), len(endings[n][j]))
         return found
 
-    def _token_by_token(self, prompts: Sequence[str], endings: Sequence[Sequence[str]], chat: bool) -> Array:
-        words = [tuple(word.lstrip() if chat else word for word in some) for some in endings]
-        found = np.full((len(prompts), max(map(len, words))), -math.inf)
-        begun = {(n, j): b"" for n, some in enumerate(words) for j in range(len(some))}
-        for n, j in begun:
-            found[n, j] = 0.0
-        self._read += len(begun)
+    def _token_by_token(self, prompts: Sequence[str], words: Sequence[Sequence[str]]) -> Array:
+        """Each word behind its prompt: its first token, then those that it goes on with."""
+        found, places = _places(words)
+        begun = dict.fromkeys(places, b"")
+        self._read += len(places)
         while begun:
-            lists = self._listed(sorted({(prompts[n], front) for (n, _), front in begun.items()}))
-            later: dict[tuple[int, int], bytes] = {}
+            lists = self._listed({(prompts[n], front) for (n, _), front in begun.items()})
+            later = {}
             for (n, j), front in begun.items():
-                listed = lists[prompts[n], front]
-                if listed is None:
-                    found[n, j] = math.nan
-                    continue
                 rest = words[n][j].encode()[len(front) :]
-                value, token = self._next(rest, _stripped(listed) if chat else listed)
+                value, token = self._next(rest, lists[prompts[n], front])
                 found[n, j] += value
-                if token and len(token) < len(rest):
+                if b"" != token != rest:
                     later[n, j] = front + token
-            if chat:
-                _check_first_tokens(words, later)
-                break
             begun = later
         return found
 
-    def _listed(self, fronts: Sequence[tuple[str, bytes]]) -> dict[tuple[str, bytes], Listed | None]:
+    def _in_chat(self, prompts: Sequence[str], words: Sequence[Sequence[str]]) -> Array:
+        """Each word by its first token, without the blanks in front."""
+        found, places = _places(words)
+        self._read += len(places)
+        lists = self._listed({(prompt, b"") for prompt in prompts})
+        for n, j in places:
+            word, listed = words[n][j].lstrip().encode(), lists[prompts[n], b""]
+            found[n, j], token = self._next(word, listed and _stripped(listed))
+            if b"" != token != word:
+                _check_alone(words[n], j, token)
+        return found
+
+    def _listed(self, fronts: Collection[tuple[str, bytes]]) -> dict[tuple[str, bytes], Listed | None]:
         """The next tokens behind prompts with the beginnings of words; None where a request failed."""
-        asked = [(prompt, front) for prompt, front in fronts if _is_text(front)]
-        texts = [prompt + front.decode() for prompt, front in asked]
+        asked = sorted(front for front in fronts if _is_text(front[1]))
+        lists = self._lists([prompt + front.decode() for prompt, front in asked])
+        return {front: [] for front in fronts} | dict(zip(asked, lists, strict=True))
+
+    def _lists(self, texts: Sequence[str]) -> list[Listed | None]:
+        """The next tokens behind texts; None where a request failed."""
         replies = self.model.ask([self._request(text) for text in texts])
-        again = [i for i, reply in enumerate(replies) if reply is not None and next_tokens(reply) is None]
-        if again and len(again) == len(texts):
+        found = [None if reply is None else next_tokens(reply) for reply in replies]
+        bare = [i for i, reply in enumerate(replies) if reply is not None and found[i] is None]
+        if bare and len(bare) == len(texts):
             raise GfoError(NO_LOGPROBS)
-        later = self.model.ask([self._request(texts[i], more=LONGER) for i in again])
-        for i, reply in zip(again, later, strict=True):
-            replies[i] = reply
-        found: dict[tuple[str, bytes], Listed | None] = {front: [] for front in fronts}
-        for front, reply in zip(asked, replies, strict=True):
-            found[front] = None if reply is None else next_tokens(reply)
-        if min(len(listed) for listed in found.values() if listed) < min(2, self.model.top):
+        for i, reply in zip(
+            bare, self.model.ask([self._request(texts[i], LONGER) for i in bare]), strict=True
+        ):
+            found[i] = None if reply is None else next_tokens(reply)
+        if any(len(listed) < min(2, self.model.top) for listed in found if listed):
             raise GfoError(NO_LOGPROBS)
         return found
 
@@ -156,19 +153,18 @@ class Asker:
             return Request(request.path, {**(request.body or {}), "logprobs": top})
         return Request(request.path, {**(request.body or {}), "logprobs": True, "top_logprobs": top})
 
-    def _next(self, rest: bytes, listed: Listed) -> tuple[float, bytes]:
+    def _next(self, rest: bytes, listed: Listed | None) -> tuple[float, bytes]:
         """The log-probability of the token that the rest of a word begins with, and that token; the bound and
-        nothing if none is listed."""
-        whole = [value for token, value in listed if token == rest]
-        if whole:
-            return float(np.logaddexp.reduce(whole)), rest
-        front = max((token for token, _ in listed if token and rest.startswith(token)), key=len, default=b"")
-        if front:
-            return float(np.logaddexp.reduce([value for token, value in listed if token == front])), front
+        nothing if none is listed, nan without a list."""
+        if listed is None:
+            return math.nan, b""
+        token = max((token for token, _ in listed if rest.startswith(token)), key=len, default=b"")
+        if token:
+            return float(np.logaddexp.reduce([value for each, value in listed if each == token])), token
         self._unlisted += 1
         return _bound([value for _, value in listed]), b""
 
-    def _tell_unlisted(self) -> None:
+    def tell_unlisted(self) -> None:
         """Warn of words that were not among the likeliest tokens, once."""
         if self._unlisted and not self._told:
             self._told = True
@@ -203,13 +199,43 @@ def _is_text(front: bytes) -> bool:
     return True
 
 
-def _check_first_tokens(words: Sequence[Sequence[str]], begun: dict[tuple[int, int], bytes]) -> None:
-    """Raise GfoError for two words of a row that begin with one token, of which a chat knows no more."""
-    for (n, j), front in begun.items():
-        same = [word for i, word in enumerate(words[n]) if i != j and word.encode().startswith(front)]
-        if same:
-            raise GfoError(
-                f"task: the words {shown(words[n][j])} and {shown(same[0])} begin with the same token "
-                f"{shown(front.decode(errors='replace'))}, and a chat's answer is read by its first; give "
-                "words that differ there, or write the template as text"
-            )
+def _check_alone(words: Sequence[str], j: int, token: bytes) -> None:
+    """Raise GfoError if another word than the j-th begins with a token, too: a chat knows no more of them."""
+    same = [word for i, word in enumerate(words) if i != j and word.lstrip().encode().startswith(token)]
+    if same:
+        raise GfoError(
+            f"task: the words {shown(words[j])} and {shown(same[0])} begin with the same token "
+            f"{shown(token.decode(errors='replace'))}, and a chat's answer is read by its first; give words "
+            "that differ there, or write the template as text"
+        )
+
+
+def _how(decoding: Decoding) -> dict[str, Any]:
+    """How a request says how answers are written."""
+    more: dict[str, Any] = {"max_tokens": decoding.max_tokens, "temperature": decoding.temperature}
+    if decoding.temperature > 0:
+        more["seed"] = decoding.seed
+    if decoding.stop_texts:
+        more["stop"] = list(decoding.stop_texts[:MOST_STOPS])
+    return more
+
+
+def _written(reply: Reply | None) -> Tokens | None:
+    """What was written, in pieces."""
+    text = None if reply is None else text_of(reply)
+    return None if reply is None or text is None else in_pieces(text, usage_of(reply)[1])
+
+
+def _places(endings: Sequence[Sequence[str]]) -> tuple[Array, list[tuple[int, int]]]:
+    """Zeros [N, m], -inf beyond a row's own endings, and the places of those."""
+    found = np.full((len(endings), max(map(len, endings))), -math.inf)
+    places = [(n, j) for n, some in enumerate(endings) for j in range(len(some))]
+    found[tuple(np.array(places).T)] = 0.0
+    return found, places
+
+
+def _sum_behind(reply: Reply | None, start: int, length: int) -> float:
+    """The log-probability of the characters of an echoed text from one on; nan where there is none."""
+    tokens = (None if reply is None else prompt_tokens(reply)) or []
+    inside = [value for first, last, value in tokens if last > start and first < start + length]
+    return sum(value or 0.0 for value in inside) if inside else math.nan

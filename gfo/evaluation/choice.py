@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from gfo.core.errors import GfoError
 from gfo.core.protocols import SearchSpace, Task
@@ -32,11 +31,15 @@ def evaluator_for(
     Raises:
         GfoError: as theirs; for racing where candidates are texts.
     """
-    given: Any = space
     if isinstance(space, SearchSpace) and isinstance(model, FrozenModel):
         return LocalEvaluator(model, task, space, memory=memory, racing=racing, values=values)
+    if not isinstance(space, TextSpace):
+        raise GfoError(
+            f"space: {type(space).__name__} changes a model's numbers, and an Endpoint is asked with texts; "
+            "take gfo.Words or gfo.Texts"
+        )
     if racing is not None:
         raise GfoError("racing: it is of changes of a model that is here; leave it out for texts")
     if isinstance(model, FrozenModel):
-        return TextEvaluator(model, task, given, memory=memory, values=values)
-    return EndpointEvaluator(model, task, given, values=values)
+        return TextEvaluator(model, task, space, memory=memory, values=values)
+    return EndpointEvaluator(model, task, space, values=values)

@@ -43,11 +43,6 @@ class EndpointEvaluator:
     """
 
     def __init__(self, model: Endpoint, task: Task, space: TextSpace, *, values: Sequence[str] = ()) -> None:
-        if not isinstance(space, TextSpace):
-            raise GfoError(
-                f"space: {type(space).__name__} changes a model's numbers, and an Endpoint is asked with "
-                "texts; take gfo.Words or gfo.Texts"
-            )
         check_countless(task)
         self.model, self.space = model, space
         self.task = task.bind(model)
@@ -70,6 +65,7 @@ class EndpointEvaluator:
         answers = self._answers(z, batch)
         if isinstance(batch, Batch):
             self._last = {self.space.text(point): answers[k : k + 1] for k, point in enumerate(z)}
+        self._asker.tell_unlisted()
         loss, rows = losses(self.task, answers, batch, len(z))
         loss[~np.isfinite(loss)] = np.nan
         values = {} if self._measuring is None else dict(self._measuring.measure(z))
@@ -145,10 +141,11 @@ class EndpointEvaluator:
         if batch.decoding is not None:
             written = iter(self._asker.written(prompts, batch.decoding))
             return [[None if text is None else next(written) for _ in fronts] for text in texts]
-        return self._likelihoods(texts, prompts, _endings(batch))
+        options = len(set((batch.whole or batch).endings)) > 1
+        return self._likelihoods(texts, prompts, _endings(batch), options)
 
     def _likelihoods(
-        self, texts: Sequence[str | None], prompts: Sequence[str], endings: list[list[str]]
+        self, texts: Sequence[str | None], prompts: Sequence[str], endings: list[list[str]], options: bool
     ) -> Any:
         """Log-probabilities of the rows' endings, a tensor [K, N, m]; nan for what failed."""
         import torch
@@ -156,7 +153,7 @@ class EndpointEvaluator:
         asked = [k for k, text in enumerate(texts) if text is not None]
         found = np.full((len(texts), len(endings), max(map(len, endings))), np.nan)
         if asked:
-            read = self._asker.likelihoods(prompts, endings * len(asked))
+            read = self._asker.likelihoods(prompts, endings * len(asked), options=options)
             found[asked] = read.reshape(len(asked), *found.shape[1:])
         return torch.from_numpy(found)
 

@@ -13,6 +13,8 @@ from gfo.core.protocols import Answers, Batch, Batches, BoundTask, RowTask, Scor
 from gfo.evaluation.parts import parts_of
 from gfo.evaluation.racing import of_rows
 
+ROUNDS = 200  # of the fit, which is right to rounding long before
+
 
 @dataclass(frozen=True)
 class Group:
@@ -55,21 +57,27 @@ def scores(task: BoundTask, answers: Answers, batch: Batch | Batches, K: int) ->
 
 
 def paired_means(rows: Array) -> Array:
-    """The mean of each candidate's rows [K, B] -> [K].
+    """The mean of each candidate's rows [K, B] -> [K], nan for one without any.
 
-    One that lacks some has the mean of all candidates' rows plus its mean difference from them on the rows
-    that it has, so that lacking hard rows is no gain.
+    A row that a candidate lacks counts as what a sum of an effect of the row and one of the candidate, fitted
+    by least squares, makes of it: lacking hard rows is no gain. Who has all rows has their mean.
     """
     known = np.isfinite(rows)
     if known.all():
         return np.asarray(rows.mean(axis=1))
-    found = np.full(len(rows), np.nan)
-    has, there = known.any(axis=1), known.any(axis=0)
+    found, has = np.full(len(rows), np.nan), known.any(axis=1)
+    some, there = rows[has][:, known.any(axis=0)], known[has][:, known.any(axis=0)]
     if has.any():
-        some = rows[np.ix_(has, there)]
-        usual = np.nanmean(some, axis=0)
-        found[has] = usual.mean() + np.nanmean(some - usual, axis=1)
+        found[has] = _fitted(np.where(there, some, some[there].mean()), there).mean(axis=1)
     return found
+
+
+def _fitted(rows: Array, known: Array) -> Array:
+    """Rows [K, B] with those that are not known as the sum of effects has them; each round fits it anew."""
+    for _ in range(ROUNDS):
+        whole = rows.mean(axis=1, keepdims=True) + rows.mean(axis=0) - rows.mean()
+        rows = np.where(known, rows, whole)
+    return rows
 
 
 def _groups(answers: Answers, batch: Batch | Batches, K: int) -> Iterator[Group]:

@@ -84,23 +84,20 @@ def tune(
     Raises:
         GfoError: for bad input.
     """
-    optimizer, options = optimizers.for_objectives(optimizer, options, objectives)
-    options = optimizers.with_writer(optimizer, options, model)
-    wanted = (*(objectives or getattr(optimizer, "objectives", ())), *(limits or {}))
     budget.check_server(model)
+    optimizer, options = optimizers.for_objectives(optimizer, options, objectives, model)
+    wanted = (*(objectives or getattr(optimizer, "objectives", ())), *(limits or {}))
     evaluator = evaluator_for(model, task, space, memory=memory, racing=racing, values=wanted)
     facts = {"seed": seed, **_facts(evaluator, task, optimizer, options), **(record or {})}
     out = None if out is None else RunFolder.of(out, resume=resume)
     start = _start(warm_start, facts, out, optimizer)
     made = _made(optimizer, space.domain, stream_seed(seed, "optimizer"), options or {}, start)
-    optimizer = attending(made, evaluator)
     peak = PeakMemory(facts, getattr(model, "device", None))
     watching = [*callbacks, peak, *([ProgressBar()] if progress else [])]
     every = dev_every if "dev" in evaluator.task.splits else None
     kept: dict[str, Any] = {"out": out, "resume": resume, "record": facts, "limits": limits}
-    return minimize(
-        optimizer, evaluator, budget=budget, callbacks=watching, dev_every=every, selection=selection, **kept
-    )
+    kept |= {"callbacks": watching, "dev_every": every, "selection": selection}
+    return minimize(attending(made, evaluator), evaluator, budget=budget, **kept)
 
 
 def _facts(

@@ -45,8 +45,16 @@ class Words:
 
     def text(self, z: Array) -> str:
         """The prompt that z [m] stands for."""
-        genes = np.rint(np.asarray(z, dtype=np.float64)).clip(0, len(self.words)).astype(int).tolist()
-        chosen = (self.words[gene - 1] if gene else self.init[i] for i, gene in enumerate(genes))
+        genes = (
+            np.rint(np.nan_to_num(np.asarray(z, dtype=np.float64)))
+            .clip(0, len(self.words))
+            .astype(int)
+            .tolist()
+        )
+        chosen = (
+            self.words[gene - 1] if gene else self.init[i]
+            for i, gene in enumerate(genes.astype(int).tolist())
+        )
         return self.joint.join(word for word in chosen if word)
 
     def measure(self, z: Array) -> Mapping[str, Array]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
+import functools
 import logging
 import math
+import ssl
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -94,7 +96,8 @@ class Sender:
         limits = httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
         slots, pace = asyncio.Semaphore(self.concurrency), Pace(self.per_minute)
         failures: dict[int, Failure] = {}
-        client = httpx.AsyncClient(headers=headers, timeout=self.timeout, trust_env=False, limits=limits)
+        how: dict[str, Any] = {"timeout": self.timeout, "trust_env": False, "limits": limits}
+        client = httpx.AsyncClient(headers=headers, verify=_trusted(self.url), **how)
 
         async def one(i: int, request: Request) -> None:
             try:
@@ -183,6 +186,16 @@ def in_a_loop(work: Coroutine[Any, Any, T]) -> T:
     if errors:
         raise errors[0]
     return found[0]
+
+
+def _trusted(url: str) -> Any:
+    """Whom to trust behind an address: those of the system, read once; nobody where nothing is encrypted."""
+    return _context() if url.startswith("https:") else False
+
+
+@functools.cache
+def _context() -> ssl.SSLContext:
+    return ssl.create_default_context()
 
 
 def _wait(error: Exception) -> bool | float:
