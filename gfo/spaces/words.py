@@ -45,16 +45,9 @@ class Words:
 
     def text(self, z: Array) -> str:
         """The prompt that z [m] stands for."""
-        genes = (
-            np.rint(np.nan_to_num(np.asarray(z, dtype=np.float64)))
-            .clip(0, len(self.words))
-            .astype(int)
-            .tolist()
-        )
-        chosen = (
-            self.words[gene - 1] if gene else self.init[i]
-            for i, gene in enumerate(genes.astype(int).tolist())
-        )
+        genes = np.rint(np.nan_to_num(np.asarray(z, dtype=np.float64))).clip(0, len(self.words))
+        numbers = genes.astype(int).tolist()
+        chosen = (self.words[n - 1] if n else self.init[i] for i, n in enumerate(numbers))
         return self.joint.join(word for word in chosen if word)
 
     def measure(self, z: Array) -> Mapping[str, Array]:
