@@ -27,11 +27,14 @@ if TYPE_CHECKING:
     from gfo.core.metric import Metric as Metric
     from gfo.core.recording import recorded as recorded
     from gfo.core.registry import register as register
+    from gfo.evaluation.endpoint import EndpointEvaluator as EndpointEvaluator
     from gfo.evaluation.local import LocalEvaluator as LocalEvaluator
     from gfo.evaluation.racing import Racing as Racing
+    from gfo.evaluation.texts import TextEvaluator as TextEvaluator
     from gfo.models.decoder import Decoder as Decoder
     from gfo.models.encoder import Encoder as Encoder
     from gfo.models.encoder_decoder import EncoderDecoder as EncoderDecoder
+    from gfo.models.endpoint import Endpoint as Endpoint
     from gfo.models.loading import freeze as freeze
     from gfo.models.loading import load_model as load_model
     from gfo.run.budget import Budget as Budget
@@ -71,6 +74,8 @@ if TYPE_CHECKING:
     from gfo.spaces.scaling import Scaling as Scaling
     from gfo.spaces.soft_prompt import SoftPrompt as SoftPrompt
     from gfo.spaces.structure import Structure as Structure
+    from gfo.spaces.texts import Texts as Texts
+    from gfo.spaces.words import Words as Words
     from gfo.tasks.classification import Classification as Classification
     from gfo.tasks.distance import Distance as Distance
     from gfo.tasks.distillation import Distillation as Distillation
@@ -100,6 +105,8 @@ _PUBLIC = {
     "EarlyStopping": "gfo.run.callbacks",
     "Encoder": "gfo.models.encoder",
     "EncoderDecoder": "gfo.models.encoder_decoder",
+    "Endpoint": "gfo.models.endpoint",
+    "EndpointEvaluator": "gfo.evaluation.endpoint",
     "GfoError": "gfo.core.errors",
     "GfoWarning": "gfo.core.errors",
     "Hyperband": "gfo.run.halving",
@@ -118,6 +125,7 @@ _PUBLIC = {
     "StopOnTarget": "gfo.run.callbacks",
     "Study": "gfo.run.search",
     "TensorBoard": "gfo.run.trackers",
+    "TextEvaluator": "gfo.evaluation.texts",
     "Trackio": "gfo.run.trackers",
     "WandB": "gfo.run.trackers",
     "When": "gfo.core.hyperparameters",

@@ -21,7 +21,6 @@ from gfo.baselines.base import Setting, as_array, fill, joined, joined_losses
 from gfo.baselines.eggroll import Eggroll, Places
 from gfo.baselines.mezo import MeZO
 from gfo.baselines.training import AdamW, Recipe, seeded
-from gfo.baselines.unchanged import Unchanged
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.core.files import cannot_write, whole_folder
@@ -33,6 +32,7 @@ from gfo.evaluation.local import LocalEvaluator
 from gfo.models.frozen import FrozenModel
 from gfo.models.weights import is_transposed, quantized_linears
 from gfo.spaces.parts.targets import find_targets
+from gfo.spaces.parts.unchanged import Unchanged
 from gfo.tasks.distance import Distance
 
 ADAPTER = "adapter"

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ValidationError, model_validator
 
 from gfo.config.parts import (
+    OF_A_MACHINE,
+    AnyModelConfig,
     BaselineConfig,
     BudgetConfig,
+    EndpointConfig,
     ModelConfig,
     OptimizerConfig,
     RacingConfig,
@@ -33,12 +36,18 @@ from gfo.tasks.parts.datasets import DATA
 
 if TYPE_CHECKING:
     from gfo.core.protocols import Evaluator, SearchSpace, Task
-    from gfo.models.frozen import FrozenModel
     from gfo.run.callbacks import Callback
     from gfo.run.result import Result
 
 DEMO = DATA / "demo.toml"
 DATA_DIRS: Any = {"data_dir": True, "tasks": {"__all__": {"data_dir"}}}  # a machine's own
+
+
+OWN: Any = {
+    "task": DATA_DIRS,
+    "model": OF_A_MACHINE,
+    "optimizer": {"options": {"rewrite": OF_A_MACHINE}},
+}
 
 
 class Config(Section):
@@ -49,7 +58,7 @@ class Config(Section):
     warm_start: str | None = None
     objectives: list[str] | None = None
     limits: dict[str, float] | None = None
-    model: ModelConfig = Field(default_factory=ModelConfig)
+    model: AnyModelConfig = Field(default_factory=ModelConfig)
     task: TaskConfig
     space: SpaceConfig = Field(default_factory=dict, validate_default=True)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
@@ -128,6 +137,8 @@ class Config(Section):
 
     def _check_baseline(self) -> None:
         """Raise GfoError for what a search has, and no baseline."""
+        if isinstance(self.model, EndpointConfig):
+            raise GfoError("model: baselines are of models that are here; leave url out, or [baseline]")
         if self.racing is not None:
             raise GfoError("racing: baselines have no candidates to race; leave [racing] out")
         for key in ("warm_start", "objectives", "limits"):
@@ -159,7 +170,7 @@ class Config(Section):
 
     def _search(
         self,
-        model: FrozenModel,
+        model: Any,
         task: Task,
         space: SearchSpace | None,
         resume: bool,
@@ -176,12 +187,12 @@ class Config(Section):
         racing = None if self.racing is None else self.racing.made()
         settings = {**settings, "racing": racing, "warm_start": self.warm_start, "resume": resume}
         settings |= {"objectives": self.objectives or (), "limits": self.limits}
-        name, options = self.optimizer.name, self.optimizer.options
+        name, options = self.optimizer.name, self.optimizer.made()
         return tune(model, task, space, optimizer=name, options=options, **settings)
 
     def record(self) -> dict[str, Any]:
         """The config as results have it: without what is a machine's own, such as where a folder is."""
-        values = self.model_dump(exclude_none=True, exclude={"task": DATA_DIRS, **self._unused})
+        values = self.model_dump(exclude_none=True, exclude={**OWN, **self._unused})
         found = {key: _without_folders(value) for key, value in values.items()}
         if self.warm_start is not None:  # its folder may be gone when the run goes on
             found["warm_start"] = os.path.basename(self.warm_start.rstrip("/")) or self.warm_start
@@ -194,7 +205,7 @@ class Config(Section):
             GfoError: for weights that are not in the folder.
         """
         from gfo import baselines
-        from gfo.evaluation.local import LocalEvaluator
+        from gfo.evaluation.choice import evaluator_for
 
         task = self.task.build(stream_seed(self.seed, "task"))
         model, space = self._model_and_space()
@@ -207,7 +218,7 @@ class Config(Section):
                 baselines.put_back(method, folder)
             return method.judge
         assert space is not None
-        return LocalEvaluator(model, task, space, memory=self.model.memory)
+        return evaluator_for(model, task, space, memory=self.model.memory)
 
     @property
     def method(self) -> str:
@@ -219,10 +230,10 @@ class Config(Section):
         """Keys whose defaults a run does not use, and so does not write down."""
         return {} if self.baseline is None else {"optimizer": True}
 
-    def _model_and_space(self) -> tuple[FrozenModel, SearchSpace | None]:
+    def _model_and_space(self) -> tuple[Any, SearchSpace | None]:
         from gfo import baselines
 
-        model = self.model.load()
+        model: Any = self.model.load()
         if self.baseline is not None and not baselines.needs_space(self.baseline.name):
             return model, None
         return model, self.space.build(model, stream_seed(self.seed, "space"))

@@ -41,7 +41,8 @@ class SpaceSection(Section):
             beside = inspect.signature(self.made.from_peft).parameters
             options = {name: value for name, value in options.items() if name in beside}
             return cast(SearchSpace, self.made.from_peft(adapter, model, **options))
-        space = cast(SearchSpace, self.made(model, **options))
+        first = (model,) if takes_model(self.made) else ()
+        space = cast(SearchSpace, self.made(*first, **options))
         remember(space, options)
         return space
 
@@ -122,7 +123,7 @@ def space_section(entry: Entry) -> type[SpaceSection]:
 @cache
 def _section(name: str, cls: Any) -> type[SpaceSection]:
     model = next(iter(inspect.signature(cls).parameters), "model")
-    keys = keys_of(cls, leave_out=(model, "seed"))
+    keys = keys_of(cls, leave_out=(model, "seed") if takes_model(cls) else ("seed",))
     draws = "seed" in inspect.signature(cls).parameters
     more: dict[str, Any] = {"seed": (int | None, None)} if draws else {}
     if hasattr(cls, "from_peft"):
@@ -146,6 +147,11 @@ def _anchored(value: Any) -> Any:
     return [anchored_name(each) for each in value] if isinstance(value, list) else anchored_name(value)
 
 
+def takes_model(cls: Any) -> bool:
+    """Whether a space's constructor takes the model first, as all do but those of texts."""
+    return bool(getattr(cls, "takes_model", True))
+
+
 def _of_lora(section: Any) -> Domain:
     from gfo.spaces.lora_subspace import METHODS
 
@@ -158,7 +164,15 @@ def _of_discrete_prompt(section: Any) -> Domain:
     return Domain.box(0, max(1, number), section.tokens, integer=True)
 
 
-EARLY = {"lora": _of_lora, "discrete-prompt": _of_discrete_prompt}  # whose key `dim` does not say it all
+def _of_words(section: Any) -> Domain:
+    return Domain.box(0, max(1, len(section.words)), max(1, section.places), categorical=True)
+
+
+EARLY = {
+    "lora": _of_lora,
+    "discrete-prompt": _of_discrete_prompt,
+    "words": _of_words,
+}  # whose key `dim` does not say it all
 
 SpaceConfig = Annotated[
     SerializeAsAny[SpaceSection], BeforeValidator(of_kind("space", DEFAULT, space_section))

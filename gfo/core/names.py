@@ -30,6 +30,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "optimizers.differential_evolution:DifferentialEvolution",
             "differential evolution as L-SHADE",
         ),
+        "evoprompt": (
+            "optimizers.evoprompt:EvoPrompt",
+            "texts crossed and mutated by a language model, as a genetic algorithm or differential evolution",
+        ),
         "fzoo": (
             "optimizers.fzoo:FZOO",
             "one-sided +-1 directions, a step over the standard deviation of losses",
@@ -37,6 +41,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "ga": (
             "optimizers.genetic:GeneticAlgorithm",
             "genetic algorithm; also for integer and binary genes",
+        ),
+        "gepa": (
+            "optimizers.gepa:GEPA",
+            "texts that a language model writes anew after it has read what became of rows (package gepa)",
         ),
         "ipop": ("optimizers.restarts:IPOP", "restarts of any optimizer, each with twice the population"),
         "lm-ma-es": (
@@ -121,6 +129,11 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "soft-prompt": (
             "spaces.soft_prompt:SoftPrompt",
             "P embeddings in the template's {soft} place, in a random subspace of d dimensions",
+        ),
+        "texts": ("spaces.texts:Texts", "any text in the {soft} place, for evoprompt and gepa"),
+        "words": (
+            "spaces.words:Words",
+            "words or phrases of a list in the {soft} place, by integer genes, without weights",
         ),
         "structure": (
             "spaces.structure:Structure",

@@ -305,12 +305,15 @@ class Cost:
         forward_tokens: tokens that really went through the model, padding included.
         tokens_needed: tokens that had to, by what depends on the candidate.
         seconds: wall-clock time.
+        requests, dollars: asked of a server, those that failed among them, and what it takes for them.
     """
 
     candidates: int = 0
     forward_tokens: int = 0
     tokens_needed: int = 0
     seconds: float = 0.0
+    requests: int = 0
+    dollars: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
@@ -318,6 +321,8 @@ class Cost:
             self.forward_tokens + other.forward_tokens,
             self.tokens_needed + other.tokens_needed,
             self.seconds + other.seconds,
+            self.requests + other.requests,
+            self.dollars + other.dollars,
         )
 
 

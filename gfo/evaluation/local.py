@@ -51,6 +51,7 @@ from gfo.evaluation.memory import (
     halved,
     kept_tokens,
 )
+from gfo.evaluation.parts import parts_of
 from gfo.evaluation.racing import Racing, no_rows, of_rows
 from gfo.evaluation.reading import read_log_likelihoods, read_logits
 from gfo.evaluation.shape import Meter, Shape
@@ -199,9 +200,9 @@ class LocalEvaluator:
         return Scores(metrics, meter.cost(len(z), start), rows)
 
     @torch.no_grad()
-    def answers(self, z: Array, batch: Batch | Batches) -> Answers:
+    def answers(self, z: Array, batch: Batch | Batches, meter: Meter | None = None) -> Answers:
         """What the model answers a batch, changed as z [K, d] says: see `gfo.core.protocols.Batch`."""
-        return self._answers(self._decode(z), batch, Meter(self.model.layers))
+        return self._answers(self._decode(z), batch, meter or Meter(self.model.layers))
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -211,7 +212,7 @@ class LocalEvaluator:
     @property
     def batches_differ(self) -> bool:
         """Whether each step has rows of its own."""
-        return not all(part.recurs for part in _parts(self.task.batch("train", 0)))
+        return not all(part.recurs for part in parts_of(self.task.batch("train", 0)))
 
     @property
     def tokens_at_once(self) -> int:
@@ -357,7 +358,7 @@ class LocalEvaluator:
     def _batches(self) -> Iterator[tuple[str, Batch]]:
         """All rows: the batches that each split is made of, with its name."""
         for split in self.task.splits:
-            for batch in _parts(self.task.all_rows(split)):
+            for batch in parts_of(self.task.all_rows(split)):
                 yield split, batch
 
 
@@ -383,8 +384,3 @@ def scored_values(
     for name in names:
         check_name("objective or limit", name, dict.fromkeys([*metrics, *measures]))
     return tuple(name for name in names if name in metrics and name not in measures and name != LOSS.name)
-
-
-def _parts(batch: Batch | Batches) -> list[Batch]:
-    """The batches that a batch is made of."""
-    return [batch] if isinstance(batch, Batch) else [b for part in batch.parts for b in _parts(part)]

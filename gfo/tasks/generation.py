@@ -189,6 +189,10 @@ class BoundGeneration(BoundRows):
         rows = self._values(answers, batch)[1]
         return None if rows is None else self._task.measure.loss_of(rows)
 
+    def references(self, batch: Batch) -> list[str]:
+        """The first text that is right for each row."""
+        return [_references(row, self._task.target, "row")[0] for row in batch.target]
+
     def answer_texts(self, rows: Sequence[Tokens]) -> list[str]:
         """The answers as texts: cut at the first stop text, stripped unless they are programs."""
         return [self._cut(text) for text in self._tokenizer.decode(rows)]
