@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gfo.core.registry import register as register
     from gfo.evaluation.local import LocalEvaluator as LocalEvaluator
     from gfo.evaluation.racing import Racing as Racing
+    from gfo.evaluation.workers import Workers as Workers
     from gfo.models.decoder import Decoder as Decoder
     from gfo.models.encoder import Encoder as Encoder
     from gfo.models.encoder_decoder import EncoderDecoder as EncoderDecoder
@@ -99,6 +100,7 @@ _PUBLIC = {
     "TensorBoard": "gfo.run.trackers",
     "Trackio": "gfo.run.trackers",
     "WandB": "gfo.run.trackers",
+    "Workers": "gfo.evaluation.workers",
     "compare": "gfo.run.compare",
     "freeze": "gfo.models.loading",
     "load_model": "gfo.models.loading",
