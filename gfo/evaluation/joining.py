@@ -27,7 +27,9 @@ def joined(found: Sequence[Evaluation]) -> Evaluation:
     """What the parts of a population got, in their order, as one; costs are summed."""
     first = found[0]
     names = {name: np.concatenate([each.values[name] for each in found]) for name in first.values}
-    rows = None if first.rows is None else np.concatenate([each.rows for each in found if each.rows is not None])
+    rows = (
+        None if first.rows is None else np.concatenate([each.rows for each in found if each.rows is not None])
+    )
     loss = np.concatenate([each.loss for each in found])
     return Evaluation(loss, sum((each.cost for each in found), Cost()), names, rows)
 

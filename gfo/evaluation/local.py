@@ -242,12 +242,13 @@ class LocalEvaluator:
             "tokens_at_once": self.tokens_at_once,
             "tokens_kept": self.tokens_kept,
             "store_bytes": self._store.most_bytes,
+            **({} if self._part is None else {"part": self._part}),
         }
 
     def use(self, settings: Mapping[str, int]) -> None:
         """Decide as another evaluator did."""
         self._chunk_tokens, self._tokens_kept = settings["tokens_at_once"], settings["tokens_kept"]
-        self._store.most_bytes = settings["store_bytes"]
+        self._store.most_bytes, self._part = settings["store_bytes"], settings.get("part", self._part)
 
     def _decode(self, z: Array) -> Delta:
         """The changes that z [K, d] stands for, in the model's dtype."""

@@ -35,7 +35,9 @@ class OnRay:
         try:
             import ray
         except ImportError:
-            raise GfoError("engine = 'ray' needs Ray, which is not installed; pip install 'gfo-llm[ray]'") from None
+            raise GfoError(
+                "engine = 'ray' needs Ray, which is not installed; pip install 'gfo-llm[ray]'"
+            ) from None
         self._ray, self._own = ray, not ray.is_initialized()
         self._where = address, n * threads
         self._join()

@@ -50,6 +50,7 @@ class Pool:
 
     Attributes:
         about: what the first one says of its evaluator.
+        ready: the workers that are made, with what they say of their evaluators.
 
     Raises:
         GfoError: if a worker cannot be made.
@@ -58,6 +59,7 @@ class Pool:
     def __init__(self, engine: Engine, n: int) -> None:
         self._engine, self._n = engine, n
         self._open = False
+        self._todo: deque[Message] = deque()
         self._begin()
         self.about = self._first_about()
 
@@ -80,7 +82,9 @@ class Pool:
     def forget(self, numbers: Collection[int]) -> None:
         """Want no reply to these messages any more."""
         self._wanted.difference_update(numbers)
-        self._todo = deque(message for message in self._todo if message.number not in numbers)
+        kept = [message for message in self._todo if message.number not in numbers]
+        self._todo.clear()
+        self._todo.extend(kept)
         for number in numbers:
             self._replies.pop(number, None)
 
@@ -91,10 +95,10 @@ class Pool:
 
     def _begin(self) -> None:
         self._open = True
-        self._todo: deque[Message] = deque()
+        self._todo.clear()
         self._wanted: set[int] = set()
         self._replies: dict[int, Reply] = {}  # in the order in which they came
-        self._ready: dict[int, About] = {}
+        self.ready: dict[int, About] = {}
         self._busy: dict[int, tuple[Message, float]] = {}  # a worker's message, and since when
         self._usual: deque[float] = deque(maxlen=REMEMBERED)
         self._deaths: Counter[int] = Counter()  # of workers over a message
@@ -103,9 +107,9 @@ class Pool:
             self._engine.start(worker)
 
     def _first_about(self) -> About:
-        while not self._ready:
+        while not self.ready:
             self._listen()
-        return next(iter(self._ready.values()))
+        return next(iter(self.ready.values()))
 
     def _listen(self) -> None:
         """Hear what workers have to say, and hand out."""
@@ -121,7 +125,7 @@ class Pool:
     def _made(self, worker: int, about: About) -> None:
         if about.error:
             raise GfoError(f"worker {worker}: its evaluator cannot be made ({about.error})")
-        self._ready[worker], self._unmade = about, 0
+        self.ready[worker], self._unmade = about, 0
 
     def _replied(self, worker: int, reply: Reply) -> None:
         message, since = self._busy.pop(worker)
@@ -133,18 +137,18 @@ class Pool:
     def _died(self, worker: int, how: Died) -> None:
         """Put another worker in its place, and have its message done again."""
         message, _ = self._busy.pop(worker, (None, 0.0))
-        if self._ready.pop(worker, None) is None:
+        if self.ready.pop(worker, None) is None:
             self._unmade += 1
             if self._unmade >= MOST_DEATHS:
                 raise GfoError(
-                    f"worker {worker} died while it was made, as {self._unmade - 1} before it ({how.why}); a script "
-                    'must start them under `if __name__ == "__main__":`; else look at what it wrote to the terminal'
+                    f"worker {worker} died while it was made, as {self._unmade - 1} before it ({how.why}); a "
+                    'script must start them under `if __name__ == "__main__":`; else see its stderr'
                 )
         if message is not None and message.number in self._wanted:
             self._deaths[message.number] += 1
             if self._deaths[message.number] >= MOST_DEATHS:
                 self._wanted.remove(message.number)
-                error = f"died, as {MOST_DEATHS - 1} workers before it did over the same candidates ({how.why})"
+                error = f"died, as {MOST_DEATHS - 1} others did over the same candidates ({how.why})"
                 self._replies[message.number] = Reply(message.number, worker, error=error)
             elif not any(other is message for other, _ in self._busy.values()):
                 self._todo.appendleft(message)
@@ -152,7 +156,7 @@ class Pool:
 
     def _hand_out(self) -> None:
         """Give idle workers what is to be done, else what is late."""
-        for worker in sorted(self._ready.keys() - self._busy.keys()):
+        for worker in sorted(self.ready.keys() - self._busy.keys()):
             message = self._todo.popleft() if self._todo else next(self._late(), None)
             if message is None:
                 return

@@ -58,14 +58,14 @@ class Processes:
 
     def wait(self, seconds: float) -> list[tuple[int, About | Reply | Died]]:
         """What workers say, or that they died."""
-        pipes = {pipe: worker for worker, (_, pipe) in self._running.items()}
+        pipes: dict[Any, int] = {pipe: worker for worker, (_, pipe) in self._running.items()}
         found: list[tuple[int, About | Reply | Died]] = []
-        for pipe in wait(list(pipes), seconds):
-            worker = pipes[pipe]  # type: ignore[index]
+        ready: list[Any] = wait(list(pipes), seconds)
+        for pipe in ready:
             try:
-                found.append((worker, pipe.recv()))  # type: ignore[union-attr]
+                found.append((pipes[pipe], pipe.recv()))
             except (EOFError, OSError):
-                found.append((worker, Died(f"exit code {self._end(worker)}")))
+                found.append((pipes[pipe], Died(f"exit code {self._end(pipes[pipe])}")))
         return found
 
     def close(self) -> None:
@@ -76,9 +76,9 @@ class Processes:
             self._end(worker)
 
     @property
-    def pids(self) -> list[int]:
-        """The processes."""
-        return [process.pid for process, _ in self._running.values()]
+    def pids(self) -> dict[int, int]:
+        """The processes, by the numbers of the workers."""
+        return {worker: process.pid for worker, (process, _) in self._running.items()}
 
     def _end(self, worker: int) -> int | None:
         """End a process, if it has not; its exit code."""
@@ -96,7 +96,9 @@ class Processes:
 
 def _serve(pipe: Connection, number: int, make: bytes, threads: int, environment: dict[str, str]) -> None:
     """The life of a worker: until nobody is there who could ask."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the run ends them
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C goes to all processes of a terminal; the run ends them
     os.environ.update(environment)
     worker = Worker(number, functools.partial(_made, make), threads)
     with contextlib.suppress(EOFError, OSError):
@@ -121,8 +123,8 @@ def pickled(make: Make) -> bytes:
         here, reason = True, next(iter(str(error).splitlines()), type(error).__name__)
     if here:
         raise GfoError(
-            f"make_evaluator = {shown(make)} cannot be sent to another process ({reason}); give a function that "
-            "stands in a module, or the path of a config"
+            f"make_evaluator = {shown(make)} cannot be sent to another process ({reason}); give a "
+            "function that stands in a module, or the path of a config"
         )
     return found
 

@@ -157,10 +157,12 @@ class Worker:
 
 def make_evaluator(make: Make) -> Evaluator:
     """The evaluator that a function makes, or that the search of a config has."""
-    found = import_module(CONFIG).load_config(make).evaluator() if isinstance(make, str | Path) else make()
+    found = import_module(CONFIG).search_evaluator(make) if isinstance(make, str | Path) else make()
     if not isinstance(found, Evaluator):
         kind = type(found).__name__
-        raise GfoError(f"make_evaluator gave a {kind}; give a function that makes an evaluator, with a `score`")
+        raise GfoError(
+            f"make_evaluator gave a {kind}; give a function that makes an evaluator, with a `score`"
+        )
     return found
 
 

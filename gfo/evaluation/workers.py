@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -55,6 +55,9 @@ class Workers:
     Attributes:
         metrics: what `score` gives.
         n: as given.
+        at_once: calls that keep the workers busy: one in reserve.
+        of: what the numbers come of, as the workers' evaluator says.
+        engine, pool: where the workers run, and what they have to do.
 
     Raises:
         GfoError: for a number below 1, what cannot be sent to a worker, an evaluator that cannot be made or
@@ -79,12 +82,12 @@ class Workers:
             raise GfoError(f"address = {address}: it is of Ray's cluster; give engine='ray', or leave it out")
         threads = max(1, (os.cpu_count() or 1) // n) if threads is None else threads
         made = _engine(engine, make_evaluator, n, threads, gpus, address)
-        self.n, self._part, self._engine = n, part, made
+        self.n, self.at_once, self._part, self.engine = n, n + 1, part, made
         self._numbers = itertools.count()
         self._sent: dict[int, Message] = {}
         weakref.finalize(self, made.close)  # also when the process ends
         try:
-            self._pool = Pool(made, n)
+            self.pool = Pool(made, n)
             self._take_over_about(threads)
         except BaseException:
             made.close()
@@ -92,16 +95,39 @@ class Workers:
 
     def __call__(self, z: Array, step: int) -> Evaluation:
         """Losses of z [K, d] on the step's training batch."""
-        return joined([self._evaluation(reply) for reply in self._done("__call__", z, step)])
+        return joined([self._counted(reply) for reply in self._done("__call__", z, step)])
 
     def score(self, z: Array, split: str) -> Scores:
         """Metrics of z [K, d] on a whole split."""
         return joined_scores([self._counted(reply) for reply in self._done("score", z, split)])
 
+    @property
+    def part(self) -> int:
+        """The most candidates that a worker gets at once."""
+        return self._part
+
+    def submit(self, z: Array, step: int) -> int:
+        """Have points z [k, d] evaluated by one worker; the number of the call."""
+        return self._put("__call__", z, step)
+
+    def finished(self, calls: Collection[int]) -> tuple[int, Evaluation | Exception]:
+        """The call of these that ends next, and what it gives or raises."""
+        reply = self._take(calls)
+        try:
+            return reply.number, self._counted(self._good(reply))
+        except Exception as error:
+            return reply.number, error
+
+    def forget(self, calls: Collection[int]) -> None:
+        """Want nothing of these calls any more."""
+        for number in calls:
+            self._sent.pop(number, None)
+        self.pool.forget(calls)
+
     def close(self) -> None:
         """End the workers; those that are needed later are made anew."""
         self._sent.clear()
-        self._pool.close()
+        self.pool.close()
 
     def __enter__(self) -> Workers:
         return self
@@ -111,9 +137,11 @@ class Workers:
 
     def _take_over_about(self, threads: int) -> None:
         """Be what the workers' evaluator is."""
-        about = self._pool.about
+        about = self.pool.about
         if about.races:
-            raise GfoError("racing: it compares all candidates of a step, which workers see in parts; leave it out")
+            raise GfoError(
+                "racing: it compares all candidates of a step, which workers see in parts; leave it out"
+            )
         self.metrics, self.of = about.metrics, about.of
         if about.batches_differ is not None:
             self.batches_differ = about.batches_differ
@@ -157,7 +185,7 @@ class Workers:
                 reply = self._take([number for number in numbers if number not in replies])
                 replies[reply.number] = self._good(reply)
         except Exception:
-            self._forget(numbers)
+            self.forget(numbers)
             raise
         return [replies[number] for number in numbers]
 
@@ -165,13 +193,13 @@ class Workers:
         """Have a call done by a worker; its number."""
         message = Message(next(self._numbers), method, z, more, self._settings)
         self._sent[message.number] = message
-        self._pool.put(message)
+        self.pool.put(message)
         return message.number
 
-    def _take(self, numbers: list[int]) -> Reply:
+    def _take(self, numbers: Collection[int]) -> Reply:
         """The next reply to one of these calls; an interrupt, as by Ctrl-C, ends the workers."""
         try:
-            reply = self._pool.take(numbers)
+            reply = self.pool.take(numbers)
         except BaseException:
             self.close()
             raise
@@ -180,20 +208,11 @@ class Workers:
             self._settings = dict(reply.settings)
         return reply
 
-    def _forget(self, numbers: list[int]) -> None:
-        for number in numbers:
-            self._sent.pop(number, None)
-        self._pool.forget(numbers)
-
     def _good(self, reply: Reply) -> Reply:
         """The reply; an error raises, GfoError if it was one."""
         if not reply.error:
             return reply
         raise (GfoError if reply.bad_input else WorkerError)(f"worker {reply.worker}: {reply.error}")
-
-    def _evaluation(self, reply: Reply) -> Evaluation:
-        found: Evaluation = self._counted(reply)
-        return found
 
     def _counted(self, reply: Reply) -> Any:
         """What a call gave, with its cost as one evaluator would count it."""
@@ -202,9 +221,7 @@ class Workers:
         return replace(reply.found, cost=self._ledger.cost(reply.counted, reply.found.cost))
 
 
-def _engine(
-    name: str, make: Make, n: int, threads: int, gpus: float | None, address: str | None
-) -> Engine:
+def _engine(name: str, make: Make, n: int, threads: int, gpus: float | None, address: str | None) -> Engine:
     if name == "ray":
         from gfo.evaluation.on_ray import OnRay
 

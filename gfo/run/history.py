@@ -51,6 +51,7 @@ class Step:
         known: how many of the step's candidates had been asked before, and cost nothing.
         violation: how far the step's candidates break limits, 0 where they do not; None without limits.
         hypervolume: what the front covers after the step; None for one objective.
+        part, asked: of an asynchronous run, the part that was told, and how many had been asked by then.
     """
 
     step: int
@@ -69,6 +70,8 @@ class Step:
     known: int = 0
     violation: list[float | None] | None = None
     hypervolume: float | None = None
+    part: int | None = None
+    asked: int | None = None
 
     @property
     def cost(self) -> Cost:

@@ -14,9 +14,10 @@ from gfo import optimizers
 from gfo.core.checking import checked
 from gfo.core.domain import Domain
 from gfo.core.errors import GfoError
-from gfo.core.protocols import BoundTask, Optimizer, SearchSpace, Task
+from gfo.core.protocols import BoundTask, Evaluator, Optimizer, SearchSpace, Task
 from gfo.core.recording import description, options_of, plain
 from gfo.core.seeding import stream_seed
+from gfo.evaluation.elsewhere import Elsewhere
 from gfo.evaluation.local import LocalEvaluator
 from gfo.evaluation.racing import Racing
 from gfo.models.frozen import FrozenModel
@@ -55,15 +56,15 @@ def tune(
     resume: bool = False,
     memory: int | None = None,
     racing: Racing | None = None,
+    evaluator: Evaluator | None = None,
+    asynchronous: bool = False,
     warm_start: Result | str | Path | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> Result:
     """Search the space for the change of the model that minimises the task's loss.
 
     Args:
-        model: a frozen model of `gfo.load_model`.
-        task: such as `gfo.Classification`.
-        space: such as `gfo.SoftPrompt`.
+        model, task, space: of `gfo.load_model`; such as `gfo.Classification`; such as `gfo.SoftPrompt`.
         optimizer, options: a name of `gfo.optimizers.names()` and its options, or an `Optimizer`; by default
             "cma", of several objectives "nsga2".
         objectives: by default the loss alone; or two or more of "loss", metrics of the task and measures of
@@ -76,6 +77,7 @@ def tune(
         out: a folder for history, result, best point and plot.
         resume: go on with the run that `out` holds, if it does; all but the budget must be as it was.
         memory, racing: of the evaluator, see `gfo.LocalEvaluator`.
+        evaluator, asynchronous: what evaluates in its place, such as `gfo.Workers`; see `gfo.minimize`.
         warm_start: result or folder of a run of the same space and model, where the search starts.
         record: more for result.json.
 
@@ -84,17 +86,16 @@ def tune(
     """
     optimizer, options = optimizers.for_objectives(optimizer, options, objectives)
     wanted = (*(objectives or getattr(optimizer, "objectives", ())), *(limits or {}))
-    evaluator = LocalEvaluator(model, task, space, memory=memory, racing=racing, values=wanted)
-    facts = {"seed": seed, **_facts(evaluator, task, optimizer, options), **(record or {})}
+    local = LocalEvaluator(model, task, space, memory=memory, racing=racing, values=wanted)
+    facts = {"seed": seed, **_facts(local, task, optimizer, options), **(record or {})}
     out = None if out is None else RunFolder.of(out, resume=resume)
     start = _start(warm_start, facts, out, optimizer)
     optimizer = _made(optimizer, space.domain, stream_seed(seed, "optimizer"), options or {}, start)
     watching = [*callbacks, PeakMemory(facts, model.device), *([ProgressBar()] if progress else [])]
-    every = dev_every if "dev" in evaluator.task.splits else None
+    every = dev_every if "dev" in local.task.splits else None
     kept: dict[str, Any] = {"out": out, "resume": resume, "record": facts, "limits": limits}
-    return minimize(
-        optimizer, evaluator, budget=budget, callbacks=watching, dev_every=every, selection=selection, **kept
-    )
+    kept |= {"dev_every": every, "selection": selection, "asynchronous": asynchronous}
+    return minimize(optimizer, Elsewhere.of(evaluator, local), budget=budget, callbacks=watching, **kept)
 
 
 def _facts(

@@ -13,24 +13,24 @@ from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Cost, Evaluation, Scores
 
 D = 6
-STEP = 0.01  # seconds of a candidate
+WIDTHS = {"soft prompt": 5, "lora": 7, "structure": 6}
+ERROR, BAD, DEADLY = 77.0, 78.0, 79.0
+"""First coordinates of points that end in an exception, in a GfoError, in the death of the process."""
+MARK = "GFO_TEST_MARK"  # names a file that the one worker makes that is to be slow
+SECONDS = "GFO_TEST_SECONDS"  # how long its calls take
 
 
 class Bowl:
-    """Two rows: a sphere, and the sphere elsewhere; a point that begins with a number of these does something else.
-
-    Args:
-        late: seconds that worker processes with an odd number sleep more, a call.
-    """
+    """Two rows: a sphere, and the sphere elsewhere."""
 
     metrics = (LOSS, Metric("near"))
     batches_differ = False
 
-    def __init__(self, late: float = 0.0, seconds: float = STEP) -> None:
-        self.late, self.seconds = late, seconds
+    def __init__(self, seconds=0.0):
+        self.seconds = seconds  # of a call
 
     def __call__(self, z, step):
-        time.sleep(self.seconds * len(z) + self.late)
+        time.sleep(self.seconds)
         if (z[:, 0] == ERROR).any():
             raise ArithmeticError("too deep\nfor a bowl")
         if (z[:, 0] == BAD).any():
@@ -47,20 +47,17 @@ class Bowl:
         return Scores({"loss": found.loss, "near": -found.loss}, found.cost, {"loss": found.rows})
 
 
-ERROR, BAD, DEADLY = 77.0, 78.0, 79.0
-
-
 def bowl():
-    return Bowl()
-
-
-def quick():
-    return Bowl(seconds=0.0)
+    return Bowl(0.02)
 
 
 def uneven():
-    """The first process that asks is ten times as slow as all others."""
-    return Bowl()
+    """The first process that makes one is slow."""
+    try:
+        os.close(os.open(os.environ[MARK], os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return Bowl(0.02)
+    return Bowl(float(os.environ[SECONDS]))
 
 
 def refuses():
@@ -69,6 +66,10 @@ def refuses():
 
 def no_evaluator():
     return 3
+
+
+def dies():
+    os.kill(os.getpid(), 9)
 
 
 @functools.cache
@@ -80,7 +81,8 @@ def model():
 
 def rows(words):
     return [
-        {"text": f"the film was {word} " * n, "label": "good" if n % 2 else "bad"} for n, word in enumerate(words, 1)
+        {"text": f"the film was {word} " * n, "label": "good" if n % 2 else "bad"}
+        for n, word in enumerate(words, 1)
     ]
 
 
@@ -97,8 +99,8 @@ def space(kind):
     import gfo
 
     if kind == "soft prompt":
-        return gfo.SoftPrompt(model(), tokens=3, dim=D, alpha=8.0)
-    return gfo.LoRASubspace(model(), rank=1, dim=D) if kind == "lora" else gfo.Structure(model())
+        return gfo.SoftPrompt(model(), tokens=3, dim=WIDTHS[kind], alpha=8.0)
+    return gfo.LoRASubspace(model(), rank=1, dim=WIDTHS[kind]) if kind == "lora" else gfo.Structure(model())
 
 
 def local(kind, **options):
@@ -107,13 +109,37 @@ def local(kind, **options):
     return gfo.LocalEvaluator(model(), task(), space(kind), **options)
 
 
+class ByWidth:
+    """Three evaluators in one, so that few processes serve all; the width of the points says which."""
+
+    def __init__(self):
+        self.all = {width: local(kind) for kind, width in WIDTHS.items()}
+        self.one = self.all[D]
+        self.metrics, self.batches_differ = self.one.metrics, self.one.batches_differ
+
+    @property
+    def meter(self):
+        return self.one.meter
+
+    def __call__(self, z, step):
+        self.one = self.all[z.shape[1]]
+        return self.one(z, step)
+
+    def score(self, z, split):
+        self.one = self.all[z.shape[1]]
+        return self.one.score(z, split)
+
+    def settings(self):
+        return self.all[D].settings()
+
+    def use(self, settings):
+        for each in self.all.values():
+            each.use(settings)
+
+
+def by_width():
+    return ByWidth()
+
+
 def soft_prompt():
     return local("soft prompt")
-
-
-def lora():
-    return local("lora")
-
-
-def structure():
-    return local("structure")
