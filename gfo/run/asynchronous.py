@@ -7,7 +7,7 @@ their order: a resumed run asks and tells so again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -48,6 +48,7 @@ class Stream:
         self._points: dict[int, Array] = {}  # of parts that were asked and not told
         self._under_way: dict[int, int] = {}  # calls, and their parts
         self._found: Evaluation | Exception | None = None
+        self._sizes: dict[int | None, int] = {}  # of recorded parts: the last one may have been smaller
         remember(self, arguments_of(optimizer) or {})
 
     @classmethod
@@ -70,11 +71,15 @@ class Stream:
             raise GfoError("asynchronous: parts would be of different batches; leave batch_size out")
         return cls(optimizer, evaluator, budget)
 
+    def recall(self, recorded: Sequence[Step]) -> None:
+        """Go on with a run of these steps."""
+        self._sizes = {step.part: len(step.loss) for step in recorded}
+
     def ask(self) -> Array:
         """The points [n, d] of the part that is told next."""
         if self.again is not None:
             while self.asked < (self.again.asked or 0):
-                self._ask_part(self._size)
+                self._ask_part(self._sizes.get(self.asked, self._size))
             self.part = -1 if self.again.part is None else self.again.part
         else:
             self._fill()

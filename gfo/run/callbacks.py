@@ -58,6 +58,8 @@ class Run:
 
     def __post_init__(self) -> None:
         self.repairs = isinstance(self.evaluator, Repairing)
+        if self.stream is not None:
+            self.stream.recall(self.history.recorded)
         if self.aims is not None and self.selection is not None:
             self.aims.choose_on_dev(self.selection)
 
