@@ -59,8 +59,7 @@ def minimize(
             The evaluator must give the same losses again: a function with noise needs noise from z alone.
         dev_every: score a point on dev after every so many steps (and before the first and after the last)
             and return the best; None returns the last recommendation, as for a function, which has no dev.
-        selection: which points are scored on dev, and what is best; by default the recommendations, and the
-            lowest loss.
+        selection: which points are scored on dev, and what is best; by default recommendations, by the loss.
         record: what was run, as plain values; it becomes part of result.json.
         memo: whether a point asked before is told the loss it had, at no cost; see `gfo.run.memo`. True for a
             function that is not noisy. A resumed run does as it did.
