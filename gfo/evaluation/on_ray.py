@@ -5,14 +5,18 @@ Moritz et al. (2018), Ray: a distributed framework for emerging AI applications,
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
+import sys
 import threading
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from gfo.core.errors import GfoError, GfoWarning
-from gfo.evaluation.worker import About, Died, Make, Message, Reply, Worker
+from gfo.core.protocols import Evaluator
+from gfo.evaluation.worker import About, Died, Make, Message, Reply, Worker, make_evaluator
 
 STORE_BYTES = 80 * 2**20  # of Ray's object store on this machine: messages are small
 
@@ -44,7 +48,7 @@ class OnRay:
         self._check_room(n, threads, gpus)
         actor = ray.remote(num_cpus=threads, num_gpus=gpus, max_restarts=0, max_task_retries=0)
         self._actor: Any = actor(Worker)
-        self._arguments = make, threads
+        self._make, self._threads = functools.partial(_made, ray.cloudpickle.dumps(make), sys.path), threads
         self._actors: dict[int, Any] = {}
         self._waiting: dict[Any, int] = {}
 
@@ -52,7 +56,7 @@ class OnRay:
         """Make an actor, in the place of the one of that number if there was one."""
         self._join()
         self._waiting = {reference: other for reference, other in self._waiting.items() if other != worker}
-        self._actors[worker] = self._actor.remote(worker, *self._arguments)
+        self._actors[worker] = self._actor.remote(worker, self._make, self._threads)
         self._waiting[self._actors[worker].about.remote()] = worker
 
     def send(self, worker: int, message: Message) -> None:
@@ -83,7 +87,7 @@ class OnRay:
         try:
             return worker, self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            return worker, Died(next(iter(str(error).splitlines()), type(error).__name__))
+            return worker, Died(_reason(error))
 
     def _check_room(self, n: int, threads: int, gpus: float) -> None:
         """Say how many workers a cluster has room for, if not for all."""
@@ -96,6 +100,20 @@ class OnRay:
             if not room:
                 raise GfoError(f"ray: {said}, but {has}; give fewer threads or a smaller share of a GPU")
             warnings.warn(f"ray: {said}, but {has}: {room} work until it has more", GfoWarning, stacklevel=5)
+
+
+def _made(make: bytes, path: Sequence[str]) -> Evaluator:
+    """What makes an evaluator in another process, where modules are found as they are here."""
+    from ray import cloudpickle
+
+    sys.path.extend(folder for folder in path if folder not in sys.path)
+    return make_evaluator(cloudpickle.loads(make))
+
+
+def _reason(error: Exception) -> str:
+    """Why an actor is no more: the last line of what Ray says, which has the exception."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def _connect(ray: Any, address: str | None, cores: int) -> None:
