@@ -39,7 +39,7 @@ REFERENCE = ROOT / "docs" / "reference.rst"
 # title of a part of the menu -> its pages, without the folder docs
 MENU = {
     "Using gfo": "tasks metrics models images spaces structure compression merging optimizers fronts "
-    "hyperparameters runs servers baselines export command-line",
+    "hyperparameters runs scale servers baselines export command-line",
     "Understanding it": "computed-once results leaderboard gpu security architecture",
     "Extending it": "extending reference",
 }

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gfo.evaluation.local import LocalEvaluator as LocalEvaluator
     from gfo.evaluation.racing import Racing as Racing
     from gfo.evaluation.texts import TextEvaluator as TextEvaluator
+    from gfo.evaluation.workers import Workers as Workers
     from gfo.models.decoder import Decoder as Decoder
     from gfo.models.encoder import Encoder as Encoder
     from gfo.models.encoder_decoder import EncoderDecoder as EncoderDecoder
@@ -129,6 +130,7 @@ _PUBLIC = {
     "Trackio": "gfo.run.trackers",
     "WandB": "gfo.run.trackers",
     "When": "gfo.core.hyperparameters",
+    "Workers": "gfo.evaluation.workers",
     "compare": "gfo.run.compare",
     "freeze": "gfo.models.loading",
     "load_model": "gfo.models.loading",

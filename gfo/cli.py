@@ -88,11 +88,23 @@ def tune(
         list[str] | None, typer.Option("--set", help="key=value, as in budget.evaluations=500; any number.")
     ] = None,
     out: Out = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Evaluate in so many processes.", show_default=False)
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address", help="With --workers: on Ray's cluster there, as auto.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Run a config."""
     from gfo.config import load_config
 
-    _run(load_config(config, override or ()), out, config.stem)
+    more = [] if workers is None else [f"evaluator.workers={workers}"]
+    if ray_address is not None:
+        more += ["evaluator.engine=ray", f'evaluator.address="{ray_address}"']
+    _run(load_config(config, [*(override or ()), *more]), out, config.stem)
 
 
 @app.command()
@@ -134,7 +146,7 @@ def evaluate(
 
     result = read_result(run_dir)
     z = load_choice(run_dir, pick)
-    evaluator = load_config(run_dir / CONFIG).evaluator(run_dir)
+    evaluator = load_config(run_dir / CONFIG).local_evaluator(run_dir)
     scored = evaluator.score(np.stack([np.zeros_like(z), z]), split)
     scores, metrics = recorded_scores(result) if pick is None else {}, metrics_of(evaluator)
     for i, when in enumerate(("before", "after")):
@@ -206,7 +218,7 @@ def export(
     if form not in FORMATS:
         raise unknown_name("format", form, FORMATS)
     z = load_choice(run_dir, pick)
-    written = write(load_config(run_dir / CONFIG).evaluator(), z, form, out or run_dir / form)
+    written = write(load_config(run_dir / CONFIG).local_evaluator(), z, form, out or run_dir / form)
     for note in written.notes:
         _say(f"note: {note}")
     _print(f"{form}: {written.folder}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import tomllib
 import warnings
@@ -17,6 +19,7 @@ from gfo.config.parts import (
     BaselineConfig,
     BudgetConfig,
     EndpointConfig,
+    EvaluatorConfig,
     ModelConfig,
     OptimizerConfig,
     RacingConfig,
@@ -36,6 +39,7 @@ from gfo.tasks.parts.datasets import DATA
 
 if TYPE_CHECKING:
     from gfo.core.protocols import Evaluator, SearchSpace, Task
+    from gfo.evaluation.workers import Workers
     from gfo.run.callbacks import Callback
     from gfo.run.result import Result
 
@@ -67,6 +71,7 @@ class Config(Section):
     selection: SelectionConfig = Field(default_factory=SelectionConfig)
     stop: StopConfig = Field(default_factory=StopConfig)
     racing: RacingConfig | None = None
+    evaluator: EvaluatorConfig | None = None
 
     @model_validator(mode="after")
     def _suits_objectives(self) -> Config:
@@ -111,14 +116,23 @@ class Config(Section):
         settings |= self._settings()
         settings["callbacks"] = [*self.stop.callbacks(), *settings["callbacks"]]
         task = self.task.build(stream_seed(self.seed, "task"))
-        with (folder := RunFolder(out, resume=resume)):
+        with (folder := RunFolder(out, resume=resume)), self._workers() as workers:
             model, space = self._model_and_space()
             write_json(out / CONFIG, self.model_dump(mode="json", exclude_none=True, exclude=self._unused))
+            if workers is not None and self.evaluator is not None:
+                settings |= {"evaluator": workers, "asynchronous": self.evaluator.asynchronous}
             result = self._search(model, task, space, resume, {**settings, "out": folder})
             scored = not test or "test" in result.scores.get("after", {})
             if not scored and self.task.has_test and result.stopped != "interrupted":
                 result.score("test")
         return result
+
+    def _workers(self) -> contextlib.AbstractContextManager[Workers | None]:
+        """What evaluates in other processes, to be entered; None without."""
+        if self.evaluator is None:
+            return contextlib.nullcontext()
+        values = self.model_dump(mode="json", exclude_none=True, exclude=self._unused)
+        return self.evaluator.made(functools.partial(search_evaluator, values))
 
     def _check_method(self) -> None:
         """Fail early for an optimizer or a baseline that would fail once the model is loaded."""
@@ -141,7 +155,7 @@ class Config(Section):
             raise GfoError("model: baselines are of models that are here; leave url out, or [baseline]")
         if self.racing is not None:
             raise GfoError("racing: baselines have no candidates to race; leave [racing] out")
-        for key in ("warm_start", "objectives", "limits"):
+        for key in ("warm_start", "objectives", "limits", "evaluator"):
             if getattr(self, key) is not None:
                 raise GfoError(f"config: {key} is of an [optimizer]; leave it out with [baseline]")
 
@@ -198,8 +212,12 @@ class Config(Section):
             found["warm_start"] = os.path.basename(self.warm_start.rstrip("/")) or self.warm_start
         return found
 
-    def evaluator(self, folder: Path | None = None) -> Evaluator:
+    def local_evaluator(self, folder: Path | None = None, values: Sequence[str] = ()) -> Evaluator:
         """The evaluator of the run, for scoring what it found; of weights trained, those in the run's folder.
+
+        Args:
+            folder: of the run.
+            values: that a step is to give beside the loss.
 
         Raises:
             GfoError: for weights that are not in the folder.
@@ -218,7 +236,7 @@ class Config(Section):
                 baselines.put_back(method, folder)
             return method.judge
         assert space is not None
-        return evaluator_for(model, task, space, memory=self.model.memory)
+        return evaluator_for(model, task, space, memory=self.model.memory, values=values)
 
     @property
     def method(self) -> str:
@@ -237,6 +255,12 @@ class Config(Section):
         if self.baseline is not None and not baselines.needs_space(self.baseline.name):
             return model, None
         return model, self.space.build(model, stream_seed(self.seed, "space"))
+
+
+def search_evaluator(config: str | Path | dict[str, Any]) -> Evaluator:
+    """What evaluates in the search of a config, a path or its values, as a worker makes it."""
+    found = make_config(config, "of a worker") if isinstance(config, dict) else load_config(config)
+    return found.local_evaluator(values=(*(found.objectives or ()), *(found.limits or {})))
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

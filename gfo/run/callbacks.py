@@ -21,6 +21,7 @@ from gfo.run.history import History
 
 if TYPE_CHECKING:
     from gfo.run.aims import Aims, Judged
+    from gfo.run.asynchronous import Stream
     from gfo.run.memo import Memo
     from gfo.run.selection import DevSelection
 
@@ -37,6 +38,7 @@ class Run:
         aims: several objectives and limits, and what came of them; None where there is one objective alone.
         judged: what the newest step's candidates are by the aims.
         memo: what points got that were asked before; None where they are evaluated again.
+        stream: of an asynchronous run, what asks, evaluates and tells its parts; the optimizer, too.
         telling: whether the optimizer is being told a step that the history does not have yet.
     """
 
@@ -51,10 +53,13 @@ class Run:
     aims: Aims | None = None
     judged: Judged | None = None
     memo: Memo | None = None
+    stream: Stream | None = None
     telling: bool = False
 
     def __post_init__(self) -> None:
         self.repairs = isinstance(self.evaluator, Repairing)
+        if self.stream is not None:
+            self.stream.recall(self.history.recorded)
         if self.aims is not None and self.selection is not None:
             self.aims.choose_on_dev(self.selection)
 

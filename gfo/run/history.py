@@ -52,6 +52,7 @@ class Step:
         violation: how far the step's candidates break limits, 0 where they do not; None without limits.
         hypervolume: what the front covers after the step; None for one objective.
         requests, dollars: asked of a server in the search so far, and what it takes for them.
+        part, asked: of an asynchronous run, the part that was told, and how many had been asked by then.
     """
 
     step: int
@@ -72,6 +73,8 @@ class Step:
     hypervolume: float | None = None
     requests: int = 0
     dollars: float = 0.0
+    part: int | None = None
+    asked: int | None = None
 
     @property
     def cost(self) -> Cost:

@@ -191,7 +191,7 @@ class BoundGeneration(BoundRows):
 
     def references(self, batch: Batch) -> list[str]:
         """The first text that is right for each row."""
-        return [_references(row, self._task.target, "row")[0] for row in batch.target]
+        return [references_of(row, self._task.target)[0] for row in batch.target]
 
     def answer_texts(self, rows: Sequence[Tokens]) -> list[str]:
         """The answers as texts: cut at the first stop text, stripped unless they are programs."""

@@ -215,7 +215,7 @@ def test_bad_folders(work, gfo):
 def test_export_prints_how_to_load_it(work, gfo):
     """The lines printed, run as they are, give the logits of the run's result."""
     assert gfo("tune", "run.toml", "--out", "run")[0] == 0
-    evaluator = load_config("run/config.json").evaluator()
+    evaluator = load_config("run/config.json").local_evaluator()
     batch = evaluator.task.all_rows("test")
     expected, words = evaluator.answers(load_point(work / "run")[None], batch)[0], list(batch.vocabulary)
     for form, folder in (("peft", "run/peft"), ("merged", "out")):

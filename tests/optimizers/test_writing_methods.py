@@ -111,9 +111,14 @@ def test_gepa_shows_the_writer_what_became_of_rows():
 
     budget = gfo.Budget(evaluations=4)
     result = gfo.tune(
-        gfo.testing.tiny_model(), task(), SPACE, optimizer="gepa", options={"rewrite": rewrite}, budget=budget,
+        gfo.testing.tiny_model(),
+        task(),
+        SPACE,
+        optimizer="gepa",
+        options={"rewrite": rewrite},
+        budget=budget,
         progress=False,
-    )  # fmt: skip
+    )
     assert len(result.history) == 4
     assert "start" in asked[0]
     assert re.search(r"This is (not )?right. The right answer is: (positive|negative).", asked[0])
