@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from gfo import baselines as baselines
     from gfo import optimizers as optimizers
     from gfo import testing as testing
+    from gfo.config.study import Sweep as Sweep
+    from gfo.config.sweep import sweep as sweep
     from gfo.core.delta import Delta as Delta
     from gfo.core.domain import Domain as Domain
     from gfo.core.errors import GfoError as GfoError
@@ -96,6 +98,7 @@ _PUBLIC = {
     "Selection": "gfo.run.selection",
     "Sensitivities": "gfo.run.sensitivity",
     "StopOnTarget": "gfo.run.callbacks",
+    "Sweep": "gfo.config.study",
     "TensorBoard": "gfo.run.trackers",
     "Trackio": "gfo.run.trackers",
     "WandB": "gfo.run.trackers",
@@ -107,6 +110,7 @@ _PUBLIC = {
     "register": "gfo.core.registry",
     "runs": "gfo.run.runs",
     "sensitivities": "gfo.run.sensitivity",
+    "sweep": "gfo.config.sweep",
     "tune": "gfo.run.tune",
 }
 _MODULES = {

@@ -20,6 +20,7 @@ from gfo.core.seeding import stream_seed
 from gfo.evaluation.local import LocalEvaluator
 from gfo.evaluation.racing import Racing
 from gfo.models.frozen import FrozenModel
+from gfo.run.auto import AUTO, taken
 from gfo.run.budget import Budget
 from gfo.run.callbacks import Callback
 from gfo.run.environment import PeakMemory
@@ -39,7 +40,7 @@ WHERE = ("key", "here", "split", "numbers", "whole", "stop_texts", "closing")
 def tune(
     model: FrozenModel,
     task: Task,
-    space: SearchSpace,
+    space: SearchSpace | str = AUTO,
     *,
     optimizer: str | Optimizer | None = None,
     options: Mapping[str, Any] | None = None,
@@ -63,9 +64,9 @@ def tune(
     Args:
         model: a frozen model of `gfo.load_model`.
         task: such as `gfo.Classification`.
-        space: such as `gfo.SoftPrompt`.
+        space: such as `gfo.SoftPrompt`; "auto" takes the recipe of `gfo.run.auto` for the budget.
         optimizer, options: a name of `gfo.optimizers.names()` and its options, or an `Optimizer`; by default
-            "cma", of several objectives "nsga2".
+            the recipe's, in a space that is given "cma", of several objectives "nsga2"; "auto" by the space.
         objectives: by default the loss alone; or two or more of "loss", metrics of the task and measures of
             the space, for a front (`Result.front`).
         limits: name -> a value that the result must have, or a better one: bytes at most, accuracy at least.
@@ -82,19 +83,19 @@ def tune(
     Raises:
         GfoError: for bad input.
     """
-    optimizer, options = optimizers.for_objectives(optimizer, options, objectives)
+    out = None if out is None else RunFolder.of(out, resume=resume)
+    given: dict[str, Any] = {"model": model, "task": task, "budget": budget, "seed": seed, "out": out}
+    method = taken(space, optimizer, options, objectives=objectives, tell=progress, **given)
+    space, optimizer, options = method.space, method.optimizer, method.options
     wanted = (*(objectives or getattr(optimizer, "objectives", ())), *(limits or {}))
     evaluator = LocalEvaluator(model, task, space, memory=memory, racing=racing, values=wanted)
-    facts = {"seed": seed, **_facts(evaluator, task, optimizer, options), **(record or {})}
-    out = None if out is None else RunFolder.of(out, resume=resume)
+    facts = {"seed": seed, **_facts(evaluator, task, optimizer, options), **method.facts, **(record or {})}
     start = _start(warm_start, facts, out, optimizer)
     optimizer = _made(optimizer, space.domain, stream_seed(seed, "optimizer"), options or {}, start)
     watching = [*callbacks, PeakMemory(facts, model.device), *([ProgressBar()] if progress else [])]
-    every = dev_every if "dev" in evaluator.task.splits else None
     kept: dict[str, Any] = {"out": out, "resume": resume, "record": facts, "limits": limits}
-    return minimize(
-        optimizer, evaluator, budget=budget, callbacks=watching, dev_every=every, selection=selection, **kept
-    )
+    kept |= {"dev_every": dev_every if "dev" in evaluator.task.splits else None, "selection": selection}
+    return minimize(optimizer, evaluator, budget=budget, callbacks=watching, **kept)
 
 
 def _facts(
