@@ -115,7 +115,7 @@ def test_what_is_given_is_choose(tiny, capsys):
 def values(**more):
     data = {
         "train": "train.jsonl",
-        "dev": "train.jsonl",
+        "dev": "dev.jsonl",
         "template": "Review: {text} It was",
         "labels": LABELS,
     }
