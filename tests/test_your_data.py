@@ -5,10 +5,12 @@ import itertools
 import json
 
 import pages
+import pytest
 import torch
 from pages import ROOT, blocks, folder  # noqa: F401 (a fixture)
 
 from gfo.config import load_config
+from gfo.run.stored import load_point
 
 PAGE = ROOT / "docs" / "your-data.md"
 MOST = 10  # commands
@@ -25,6 +27,7 @@ def write_reviews(path):
             table.writerows([f"the {thing} was {word}, I think", label] for word in words)
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # of PEFT's, as it loads
 def test_from_a_csv_to_plain_peft(folder, monkeypatch, capsys):  # noqa: F811
     write_reviews(folder / "reviews.csv")
     done, names = pages.run(PAGE, folder, monkeypatch)
@@ -44,8 +47,6 @@ def test_from_a_csv_to_plain_peft(folder, monkeypatch, capsys):  # noqa: F811
     )
     judge = evaluator.evaluator()
     batch = judge.task.all_rows("test")
-    from gfo.run.stored import load_point
-
     z = load_point(folder / "runs" / "auto")
     ours = judge.answers(z[None], batch)[0, 0]
     theirs = names["logits"][list(batch.vocabulary)]

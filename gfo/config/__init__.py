@@ -254,7 +254,11 @@ class Config(Section):
     @property
     def _unused(self) -> dict[str, Any]:
         """Keys whose defaults a run does not use, and so does not write down."""
-        return {} if self.baseline is None else {"optimizer": True}
+        from gfo import baselines
+
+        if self.baseline is None:
+            return {}
+        return {"optimizer": True, "space": not baselines.needs_space(self.baseline.name)}
 
     def concrete(self, model: FrozenModel, task: Task, *, tell: bool = True) -> Config:
         """The config with names in the place of "auto", by a recipe; a line says what was taken."""
