@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from gfo import baselines as baselines
     from gfo import optimizers as optimizers
     from gfo import testing as testing
+    from gfo.config.study import Sweep as Sweep
+    from gfo.config.sweep import sweep as sweep
     from gfo.core.delta import Delta as Delta
     from gfo.core.domain import Domain as Domain
     from gfo.core.errors import GfoError as GfoError
@@ -125,6 +127,7 @@ _PUBLIC = {
     "Sensitivities": "gfo.run.sensitivity",
     "StopOnTarget": "gfo.run.callbacks",
     "Study": "gfo.run.search",
+    "Sweep": "gfo.config.study",
     "TensorBoard": "gfo.run.trackers",
     "TextEvaluator": "gfo.evaluation.texts",
     "Trackio": "gfo.run.trackers",
@@ -142,6 +145,7 @@ _PUBLIC = {
     "runs": "gfo.run.runs",
     "search": "gfo.run.search",
     "sensitivities": "gfo.run.sensitivity",
+    "sweep": "gfo.config.sweep",
     "tune": "gfo.run.tune",
 }
 _MODULES = {

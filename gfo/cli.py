@@ -1,4 +1,4 @@
-"""The command line: gfo demo | tune | resume | eval | plot | export | check | runs | list | download."""
+"""The command line: gfo demo | tune | sweep | resume | eval | plot | export and more, see `gfo --help`."""
 
 from __future__ import annotations
 
@@ -105,6 +105,26 @@ def tune(
     if ray_address is not None:
         more += ["evaluator.engine=ray", f'evaluator.address="{ray_address}"']
     _run(load_config(config, [*(override or ()), *more]), out, config.stem)
+
+
+@app.command("sweep")
+def run_sweep(
+    config: Annotated[Path, typer.Argument(help="A .toml config: what all runs have in common.")],
+    grid: Annotated[
+        list[str], typer.Option(help="key=value,value, as in optimizer.name=cma,ga; any number.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder of the runs; the same sweep goes on there.")],
+    override: Annotated[list[str] | None, typer.Option("--set", help="key=value for all runs.")] = None,
+    jobs: Annotated[int, typer.Option(help="Processes at once; each has its own copy of the model.")] = 1,
+) -> None:
+    """Run a config at each point of a grid; exit code 1 if a run failed."""
+    from gfo.config import read_values
+    from gfo.config.grid import parse_grid
+    from gfo.config.sweep import sweep
+
+    found = sweep(read_values(config, override or ()), parse_grid(grid), out=out, jobs=jobs)
+    _print(str(found))
+    raise typer.Exit(found.exit_code)
 
 
 @app.command()

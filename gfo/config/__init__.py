@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import tomllib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError, model_validator
 
+from gfo.config.dotted import parsed, put
+from gfo.config.explaining import one_line, section_at
 from gfo.config.parts import (
     OF_A_MACHINE,
     AnyModelConfig,
@@ -26,18 +28,21 @@ from gfo.config.parts import (
     SelectionConfig,
     StopConfig,
 )
-from gfo.config.sections import SAID, UNKNOWN_KEY, Section
+from gfo.config.sections import UNKNOWN_KEY, Section
 from gfo.config.spaces import SpaceConfig
 from gfo.config.tasks import TaskConfig
-from gfo.core.errors import GfoError, GfoWarning, unknown_name
+from gfo.core.errors import GfoError, GfoWarning
 from gfo.core.files import absolute
 from gfo.core.reading import parse_json, parse_toml, read_text
 from gfo.core.seeding import stream_seed
+from gfo.run.auto import AUTO, choose, method_for, say
+from gfo.run.budget import Budget
 from gfo.run.files import CHECKSUM, check_unchanged
 from gfo.run.stored import CONFIG as CONFIG
-from gfo.tasks.parts.datasets import DATA
+from gfo.tasks.parts.sources import DATA
 
 if TYPE_CHECKING:
+    from gfo.core.domain import Domain
     from gfo.core.protocols import Evaluator, SearchSpace, Task
     from gfo.evaluation.workers import Workers
     from gfo.run.callbacks import Callback
@@ -73,6 +78,15 @@ class Config(Section):
     racing: RacingConfig | None = None
     evaluator: EvaluatorConfig | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _auto(cls, values: Any) -> Any:
+        """A search without a space takes a recipe's; without an optimizer its optimizer, too."""
+        if not isinstance(values, dict) or "space" in values or values.get("baseline"):
+            return values
+        method = {} if values.get("objectives") else {"optimizer": {"name": AUTO}}
+        return {**method, **values, "space": {"kind": AUTO}}
+
     @model_validator(mode="after")
     def _suits_objectives(self) -> Config:
         """Without a name the optimizer is one that takes the objectives."""
@@ -90,20 +104,31 @@ class Config(Section):
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
         test: bool = True,
+        load: Callable[[Any], Any] = methodcaller("load"),
     ) -> Result:
         """Tune, score on the test rows (unless interrupted), and keep everything in `out`.
 
         With `resume`, go on with the run that `out` holds, if it holds one. Relative paths are in the folder
-        that the process works in now; config.json has them whole.
+        that the process works in now; config.json has them whole. `load` gives the model.
         """
         parts = ("model", "task", "space")
         here = self.model_copy(update={name: getattr(self, name).anchored() for name in parts})
         if self.warm_start is not None:
             here.warm_start = str(absolute(self.warm_start))
         settings = {"callbacks": callbacks, "progress": progress}
-        return here._run(absolute(out), resume, settings, test=test)
+        if resume:
+            here = here.settled(absolute(out))
+        return here._run(absolute(out), resume, settings, load, test=test)
 
-    def _run(self, out: Path, resume: bool, settings: dict[str, Any], *, test: bool) -> Result:
+    def _run(
+        self,
+        out: Path,
+        resume: bool,
+        settings: dict[str, Any],
+        load: Callable[[Any], Any],
+        *,
+        test: bool,
+    ) -> Result:
         """The same, with paths that mean the same everywhere."""
         from gfo.run.checkpoint import check_terms
         from gfo.run.files import write_json
@@ -112,30 +137,43 @@ class Config(Section):
         if resume and os.path.exists(out / CONFIG):
             then = load_config(out / CONFIG).record()
             check_terms(out, {"config": then}, {"config": self.record()})
-        self._check_method()
+        self.check()
         settings |= self._settings()
         settings["callbacks"] = [*self.stop.callbacks(), *settings["callbacks"]]
         task = self.task.build(stream_seed(self.seed, "task"))
-        with (folder := RunFolder(out, resume=resume)), self._workers() as workers:
-            model, space = self._model_and_space()
-            write_json(out / CONFIG, self.model_dump(mode="json", exclude_none=True, exclude=self._unused))
-            if workers is not None and self.evaluator is not None:
-                settings |= {"evaluator": workers, "asynchronous": self.evaluator.asynchronous}
-            result = self._search(model, task, space, resume, {**settings, "out": folder})
-            scored = not test or "test" in result.scores.get("after", {})
-            if not scored and self.task.has_test and result.stopped != "interrupted":
-                result.score("test")
+        with (folder := RunFolder(out, resume=resume)):
+            model = load(self.model)
+            here = self.concrete(model, task, tell=settings["progress"])
+            space = here.build_space(model)
+            write_json(out / CONFIG, here.values())
+            settings |= {"record": {"config": here.record()}, "out": folder}
+            with here.workers() as workers:
+                if workers is not None and self.evaluator is not None:
+                    settings |= {"evaluator": workers, "asynchronous": self.evaluator.asynchronous}
+                return here._scored(here._search(model, task, space, resume, settings), test=test)
+
+    def _scored(self, result: Result, *, test: bool) -> Result:
+        """The result with its scores on test, unless it has them, or was interrupted."""
+        scored = not test or "test" in result.scores.get("after", {})
+        if not scored and self.task.has_test and result.stopped != "interrupted":
+            result.score("test")
         return result
 
-    def _workers(self) -> contextlib.AbstractContextManager[Workers | None]:
+    def workers(self) -> contextlib.AbstractContextManager[Workers | None]:
         """What evaluates in other processes, to be entered; None without."""
         if self.evaluator is None:
             return contextlib.nullcontext()
-        values = self.model_dump(mode="json", exclude_none=True, exclude=self._unused)
-        return self.evaluator.made(functools.partial(search_evaluator, values))
+        return self.evaluator.made(functools.partial(search_evaluator, self.values()))
 
-    def _check_method(self) -> None:
-        """Fail early for an optimizer or a baseline that would fail once the model is loaded."""
+    def check(self, domain: Domain | None = None) -> None:
+        """Fail early for an optimizer or a baseline that would fail once the model is loaded.
+
+        Args:
+            domain: of the space; None for as much as is known of it without a model.
+
+        Raises:
+            GfoError: for options that cannot be used, or a domain that the optimizer cannot search.
+        """
         from gfo import baselines, optimizers
 
         if self.baseline is not None:
@@ -144,9 +182,14 @@ class Config(Section):
             return
         if self.racing is not None:
             self.racing.made()
+        if self.optimizer.name == AUTO:
+            if self.optimizer.options:
+                raise GfoError("optimizer: auto has no options; name the optimizer that they are of")
+            return
         name, options = self._optimizer()
         optimizers.check(name, options)
-        if (domain := self.space.domain()) is not None:
+        domain = domain or self.space.domain()
+        if domain is not None:
             optimizers.make_with(name, domain, 0, options)
 
     def _check_baseline(self) -> None:
@@ -170,7 +213,6 @@ class Config(Section):
 
     def _settings(self) -> dict[str, Any]:
         """What `gfo.tune` and `gfo.baselines.run` take alike."""
-        from gfo.run.budget import Budget
         from gfo.run.selection import Selection
 
         return {
@@ -179,7 +221,6 @@ class Config(Section):
             "dev_every": self.dev_every,
             "selection": Selection(**self.selection.model_dump()),
             "memory": self.model.memory,
-            "record": {"config": self.record()},
         }
 
     def _search(
@@ -226,7 +267,8 @@ class Config(Section):
         from gfo.evaluation.choice import evaluator_for
 
         task = self.task.build(stream_seed(self.seed, "task"))
-        model, space = self._model_and_space()
+        model: Any = self.model.load()
+        space = self.build_space(model)
         if self.baseline is not None:
             memory, options = self.model.memory, self.baseline.options
             method = baselines.make(
@@ -246,15 +288,60 @@ class Config(Section):
     @property
     def _unused(self) -> dict[str, Any]:
         """Keys whose defaults a run does not use, and so does not write down."""
-        return {} if self.baseline is None else {"optimizer": True}
-
-    def _model_and_space(self) -> tuple[Any, SearchSpace | None]:
         from gfo import baselines
 
-        model: Any = self.model.load()
+        if self.baseline is None:
+            return {}
+        return {"optimizer": True, "space": not baselines.needs_space(self.baseline.name)}
+
+    def concrete(self, model: Any, task: Task, *, tell: bool = True) -> Config:
+        """The config with names in the place of "auto", by a recipe; a line says what was taken."""
+        method: dict[str, Any] = {"name": self.optimizer.name, "options": self.optimizer.options}
+        if self.baseline is not None or AUTO not in (self.space.kind, method["name"]):
+            return self
+        if self.space.kind != AUTO:
+            space = self.build_space(model)
+            assert space is not None
+            method["name"] = method_for(space.domain, self.objectives or ())
+            return self._with(self.space.model_dump(exclude_none=True), method)
+        choice = choose(model, task, Budget(**self.budget.model_dump()))
+        if method["name"] == AUTO:
+            method["name"], method["options"] = choice.method(self.objectives or ())
+        if tell:
+            say(choice.describe(method["name"]))
+        return self._with({"kind": choice.recipe.space[0], **choice.options}, method)
+
+    def settled(self, folder: Path) -> Config:
+        """The config with what a run in a folder has taken for "auto"; itself where there is none."""
+        if AUTO not in (self.space.kind, self.optimizer.name) or not (folder / CONFIG).exists():
+            return self
+        then = load_config(folder / CONFIG)
+        kept = {
+            "space": then.space if self.space.kind == AUTO else self.space,
+            "optimizer": then.optimizer if self.optimizer.name == AUTO else self.optimizer,
+        }
+        return self.model_copy(update=kept)
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether a model is needed to know whether the optimizer can search the space."""
+        return self.baseline is None and self.space.domain() is None
+
+    def _with(self, space: dict[str, Any], optimizer: dict[str, Any]) -> Config:
+        return Config.model_validate({**dict(self), "space": space, "optimizer": optimizer})
+
+    def values(self) -> dict[str, Any]:
+        """The config as config.json has it."""
+        found: dict[str, Any] = self.model_dump(mode="json", exclude_none=True, exclude=self._unused)
+        return found
+
+    def build_space(self, model: Any) -> SearchSpace | None:
+        """The space; None for a baseline that needs none."""
+        from gfo import baselines
+
         if self.baseline is not None and not baselines.needs_space(self.baseline.name):
-            return model, None
-        return model, self.space.build(model, stream_seed(self.seed, "space"))
+            return None
+        return self.space.build(model, stream_seed(self.seed, "space"))
 
 
 def search_evaluator(config: str | Path | dict[str, Any]) -> Evaluator:
@@ -268,6 +355,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises:
         GfoError: for a file that cannot be read or parsed, or a key or value that is not known.
+    """
+    return make_config(read_values(path, overrides), absolute(path, "config"))
+
+
+def read_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The nested values of a config's file, with overrides, before they are checked.
+
+    Raises:
+        GfoError: for a file that cannot be read or parsed.
     """
     path = absolute(path, "config")
     where, text = f"config: {path}", read_text(path, "config")
@@ -284,7 +380,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         values = _known(values, path)
     for override in overrides:
         _set(values, override)
-    return make_config(values, path)
+    return dict(values)
 
 
 def _known(values: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -296,7 +392,7 @@ def _known(values: dict[str, Any], path: Path) -> dict[str, Any]:
         except ValidationError as error:
             first = error.errors()[0]
             if first["type"] == UNKNOWN_KEY:
-                section, key = _section(first["loc"], values), first["ctx"]["key"]
+                section, key = section_at(first["loc"], values), first["ctx"]["key"]
                 del section[key]
                 said = f"config: {path}: the key '{key}' is of another gfo, and left out"
                 warnings.warn(said, GfoWarning, stacklevel=3)
@@ -315,49 +411,13 @@ def make_config(values: dict[str, Any], name: str | Path) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise _one_line(error, name, values) from None
+        raise one_line(error, name, values) from None
 
 
 def _set(values: dict[str, Any], override: str) -> None:
     """Put "a.b=value" into nested values."""
     key, equals, text = override.partition("=")
-    parts = [part.strip() for part in key.split(".")]
-    if not equals or not all(parts):
-        raise GfoError(f"--set {override}: write key=value, as in --set budget.evaluations=500")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # plain text needs no quotes
-    for part in parts[:-1]:
-        values = values.setdefault(part, {})
-        if not isinstance(values, dict):
-            raise GfoError(f"--set {override}: '{part}' is a value, not a section")
-    values[parts[-1]] = value
-
-
-def _one_line(error: ValidationError, path: str | Path, values: Any) -> GfoError:
-    """pydantic's first error in one line, with the nearest name for a wrong one."""
-    first = error.errors()[0]
-    keys = _keys(first["loc"], values)
-    where, problem, context = ".".join(keys), first["type"], first.get("ctx", {})
-    if problem == UNKNOWN_KEY:
-        reason = str(unknown_name(f"key in [{where}]" if where else "key", context["key"], context["known"]))
-    elif problem == SAID:
-        reason = context["sentence"]
-    elif problem == "no_section":
-        reason = f"{where} = {first['input']!r}; write a section [{where}] with keys"
-    elif problem == "missing":
-        reason = f"'{where}' is missing; give it a value"
-    else:
-        reason = f"{where} = {first['input']!r}: {first['msg'].lower().removeprefix('value error, ')}"
-    return GfoError(f"config: {path}: {reason}")
-
-
-def _section(loc: Sequence[str | int], values: Any) -> Any:
-    """The section at a location, as `_keys` has it."""
-    for key in _keys(loc, values):
-        values = values[int(key)] if isinstance(values, list) else values[key]
-    return values
+    put(values, key if equals else "", parsed(text), f"--set {override}")
 
 
 def _without_folders(value: Any) -> Any:
@@ -369,17 +429,3 @@ def _without_folders(value: Any) -> Any:
     if isinstance(value, str) and os.path.isabs(value) and os.path.isdir(value):
         return os.path.basename(value) or value
     return value
-
-
-def _keys(loc: Sequence[str | int], values: Any) -> list[str]:
-    """The keys of a location, without pydantic's names for the choices of a union."""
-    keys: list[str] = []
-    for part in loc:
-        if isinstance(values, Mapping) and (part in values or part == loc[-1]):
-            values = values.get(part)
-        elif isinstance(values, list) and isinstance(part, int):
-            values = values[part]
-        else:
-            break
-        keys.append(str(part))
-    return keys

@@ -11,10 +11,12 @@ from pydantic import BeforeValidator, SerializeAsAny, create_model, model_valida
 from gfo.config.sections import Section, anchored_name, of_kind
 from gfo.config.signatures import field_of, keys_of
 from gfo.core.domain import Domain
+from gfo.core.errors import GfoError
 from gfo.core.protocols import SearchSpace
 from gfo.core.recording import remember
 from gfo.core.registry import Entry
 from gfo.core.seeding import stream_seed
+from gfo.run.auto import AUTO, DIM
 
 if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
@@ -111,6 +113,23 @@ class ProductConfig(SpaceSection):
         return joined(known) if len(known) == len(parts) else None
 
 
+class AutoSpace(SpaceSection):
+    """The space of a recipe, which a run takes when model and data are there: see `gfo.run.auto`."""
+
+    kind: Literal["auto"]
+
+    def build(self, model: FrozenModel, seed: int) -> SearchSpace:
+        """None: it stands for a whole search."""
+        raise GfoError(
+            "space = auto stands for a search of its own, which `gfo tune` chooses; name a kind here, as in "
+            "kind = 'soft-prompt'"
+        )
+
+    def domain(self) -> Domain | None:
+        """One like those of all recipes."""
+        return Domain.unbounded(DIM)
+
+
 def space_section(entry: Entry) -> type[SpaceSection]:
     """The section of a space of the registry.
 
@@ -175,6 +194,7 @@ EARLY = {
 }  # whose key `dim` does not say it all
 
 SpaceConfig = Annotated[
-    SerializeAsAny[SpaceSection], BeforeValidator(of_kind("space", DEFAULT, space_section))
+    SerializeAsAny[SpaceSection],
+    BeforeValidator(of_kind("space", DEFAULT, space_section, {AUTO: AutoSpace})),
 ]
 ProductConfig.model_rebuild()

@@ -23,6 +23,7 @@ from gfo.evaluation.elsewhere import Elsewhere
 from gfo.evaluation.racing import Racing
 from gfo.models.endpoint import Endpoint
 from gfo.models.frozen import FrozenModel
+from gfo.run.auto import AUTO, taken
 from gfo.run.budget import Budget
 from gfo.run.callbacks import Callback
 from gfo.run.environment import PeakMemory
@@ -42,7 +43,7 @@ WHERE = ("key", "here", "split", "numbers", "whole", "stop_texts", "closing")
 def tune(
     model: FrozenModel | Endpoint,
     task: Task,
-    space: SearchSpace | TextSpace,
+    space: SearchSpace | TextSpace | str = AUTO,
     *,
     optimizer: str | Optimizer | None = None,
     options: Mapping[str, Any] | None = None,
@@ -67,9 +68,9 @@ def tune(
 
     Args:
         model, task, space: a frozen model of `gfo.load_model`, or a `gfo.Endpoint`; such as
-            `gfo.Classification`; such as `gfo.SoftPrompt`.
+            `gfo.Classification`; such as `gfo.SoftPrompt`, or "auto": the recipe of `gfo.run.auto`.
         optimizer, options: a name of `gfo.optimizers.names()` and its options, or an `Optimizer`; by default
-            "cma", of several objectives "nsga2".
+            the recipe's, in a space that is given "cma", of several objectives "nsga2"; "auto" by the space.
         objectives: by default the loss alone; or two or more of "loss", metrics of the task and measures of
             the space, for a front (`Result.front`).
         limits: name -> a value that the result must have, or a better one: bytes at most, accuracy at least.
@@ -88,20 +89,22 @@ def tune(
         GfoError: for bad input.
     """
     budget.check_server(model)
-    optimizer, options = optimizers.for_objectives(optimizer, options, objectives, model)
+    out = None if out is None else RunFolder.of(out, resume=resume)
+    given: dict[str, Any] = {"model": model, "task": task, "budget": budget, "seed": seed, "out": out}
+    method = taken(space, optimizer, options, objectives=objectives, tell=progress, **given)
+    space, optimizer, options = method.space, method.optimizer, method.options
     wanted = (*(objectives or getattr(optimizer, "objectives", ())), *(limits or {}))
     local = evaluator_for(model, task, space, memory=memory, racing=racing, values=wanted)
-    facts = {"seed": seed, **_facts(local, task, optimizer, options), **(record or {})}
-    out = None if out is None else RunFolder.of(out, resume=resume)
+    facts = {"seed": seed, **_facts(local, task, optimizer, options), **method.facts, **(record or {})}
     start = _start(warm_start, facts, out, optimizer)
     made = _made(optimizer, space.domain, stream_seed(seed, "optimizer"), options or {}, start)
     peak = PeakMemory(facts, getattr(model, "device", None))
     watching = [*callbacks, peak, *([ProgressBar()] if progress else [])]
-    every = dev_every if "dev" in local.task.splits else None
     kept: dict[str, Any] = {"out": out, "resume": resume, "record": facts, "limits": limits}
-    kept |= {"callbacks": watching, "dev_every": every, "selection": selection}
+    kept |= {"dev_every": dev_every if "dev" in local.task.splits else None, "selection": selection}
     judge = Elsewhere.of(evaluator, local)
-    return minimize(attending(made, local), judge, budget=budget, asynchronous=asynchronous, **kept)
+    kept |= {"callbacks": watching, "asynchronous": asynchronous}
+    return minimize(attending(made, local), judge, budget=budget, **kept)
 
 
 def _facts(
