@@ -184,7 +184,7 @@ class SimulatedAnnealing(Championed, SteadyState):
                 self.s = self._s0 if self._noise_seen else self.s
             self.x, self.loss, z, loss = z[:n], loss[:n], z[n:], loss[n:]
         self._begin(np.concatenate([self.loss, loss]))
-        accepted = self._metropolis(self.loss, loss, self.temperature(self.k))
+        accepted = self._metropolis(loss, self.temperature(self.k))
         self.x = np.where(accepted[:, None], z, self.x)
         self.loss = np.where(accepted, loss, self.loss)
         self.s = min(self.s * math.exp(accepted.mean() - self.target), WIDEST * self._s0)
@@ -198,8 +198,9 @@ class SimulatedAnnealing(Championed, SteadyState):
         if self.T0 is None and spread > 0:
             self.T0 = 2 * spread / self.domain.d
 
-    def _metropolis(self, before: Array, loss: Array, T: float) -> Array:
-        """bool [K]: which proposals with losses [K] of chains with losses `before` are accepted at T."""
+    def _metropolis(self, loss: Array, T: float, before: Array | None = None) -> Array:
+        """bool [K]: which proposals with losses [K] are accepted at T; `before` are those of their chains."""
+        before = self.loss if before is None else before
         u = self.rng.random(len(loss))
         known = np.isfinite(before)
         rise = np.where(known, loss - np.where(known, before, 0.0), -np.inf)
@@ -216,7 +217,7 @@ class SimulatedAnnealing(Championed, SteadyState):
         K, chains, before = len(self.x), known, self.loss[known]
         if np.isfinite(loss).any():
             self._begin(np.concatenate([self.loss, loss]))
-        accepted = self._metropolis(before, loss, self.temperature(self.k))
+        accepted = self._metropolis(loss, self.temperature(self.k), before)
         self.x[chains[accepted]], self.loss[chains[accepted]] = z[accepted], loss[accepted]
         rises = accepted[np.isfinite(before)] - self.target  # of proposals, not of first points
         self.s = min(self.s * math.exp(float(rises.sum()) / K), WIDEST * self._s0)
