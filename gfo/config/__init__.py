@@ -186,8 +186,19 @@ class Config(Section):
             found["warm_start"] = os.path.basename(self.warm_start.rstrip("/")) or self.warm_start
         return found
 
-    def evaluator(self, folder: Path | None = None) -> Evaluator:
+    def evaluator(
+        self,
+        folder: Path | None = None,
+        *,
+        model: FrozenModel | None = None,
+        task: Task | None = None,
+        space: SearchSpace | None = None,
+    ) -> Evaluator:
         """The evaluator of the run, for scoring what it found; of weights trained, those in the run's folder.
+
+        Args:
+            folder: of the run.
+            model, task, space: in place of those that the config says.
 
         Raises:
             GfoError: for weights that are not in the folder.
@@ -195,18 +206,18 @@ class Config(Section):
         from gfo import baselines
         from gfo.evaluation.local import LocalEvaluator
 
-        task = self.task.build(stream_seed(self.seed, "task"))
-        model, space = self._model_and_space()
+        task = task or self.task.build(stream_seed(self.seed, "task"))
+        model, space = self._model_and_space(model, space)
+        memory = self.model.memory
         if self.baseline is not None:
-            memory, options = self.model.memory, self.baseline.options
-            method = baselines.make(
-                self.baseline.name, model, task, space, seed=self.seed, memory=memory, **options
-            )
+            name, options = self.baseline.name, self.baseline.options
+            method = baselines.make(name, model, task, space, seed=self.seed, memory=memory, **options)
             if folder is not None:
                 baselines.put_back(method, folder)
             return method.judge
         assert space is not None
-        return LocalEvaluator(model, task, space, memory=self.model.memory)
+        racing = None if self.racing is None else self.racing.made()
+        return LocalEvaluator(model, task, space, memory=memory, racing=racing)
 
     @property
     def method(self) -> str:
@@ -218,13 +229,21 @@ class Config(Section):
         """Keys whose defaults a run does not use, and so does not write down."""
         return {} if self.baseline is None else {"optimizer": True}
 
-    def _model_and_space(self) -> tuple[FrozenModel, SearchSpace | None]:
+    def _model_and_space(
+        self, model: FrozenModel | None = None, space: SearchSpace | None = None
+    ) -> tuple[FrozenModel, SearchSpace | None]:
+        """As the config says, or as given."""
         from gfo import baselines
 
-        model = self.model.load()
+        model = model or self.model.load()
         if self.baseline is not None and not baselines.needs_space(self.baseline.name):
             return model, None
-        return model, self.space.build(model, stream_seed(self.seed, "space"))
+        return model, space or self.space.build(model, stream_seed(self.seed, "space"))
+
+
+def open_evaluator(folder: Path, **parts: Any) -> Evaluator:
+    """The evaluator of the run in a folder; parts as in `Config.evaluator`."""
+    return load_config(folder / CONFIG).evaluator(folder, **parts)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -33,7 +33,8 @@ def slice_of(
         scored = evaluator.score(z, split)
         return Evaluation(scored.metrics["loss"], scored.cost)
 
-    domain = Domain.unbounded(len(z)) if domain is None else domain
+    space = getattr(evaluator, "space", None)
+    domain = domain or getattr(space, "domain", None) or Domain.unbounded(len(z))
     start = domain.clip(np.zeros(len(z)))
     return take_slice(evaluate, Plane.through(start, z, through, stream(seed, "slice")), domain, points)
 
