@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from gfo.run.callbacks import StopOnTarget as StopOnTarget
     from gfo.run.compare import compare as compare
     from gfo.run.loop import minimize as minimize
+    from gfo.run.pruning import OptunaPruning as OptunaPruning
     from gfo.run.result import Result as Result
     from gfo.run.runs import runs as runs
     from gfo.run.selection import Selection as Selection
@@ -91,6 +92,7 @@ _PUBLIC = {
     "LocalEvaluator": "gfo.evaluation.local",
     "MLflow": "gfo.run.trackers",
     "Metric": "gfo.core.metric",
+    "OptunaPruning": "gfo.run.pruning",
     "Racing": "gfo.evaluation.racing",
     "Result": "gfo.run.result",
     "Selection": "gfo.run.selection",

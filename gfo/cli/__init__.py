@@ -21,7 +21,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads leave a busy machine to the others
     try:
         with as_interrupts():
-            code = app(standalone_mode=False)
+            code = app(prog_name="gfo", standalone_mode=False)
     except GfoError as error:
         say(f"error: {error}")
         code = 2

@@ -52,6 +52,34 @@ def evaluate(run_dir: Run, split: Split = "test", pick: Pick = None) -> None:
 
 
 @app.command()
+def predict(
+    run_dir: Run,
+    rows: Annotated[
+        str, typer.Argument(help="A file of rows, .jsonl, .csv, .tsv or .parquet.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="A file for rows and predictions, .jsonl or .csv; by default none.",
+            show_default=False,
+        ),
+    ] = None,
+    pick: Pick = None,
+) -> None:
+    """Say a label, an option or a text for each row of a file, by what a run found."""
+    from gfo.run.predictions import check_form
+
+    check_form(out)
+    found = _opened(run_dir, pick).predict(rows)
+    if out is None:
+        show(str(found))
+        return
+    found.write(out)
+    show(f"{len(found):,} predictions: {out}")
+
+
+@app.command()
 def plot(
     run_dir: Annotated[Path, typer.Argument(help="The folder of a run, also of an unfinished one.")],
     x: XAxis = "evaluations",

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
+from gfo.config.logs import callbacks, check_logs
 from gfo.config.parts import (
     BaselineConfig,
     BudgetConfig,
@@ -58,6 +60,16 @@ class Config(Section):
     selection: SelectionConfig = Field(default_factory=SelectionConfig)
     stop: StopConfig = Field(default_factory=StopConfig)
     racing: RacingConfig | None = None
+    log: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @field_validator("log")
+    @classmethod
+    def _known_logs(cls, log: dict[str, Any]) -> dict[str, Any]:
+        try:
+            check_logs(log)
+        except GfoError as error:
+            raise PydanticCustomError(SAID, "{sentence}", {"sentence": str(error)}) from None
+        return log
 
     @model_validator(mode="after")
     def _suits_objectives(self) -> Config:
@@ -99,7 +111,7 @@ class Config(Section):
             check_terms(out, {"config": then}, {"config": self.record()})
         self._check_method()
         settings |= self._settings()
-        settings["callbacks"] = [*self.stop.callbacks(), *settings["callbacks"]]
+        settings["callbacks"] = [*self.stop.callbacks(), *callbacks(self.log, out), *settings["callbacks"]]
         task = self.task.build(stream_seed(self.seed, "task"))
         with (folder := RunFolder(out, resume=resume)):
             model, space = self._model_and_space()
@@ -179,8 +191,8 @@ class Config(Section):
         return tune(model, task, space, optimizer=name, options=options, **settings)
 
     def record(self) -> dict[str, Any]:
-        """The config as results have it: without what is a machine's own, such as where a folder is."""
-        values = self.model_dump(exclude_none=True, exclude={"task": DATA_DIRS, **self._unused})
+        """The config as results have it: without logs and what is a machine's own, as where a folder is."""
+        values = self.model_dump(exclude_none=True, exclude={"task": DATA_DIRS, "log": True, **self._unused})
         found = {key: _without_folders(value) for key, value in values.items()}
         if self.warm_start is not None:  # its folder may be gone when the run goes on
             found["warm_start"] = os.path.basename(self.warm_start.rstrip("/")) or self.warm_start

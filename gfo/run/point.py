@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gfo.core.checking import checked
 from gfo.core.domain import Array
@@ -17,6 +17,7 @@ from gfo.run.judge import Judge
 
 if TYPE_CHECKING:
     from gfo.report.export import Exported
+    from gfo.run.predictions import Changes, Predictions
 
 
 @dataclass(repr=False)
@@ -58,6 +59,40 @@ class Point:
         from gfo.run.views import answers_of
 
         return answers_of(self.evaluator, self.z, split)
+
+    @checked
+    def predict(self, rows: Any) -> Predictions:
+        """What the model says of each row: a label, an option or a text, by the task.
+
+        Labels and options come with their probability among the row's; where the metric is the loss of a
+        search, they were never made to be calibrated. Rows need not say what is right.
+
+        Args:
+            rows: mappings with the template's fields, or what else `gfo.datasets.load` takes, as a file.
+
+        Raises:
+            GfoError: for rows without a field, a task that predicts nothing of a row, or a point that fails.
+        """
+        from gfo.run.predictions import Predictions
+        from gfo.run.views import predictions_of
+        from gfo.tasks.parts.datasets import load
+
+        found = load(rows, "rows")
+        return Predictions(tuple(found), tuple(predictions_of(self.evaluator, self.z, found)))
+
+    @checked
+    def changes(self, split: str = "test") -> Changes:
+        """Which rows of a split went from wrong to right and back, against the starting point.
+
+        With an exact McNemar test of whether as many went the one way as the other. Of spaces without a
+        prompt the starting point is the unchanged model. The tokens are not counted in `scoring`.
+
+        Raises:
+            GfoError: for an unknown split, or a task that calls no row right or wrong.
+        """
+        from gfo.run.predictions import changes_of
+
+        return changes_of(self.evaluator, self.z, split)
 
     @checked
     def nearest_words(self, k: int = 5) -> Table:

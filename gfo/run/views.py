@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +52,21 @@ def answers_of(judge: Evaluator, z: Array, split: str) -> dict[str, list[str]]:
         if tokens is None:
             raise GfoError(f"answers: the point {when} the search failed; its logits are not finite")
     return {when: task.answer_texts(tokens) for when, tokens in found.items()}
+
+
+def predictions_of(judge: Evaluator, z: Array, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the model says of each of new rows at a point [d]; see `gfo.Result.predict`."""
+    evaluator: Any = judge
+    task: Any = getattr(evaluator, "task", None)
+    if not hasattr(task, "predictions") or not hasattr(evaluator, "answers"):
+        what = type(judge if task is None else task).__name__
+        raise GfoError(
+            f"predict: {what} predicts nothing of a row; gfo.Classification, gfo.MultipleChoice and "
+            "gfo.Generation do, in a space"
+        )
+    batch = task.batch_of(rows)
+    found: list[dict[str, Any]] = task.predictions(evaluator.answers(z[None], batch), batch)
+    return found
 
 
 def soft_prompt_of(evaluator: Evaluator, z: Array) -> tuple[Any, Any]:

@@ -85,7 +85,7 @@ def test_plot_says_what_is_wrong(work, gfo):
     assert gfo("tune", "run.toml", "--out", "run")[0] == 0
     (work / "empty").mkdir()
     bad(gfo("plot", "empty"), "empty/history.jsonl", "give the folder of a gfo run")
-    bad(gfo("plot", "run", "other"), "Got unexpected extra argument (other)")
+    bad(gfo("plot", "run", "other"), "Got unexpected extra argument")
     bad(gfo("compare", "run", "nowhere"), "nowhere/history.jsonl")
     (work / "empty" / "history.jsonl").touch()
     bad(gfo("plot", "empty"), "the run has no steps")
