@@ -35,8 +35,7 @@ def main() -> None:
         if not hasattr(error, "format_message"):
             raise
         code = _usage(error)
-    if code:
-        sys.exit(code)
+    sys.exit(code or 0)
 
 
 def _usage(error: Any) -> int:

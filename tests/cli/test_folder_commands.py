@@ -30,7 +30,7 @@ def test_a_run_is_shown_asked_and_deleted(work, gfo, monkeypatch):
     assert gfo("tune", "run.toml", "--out", "runs/a", "--set", "log.csv={}")[0] == 0
     code, out, err = gfo("show", "runs/a")
     assert code == 0, err
-    for words in ("method", "cma", "soft-prompt", "budget.evaluations", "40 evaluations", "test accuracy", "date",
+    for words in ("method", "cma", "budget.evaluations", "40 evaluations", "test accuracy", "date",
                   "history.jsonl      whole, ", "also there: log.csv, plot.png"):  # fmt: skip
         assert words in out, words
     (work / "runs" / "a" / "result.json").rename(work / "kept.json")

@@ -56,7 +56,7 @@ def test_options_may_be_new_ones(tiny, normalize):
     assert right == found.score("test")["accuracy"]
     new = found.predict([{"text": "a", "options": ["yes indeed", "no", "why not", "so"]}])
     assert set(new.found[0]["probabilities"]) == {"yes indeed", "no", "why not", "so"}
-    with pytest.raises(GfoError, match="rows row 1: .*options"):
+    with pytest.raises(GfoError, match=r"rows row 1: .*options"):
         found.predict([{"text": "a"}])
 
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_predicted_is_one_line(tiny):
             found.predict(rows)
         assert "\n" not in str(error.value)
     modeling = gfo.LanguageModeling([{"text": "the food was good"}], window=8)
-    with pytest.raises(GfoError, match="predict: .* predicts nothing of a row"):
+    with pytest.raises(GfoError, match=r"predict: .* predicts nothing of a row"):
         result(model, modeling).predict(WRITTEN)
 
 
