@@ -38,7 +38,7 @@ class HasParts(Protocol):
     @property
     def sub_blocks(self) -> Mapping[Any, Any]: ...
 
-    def layer_of(self, name: str) -> int | None: ...
+    def lowest_layer(self, name: str) -> int: ...
 
 
 def is_shared(tensor: Tensor) -> bool:
@@ -184,8 +184,8 @@ class ModuleSlot(Slot):
         return None, None
 
     def touched(self, model: HasParts) -> list[int]:
-        """The layers that change; 0 for a module outside of them."""
-        return [model.layer_of(name) or 0 for name in self.at]
+        """The layers that change, or that modules outside of them come behind."""
+        return [model.lowest_layer(name) for name in self.at]
 
     def check(self, model: HasParts) -> None:
         """Raise GfoError for a module that the model lacks, or tensors of other sizes."""

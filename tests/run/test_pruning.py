@@ -63,7 +63,7 @@ def test_runs_that_others_are_better_than_are_pruned(metric, way):
 
 def test_a_study_that_goes_the_other_way_is_refused():
     study = optuna.create_study(direction="maximize")
-    with pytest.raises(GfoError, match="the lowest is best: optuna.create_study"):
+    with pytest.raises(GfoError, match=r"the lowest is best: optuna.create_study"):
         run(study.ask())
     with pytest.raises(GfoError, match="did you mean 'accuracy'"):
         run(study.ask(), "acuracy", dev_every=1)

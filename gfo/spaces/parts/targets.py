@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -67,13 +67,27 @@ def find_targets(
         if not (default := _usual(model, names, role)):
             raise _none_usual(model, names)
         return default
+    return match_targets(names, targets, lambda pattern: f"{_experts(model)}{_of_images(model, pattern)}")
+
+
+def match_targets(
+    names: Sequence[str], targets: str | Sequence[str], why: Callable[[str], str] = lambda pattern: ""
+) -> list[str]:
+    """Those of the names that match a pattern or several, see `find_targets`.
+
+    Args:
+        names: of modules.
+        targets: the patterns.
+        why: pattern -> what an error adds of one that matches nothing.
+
+    Raises:
+        GfoError: if a pattern matches nothing, or there is none; says what there is.
+    """
     patterns = [targets] if isinstance(targets, str) else list(targets)
     for pattern in patterns:
         if not _matching(names, [pattern]):
             raise GfoError(
-                f"space: targets: '{pattern}' matches nothing in these layers"
-                f"{_experts(model)}{_of_images(model, pattern)}; "
-                f"{_known(names)}"
+                f"space: targets: '{pattern}' matches nothing in these layers{why(pattern)}; {_known(names)}"
             )
     if not patterns:
         raise GfoError(f"space: targets = []; {_known(names)}")
