@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from gfo.run.loop import minimize as minimize
     from gfo.run.merging import MergeControls as MergeControls
     from gfo.run.merging import merge_controls as merge_controls
+    from gfo.run.pruning import OptunaPruning as OptunaPruning
     from gfo.run.result import Result as Result
     from gfo.run.runs import runs as runs
     from gfo.run.search import Study as Study
@@ -121,6 +122,7 @@ _PUBLIC = {
     "MergeControls": "gfo.run.merging",
     "Metric": "gfo.core.metric",
     "Outcome": "gfo.run.trials",
+    "OptunaPruning": "gfo.run.pruning",
     "Racing": "gfo.evaluation.racing",
     "Result": "gfo.run.result",
     "Selection": "gfo.run.selection",

@@ -17,7 +17,7 @@ from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Cost, Evaluator, Optimizer, Repairing, metrics_of
 from gfo.report.scores import deciding_metric
 from gfo.run.budget import Budget
-from gfo.run.history import History
+from gfo.run.history import COLUMNS, History
 
 if TYPE_CHECKING:
     from gfo.run.aims import Aims, Judged
@@ -202,8 +202,6 @@ class CSVLog(Callback):
         path: of the file.
     """
 
-    COLUMNS = ("step", "evaluations", "forward_tokens", "seconds", "mean_loss", "best", "spread")
-
     def __init__(self, path: str | Path) -> None:
         self.path = absolute(path, "CSVLog: path")
         self._dev: list[str] = []
@@ -218,9 +216,9 @@ class CSVLog(Callback):
         rows = io.StringIO(newline="")
         writer = csv.writer(rows)
         if last.step == 0:
-            writer.writerow([*self.COLUMNS, *(f"dev_{name}" for name in self._dev)])
+            writer.writerow([*COLUMNS, *(f"dev_{name}" for name in self._dev)])
         dev = last.dev or {}
-        writer.writerow([getattr(last, c) for c in self.COLUMNS] + [dev.get(name) for name in self._dev])
+        writer.writerow([getattr(last, c) for c in COLUMNS] + [dev.get(name) for name in self._dev])
         append(self.path, rows.getvalue())
         return None
 
