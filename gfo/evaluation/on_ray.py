@@ -18,6 +18,7 @@ from gfo.core.errors import GfoError, GfoWarning
 from gfo.core.protocols import Evaluator
 from gfo.evaluation.worker import About, Died, Make, Message, Reply, Worker, make_evaluator
 
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0", when Ray is imported, keeps its ports on 127.0.0.1
 STORE_BYTES = 80 * 2**20  # of Ray's object store on this machine: messages are small
 
 
@@ -36,6 +37,8 @@ class OnRay:
     """
 
     def __init__(self, make: Make, n: int, threads: int, gpus: float, address: str | None) -> None:
+        if address is None:
+            os.environ.setdefault(LOOPBACK, "0")
         try:
             import ray
         except ImportError:
@@ -121,7 +124,7 @@ def _connect(ray: Any, address: str | None, cores: int) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         options |= {"num_cpus": max(cores, os.cpu_count() or 1), "object_store_memory": STORE_BYTES}
-        options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        options |= {"include_dashboard": False}
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     try:

@@ -13,15 +13,17 @@ import pytest
 from test_workers import METHODS, PART, Z, trajectory
 
 import gfo
+from gfo.evaluation.on_ray import LOOPBACK
 
 TRIES = 3
+os.environ.setdefault(LOOPBACK, "0")  # before Ray is imported
 ray = pytest.importorskip("ray", reason="Ray is not installed; pip install 'gfo-llm[ray]'")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     options = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 80 * 2**20}
-    options |= {"log_to_driver": False, "logging_level": "ERROR", "_node_ip_address": "127.0.0.1"}
+    options |= {"log_to_driver": False, "logging_level": "ERROR"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own
         for _ in range(TRIES):
@@ -32,6 +34,7 @@ def cluster():
                 ray.shutdown()
         else:
             pytest.skip(f"Ray did not start in {TRIES} tries of half a minute: the machine is too busy")
+        assert ray.util.get_node_ip_address() == "127.0.0.1"
         yield
         ray.shutdown()
 
