@@ -137,8 +137,8 @@ def _row_sizes(lengths: list[int]) -> list[int]:
 def rows_of_branches(K: int, n: int, *, spare: float = SPARE, text: int = 0) -> tuple[int, int]:
     """(R, m): into how many rows of m branches K branches of n tokens are best laid, with some to spare.
 
-    A row of T tokens behind a text copies its S keys, and each token sees S + T of them; so what a token costs
-    beside its products, COPY S / T + S + T, is least at T = sqrt(COPY S).
+    A row of T tokens behind a text copies its S keys, and each token sees S + T: beside its products it
+    costs COPY S / T + S + T, which is least at T = sqrt(COPY S).
     """
     best = max(TEXT_ROW, math.isqrt(COPY * text))
     choices = [(R, -(-K // R)) for R in range(1, K + 1)]
