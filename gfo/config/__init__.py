@@ -82,7 +82,8 @@ class Config(Section):
         With `resume`, go on with the run that `out` holds, if it holds one. Relative paths are in the folder
         that the process works in now; config.json has them whole.
         """
-        here = self.model_copy(update={"model": self.model.anchored(), "task": self.task.anchored()})
+        parts = ("model", "task", "space")
+        here = self.model_copy(update={name: getattr(self, name).anchored() for name in parts})
         if self.warm_start is not None:
             here.warm_start = str(absolute(self.warm_start))
         settings = {"callbacks": callbacks, "progress": progress}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import BeforeValidator, SerializeAsAny, create_model, model_validator
 
-from gfo.config.sections import Section, of_kind
+from gfo.config.sections import Section, anchored_name, of_kind
 from gfo.config.signatures import field_of, keys_of
 from gfo.core.domain import Domain
 from gfo.core.protocols import SearchSpace
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
 
 DEFAULT = "soft-prompt"
+FOLDERS = ("from_peft", "checkpoints")  # keys that name folders
 
 
 class SpaceSection(Section):
@@ -50,6 +51,11 @@ class SpaceSection(Section):
             return EARLY[self.kind](self)
         dim = getattr(self, "dim", None)
         return Domain.unbounded(dim) if self.known_early and dim is not None else None
+
+    def anchored(self) -> Self:
+        """The section with folders as paths that mean the same everywhere."""
+        given = {name: getattr(self, name, None) for name in FOLDERS}
+        return self.model_copy(update={name: _anchored(value) for name, value in given.items() if value})
 
     @model_validator(mode="after")
     def _one_start(self) -> SpaceSection:
@@ -91,6 +97,10 @@ class ProductConfig(SpaceSection):
             *(part.build(model, stream_seed(seed, f"space {i}")) for i, part in enumerate(self.spaces))
         )
 
+    def anchored(self) -> Self:
+        """The section with its parts' folders as paths that mean the same everywhere."""
+        return self.model_copy(update={"spaces": [part.anchored() for part in self.spaces]})
+
     def domain(self) -> Domain | None:
         """Those of the parts, one behind the other."""
         from gfo.spaces.product import joined
@@ -129,6 +139,11 @@ def _section(name: str, cls: Any) -> type[SpaceSection]:
     section.made = cls
     section.known_early = cls.__module__.startswith("gfo.")
     return section
+
+
+def _anchored(value: Any) -> Any:
+    """A folder, or a list of them, as paths that mean the same everywhere; what is no folder as it is."""
+    return [anchored_name(each) for each in value] if isinstance(value, list) else anchored_name(value)
 
 
 def _of_lora(section: Any) -> Domain:

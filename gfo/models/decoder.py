@@ -223,7 +223,7 @@ class Decoder(FrozenModel):
         if not self._in_last_layer(delta):
             return False
         last, names = self.layers - 1, sorted(delta.modules)
-        entry, length = self.embed(self._probe()[1])[None], torch.tensor([12], device=self.device)
+        entry, length = self.embed(self.probe_text)[None], torch.tensor([12], device=self.device)
         noise = torch.Generator().manual_seed(0)
 
         def move(module: Any, args: Any, output: Tensor) -> Tensor:
@@ -243,7 +243,7 @@ class Decoder(FrozenModel):
 
     def _in_last_layer(self, delta: Delta) -> bool:
         """Whether what changes for all tokens are modules of the last layer, and nothing else."""
-        if not delta.modules or any(self.layer_of(name) != self.layers - 1 for name in delta.modules):
+        if not delta.modules or any(self.lowest_layer(name) != self.layers - 1 for name in delta.modules):
             return False
         return not any(slot.everywhere and not slot.modules for slot in delta.slots)
 
@@ -254,7 +254,7 @@ class Decoder(FrozenModel):
         Raises:
             GfoError: if the logits differ by more than rounding, so that no result would be right.
         """
-        some, ids = self._probe()
+        some, ids = self.probe_vocabulary, self.probe_text
         plain = self.module(input_ids=ids[None]).logits[0, -1, list(some)].float()
         embeds = self.embed(ids)[None]  # (1, 12, D)
         context, _ = self.context(embeds[:, :7], torch.tensor([7], device=self.device))

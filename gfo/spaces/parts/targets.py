@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -70,21 +70,44 @@ def find_targets(
         if not (default := _usual(model, names, role)):
             raise _none_usual(model, names)
         return default
-    patterns = [targets] if isinstance(targets, str) else list(targets)
     known = list(linears_of(model))
-    of_images = [name for name in known if name not in model.linears] if images and layers is None else []
+    more = [name for name in known if name not in model.linears] if images and layers is None else []
+
+    def why(pattern: str) -> str:
+        return f"{_experts(model)}{_of_images(known, pattern, images)}"
+
+    return match_targets(names, targets, why, more)
+
+
+def match_targets(
+    names: Sequence[str],
+    targets: str | Sequence[str],
+    why: Callable[[str], str] = lambda pattern: "",
+    more: Sequence[str] = (),
+) -> list[str]:
+    """Those of the names that match a pattern or several, see `find_targets`.
+
+    Args:
+        names: of modules.
+        targets: the patterns.
+        why: pattern -> what an error adds of one that matches nothing.
+        more: names that a pattern may mean which matches none of the others.
+
+    Raises:
+        GfoError: if a pattern matches nothing, or there is none; says what there is.
+    """
+    patterns = [targets] if isinstance(targets, str) else list(targets)
     found: set[str] = set()
     for pattern in patterns:
-        here = _matching(names, [pattern]) or _matching(of_images, [pattern])
+        here = _matching(names, [pattern]) or _matching(more, [pattern])
         if not here:
             raise GfoError(
-                f"space: targets: '{pattern}' matches nothing in these layers{_experts(model)}"
-                f"{_of_images(known, pattern, images)}; {_known(names)}"
+                f"space: targets: '{pattern}' matches nothing in these layers{why(pattern)}; {_known(names)}"
             )
         found.update(here)
     if not patterns:
         raise GfoError(f"space: targets = []; {_known(names)}")
-    return [name for name in known if name in found]
+    return [name for name in (*names, *more) if name in found]
 
 
 def linears_of(model: HasLinears) -> Mapping[str, Linear]:

