@@ -38,8 +38,8 @@ REFERENCE = ROOT / "docs" / "reference.rst"
 
 # title of a part of the menu -> its pages, without the folder docs
 MENU = {
-    "Using gfo": "your-data tasks metrics models images spaces structure compression optimizers fronts runs "
-    "baselines export command-line faq",
+    "Using gfo": "your-data tasks metrics models images spaces structure compression merging optimizers "
+    "fronts hyperparameters runs servers baselines export command-line faq",
     "Understanding it": "others computed-once results leaderboard gpu security architecture",
     "Extending it": "extending reference",
 }

@@ -16,7 +16,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from gfo.baselines.base import Searching, Setting, joined
-from gfo.baselines.unchanged import Unchanged
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.core.metric import Metric
@@ -25,6 +24,7 @@ from gfo.evaluation.layouts import ByCandidate
 from gfo.evaluation.memory import chunk_tokens
 from gfo.evaluation.plan import plan
 from gfo.evaluation.shape import Meter, Shape
+from gfo.spaces.parts.unchanged import Unchanged
 
 GRID = (0.01, 0.1, 1.0, 10.0)  # inverse strengths of the penalty, of which dev chooses
 

@@ -13,7 +13,6 @@ from typing import Any, cast
 import numpy as np
 
 from gfo.baselines.base import Fixed, Setting, joined, joined_losses
-from gfo.baselines.unchanged import Unchanged
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 from gfo.core.metric import Metric
@@ -31,6 +30,7 @@ from gfo.core.protocols import (
 from gfo.core.seeding import stream
 from gfo.evaluation.local import LocalEvaluator
 from gfo.models.frozen import FrozenModel
+from gfo.spaces.parts.unchanged import Unchanged
 from gfo.tasks.classification import Classification
 
 

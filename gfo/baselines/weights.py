@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from gfo.baselines.base import Setting, as_array, fill, joined, joined_losses
+from gfo.baselines.eggroll import Eggroll, Places
 from gfo.baselines.mezo import MeZO
 from gfo.baselines.training import AdamW, Recipe, seeded
-from gfo.baselines.unchanged import Unchanged
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.core.files import cannot_write, whole_folder
@@ -32,6 +32,7 @@ from gfo.evaluation.local import LocalEvaluator
 from gfo.models.frozen import FrozenModel
 from gfo.models.weights import is_transposed, quantized_linears
 from gfo.spaces.parts.targets import find_targets
+from gfo.spaces.parts.unchanged import Unchanged
 from gfo.tasks.distance import Distance
 
 ADAPTER = "adapter"
@@ -76,7 +77,7 @@ class Weights:
                 "Distillation with a teacher"
             )
         self.parameters = list(parameters)
-        self.model = model
+        self.model, self.task, self.memory = model, setting.task, setting.memory
         self.evaluator = LocalEvaluator(model, setting.task, Unchanged(model), memory=setting.memory)
         self.splits = self.evaluator.task.splits
         self.domain = Domain.unbounded(1)
@@ -121,6 +122,16 @@ class Weights:
         """Copy the parameters, in place of those kept before."""
         if self._updates not in self._kept:
             self._kept = {0: self._kept[0], self._updates: _copies(self.parameters)}
+
+    @property
+    def kept(self) -> int:
+        """After which update the parameters were that were kept last; 0 for the start."""
+        return max(self._kept)
+
+    def begin_again(self) -> None:
+        """Be as at the start."""
+        self._updates, self._kept = 0, {0: self._kept[0]}
+        fill(self.parameters, self._kept[0])
 
     def score(self, z: Array, split: str) -> Scores:
         """Metrics of z [K, 1] on a split, each with its weights."""
@@ -258,7 +269,40 @@ def mezo_lora(
     return MeZO(matrices, lr=lr, eps=eps, seed=setting.seed)
 
 
+def eggroll(
+    setting: Setting,
+    *,
+    population: int = 32,
+    rank: int = 1,
+    sigma: float = 1e-3,
+    lr: float = 1e-4,
+    decay: float = 0.0,
+    vectors: bool = True,
+    targets: str | Sequence[str] | None = None,
+) -> Eggroll:
+    """EGGROLL on the matrices of all linear modules in the layers, biases and norms' gains.
+
+    sigma and lr as Qiu et al. 2025 (arXiv:2509.24372): 1e-3 and, of a mean over 30 candidates, 5e-4, which is
+    1e-4 times sqrt(N). Embeddings and the head stay as they are, as in Sarkar et al. 2025 (arXiv:2511.16652).
+    `targets` are as in gfo.LoRASubspace.
+    """
+    model = _copied(setting, setting.model.dtype, 0.0)
+    places = Places(model, targets, vectors)
+    start, names = (dict(each.module.named_parameters()) for each in (setting.model, model))
+    name_of = {id(parameter): name for name, parameter in names.items()}
+    weights = Weights(setting, model, places.parameters, [start[name_of[id(p)]] for p in places.parameters])
+    numbers = {"population": population, "rank": rank, "sigma": sigma, "lr": lr, "decay": decay}
+    return Eggroll(weights, places, **numbers, seed=setting.seed)  # type: ignore[arg-type]
+
+
 def _all_weights(setting: Setting, dtype: torch.dtype, dropout: float | None) -> Weights:
+    model = _copied(setting, dtype, dropout)
+    start = list(setting.model.module.parameters())
+    return Weights(setting, model, list(model.module.parameters()), start)
+
+
+def _copied(setting: Setting, dtype: torch.dtype, dropout: float | None) -> FrozenModel:
+    """A copy of the model, whose weights are to change."""
     if quantized := list(quantized_linears(setting.model.module)):
         raise GfoError(
             f"baseline: all weights are trained, and those of '{quantized[0]}' are quantized; take 'lora', "
@@ -273,8 +317,7 @@ def _all_weights(setting: Setting, dtype: torch.dtype, dropout: float | None) ->
     module = copy.deepcopy(setting.model.module).to(dtype)
     if dropout is not None:
         set_dropout(module, dropout)
-    model = setting.model.like(module)
-    return Weights(setting, model, list(module.parameters()), list(setting.model.module.parameters()))
+    return setting.model.like(module)
 
 
 def set_dropout(module: nn.Module, share: float) -> None:

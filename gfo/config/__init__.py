@@ -13,8 +13,11 @@ from pydantic import Field, ValidationError, model_validator
 from gfo.config.dotted import parsed, put
 from gfo.config.explaining import one_line, section_at
 from gfo.config.parts import (
+    OF_A_MACHINE,
+    AnyModelConfig,
     BaselineConfig,
     BudgetConfig,
+    EndpointConfig,
     ModelConfig,
     OptimizerConfig,
     RacingConfig,
@@ -37,12 +40,18 @@ from gfo.tasks.parts.sources import DATA
 if TYPE_CHECKING:
     from gfo.core.domain import Domain
     from gfo.core.protocols import Evaluator, SearchSpace, Task
-    from gfo.models.frozen import FrozenModel
     from gfo.run.callbacks import Callback
     from gfo.run.result import Result
 
 DEMO = DATA / "demo.toml"
 DATA_DIRS: Any = {"data_dir": True, "tasks": {"__all__": {"data_dir"}}}  # a machine's own
+
+
+OWN: Any = {
+    "task": DATA_DIRS,
+    "model": OF_A_MACHINE,
+    "optimizer": {"options": {"rewrite": OF_A_MACHINE}},
+}
 
 
 class Config(Section):
@@ -53,7 +62,7 @@ class Config(Section):
     warm_start: str | None = None
     objectives: list[str] | None = None
     limits: dict[str, float] | None = None
-    model: ModelConfig = Field(default_factory=ModelConfig)
+    model: AnyModelConfig = Field(default_factory=ModelConfig)
     task: TaskConfig
     space: SpaceConfig = Field(default_factory=dict, validate_default=True)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
@@ -89,14 +98,15 @@ class Config(Section):
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
         test: bool = True,
-        load: Callable[[ModelConfig], FrozenModel] = ModelConfig.load,
+        load: Callable[[Any], Any] = lambda section: section.load(),
     ) -> Result:
         """Tune, score on the test rows (unless interrupted), and keep everything in `out`.
 
         With `resume`, go on with the run that `out` holds, if it holds one. Relative paths are in the folder
         that the process works in now; config.json has them whole. `load` gives the model.
         """
-        here = self.model_copy(update={"model": self.model.anchored(), "task": self.task.anchored()})
+        parts = ("model", "task", "space")
+        here = self.model_copy(update={name: getattr(self, name).anchored() for name in parts})
         if self.warm_start is not None:
             here.warm_start = str(absolute(self.warm_start))
         settings = {"callbacks": callbacks, "progress": progress}
@@ -109,7 +119,7 @@ class Config(Section):
         out: Path,
         resume: bool,
         settings: dict[str, Any],
-        load: Callable[[ModelConfig], FrozenModel],
+        load: Callable[[Any], Any],
         *,
         test: bool,
     ) -> Result:
@@ -166,6 +176,8 @@ class Config(Section):
 
     def _check_baseline(self) -> None:
         """Raise GfoError for what a search has, and no baseline."""
+        if isinstance(self.model, EndpointConfig):
+            raise GfoError("model: baselines are of models that are here; leave url out, or [baseline]")
         if self.racing is not None:
             raise GfoError("racing: baselines have no candidates to race; leave [racing] out")
         for key in ("warm_start", "objectives", "limits"):
@@ -195,7 +207,7 @@ class Config(Section):
 
     def _search(
         self,
-        model: FrozenModel,
+        model: Any,
         task: Task,
         space: SearchSpace | None,
         resume: bool,
@@ -212,12 +224,12 @@ class Config(Section):
         racing = None if self.racing is None else self.racing.made()
         settings = {**settings, "racing": racing, "warm_start": self.warm_start, "resume": resume}
         settings |= {"objectives": self.objectives or (), "limits": self.limits}
-        name, options = self.optimizer.name, self.optimizer.options
+        name, options = self.optimizer.name, self.optimizer.made()
         return tune(model, task, space, optimizer=name, options=options, **settings)
 
     def record(self) -> dict[str, Any]:
         """The config as results have it: without what is a machine's own, such as where a folder is."""
-        values = self.model_dump(exclude_none=True, exclude={"task": DATA_DIRS, **self._unused})
+        values = self.model_dump(exclude_none=True, exclude={**OWN, **self._unused})
         found = {key: _without_folders(value) for key, value in values.items()}
         if self.warm_start is not None:  # its folder may be gone when the run goes on
             found["warm_start"] = os.path.basename(self.warm_start.rstrip("/")) or self.warm_start
@@ -230,7 +242,7 @@ class Config(Section):
             GfoError: for weights that are not in the folder.
         """
         from gfo import baselines
-        from gfo.evaluation.local import LocalEvaluator
+        from gfo.evaluation.choice import evaluator_for
 
         task = self.task.build(stream_seed(self.seed, "task"))
         model = self.model.load()
@@ -244,7 +256,7 @@ class Config(Section):
                 baselines.put_back(method, folder)
             return method.judge
         assert space is not None
-        return LocalEvaluator(model, task, space, memory=self.model.memory)
+        return evaluator_for(model, task, space, memory=self.model.memory)
 
     @property
     def method(self) -> str:
@@ -260,7 +272,7 @@ class Config(Section):
             return {}
         return {"optimizer": True, "space": not baselines.needs_space(self.baseline.name)}
 
-    def concrete(self, model: FrozenModel, task: Task, *, tell: bool = True) -> Config:
+    def concrete(self, model: Any, task: Task, *, tell: bool = True) -> Config:
         """The config with names in the place of "auto", by a recipe; a line says what was taken."""
         method: dict[str, Any] = {"name": self.optimizer.name, "options": self.optimizer.options}
         if self.baseline is not None or AUTO not in (self.space.kind, method["name"]):
@@ -288,11 +300,6 @@ class Config(Section):
         }
         return self.model_copy(update=kept)
 
-    @property
-    def needs_model(self) -> bool:
-        """Whether a model is needed to know whether the optimizer can search the space."""
-        return self.baseline is None and self.space.domain() is None
-
     def _with(self, space: dict[str, Any], optimizer: dict[str, Any]) -> Config:
         return Config.model_validate({**dict(self), "space": space, "optimizer": optimizer})
 
@@ -301,7 +308,7 @@ class Config(Section):
         found: dict[str, Any] = self.model_dump(mode="json", exclude_none=True, exclude=self._unused)
         return found
 
-    def build_space(self, model: FrozenModel) -> SearchSpace | None:
+    def build_space(self, model: Any) -> SearchSpace | None:
         """The space; None for a baseline that needs none."""
         from gfo import baselines
 

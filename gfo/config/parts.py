@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from gfo.config.sections import Section, anchored_name
+from gfo.core.files import absolute
 
 if TYPE_CHECKING:
     from gfo.evaluation.racing import Racing
+    from gfo.models.endpoint import Endpoint
     from gfo.models.frozen import FrozenModel
     from gfo.run.callbacks import Callback
 
@@ -42,11 +44,63 @@ class ModelConfig(Section):
         return self.model_copy(update={"name": anchored_name(self.name)})
 
 
+class EndpointConfig(Section):
+    """`gfo.Endpoint`; a [model] with the key url is one."""
+
+    url: str
+    name: str
+    key: str = "OPENAI_API_KEY"
+    concurrency: int = 16
+    timeout: float = 60.0
+    tries: int = 8
+    requests_per_minute: float | None = None
+    prices: list[float] | None = None
+    cache: bool | str = True
+    top: int = 20
+    body: dict[str, Any] = Field(default_factory=dict)
+
+    def load(self) -> Endpoint:
+        """The endpoint."""
+        from gfo.models.endpoint import Endpoint
+
+        return Endpoint(self.url, self.name, **self.model_dump(exclude={"url", "name"}))
+
+    @property
+    def memory(self) -> int | None:
+        """None: it is not here."""
+        return None
+
+    def anchored(self) -> EndpointConfig:
+        """The same, wherever the process goes."""
+        cache = self.cache if isinstance(self.cache, bool) else str(absolute(self.cache, "model.cache"))
+        return self.model_copy(update={"cache": cache})
+
+
+def any_model(values: Any) -> ModelConfig | EndpointConfig:
+    """The section of a model that is here, or, with an address, of one behind a server."""
+    if isinstance(values, ModelConfig | EndpointConfig):
+        return values
+    server = isinstance(values, dict) and "url" in values
+    return EndpointConfig.model_validate(values) if server else ModelConfig.model_validate(values)
+
+
+AnyModelConfig = Annotated[ModelConfig | EndpointConfig, BeforeValidator(any_model)]
+OF_A_MACHINE = {"url", "key", "concurrency", "timeout", "tries", "requests_per_minute", "prices", "cache"}
+"""Keys of a server that are a machine's own: a run goes on with others."""
+
+
 class OptimizerConfig(Section):
     """`gfo.optimizers.make`."""
 
     name: str = "cma"
     options: dict[str, Any] = Field(default_factory=dict)
+
+    def made(self) -> dict[str, Any]:
+        """The options; a section `rewrite` is the model that it says."""
+        given = self.options.get("rewrite")
+        return (
+            {**self.options, "rewrite": any_model(given).load()} if isinstance(given, dict) else self.options
+        )
 
 
 class BaselineConfig(Section):
@@ -62,6 +116,8 @@ class BudgetConfig(Section):
     evaluations: int | None = None
     forward_tokens: int | None = None
     seconds: float | None = None
+    requests: int | None = None
+    dollars: float | None = None
 
 
 class SelectionConfig(Section):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import BeforeValidator, SerializeAsAny, create_model, model_validator
 
-from gfo.config.sections import Section, of_kind
+from gfo.config.sections import Section, anchored_name, of_kind
 from gfo.config.signatures import field_of, keys_of
 from gfo.core.domain import Domain
 from gfo.core.errors import GfoError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
 
 DEFAULT = "soft-prompt"
+FOLDERS = ("from_peft", "checkpoints")  # keys that name folders
 
 
 class SpaceSection(Section):
@@ -42,7 +43,8 @@ class SpaceSection(Section):
             beside = inspect.signature(self.made.from_peft).parameters
             options = {name: value for name, value in options.items() if name in beside}
             return cast(SearchSpace, self.made.from_peft(adapter, model, **options))
-        space = cast(SearchSpace, self.made(model, **options))
+        first = (model,) if takes_model(self.made) else ()
+        space = cast(SearchSpace, self.made(*first, **options))
         remember(space, options)
         return space
 
@@ -52,6 +54,11 @@ class SpaceSection(Section):
             return EARLY[self.kind](self)
         dim = getattr(self, "dim", None)
         return Domain.unbounded(dim) if self.known_early and dim is not None else None
+
+    def anchored(self) -> Self:
+        """The section with folders as paths that mean the same everywhere."""
+        given = {name: getattr(self, name, None) for name in FOLDERS}
+        return self.model_copy(update={name: _anchored(value) for name, value in given.items() if value})
 
     @model_validator(mode="after")
     def _one_start(self) -> SpaceSection:
@@ -93,6 +100,10 @@ class ProductConfig(SpaceSection):
             *(part.build(model, stream_seed(seed, f"space {i}")) for i, part in enumerate(self.spaces))
         )
 
+    def anchored(self) -> Self:
+        """The section with its parts' folders as paths that mean the same everywhere."""
+        return self.model_copy(update={"spaces": [part.anchored() for part in self.spaces]})
+
     def domain(self) -> Domain | None:
         """Those of the parts, one behind the other."""
         from gfo.spaces.product import joined
@@ -131,7 +142,7 @@ def space_section(entry: Entry) -> type[SpaceSection]:
 @cache
 def _section(name: str, cls: Any) -> type[SpaceSection]:
     model = next(iter(inspect.signature(cls).parameters), "model")
-    keys = keys_of(cls, leave_out=(model, "seed"))
+    keys = keys_of(cls, leave_out=(model, "seed") if takes_model(cls) else ("seed",))
     draws = "seed" in inspect.signature(cls).parameters
     more: dict[str, Any] = {"seed": (int | None, None)} if draws else {}
     if hasattr(cls, "from_peft"):
@@ -150,6 +161,16 @@ def _section(name: str, cls: Any) -> type[SpaceSection]:
     return section
 
 
+def _anchored(value: Any) -> Any:
+    """A folder, or a list of them, as paths that mean the same everywhere; what is no folder as it is."""
+    return [anchored_name(each) for each in value] if isinstance(value, list) else anchored_name(value)
+
+
+def takes_model(cls: Any) -> bool:
+    """Whether a space's constructor takes the model first, as all do but those of texts."""
+    return bool(getattr(cls, "takes_model", True))
+
+
 def _of_lora(section: Any) -> Domain:
     from gfo.spaces.lora_subspace import METHODS
 
@@ -162,7 +183,15 @@ def _of_discrete_prompt(section: Any) -> Domain:
     return Domain.box(0, max(1, number), section.tokens, integer=True)
 
 
-EARLY = {"lora": _of_lora, "discrete-prompt": _of_discrete_prompt}  # whose key `dim` does not say it all
+def _of_words(section: Any) -> Domain:
+    return Domain.box(0, max(1, len(section.words)), max(1, section.places), categorical=True)
+
+
+EARLY = {
+    "lora": _of_lora,
+    "discrete-prompt": _of_discrete_prompt,
+    "words": _of_words,
+}  # whose key `dim` does not say it all
 
 SpaceConfig = Annotated[
     SerializeAsAny[SpaceSection],

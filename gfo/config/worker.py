@@ -28,9 +28,7 @@ from gfo.run.callbacks import Callback, Run
 from gfo.tasks.parts.sources import rows_kept
 
 if TYPE_CHECKING:
-    from gfo.config.parts import ModelConfig
     from gfo.core.domain import Domain
-    from gfo.models.frozen import FrozenModel
 
 Say = Callable[[dict[str, Any]], None]
 SAY_EVERY = 0.5  # seconds
@@ -40,7 +38,7 @@ class Worker:
     """Runs configs; keeps the model and the rows of the last for the next."""
 
     def __init__(self) -> None:
-        self._loaded: tuple[str, FrozenModel] | None = None
+        self._loaded: tuple[str, Any] | None = None
         self._rows: dict[Any, list[Any]] = {}
         self._domains: dict[str, Domain] = {}
 
@@ -76,7 +74,7 @@ class Worker:
                 found[name] = str(error)
         return found
 
-    def load(self, section: ModelConfig) -> FrozenModel:
+    def load(self, section: Any) -> Any:
         """The model of a section; another one is let go first, so that memory holds one."""
         key = section.model_dump_json()
         if self._loaded is None or self._loaded[0] != key:
@@ -86,7 +84,7 @@ class Worker:
 
     def _domain(self, config: Config) -> Domain | None:
         """That of a space which has to be made to know it; None for others."""
-        if config.baseline is not None or config.space.domain() is not None:
+        if not needs_model(config):
             return None
         key = config.model.model_dump_json() + config.space.model_dump_json()
         if key not in self._domains:
@@ -107,6 +105,11 @@ class Telling(Callback):
             self._said = now
             self._say({"name": self._name, "share": run.share_spent})
         return None
+
+
+def needs_model(config: Config) -> bool:
+    """Whether a model is needed to know whether the optimizer can search the space."""
+    return config.baseline is None and config.space.domain() is None
 
 
 def one_line(error: BaseException) -> str:

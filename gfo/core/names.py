@@ -30,6 +30,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "optimizers.differential_evolution:DifferentialEvolution",
             "differential evolution as L-SHADE",
         ),
+        "evoprompt": (
+            "optimizers.evoprompt:EvoPrompt",
+            "texts crossed and mutated by a language model, as a genetic algorithm or differential evolution",
+        ),
         "fzoo": (
             "optimizers.fzoo:FZOO",
             "one-sided +-1 directions, a step over the standard deviation of losses",
@@ -37,6 +41,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "ga": (
             "optimizers.genetic:GeneticAlgorithm",
             "genetic algorithm; also for integer and binary genes",
+        ),
+        "gepa": (
+            "optimizers.gepa:GEPA",
+            "texts that a language model writes anew after it has read what became of rows (package gepa)",
         ),
         "ipop": ("optimizers.restarts:IPOP", "restarts of any optimizer, each with twice the population"),
         "lm-ma-es": (
@@ -105,6 +113,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "spaces.lora_subspace:LoRASubspace",
             "low-rank changes of weights; method lora-fa, lora-xs, vera or tiny",
         ),
+        "merge": (
+            "spaces.merge:Merge",
+            "how much of each of several checkpoints or adapters, by layers and kinds of modules",
+        ),
         "prefix": ("spaces.prefix:Prefix", "keys and values in front of all tokens, started from real words"),
         "product": (
             "spaces.product:ProductSpace",
@@ -117,6 +129,11 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "soft-prompt": (
             "spaces.soft_prompt:SoftPrompt",
             "P embeddings in the template's {soft} place, in a random subspace of d dimensions",
+        ),
+        "texts": ("spaces.texts:Texts", "any text in the {soft} place, for evoprompt and gepa"),
+        "words": (
+            "spaces.words:Words",
+            "words or phrases of a list in the {soft} place, by integer genes, without weights",
         ),
         "structure": (
             "spaces.structure:Structure",
@@ -157,13 +174,27 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "bleu": ("tasks.parts.metrics:BLEU", "BLEU of the batch, by sacrebleu"),
         "ce": ("tasks.parts.metrics:CE", "cross-entropy over the labels"),
         "chrf": ("tasks.parts.metrics:CHRF", "chrF of the batch, by sacrebleu"),
+        "countdown": (
+            "tasks.parts.metrics:COUNTDOWN",
+            "the share of answers that reach the target with the row's numbers",
+        ),
         "exact_match": (
             "tasks.parts.metrics:EXACT_MATCH",
             "the share of answers that are a reference, by SQuAD's normalization",
         ),
+        "gsm8k": ("tasks.parts.metrics:GSM8K", "the share of answers with the number of GSM8K's solution"),
+        "json_schema": ("tasks.parts.metrics:JSON_SCHEMA", "the share of answers that are JSON of a schema"),
         "loss": ("core.metric:LOSS", "what the optimizer minimises"),
         "macro_f1": ("tasks.parts.metrics:MACRO_F1", "the mean of the labels' F1 scores"),
+        "math": (
+            "tasks.parts.metrics:MATH",
+            "the share of answers that are mathematically the reference, by math-verify",
+        ),
         "mcc": ("tasks.parts.metrics:MCC", "Matthews correlation of the labels"),
+        "pass@k": (
+            "tasks.parts.metrics:PASS_AT_K",
+            "the share of k drawn programs of which one passes the row's tests",
+        ),
         "pearson": ("tasks.parts.metrics:PEARSON", "Pearson's correlation of labels that are numbers"),
         "perplexity": (
             "tasks.parts.metrics:PERPLEXITY",
@@ -191,6 +222,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         ),
     },
     "baseline": {
+        "eggroll": (
+            "baselines.weights:eggroll",
+            "EGGROLL, an evolution strategy on all matrices by perturbations of rank 1",
+        ),
         "full": ("baselines.weights:full", "all weights of a copy of the model, AdamW"),
         "gradient": ("baselines.searched:gradient", "AdamW in the same space, through its decode"),
         "in-context": (

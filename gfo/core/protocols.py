@@ -105,6 +105,7 @@ class Decoding:
         seed: of the draws, which are the same for all candidates (common random numbers).
         stop_texts: texts that end an answer, too, once they stand in it.
         closing: ids of tokens with which one of them may come to stand there.
+        samples: answers to each row, which lie one behind the other.
     """
 
     max_tokens: int
@@ -113,6 +114,7 @@ class Decoding:
     seed: int = 0
     stop_texts: tuple[str, ...] = ()
     closing: frozenset[int] = frozenset()
+    samples: int = 1
 
 
 @dataclass(frozen=True)
@@ -303,12 +305,15 @@ class Cost:
         forward_tokens: tokens that really went through the model, padding included.
         tokens_needed: tokens that had to, by what depends on the candidate.
         seconds: wall-clock time.
+        requests, dollars: asked of a server, those that failed among them, and what it takes for them.
     """
 
     candidates: int = 0
     forward_tokens: int = 0
     tokens_needed: int = 0
     seconds: float = 0.0
+    requests: int = 0
+    dollars: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
@@ -316,6 +321,8 @@ class Cost:
             self.forward_tokens + other.forward_tokens,
             self.tokens_needed + other.tokens_needed,
             self.seconds + other.seconds,
+            self.requests + other.requests,
+            self.dollars + other.dollars,
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -50,9 +51,11 @@ from gfo.evaluation.memory import (
     halved,
     kept_tokens,
 )
+from gfo.evaluation.parts import parts_of
 from gfo.evaluation.racing import Racing, no_rows, of_rows
 from gfo.evaluation.reading import read_log_likelihoods, read_logits
 from gfo.evaluation.shape import Meter, Shape
+from gfo.evaluation.tower import Seen, Tower
 from gfo.models.checking import exact
 from gfo.models.frozen import FrozenModel
 
@@ -112,6 +115,7 @@ class LocalEvaluator:
             raise GfoError(
                 f"racing: candidates see other rows, so {self._scored[0]} cannot be compared; leave it out"
             )
+        self._tower: Tower | None = None
         self._shape = self._checked_shape()
         self._check_rows()
         with model.lock:
@@ -196,9 +200,9 @@ class LocalEvaluator:
         return Scores(metrics, meter.cost(len(z), start), rows)
 
     @torch.no_grad()
-    def answers(self, z: Array, batch: Batch | Batches) -> Answers:
+    def answers(self, z: Array, batch: Batch | Batches, meter: Meter | None = None) -> Answers:
         """What the model answers a batch, changed as z [K, d] says: see `gfo.core.protocols.Batch`."""
-        return self._answers(self._decode(z), batch, Meter(self.model.layers))
+        return self._answers(self._decode(z), batch, meter or Meter(self.model.layers))
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -208,7 +212,7 @@ class LocalEvaluator:
     @property
     def batches_differ(self) -> bool:
         """Whether each step has rows of its own."""
-        return not all(part.recurs for part in _parts(self.task.batch("train", 0)))
+        return not all(part.recurs for part in parts_of(self.task.batch("train", 0)))
 
     @property
     def tokens_at_once(self) -> int:
@@ -254,6 +258,9 @@ class LocalEvaluator:
         """
         if isinstance(batch, Batches):
             return tuple(self._answers(delta, part, meter) for part in batch.parts)
+        if self._tower is not None:
+            with self.model.lock:
+                delta, batch = self._tower.enter(delta, batch, meter, self.tokens_at_once)
         states = self.model.states and not torch.is_grad_enabled()
         while True:
             with self.model.lock:
@@ -279,6 +286,8 @@ class LocalEvaluator:
         if batch.endings:
             check_endings(batch, self.model, self._shape.P, "batch")
         shape = self._shape if self._reuse else self._shape.whole()
+        if isinstance(batch, Seen):
+            shape = replace(shape, P=batch.soft)
         if batch.decoding is not None:
             shape = shape_of(self.model, shape)
             states = states and begins_with_states(self.model)
@@ -294,6 +303,9 @@ class LocalEvaluator:
         zero = self._decode(np.zeros((1, self.space.domain.d)))
         self._begins = zero.begins
         with self.model.lock:
+            self._tower = Tower.of(self.model, zero, once=self._reuse)
+            if self._tower is not None:
+                return self._tower.shape(zero)
             self.model.check(zero)
             check_begin(zero, self.model)
             return Shape.of(zero, self.model)
@@ -346,7 +358,7 @@ class LocalEvaluator:
     def _batches(self) -> Iterator[tuple[str, Batch]]:
         """All rows: the batches that each split is made of, with its name."""
         for split in self.task.splits:
-            for batch in _parts(self.task.all_rows(split)):
+            for batch in parts_of(self.task.all_rows(split)):
                 yield split, batch
 
 
@@ -372,8 +384,3 @@ def scored_values(
     for name in names:
         check_name("objective or limit", name, dict.fromkeys([*metrics, *measures]))
     return tuple(name for name in names if name in metrics and name not in measures and name != LOSS.name)
-
-
-def _parts(batch: Batch | Batches) -> list[Batch]:
-    """The batches that a batch is made of."""
-    return [batch] if isinstance(batch, Batch) else [b for part in batch.parts for b in _parts(part)]

@@ -31,7 +31,7 @@ class Shape:
         everywhere: whether all tokens depend on the candidate, not the soft prompt's and those behind, or,
             where there is none, the last one alone.
         modules: whether modules change, or others that want as many tokens for each candidate.
-        gates: whether sub-blocks are closed.
+        gates: whether sub-blocks are closed, whole or in parts, so that candidates may have layers in common.
         begins: the place in each row where they begin to, if it is not the start.
         first_layer: the layer below which, and at whose entrance, none does.
         prompt: the soft prompt that all candidates share where first_layer > 0, [1, P, D].
@@ -59,7 +59,7 @@ class Shape:
             delta.prefix_tokens,
             everywhere and begins is None,
             delta.lasting,
-            bool(delta.gate),
+            bool(delta.gate) or (everywhere and begins is None and _has_nodes(delta, model)),
             begins,
             delta.first_layer if model.shares_layers else 0,
             prompt,
@@ -75,6 +75,11 @@ class Shape:
         if self.prompt is None:
             return words
         return Change(Delta(prompt=self.prompt), rows.places(1, self.P)[0]).put_prompts(words)
+
+
+def _has_nodes(delta: Delta, model: FrozenModel) -> bool:
+    """Whether candidates may have layers in common by the factors on inputs of modules in sub-blocks."""
+    return bool(delta.input_scale) and model.in_sub_blocks(delta.input_scale)
 
 
 @dataclass

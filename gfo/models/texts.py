@@ -99,6 +99,14 @@ class HasTexts:
         """The text of each row of token ids, special tokens left out."""
         return self._decoded(rows, skip_special_tokens=True)
 
+    def write(
+        self, prompts: Sequence[str], *, max_tokens: int = 256, temperature: float = 1.0, seed: int = 0
+    ) -> list[str | None]:
+        """What the model answers each prompt; see `gfo.models.writing.write_answers`."""
+        from gfo.models.writing import write_answers
+
+        return write_answers(self, prompts, max_tokens=max_tokens, temperature=temperature, seed=seed)
+
     @functools.cached_property
     def token_texts(self) -> list[str]:
         """The text of every token of the embedding, by id; empty where the tokenizer has none."""

@@ -12,15 +12,22 @@ from gfo.core.errors import GfoError, shown
 from gfo.core.protocols import Optimizer
 from gfo.core.recording import remember
 from gfo.core.registry import entries, find
+from gfo.core.text_domain import TextDomain
 
 Factory = Callable[..., Optimizer]
 ONE, SEVERAL = "cma", "nsga2"
 """What searches by default: for one objective, and for several."""
+WRITERS = ("evoprompt", "gepa")
+"""Methods that have a language model write texts."""
 
 
 def names() -> list[str]:
-    """The names that `make` knows; those of families, such as nevergrad's, are more."""
-    return [name for name, entry in entries("optimizer").items() if not entry.is_family]
+    """The names that `make` knows of methods that search numbers.
+
+    Those of families, such as nevergrad's, are more, and so are WRITERS.
+    """
+    found = entries("optimizer").items()
+    return [name for name, entry in found if not entry.is_family and name not in WRITERS]
 
 
 def describe() -> dict[str, str]:
@@ -35,6 +42,12 @@ def options_of(name: str) -> list[str] | None:
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
     return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+
+@checked
+def takes_genes(name: str) -> bool:
+    """Whether the optimizer `name` takes integer and categorical genes; True where that is not known."""
+    return bool(getattr(_factory(name), "integers", True))
 
 
 @checked
@@ -53,6 +66,10 @@ def make(name: str, *, domain: Domain, seed: int, **options: Any) -> Optimizer:
 def make_with(name: str, domain: Domain, seed: int, options: Mapping[str, Any]) -> Optimizer:
     """`make` with options that may have any name, such as those of a config."""
     check(name, options)
+    if isinstance(domain, TextDomain) and not getattr(_factory(name), "writes", False):
+        raise GfoError(
+            f"optimizer '{name}' cannot write texts; take {' or '.join(WRITERS)}, or gfo.Words as the space"
+        )
     optimizer = _factory(name)(domain, seed, **options)
     remember(optimizer, {**options, "seed": seed})
     return optimizer
@@ -71,15 +88,20 @@ def check(name: str, options: Mapping[str, Any]) -> None:
 
 
 def for_objectives(
-    optimizer: str | Optimizer | None, options: Mapping[str, Any] | None, objectives: Sequence[str]
+    optimizer: str | Optimizer | None,
+    options: Mapping[str, Any] | None,
+    objectives: Sequence[str],
+    model: Any = None,
 ) -> tuple[str | Optimizer, Mapping[str, Any] | None]:
-    """An optimizer or a name, by default one that suits, and its options with several objectives among them.
+    """An optimizer or a name, by default one that suits, and its options with several objectives among them,
+    and, where it has texts written, the model that writes them unless another one is given.
 
     Raises:
         GfoError: for a single objective, one that is given twice, or an optimizer that takes one alone.
     """
     if not objectives:
-        return ONE if optimizer is None else optimizer, options
+        optimizer = ONE if optimizer is None else optimizer
+        return optimizer, _with_writer(optimizer, options, model)
     _check_objectives(objectives)
     optimizer = SEVERAL if optimizer is None else optimizer
     if not isinstance(optimizer, str):
@@ -89,6 +111,15 @@ def for_objectives(
             f"optimizer '{optimizer}' takes one objective; take '{SEVERAL}', or leave objectives out"
         )
     return optimizer, {**(options or {}), "objectives": list(objectives)}
+
+
+def _with_writer(
+    optimizer: str | Optimizer, options: Mapping[str, Any] | None, model: Any
+) -> Mapping[str, Any] | None:
+    """The options; of a method that has texts written, by the model unless they say by what."""
+    if model is None or not isinstance(optimizer, str) or "rewrite" not in (options_of(optimizer) or ()):
+        return options
+    return {"rewrite": model, **(options or {})}
 
 
 def _same_objectives(optimizer: Optimizer, objectives: Sequence[str]) -> Optimizer:

@@ -21,6 +21,7 @@ from gfo.core.protocols import Batch, Batches, Optimizer, SearchSpace, Task
 from gfo.core.recording import remember
 from gfo.core.registry import find
 from gfo.core.seeding import stream_seed
+from gfo.core.text_domain import TextSpace
 from gfo.optimizers import ONE, SEVERAL, for_objectives
 from gfo.run.budget import Budget
 from gfo.run.folder import RunFolder
@@ -124,7 +125,13 @@ class Situation:
     def of(cls, model: FrozenModel, task: Task, budget: Budget) -> Situation:
         """That of a model, a task and a budget."""
         from gfo.models.decoder import Decoder
+        from gfo.models.frozen import FrozenModel
 
+        if not isinstance(model, FrozenModel):
+            raise GfoError(
+                f"space = auto: of the model {shown(getattr(model, 'name', model))}, which is not here, texts alone "
+                "can change; give a space of texts, such as gfo.Words"
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", GfoWarning)  # the evaluator's will be shown
             parts = list(_parts(task.bind(model).all_rows("train")))
@@ -211,14 +218,14 @@ class Taken:
         facts: what to record of the choice.
     """
 
-    space: SearchSpace
+    space: SearchSpace | TextSpace
     optimizer: str | Optimizer
     options: Mapping[str, Any] | None
     facts: Mapping[str, Any]
 
 
 def taken(
-    given: SearchSpace | str,
+    given: SearchSpace | TextSpace | str,
     optimizer: str | Optimizer | None,
     options: Mapping[str, Any] | None,
     *,
@@ -241,13 +248,13 @@ def taken(
         raise GfoError(f"options = {shown(dict(options))} are of an optimizer; name it, or leave them out")
     if not isinstance(given, str):
         method = method_for(given.domain, objectives) if auto else optimizer
-        return Taken(given, *for_objectives(method, options, objectives), {})
+        return Taken(given, *for_objectives(method, options, objectives, model), {})
     if given != AUTO:
         raise GfoError(f"space = {shown(given)}; give a space such as gfo.SoftPrompt(model), or 'auto'")
     choice = choose(model, task, budget, None if out is None else recorded_recipe(out))
     if auto:
         optimizer, options = choice.method(objectives)
-    method, options = for_objectives(optimizer, options, objectives)
+    method, options = for_objectives(optimizer, options, objectives, model)
     if tell:
         say(choice.describe(method if isinstance(method, str) else type(method).__name__))
     space = choice.build(model, stream_seed(seed, "space"))

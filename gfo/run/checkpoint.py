@@ -189,7 +189,8 @@ class Checkpoint:
         if self._folder is None or self._saved_steps == len(run.history):
             return
         waited = max(0.0, _at_stake(run) - self._saved_at)  # others may count more seconds than pass here
-        if saves_state(run) and waited >= max(SAVE_EVERY, self._saving / SAVING):
+        once = getattr(run.optimizer, "writes", False)  # what a model has written may not come again
+        if saves_state(run) and (once or waited >= max(SAVE_EVERY, self._saving / SAVING)):
             self._save(run)
 
     def keep(self, run: Run) -> None:

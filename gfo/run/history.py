@@ -51,6 +51,7 @@ class Step:
         known: how many of the step's candidates had been asked before, and cost nothing.
         violation: how far the step's candidates break limits, 0 where they do not; None without limits.
         hypervolume: what the front covers after the step; None for one objective.
+        requests, dollars: asked of a server in the search so far, and what it takes for them.
     """
 
     step: int
@@ -69,11 +70,14 @@ class Step:
     known: int = 0
     violation: list[float | None] | None = None
     hypervolume: float | None = None
+    requests: int = 0
+    dollars: float = 0.0
 
     @property
     def cost(self) -> Cost:
         """Of the search so far."""
-        return Cost(self.evaluations, self.forward_tokens, self.tokens_needed, self.search_seconds)
+        tokens = self.forward_tokens, self.tokens_needed
+        return Cost(self.evaluations, *tokens, self.search_seconds, self.requests, self.dollars)
 
     @property
     def failed(self) -> int:

@@ -20,6 +20,7 @@ from gfo.core.protocols import Cost, Evaluator, metrics_of
 from gfo.core.recording import options_of, plain
 from gfo.report.scores import SplitScores, recorded_scores, scores_record
 from gfo.report.tables import Table, Tabled, scores_table
+from gfo.run.budget import described
 from gfo.run.environment import hardware, versions
 from gfo.run.files import FORMAT, point_checksum, write_json
 from gfo.run.history import History
@@ -277,8 +278,7 @@ class Result(Tabled):
         loss = "none was finite" if self.loss is None else f"{LOSS.show(self.loss)}, the lowest found"
         notes = [f"train loss: {loss}", *self._failures()]
         for name, cost in (("search", self.cost), ("scoring", self.scoring)):
-            tokens = f"{cost.forward_tokens:,} forward tokens, " if cost.forward_tokens else ""
-            notes.append(f"{name + ':':<12}{cost.candidates:,} evaluations, {tokens}{cost.seconds:,.0f} s")
+            notes.append(f"{name + ':':<12}{described(cost)}")
         if self.known:
             notes.append(f"known:      {self.known:,} candidates had been asked before, and cost nothing")
         if self.limited:

@@ -40,6 +40,8 @@ class CostRecord(BaseModel):
     forward_tokens: int = 0
     tokens_needed: int = 0
     seconds: float = 0.0
+    requests: int = 0
+    dollars: float = 0.0
 
 
 class MetricRecord(_Keys):

@@ -115,6 +115,8 @@ class Live:
             values=_plain_values(found.values) if found.values else None,
             violation=None if judged is None or judged.violation is None else plain_losses(judged.violation),
             hypervolume=None if judged is None else judged.hypervolume,
+            requests=run.cost.requests,
+            dollars=run.cost.dollars,
         )
         run.history.append(step)
         self._checkpoint.after(run, z)

@@ -17,8 +17,10 @@ from gfo.core.errors import GfoError
 from gfo.core.protocols import BoundTask, Optimizer, SearchSpace, Task
 from gfo.core.recording import description, options_of, plain
 from gfo.core.seeding import stream_seed
-from gfo.evaluation.local import LocalEvaluator
+from gfo.core.text_domain import TextSpace, attending
+from gfo.evaluation.choice import ModelEvaluator, evaluator_for
 from gfo.evaluation.racing import Racing
+from gfo.models.endpoint import Endpoint
 from gfo.models.frozen import FrozenModel
 from gfo.run.auto import AUTO, taken
 from gfo.run.budget import Budget
@@ -38,9 +40,9 @@ WHERE = ("key", "here", "split", "numbers", "whole", "stop_texts", "closing")
 
 @checked
 def tune(
-    model: FrozenModel,
+    model: FrozenModel | Endpoint,
     task: Task,
-    space: SearchSpace | str = AUTO,
+    space: SearchSpace | TextSpace | str = AUTO,
     *,
     optimizer: str | Optimizer | None = None,
     options: Mapping[str, Any] | None = None,
@@ -62,7 +64,7 @@ def tune(
     """Search the space for the change of the model that minimises the task's loss.
 
     Args:
-        model: a frozen model of `gfo.load_model`.
+        model: a frozen model of `gfo.load_model`, or a `gfo.Endpoint`.
         task: such as `gfo.Classification`.
         space: such as `gfo.SoftPrompt`; "auto" takes the recipe of `gfo.run.auto` for the budget.
         optimizer, options: a name of `gfo.optimizers.names()` and its options, or an `Optimizer`; by default
@@ -83,23 +85,26 @@ def tune(
     Raises:
         GfoError: for bad input.
     """
+    budget.check_server(model)
     out = None if out is None else RunFolder.of(out, resume=resume)
     given: dict[str, Any] = {"model": model, "task": task, "budget": budget, "seed": seed, "out": out}
     method = taken(space, optimizer, options, objectives=objectives, tell=progress, **given)
     space, optimizer, options = method.space, method.optimizer, method.options
     wanted = (*(objectives or getattr(optimizer, "objectives", ())), *(limits or {}))
-    evaluator = LocalEvaluator(model, task, space, memory=memory, racing=racing, values=wanted)
+    evaluator = evaluator_for(model, task, space, memory=memory, racing=racing, values=wanted)
     facts = {"seed": seed, **_facts(evaluator, task, optimizer, options), **method.facts, **(record or {})}
     start = _start(warm_start, facts, out, optimizer)
-    optimizer = _made(optimizer, space.domain, stream_seed(seed, "optimizer"), options or {}, start)
-    watching = [*callbacks, PeakMemory(facts, model.device), *([ProgressBar()] if progress else [])]
+    made = _made(optimizer, space.domain, stream_seed(seed, "optimizer"), options or {}, start)
+    peak = PeakMemory(facts, getattr(model, "device", None))
+    watching = [*callbacks, peak, *([ProgressBar()] if progress else [])]
+    every = dev_every if "dev" in evaluator.task.splits else None
     kept: dict[str, Any] = {"out": out, "resume": resume, "record": facts, "limits": limits}
-    kept |= {"dev_every": dev_every if "dev" in evaluator.task.splits else None, "selection": selection}
-    return minimize(optimizer, evaluator, budget=budget, callbacks=watching, **kept)
+    kept |= {"callbacks": watching, "dev_every": every, "selection": selection}
+    return minimize(attending(made, evaluator), evaluator, budget=budget, **kept)
 
 
 def _facts(
-    evaluator: LocalEvaluator, task: Task, optimizer: str | Optimizer, options: Mapping[str, Any] | None
+    evaluator: ModelEvaluator, task: Task, optimizer: str | Optimizer, options: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """What is run, as plain values."""
     name, given = type(optimizer).__name__, options_of(optimizer)
@@ -107,7 +112,8 @@ def _facts(
         name, given = optimizer, plain(options or {})
     facts = {"model": plain(evaluator.model), "optimizer": name, "d": evaluator.space.domain.d}
     facts |= {"options": given, "space": description(evaluator.space), "task": description(task)}
-    raced = {} if evaluator.racing is None else {"racing": asdict(evaluator.racing)}
+    racing = getattr(evaluator, "racing", None)
+    raced = {} if racing is None else {"racing": asdict(racing)}
     return facts | {"data": fingerprints(evaluator.task), **raced}
 
 

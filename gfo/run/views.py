@@ -47,8 +47,8 @@ def answers_of(judge: Evaluator, z: Array, split: str) -> dict[str, list[str]]:
     points = np.stack([np.zeros_like(z), z])
     found = dict(zip(("before", "after"), evaluator.answers(points, task.all_rows(split)), strict=True))
     for when, tokens in found.items():
-        if tokens is None:
-            raise GfoError(f"answers: the point {when} the search failed; its logits are not finite")
+        if tokens is None or any(row is None for row in tokens):
+            raise GfoError(f"answers: the point {when} the search failed, or a row of it")
     return {when: task.answer_texts(tokens) for when, tokens in found.items()}
 
 

@@ -16,11 +16,11 @@ from examples import (
     tokens_computed,
     whole_rows,
 )
+from gfo.baselines.unchanged import Unchanged
 from transformers import get_scheduler
 
 from gfo import Budget, DiscretePrompt, LocalEvaluator, Prefix, SoftPrompt, baselines
 from gfo.baselines.training import Recipe
-from gfo.baselines.unchanged import Unchanged
 from gfo.core.errors import GfoError
 from gfo.run.callbacks import Callback
 

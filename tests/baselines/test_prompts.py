@@ -20,8 +20,8 @@ from gfo import (
 )
 from gfo.baselines import make
 from gfo.baselines.prompts import Worded
-from gfo.baselines.unchanged import Unchanged
 from gfo.core.errors import GfoError
+from gfo.spaces.parts.unchanged import Unchanged
 
 SEPARATOR = ". "
 

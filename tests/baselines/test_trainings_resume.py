@@ -15,6 +15,7 @@ from gfo.run.callbacks import Callback
 from gfo.run.state import load_state
 
 OPTIONS = {
+    "eggroll": {"population": 2, "sigma": 0.02, "lr": 0.02},
     "full": {"lr": 1e-3, "dropout": 0.1},
     "gradient": {"lr": 0.3, "dropout": 0.1},
     "linear-head": {},

@@ -28,6 +28,7 @@ SETTINGS = [
     ("lora-here", 0),
     ("lora-read", 0),
     ("lora-upper", 0),
+    ("rank-1", 0),
     ("deep-prompt-upper", 8),
 ]
 ROWS = {
@@ -92,7 +93,9 @@ def test_command_writes_the_json(folder, tmp_path):
     assert [(row["workload"], row["prompt_tokens"]) for row in rows] == SETTINGS
     for row in rows:
         assert (row["candidates"], row["rows"], row["model"], row["dataset"]) == (2, 32, "tiny", "sst2")
-        peft = {"peft"} if row["workload"] in ("lora", "lora-upper") and find_spec("peft") else set()
+        peft = (
+            {"peft"} if row["workload"] in ("lora", "lora-upper", "rank-1") and find_spec("peft") else set()
+        )
         assert set(row["cpu_seconds"]) == set(row["wall_seconds"]) == ALL | peft
         assert all(len(rounds) == 3 for rounds in row["cpu_seconds"].values())
         assert min(row["speedup_serial"], row["speedup_stacked"], row["share_of_plain"]) > 0

@@ -156,6 +156,14 @@ BUILT = {
         {"tokens": 3, "candidates": [30, 31, 32]},
         lambda m, s: gfo.DiscretePrompt(m, 3, [30, 31, 32], seed=s),
     ),
+    "texts": (
+        {"start": ["Judge.", "Say it."], "length": 50},
+        lambda m, s: gfo.Texts(["Judge.", "Say it."], length=50),
+    ),
+    "words": (
+        {"words": ["Judge.", "Be fair."], "places": 3, "joint": " - "},
+        lambda m, s: gfo.Words(["Judge.", "Be fair."], 3, joint=" - "),
+    ),
     "structure": (
         {"attention": False, "layers": "upper", "closed": 1},
         lambda m, s: gfo.Structure(m, attention=False, layers="upper", closed=1),
@@ -188,6 +196,9 @@ def test_every_kind_of_space_is_built(tiny, tmp_path, kind):
     model, config = tiny("llama"), config_of(tmp_path, kind, keys)
     space, other, wanted = config.space.build(model, 5), config.space.build(model, 6), expected(model, 5)
     assert type(space) is type(wanted)
+    if kind in ("texts", "words"):
+        assert space.text(np.ones(space.domain.d)) == wanted.text(np.ones(space.domain.d)) != ""
+        return
     z = torch.ones(2, space.domain.d)
     tensors, others, right = (list(s.decode(z).tensors()) for s in (space, other, wanted))
     assert all(torch.equal(a, b) for a, b in zip(tensors, right, strict=True))
@@ -267,6 +278,8 @@ KEYS = {
     "discrete-prompt": {
         "tokens": 8, "candidates": None, "number": 500, "similar_to": None, "init": None
     },
+    "texts": {"length": 1000},
+    "words": {"places": 4, "joint": " ", "init": []},
     "structure": {"attention": True, "feedforward": True, "layers": None, "closed": None},
     "compression": {
         "levels": ("Q8_0", "Q5_0", "Q4_0"), "limit": None, "targets": None, "layers": None,

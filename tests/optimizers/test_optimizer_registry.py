@@ -18,7 +18,8 @@ DOMAIN = Domain.unbounded(4)
 
 
 def test_every_name_is_described_and_made():
-    assert {*optimizers.names(), "nevergrad:<name>", "optuna:<name>"} == set(optimizers.describe())
+    others = {"nevergrad:<name>", "optuna:<name>", *optimizers.WRITERS}
+    assert {*optimizers.names(), *others} == set(optimizers.describe())
     for name in optimizers.names():
         assert optimizers.make(name, domain=DOMAIN, seed=0).ask().shape[1] == 4
 

@@ -17,6 +17,7 @@ import numpy as np
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, check_name
 from gfo.core.files import absolute, whole_folder, write_whole
+from gfo.core.text_domain import TextSpace
 from gfo.report.export.candidate import Candidate, local
 from gfo.report.export.candidate import Exported as Exported
 from gfo.report.export.gguf import write_gguf
@@ -75,6 +76,8 @@ def prompt_text(evaluator: Any, z: Array) -> str:
     Raises:
         GfoError: if the space has no prompt.
     """
+    if isinstance(evaluator.space, TextSpace):
+        return evaluator.space.text(z)
     evaluator = local(evaluator)
     for space, part in _parts(evaluator.space, z):
         if hasattr(space, "text"):

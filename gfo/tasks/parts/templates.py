@@ -108,6 +108,18 @@ class Template:
             return Template.parse(self.messages_with(soft="", here=""))
         return Template(before=(*self.before, *self.after), after=(), place=None)
 
+    def with_field(self, name: str) -> Template:
+        """The template with the place of a field of that name where the soft prompt goes."""
+
+        def renamed(pieces: Sequence[Piece]) -> str:
+            return _text([p._replace(field=name) if p.field == SOFT else p for p in pieces], {})
+
+        if self.messages:
+            return Template.parse(
+                [{"role": r, "content": renamed(_parsed(text))} for r, text in self.messages]
+            )
+        return Template.parse(renamed([*self.before, Piece("", SOFT), *self.after]))
+
     def text(self, **places: str) -> str:
         """The template as text again, with texts put into some places, `soft` and `here` among them."""
         place = [Piece("", self.place)] if self.place else []

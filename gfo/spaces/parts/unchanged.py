@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gfo.core.delta import Delta
 from gfo.core.domain import Domain
-
-if TYPE_CHECKING:
-    from gfo.models.frozen import FrozenModel
 
 
 class Unchanged:
@@ -24,7 +21,7 @@ class Unchanged:
         model: a frozen model.
     """
 
-    def __init__(self, model: FrozenModel) -> None:
+    def __init__(self, model: Any) -> None:
         self.domain = Domain.unbounded(1)
         self._name, info = next(iter(model.linears.items()))
         self._ones = torch.ones(1, info.out_features, device=model.device)
