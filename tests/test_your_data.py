@@ -14,7 +14,7 @@ from gfo.run.stored import load_point
 
 PAGE = ROOT / "docs" / "your-data.md"
 MOST = 10  # commands
-WORDS = {"good": ("good", "great", "a joy"), "bad": ("bad", "terrible", "a waste")}
+WORDS = {"good": ("good", "great"), "bad": ("bad", "terrible")}
 
 
 def write_reviews(path):
@@ -23,8 +23,8 @@ def write_reviews(path):
         table = csv.writer(file)
         table.writerow(["text", "label"])
         things = ("food", "service", "movie", "writer", "time", "first minute", "last minute")
-        for thing, (label, words) in itertools.product(things, WORDS.items()):
-            table.writerows([f"the {thing} was {word}, I think", label] for word in words)
+        for start, thing, (label, words) in itertools.product(("the", "a", "one"), things, WORDS.items()):
+            table.writerows([f"{start} {thing} was {word}", label] for word in words)
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # of PEFT's, as it loads
