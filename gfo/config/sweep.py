@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gfo.config import Config, read_values
+from gfo.config import CONFIG, Config, load_config, read_values
 from gfo.config.grid import Planned, plan
+from gfo.config.recipes import settled
 from gfo.config.study import DONE, LEFT_OUT, RUNNING, Sweep, SweepRun
 from gfo.config.sweep_view import SweepView, view_of
 from gfo.config.workers import Here, Processes
@@ -134,7 +135,7 @@ class _Study:
         folder = self._folder / run.name
         if not (folder / RESULT).exists():
             return False
-        config = run.config.settled(folder)
+        config = settled(run.config, load_config(folder / CONFIG))
         if ended(folder, config.record(), scored=config.task.has_test) is None:
             return False
         self._put(run.name, **_ended_run(folder))
