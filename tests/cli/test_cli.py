@@ -249,7 +249,7 @@ def test_export_prints_how_to_load_it(work, gfo):
 
 
 def test_bad_exports(work, gfo):
-    bad(gfo("export", "nowhere"), "cannot read nowhere/best.safetensors")
+    bad(gfo("export", "nowhere"), "nowhere/result.json")
     assert (
         gfo("tune", "run.toml", "--out", "run", "--set", "space.kind=deep-prompt", "--set", "seed=3")[0] == 0
     )
