@@ -112,8 +112,7 @@ class SimulatedAnnealing(Championed, SteadyState):
         self.loss = np.full(self.population, np.inf)
         self.k, self.idle, self.record = 0, 0, np.inf
         self._again = 0  # how many rows of the step are chains asked again
-        self._checked = False
-        self._told, self._moved = 0, False  # since the temperature fell, of parts
+        self._checked, self._told, self._moved = False, 0, False  # the latter since T fell, of parts
 
     def plan(self, evaluations: int | None = None, *, batches_differ: bool = False) -> None:
         super().plan(evaluations, batches_differ=batches_differ)
