@@ -127,7 +127,8 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "scaling": (
             "spaces.scaling:Scaling",
-            "factors on keys, values and feed-forwards (method ia3), or on norms (norm)",
+            "factors on keys, values and feed-forwards (method ia3), or on norms (norm; `targets` names "
+            "some, the one behind the layers, too)",
         ),
         "soft-prompt": (
             "spaces.soft_prompt:SoftPrompt",
