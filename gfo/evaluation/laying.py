@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from gfo.core.protocols import Batch
@@ -38,10 +39,13 @@ def lay_out_batch(
         reuse: False to compute every sequence whole, the slow way.
         states: False to compute it whole where the model keeps states, which have no gradients.
     """
+    P = shape.P
+    if isinstance(batch, Seen):  # whose soft tokens stand in the rows
+        P, shape = 0, replace(shape, P=batch.soft)
     by_genes = _shares_by_genes(model, batch, shape) if shape.gates and reuse else False
     todo = plan(
         batch,
-        0 if isinstance(batch, Seen) else shape.P,
+        P,
         everywhere=shape.everywhere,
         begins=shape.begins,
         contexts=model.contexts and not by_genes,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -56,7 +55,7 @@ from gfo.evaluation.racing import Racing, check_racing, no_rows, of_rows
 from gfo.evaluation.reading import read_log_likelihoods, read_logits
 from gfo.evaluation.shape import Meter, Shape
 from gfo.evaluation.store import Store
-from gfo.evaluation.tower import Seen, Tower
+from gfo.evaluation.tower import Tower
 from gfo.models.checking import exact
 from gfo.models.frozen import FrozenModel
 
@@ -267,8 +266,7 @@ class LocalEvaluator:
         if isinstance(batch, Batches):
             return tuple(self._answers(delta, part, meter) for part in batch.parts)
         if self._tower is not None:
-            with self.model.lock:
-                delta, batch = self._tower.enter(delta, batch, meter, self.tokens_at_once)
+            delta, batch = self._tower.enter(delta, batch, meter, self.tokens_at_once)
         states = self.model.states and not torch.is_grad_enabled()
         while True:
             with self.model.lock:
@@ -296,8 +294,6 @@ class LocalEvaluator:
         if batch.endings:
             check_endings(batch, self.model, self._shape.P, "batch")
         shape = self._shape if self._reuse else self._shape.whole()
-        if isinstance(batch, Seen):
-            shape = replace(shape, P=batch.soft)
         if batch.decoding is not None:
             shape = shape_of(self.model, shape)
             states = states and begins_with_states(self.model)

@@ -133,7 +133,8 @@ class Tower:
         P = delta.prompt_tokens
         firsts = sorted({token for row in (*batch.before, *batch.after) for token in row if token >= FIRST})
         blocks = list(filter(None, map(self._images.block, firsts)))
-        features = [self._features(Delta(*own), block, meter, most) for block in blocks]
+        with self._model.lock:
+            features = [self._features(Delta(*own), block, meter, most) for block in blocks]
         features = features or [torch.zeros(delta.candidates, 1, self._model.hidden_size)]
         prompt = torch.cat(
             [*([delta.prompt] if P else []), *(f.to(delta_like(delta)) for f in features)], dim=1
