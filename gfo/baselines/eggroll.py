@@ -19,17 +19,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gfo.baselines.base import Trainer, fill, positive
+from gfo.baselines.base import Trained, Trainer, fill, positive
 from gfo.core.delta import Delta
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
-from gfo.core.protocols import Evaluation
+from gfo.core.protocols import Evaluation, Task
 from gfo.core.seeding import stream_seed
 from gfo.evaluation.local import LocalEvaluator
 from gfo.models.weights import is_transposed
@@ -38,7 +38,6 @@ from gfo.spaces.parts.targets import find_targets
 from gfo.spaces.scaling import norms_of
 
 if TYPE_CHECKING:
-    from gfo.baselines.weights import Weights
     from gfo.models.frozen import FrozenModel
 
 
@@ -60,18 +59,16 @@ class Places:
 
     def __init__(self, model: FrozenModel, targets: str | Sequence[str] | None, vectors: bool) -> None:
         module = model.module
-        uses = Counter(id(p) for _, p in module.named_parameters(remove_duplicate=False))
-        names = list(model.linears) if targets is None else find_targets(model, targets)
-        parts = {name: module.get_submodule(name) for name in names}
-        parts = {name: part for name, part in parts.items() if uses[id(part.weight)] == 1}  # not tied ones
+        parts = {name: module.get_submodule(name) for name in _untied(model, targets)}
         self.transposed = {name: is_transposed(part) for name, part in parts.items()}
         self.matrices: dict[str, Any] = {name: part.weight for name, part in parts.items()}
-        biases = {name: getattr(part, "bias", None) for name, part in parts.items()}
-        self.biases: dict[str, Any] = {n: b for n, b in biases.items() if vectors and b is not None}
-        norms: dict[str, Any] = {name: module.get_submodule(name) for name, *_ in norms_of(model)}
-        known = {name: _offset_of(part) for name, part in norms.items() if vectors}
-        self.offsets = {name: offset for name, offset in known.items() if offset is not None}
-        self.gains = {name: _of_norm(norms[name]) for name in self.offsets}
+        self.biases: dict[str, Any] = {}
+        self.gains: dict[str, list[Any]] = {}
+        self.offsets: dict[str, float] = {}
+        if vectors:
+            self.biases = {name: part.bias for name, part in parts.items() if _has_bias(part)}
+            self.offsets = _offsets(model)
+            self.gains = {name: _of_norm(module.get_submodule(name)) for name in self.offsets}
         of_norms = (parameter for several in self.gains.values() for parameter in several)
         self.parameters: list[nn.Parameter] = [*self.matrices.values(), *self.biases.values(), *of_norms]
         self.first_layer = min(model.layer_of(name) or 0 for name in (*self.matrices, *self.gains))
@@ -122,6 +119,27 @@ class Population:
         return Delta(lora=lora, bias=bias, scale=gain, first_layer=self._places.first_layer)
 
 
+class Replayable(Trained, Protocol):
+    """What the strategy trains: weights that can begin again; see `gfo.baselines.weights.Weights`.
+
+    Attributes:
+        model: computes with the parameters.
+        task: gives the rows.
+        memory: bytes that a forward pass may take.
+        kept: after which update the parameters were that were kept last.
+    """
+
+    model: FrozenModel
+    task: Task
+    memory: int | None
+
+    @property
+    def kept(self) -> int: ...
+
+    def begin_again(self) -> None:
+        """Be as at the start."""
+
+
 class Eggroll(Trainer):
     """The strategy on a model's weights.
 
@@ -141,7 +159,7 @@ class Eggroll(Trainer):
 
     def __init__(
         self,
-        trained: Weights,
+        trained: Replayable,
         places: Places,
         *,
         population: int,
@@ -158,6 +176,7 @@ class Eggroll(Trainer):
         if not (decay >= 0 and lr * decay < 1):
             raise GfoError(f"baseline: decay = {decay} must be 0 or more, and less than 1 / lr")
         super().__init__(trained, losses=population)
+        self._weights = trained
         self._places, self._lr, self._decay = places, positive("lr", lr), decay
         self._theta = [p.detach().float().clone() for p in trained.parameters]
         self._start = [theta.clone() for theta in self._theta] if decay else []
@@ -224,12 +243,12 @@ class Eggroll(Trainer):
         return {
             "steps": np.array(steps, dtype=np.int64),
             "losses": np.array(losses).reshape(len(steps), self._losses),
-            "kept": self.weights.kept,
+            "kept": self._weights.kept,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Be where `state_dict` was called: the updates are made again from the start."""
-        self.weights.begin_again()
+        self._weights.begin_again()
         self._told = []
         fill(self._theta, (p.detach().float() for p in self.trained.parameters))
         for step, loss in zip(state["steps"].tolist(), state["losses"], strict=True):
@@ -239,10 +258,22 @@ class Eggroll(Trainer):
             if len(self._told) == state["kept"]:
                 self.trained.keep()
 
-    @property
-    def weights(self) -> Weights:
-        """What is trained."""
-        return self.trained  # type: ignore[return-value]
+
+def _untied(model: FrozenModel, targets: str | Sequence[str] | None) -> list[str]:
+    """The linear modules asked for, but those whose weight another module uses, too."""
+    names = list(model.linears) if targets is None else find_targets(model, targets)
+    uses = Counter(id(p) for _, p in model.module.named_parameters(remove_duplicate=False))
+    return [name for name in names if uses[id(model.module.get_submodule(name).weight)] == 1]
+
+
+def _has_bias(part: Any) -> bool:
+    return getattr(part, "bias", None) is not None
+
+
+def _offsets(model: FrozenModel) -> dict[str, float]:
+    """Name -> what a norm adds to its gain, of those whose gain is a plain weight."""
+    known = {name: _offset_of(model.module.get_submodule(name)) for name, *_ in norms_of(model)}
+    return {name: offset for name, offset in known.items() if offset is not None}
 
 
 def _of_norm(part: Any) -> list[nn.Parameter]:
