@@ -87,14 +87,7 @@ class Generation:
         samples: int = 1,
         **rows: Unpack[RowOptions],
     ) -> None:
-        if max_tokens < 1:
-            raise GfoError(f"max_tokens = {max_tokens} must be at least 1")
-        if not 0 <= temperature < math.inf:
-            raise GfoError(f"temperature = {temperature} must be 0 or more")
-        if samples < 1 or (samples > 1 and temperature == 0):
-            raise GfoError(
-                f"samples = {samples} must be 1, or more at a temperature above 0: at 0 all are the same"
-            )
+        _check_numbers(max_tokens, temperature, samples)
         self.stop = _texts(stop)
         if "" in self.stop:
             raise GfoError(f"stop = {list(self.stop)}: '' stands everywhere; give texts, or none")
@@ -282,6 +275,18 @@ class BoundGeneration(BoundRows):
         if not self._warned:
             self._warned = True
             warnings.warn(text, GfoWarning, stacklevel=2)
+
+
+def _check_numbers(max_tokens: int, temperature: float, samples: int) -> None:
+    """Raise GfoError for a number out of range."""
+    if max_tokens < 1:
+        raise GfoError(f"max_tokens = {max_tokens} must be at least 1")
+    if not 0 <= temperature < math.inf:
+        raise GfoError(f"temperature = {temperature} must be 0 or more")
+    if samples < 1 or (samples > 1 and temperature == 0):
+        raise GfoError(
+            f"samples = {samples} must be 1, or more at a temperature above 0: at 0 all are the same"
+        )
 
 
 def _texts(given: str | Sequence[str]) -> tuple[str, ...]:
