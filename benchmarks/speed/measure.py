@@ -128,9 +128,7 @@ def measure(
     from benchmarks.speed.rivals import usual_rivals
 
     evaluator = make_evaluator(it)
-    if rivals is None:
-        usual = usual_rivals(it, evaluator)
-        rivals = {name: rival for name, rival in usual.items() if name in ("gfo", *(names or usual))}
+    rivals = rivals or usual_rivals(it, evaluator, names)
     seconds, worst, order = Seconds(it.model.device), 0.0, list(rivals)
     most = LARGEST_DIFFERENCE if is_float32(it.model) else 1e30
     losses: dict[str, Array] = {}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import Any
@@ -34,8 +34,8 @@ from gfo.models.structure import hooked
 Rival = Callable[[], Array | None]  # the candidates' losses [K], or None if it has no candidates
 
 
-def usual_rivals(it: Setting, evaluator: LocalEvaluator) -> dict[str, Rival]:
-    """The rivals by name; `evaluator` keeps what it computes once from call to call."""
+def usual_rivals(it: Setting, evaluator: LocalEvaluator, names: Collection[str] = ()) -> dict[str, Rival]:
+    """gfo and the rivals of these names, or all that fit; `evaluator` keeps what it computes once."""
     rows = WholeRows(it)
     serial = Serial(it, rows)
     rivals: dict[str, Rival] = {
@@ -46,7 +46,7 @@ def usual_rivals(it: Setting, evaluator: LocalEvaluator) -> dict[str, Rival]:
     }
     if it.delta().lora and it.delta().begins is None and find_spec("peft"):
         rivals["peft"] = Peft(it, rows).losses
-    return rivals
+    return {name: rival for name, rival in rivals.items() if name in ("gfo", *(names or rivals))}
 
 
 class WholeRows:

@@ -127,7 +127,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "scaling": (
             "spaces.scaling:Scaling",
-            "factors on keys, values and feed-forwards (method ia3), or on norms (norm), which targets may name",
+            "factors on keys, values and feed-forwards (method ia3), or on norms (norm), all or some",
         ),
         "soft-prompt": (
             "spaces.soft_prompt:SoftPrompt",

@@ -131,7 +131,7 @@ def test_losses_replay_the_centre_to_the_bit(tiny, dtype):
         again.load_state_dict(state)
         assert all(map(torch.equal, again._theta, method._theta))
         assert all(map(torch.equal, again.trained.parameters, method.trained.parameters))
-        assert all(map(torch.equal, again.weights._kept[2], method.weights._kept[2]))
+        assert all(map(torch.equal, again.trained._kept[2], method.trained._kept[2]))
         assert np.array_equal(again.recommend(), method.recommend())
     state["losses"] = state["losses"] * [[1], [1], [1], [-1]]
     again.load_state_dict(state)
