@@ -94,10 +94,14 @@ def tune(
     made = _made(optimizer, space.domain, stream_seed(seed, "optimizer"), options or {}, start)
     peak = PeakMemory(facts, getattr(model, "device", None))
     watching = [*callbacks, peak, *([ProgressBar()] if progress else [])]
-    every = dev_every if "dev" in evaluator.task.splits else None
     kept: dict[str, Any] = {"out": out, "resume": resume, "record": facts, "limits": limits}
-    kept |= {"callbacks": watching, "dev_every": every, "selection": selection}
+    kept |= {"callbacks": watching, "dev_every": _every(evaluator, dev_every), "selection": selection}
     return minimize(attending(made, evaluator), evaluator, budget=budget, **kept)
+
+
+def _every(evaluator: ModelEvaluator, steps: int) -> int | None:
+    """The steps between scores on dev rows; None without such rows."""
+    return steps if "dev" in evaluator.task.splits else None
 
 
 def _facts(
