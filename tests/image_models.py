@@ -162,8 +162,8 @@ class WithoutVideos:
 
     unused = ("rows", "cols", "num_patches")
 
-    def __init__(self, image_processor, tokenizer, *, replace, nested=False, image_id=None, **tokens):
-        self.image_processor, self.tokenizer, self.image_id = image_processor, tokenizer, image_id
+    def __init__(self, image_processor, tokenizer, *, replace, nested=False, kinds=None, **tokens):
+        self.image_processor, self.tokenizer, self.kinds = image_processor, tokenizer, kinds
         self.replace, self.nested = replace, nested
         vars(self).update(tokens)
 
@@ -175,8 +175,85 @@ class WithoutVideos:
         parts = [text.split(self.image_token) for text in text]
         filled = ["".join(p if not i else next(signs) + p for i, p in enumerate(some)) for some in parts]
         ids = self.tokenizer(filled, return_tensors=return_tensors, add_special_tokens=add_special_tokens)
-        kinds = {"mm_token_type_ids": (ids["input_ids"] == self.image_id).long()} if self.image_id else {}
-        return {**ids, **kinds, **{name: value for name, value in inputs.items() if name not in self.unused}}
+        if self.kinds:  # the name, and the token whose kind is 1
+            ids[self.kinds[0]] = (ids["input_ids"] == self.kinds[1]).long()
+        return {**ids, **{name: value for name, value in inputs.items() if name not in self.unused}}
+
+
+def _qwen(tokenizer, family, image, **tower):
+    """Qwen's with positions of three axes; templates write the signs around an image."""
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
+    config = {
+        "text_config": {"model_type": f"{family}_text", **TEXT, "head_dim": 8, "rope_parameters": rope},
+        "vision_config": {"depth": 2, "num_heads": 2, "patch_size": 7, **tower},
+        "image_token_id": tokenizer.convert_tokens_to_ids("<image>"),
+        "vision_start_token_id": tokenizer.convert_tokens_to_ids("<img>"),
+        "vision_end_token_id": tokenizer.convert_tokens_to_ids("</img>"),
+    }
+
+    def sign(self, inputs, i):
+        return "<image>" * int(inputs["image_grid_thw"][i].prod() // 4)
+
+    kinds = "mm_token_type_ids", config["image_token_id"]
+    return (
+        config,
+        "<image>",
+        {"image_token": "<image>", "replace": sign, "kinds": kinds},
+        WithoutVideos,
+        image,
+    )
+
+
+def _qwen_image():
+    return transformers.Qwen2VLImageProcessorPil(
+        size={"shortest_edge": SIDE**2, "longest_edge": 4 * SIDE**2}, patch_size=7
+    )
+
+
+def _qwen2_vl(tokenizer):
+    return _qwen(tokenizer, "qwen2_vl", _qwen_image(), embed_dim=24, hidden_size=32)
+
+
+def _qwen2_5_vl(tokenizer):
+    sizes = {"hidden_size": 24, "intermediate_size": 40, "out_hidden_size": 32, "fullatt_block_indexes": [1]}
+    return _qwen(tokenizer, "qwen2_5_vl", _qwen_image(), window_size=28, **sizes)
+
+
+def _qwen3_vl(tokenizer):
+    sizes = {"hidden_size": 24, "intermediate_size": 40, "out_hidden_size": 32}
+    more = {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 16}
+    return _qwen(tokenizer, "qwen3_vl", _qwen_image(), **sizes, **more)
+
+
+def _siglip(tokenizer, text, sign, kind, **more):
+    """Kin of Gemma: a SigLIP tower, whose tokens see each other in the text model."""
+    place = tokenizer.convert_tokens_to_ids("<image>")
+    config = {
+        "text_config": {"model_type": text, **TEXT, "head_dim": 8},
+        "vision_config": {"model_type": "siglip_vision_model", **TOWER, "vision_use_head": False},
+        "image_token_index": place,
+        **more,
+    }
+    kinds = "token_type_ids", place if kind else -1
+    tokens = {"image_token": sign, "kinds": kinds}
+    return config, sign, tokens, WithoutVideos, transformers.SiglipImageProcessorPil(size=SIZE)
+
+
+def _gemma3(tokenizer):
+    parts = _siglip(tokenizer, "gemma3_text", "<img>", True, mm_tokens_per_image=4)
+    parts[0]["text_config"] |= {
+        "sliding_window": 6,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    }
+    parts[0]["text_config"] |= {"num_hidden_layers": 4}
+    parts[2]["replace"] = lambda self, inputs, i: "\n\n<img>" + "<image>" * 4 + "</img>\n\n"
+    return parts
+
+
+def _paligemma(tokenizer):
+    parts = _siglip(tokenizer, "gemma", "<image>", False, projection_dim=32)
+    parts[2]["replace"] = lambda self, inputs, i: "<image>" * 16
+    return parts
 
 
 # family -> what it is made of
@@ -189,51 +266,27 @@ FAMILIES = {
     "smolvlm": _smolvlm,
     "internvl": _internvl,
     "mistral3": _mistral3,
+    "gemma3": _gemma3,
+    "paligemma": _paligemma,
+    "qwen2_vl": _qwen2_vl,
+    "qwen2_5_vl": _qwen2_5_vl,
+    "qwen3_vl": _qwen3_vl,
 }
 
 
-def _qwen2_vl(tokenizer):
-    image = transformers.Qwen2VLImageProcessorPil(
-        size={"shortest_edge": SIDE**2, "longest_edge": 4 * SIDE**2}, patch_size=7
-    )
-    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
-    config = {
-        "text_config": {"model_type": "qwen2_vl_text", **TEXT, "rope_parameters": rope},
-        "vision_config": {"depth": 2, "embed_dim": 24, "num_heads": 2, "hidden_size": 32, "patch_size": 7},
-        "image_token_id": tokenizer.convert_tokens_to_ids("<image>"),
-        "vision_start_token_id": tokenizer.convert_tokens_to_ids("<img>"),
-    }
-
-    def sign(self, inputs, i):
-        return "<image>" * int(inputs["image_grid_thw"][i].prod() // 4)
-
-    tokens = {"image_token": "<image>", "replace": sign, "image_id": config["image_token_id"]}
-    return config, "<image>", tokens, WithoutVideos, image
+def _qwen3_5(tokenizer):
+    parts = _qwen3_vl(tokenizer)
+    kinds = ["linear_attention", "full_attention"]
+    heads = {"linear_num_key_heads": 2, "linear_num_value_heads": 2}
+    sizes = {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+    text = {"model_type": "qwen3_5_text", "layer_types": kinds, "num_hidden_layers": 2, **heads, **sizes}
+    parts[0]["text_config"] |= text
+    del parts[0]["vision_config"]["deepstack_visual_indexes"]
+    return parts
 
 
-def _siglip(tokenizer, text, **more):
-    """Kin of Gemma: a SigLIP tower, whose tokens see each other in the text model."""
-    config = {
-        "text_config": {"model_type": text, **TEXT, "head_dim": 8},
-        "vision_config": {"model_type": "siglip_vision_model", **TOWER, "vision_use_head": False},
-        **more,
-    }
-    tokens = {"image_token": "<image>", "replace": lambda self, inputs, i: "<image>" * 16}
-    return config, "<image>", tokens, WithoutVideos, transformers.SiglipImageProcessorPil(size=SIZE)
-
-
-def _gemma3(tokenizer):
-    token = tokenizer.convert_tokens_to_ids("<image>")
-    return _siglip(tokenizer, "gemma3_text", mm_tokens_per_image=16, image_token_index=token)
-
-
-def _paligemma(tokenizer):
-    token = tokenizer.convert_tokens_to_ids("<image>")
-    return _siglip(tokenizer, "gemma", image_token_index=token, projection_dim=32)
-
-
-# families that hand their text model more than embeddings
-OTHERS = {"qwen2_vl": _qwen2_vl, "gemma3": _gemma3, "paligemma": _paligemma}
+OTHERS = {"qwen3_5": _qwen3_5}  # families whose text model takes images otherwise, in rows that run whole
+AROUND = dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ("<img>", "</img>"))
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import shared
 from benchmarks.shared import FEWEST_ROUNDS, check_at_least_one, chosen, say
 from benchmarks.speed.data import DATA_SETS, check_data
-from benchmarks.speed.measure import measure
+from benchmarks.speed.measure import RIVALS, measure
 from benchmarks.speed.models import add_model_options, check_model_options, make_model
 from benchmarks.speed.workloads import WORKLOADS, setting
 from gfo.core.errors import GfoError
@@ -72,6 +72,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     add("--dataset", action="append", help=f"{', '.join(DATA_SETS)}; may be repeated; default: sst2")
     add("--data", type=Path, help="folder of the data sets; default: random tokens of their lengths")
     add("--text-length", type=int, help="random tokens, this many a text, instead of a data set's lengths")
+    add("--rival", action="append", help=f"{', '.join(RIVALS)}; may be repeated; default: all that fit")
     add("--candidates", type=int, default=10, help="K, the population (default %(default)s)")
     add("--repeats", type=int, default=FEWEST_ROUNDS, help="rounds (default %(default)s)")
     add("--json", type=Path, help="write the results to this file")
@@ -79,6 +80,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     add_model_options(add)
     options = parser.parse_args(arguments)
     options.workload = chosen("--workload", options.workload, WORKLOADS)
+    options.rival = chosen("--rival", options.rival, RIVALS)
     options.dataset = chosen("--dataset", options.dataset or ["sst2"], DATA_SETS)
     check_at_least_one(options, ["candidates", "repeats", "chunk_tokens", "text_length"])
     check_model_options(options)
@@ -111,7 +113,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 text_length=options.text_length,
                 seed=options.seed,
             )
-            entries.append(measure(it, options.repeats, say=say))
+            entries.append(measure(it, options.repeats, options.rival, say=say))
     if not find_spec("peft"):
         say("peft is not installed: the rival of the LoRA workloads was left out")
     return {"workloads": entries, "seed": options.seed, **shared.source()}

@@ -123,7 +123,7 @@ def _measured(it: Setting, tiles: int, repeats: int) -> dict[str, Any]:
         return evaluator(it.z, 0).loss
 
     rivals: dict[str, Rival] = {"gfo": step, "plain": Plain(it).run, "cached": Cached(it).run}
-    found = measure(it, repeats, rivals, say=say)
+    found = measure(it, repeats, rivals=rivals, say=say)
     seconds = {name: median(rounds) for name, rounds in found["cpu_seconds"].items()}
     cost = evaluator(it.z, 0).cost
     own: dict[str, float] = {"forward_tokens": cost.forward_tokens, "tokens_needed": cost.tokens_needed}

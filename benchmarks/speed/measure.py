@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LARGEST_DIFFERENCE = 1e-4  # of two ways to a float32 loss
 SQUARE = {"cpu": 1024, "cuda": 8192}  # sides of the matrices that the matrix rate is measured with
+RIVALS = ("serial", "stacked", "plain", "peft")
 WARMED_UP = ("gfo", "plain")  # on a CPU; the others do nothing for the first time alone
 PRODUCTS = 10  # of which the fastest counts
 
@@ -103,8 +104,9 @@ def largest_difference(losses: Mapping[str, Array], name: str, most: float = LAR
 def measure(
     it: Setting,
     repeats: int,
-    rivals: Mapping[str, Rival] | None = None,
+    names: Collection[str] = (),
     *,
+    rivals: Mapping[str, Rival] | None = None,
     say: Any = lambda line: None,
 ) -> dict[str, Any]:
     """Run all rivals in turn, `repeats` times, each time in another order.
@@ -114,6 +116,7 @@ def measure(
     Args:
         it: model, rows and candidates.
         repeats: rounds.
+        names: of the usual rivals that run beside gfo; all that fit for none.
         rivals: by name, instead of the usual ones.
         say: told each rival's seconds.
 
@@ -126,7 +129,9 @@ def measure(
     from benchmarks.speed.rivals import usual_rivals
 
     evaluator = make_evaluator(it)
-    rivals = rivals or usual_rivals(it, evaluator)
+    if rivals is None:
+        usual = usual_rivals(it, evaluator)
+        rivals = {name: rival for name, rival in usual.items() if name in ("gfo", *(names or usual))}
     seconds, worst, order = Seconds(it.model.device), 0.0, list(rivals)
     most = LARGEST_DIFFERENCE if is_float32(it.model) else 1e30
     losses: dict[str, Array] = {}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DIM = 200  # search dimensions, or as many as a small model has
 LORA_RANK = 4
+PAIRS, SIGMA = 16, 0.01  # of the strategy on all matrices
 TEXT_FIRST = "{head}{text}\n{soft}{tail}"
 PROMPT_FIRST = "{soft}{head}{text}\n{tail}"
 NO_PROMPT = "{head}{text}\n{tail}"
@@ -37,12 +38,14 @@ class Workload:
         order: of the template's parts.
         prompt_tokens: P; 0 without a soft prompt.
         space: the search space for a model, P and a seed.
+        numbered: whether points are the candidates' numbers, whose changes the space has drawn.
     """
 
     name: str
     order: str
     prompt_tokens: int
     space: Callable[[Decoder, int, int], SearchSpace]
+    numbered: bool = False
 
     def template(self, data: DataSet) -> str:
         """The template in a data set's words."""
@@ -64,6 +67,13 @@ def _deep_prompt(model: Decoder, P: int, seed: int) -> SearchSpace:
     return DeepPrompt(model, P, min(DIM, P * model.hidden_size), layers="upper", seed=seed)
 
 
+def _rank_one(model: Decoder, P: int, seed: int) -> SearchSpace:
+    from gfo.baselines.eggroll import Places, Population
+
+    places = Places(model, None, vectors=False)
+    return Population(places, model.device, pairs=PAIRS, rank=1, sigma=SIGMA, seed=seed)
+
+
 WORKLOADS = {
     "text-first": (Workload("text-first", TEXT_FIRST, 8, _prompt),),
     "prompt-first": tuple(Workload("prompt-first", PROMPT_FIRST, P, _prompt) for P in (8, 50)),
@@ -71,6 +81,7 @@ WORKLOADS = {
     "lora-here": (Workload("lora-here", HERE, 0, _lora(begins="{here}")),),
     "lora-read": (Workload("lora-read", NO_PROMPT, 0, _lora(begins="read")),),
     "lora-upper": (Workload("lora-upper", NO_PROMPT, 0, _lora("upper")),),
+    "rank-1": (Workload("rank-1", NO_PROMPT, 0, _rank_one, numbered=True),),
     "deep-prompt-upper": (Workload("deep-prompt-upper", TEXT_FIRST, 8, _deep_prompt),),
 }
 
@@ -168,4 +179,6 @@ def setting(
         )
     space = workload.space(model, workload.prompt_tokens, seed)
     z = stream(seed, "speed candidates").standard_normal((candidates, space.domain.d))
+    if workload.numbered:
+        z = np.arange(float(candidates))[:, None]
     return Setting(workload, data, name, model, task, task.bind(model), space, z, chunk_tokens)

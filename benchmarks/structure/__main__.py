@@ -1,10 +1,11 @@
 """Structure search on WikiText-2: who finds the best sub-blocks to close, and what 32 candidates cost.
 
-    python -m benchmarks.structure --data DIR --json structure.json
+    python -m benchmarks.structure --data DIR --json structure.json --figure structure.png
     python -m benchmarks.structure --data DIR --cost --json cost.json
 
 DIR holds wikitext2/validation.jsonl (searched on) and wikitext2/test.jsonl. Runs that the file has are not
-run again. All methods of a seed and a number of closed sub-blocks may spend what greedy search does.
+run again: --closed, --seed and --method cut all into pieces, which may share a file one after the other. All
+methods of a seed and a number of closed sub-blocks may spend what greedy search does.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--figure", type=Path, help="where the runs are drawn")
     parser.add_argument("--cost", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--switches", type=int, default=3)
@@ -41,6 +43,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options.method = shared.chosen("--method", options.method, METHODS)
     shared.check_at_least_one(options, ("rounds", "switches", "closed", "windows", "tokens"))
     shared.check_output("--json", options.json)
+    shared.check_output("--figure", options.figure)
     return options
 
 
@@ -73,8 +76,11 @@ def search(model: FrozenModel, options: argparse.Namespace) -> None:
     for closed in options.closed:
         for seed in options.seed:
             _search_one(model, options, closed, seed, done)
-            shared.write_json(options.json, {"runs": list(done.values()), **shared.source()})
     _table(done)
+    if options.figure is not None:
+        from benchmarks.structure.figures import draw
+
+        draw(list(done.values()), options.figure)
 
 
 def _search_one(
@@ -95,6 +101,7 @@ def _search_one(
             done[key] = {"closed": closed, "seed": seed, "method": method, "forward_tokens": spent}
             done[key] |= {"z": "".join(str(int(gene)) for gene in z), **scores}
             shared.say(f"{closed} closed, seed {seed}, {method}: {scores}, {spent:,} tokens")
+            shared.write_json(options.json, {"runs": list(done.values()), **shared.source()})
         if tokens is None:
             tokens = done[key]["forward_tokens"]
 

@@ -76,7 +76,7 @@ class Weights:
                 "Distillation with a teacher"
             )
         self.parameters = list(parameters)
-        self.model = model
+        self.model, self.task, self.memory = model, setting.task, setting.memory
         self.evaluator = LocalEvaluator(model, setting.task, Unchanged(model), memory=setting.memory)
         self.splits = self.evaluator.task.splits
         self.domain = Domain.unbounded(1)
@@ -121,6 +121,16 @@ class Weights:
         """Copy the parameters, in place of those kept before."""
         if self._updates not in self._kept:
             self._kept = {0: self._kept[0], self._updates: _copies(self.parameters)}
+
+    @property
+    def kept(self) -> int:
+        """After which update the parameters were that were kept last; 0 for the start."""
+        return max(self._kept)
+
+    def begin_again(self) -> None:
+        """Be as at the start."""
+        self._updates, self._kept = 0, {0: self._kept[0]}
+        fill(self.parameters, self._kept[0])
 
     def score(self, z: Array, split: str) -> Scores:
         """Metrics of z [K, 1] on a split, each with its weights."""
@@ -259,6 +269,13 @@ def mezo_lora(
 
 
 def _all_weights(setting: Setting, dtype: torch.dtype, dropout: float | None) -> Weights:
+    model = copied(setting, dtype, dropout)
+    start = list(setting.model.module.parameters())
+    return Weights(setting, model, list(model.module.parameters()), start)
+
+
+def copied(setting: Setting, dtype: torch.dtype, dropout: float | None) -> FrozenModel:
+    """A copy of the model, whose weights are to change."""
     if quantized := list(quantized_linears(setting.model.module)):
         raise GfoError(
             f"baseline: all weights are trained, and those of '{quantized[0]}' are quantized; take 'lora', "
@@ -273,8 +290,7 @@ def _all_weights(setting: Setting, dtype: torch.dtype, dropout: float | None) ->
     module = copy.deepcopy(setting.model.module).to(dtype)
     if dropout is not None:
         set_dropout(module, dropout)
-    model = setting.model.like(module)
-    return Weights(setting, model, list(module.parameters()), list(setting.model.module.parameters()))
+    return setting.model.like(module)
 
 
 def set_dropout(module: nn.Module, share: float) -> None:

@@ -2,40 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
-import tomllib
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
+from gfo.config.explaining import one_line
+from gfo.config.files import known_keys, nested_values, override_value
+from gfo.config.logs import callbacks, check_logs
 from gfo.config.parts import (
     OF_A_MACHINE,
     AnyModelConfig,
     BaselineConfig,
     BudgetConfig,
     EndpointConfig,
+    EvaluatorConfig,
     ModelConfig,
     OptimizerConfig,
     RacingConfig,
     SelectionConfig,
     StopConfig,
 )
-from gfo.config.sections import SAID, UNKNOWN_KEY, Section
+from gfo.config.recipes import concrete, settled
+from gfo.config.sections import SAID, Section
 from gfo.config.spaces import SpaceConfig
 from gfo.config.tasks import TaskConfig
-from gfo.core.errors import GfoError, GfoWarning, unknown_name
+from gfo.core.errors import GfoError
 from gfo.core.files import absolute
-from gfo.core.reading import parse_json, parse_toml, read_text
 from gfo.core.seeding import stream_seed
-from gfo.run.files import CHECKSUM, check_unchanged
+from gfo.run.auto import AUTO
+from gfo.run.budget import Budget
+from gfo.run.files import CHECKSUM
 from gfo.run.stored import CONFIG as CONFIG
-from gfo.tasks.parts.datasets import DATA
+from gfo.tasks.parts.sources import DATA
 
 if TYPE_CHECKING:
+    from gfo.core.domain import Domain
     from gfo.core.protocols import Evaluator, SearchSpace, Task
+    from gfo.evaluation.workers import Workers
     from gfo.run.callbacks import Callback
     from gfo.run.result import Result
 
@@ -67,6 +77,26 @@ class Config(Section):
     selection: SelectionConfig = Field(default_factory=SelectionConfig)
     stop: StopConfig = Field(default_factory=StopConfig)
     racing: RacingConfig | None = None
+    evaluator: EvaluatorConfig | None = None
+    log: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @field_validator("log")
+    @classmethod
+    def _known_logs(cls, log: dict[str, Any]) -> dict[str, Any]:
+        try:
+            check_logs(log)
+        except GfoError as error:
+            raise PydanticCustomError(SAID, "{sentence}", {"sentence": str(error)}) from None
+        return log
+
+    @model_validator(mode="before")
+    @classmethod
+    def _auto(cls, values: Any) -> Any:
+        """A search without a space takes a recipe's; without an optimizer its optimizer, too."""
+        if not isinstance(values, dict) or "space" in values or values.get("baseline"):
+            return values
+        method = {} if values.get("objectives") else {"optimizer": {"name": AUTO}}
+        return {**method, **values, "space": {"kind": AUTO}}
 
     @model_validator(mode="after")
     def _suits_objectives(self) -> Config:
@@ -85,19 +115,31 @@ class Config(Section):
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
         test: bool = True,
+        load: Callable[[Any], Any] = methodcaller("load"),
     ) -> Result:
         """Tune, score on the test rows (unless interrupted), and keep everything in `out`.
 
         With `resume`, go on with the run that `out` holds, if it holds one. Relative paths are in the folder
-        that the process works in now; config.json has them whole.
+        that the process works in now; config.json has them whole. `load` gives the model.
         """
-        here = self.model_copy(update={"model": self.model.anchored(), "task": self.task.anchored()})
+        parts = ("model", "task", "space")
+        here = self.model_copy(update={name: getattr(self, name).anchored() for name in parts})
         if self.warm_start is not None:
             here.warm_start = str(absolute(self.warm_start))
         settings = {"callbacks": callbacks, "progress": progress}
-        return here._run(absolute(out), resume, settings, test=test)
+        if resume and os.path.exists(absolute(out) / CONFIG):
+            here = settled(here, load_config(absolute(out) / CONFIG))
+        return here._run(absolute(out), resume, settings, load, test=test)
 
-    def _run(self, out: Path, resume: bool, settings: dict[str, Any], *, test: bool) -> Result:
+    def _run(
+        self,
+        out: Path,
+        resume: bool,
+        settings: dict[str, Any],
+        load: Callable[[Any], Any],
+        *,
+        test: bool,
+    ) -> Result:
         """The same, with paths that mean the same everywhere."""
         from gfo.run.checkpoint import check_terms
         from gfo.run.files import write_json
@@ -106,21 +148,43 @@ class Config(Section):
         if resume and os.path.exists(out / CONFIG):
             then = load_config(out / CONFIG).record()
             check_terms(out, {"config": then}, {"config": self.record()})
-        self._check_method()
+        self.check()
         settings |= self._settings()
-        settings["callbacks"] = [*self.stop.callbacks(), *settings["callbacks"]]
+        settings["callbacks"] = [*self.stop.callbacks(), *callbacks(self.log, out), *settings["callbacks"]]
         task = self.task.build(stream_seed(self.seed, "task"))
         with (folder := RunFolder(out, resume=resume)):
-            model, space = self._model_and_space()
-            write_json(out / CONFIG, self.model_dump(mode="json", exclude_none=True, exclude=self._unused))
-            result = self._search(model, task, space, resume, {**settings, "out": folder})
-            scored = not test or "test" in result.scores.get("after", {})
-            if not scored and self.task.has_test and result.stopped != "interrupted":
-                result.score("test")
+            model = load(self.model)
+            here = concrete(self, model, task, tell=settings["progress"])
+            space = here.build_space(model)
+            write_json(out / CONFIG, here.values())
+            settings |= {"record": {"config": here.record()}, "out": folder}
+            with here.workers() as workers:
+                if workers is not None and self.evaluator is not None:
+                    settings |= {"evaluator": workers, "asynchronous": self.evaluator.asynchronous}
+                return here._scored(here._search(model, task, space, resume, settings), test=test)
+
+    def _scored(self, result: Result, *, test: bool) -> Result:
+        """The result with its scores on test, unless it has them, or was interrupted."""
+        scored = not test or "test" in result.scores.get("after", {})
+        if not scored and self.task.has_test and result.stopped != "interrupted":
+            result.score("test")
         return result
 
-    def _check_method(self) -> None:
-        """Fail early for an optimizer or a baseline that would fail once the model is loaded."""
+    def workers(self) -> contextlib.AbstractContextManager[Workers | None]:
+        """What evaluates in other processes, to be entered; None without."""
+        if self.evaluator is None:
+            return contextlib.nullcontext()
+        return self.evaluator.made(functools.partial(search_evaluator, self.values()))
+
+    def check(self, domain: Domain | None = None) -> None:
+        """Fail early for an optimizer or a baseline that would fail once the model is loaded.
+
+        Args:
+            domain: of the space; None for as much as is known of it without a model.
+
+        Raises:
+            GfoError: for options that cannot be used, or a domain that the optimizer cannot search.
+        """
         from gfo import baselines, optimizers
 
         if self.baseline is not None:
@@ -129,9 +193,14 @@ class Config(Section):
             return
         if self.racing is not None:
             self.racing.made()
+        if self.optimizer.name == AUTO:
+            if self.optimizer.options:
+                raise GfoError("optimizer: auto has no options; name the optimizer that they are of")
+            return
         name, options = self._optimizer()
         optimizers.check(name, options)
-        if (domain := self.space.domain()) is not None:
+        domain = domain or self.space.domain()
+        if domain is not None:
             optimizers.make_with(name, domain, 0, options)
 
     def _check_baseline(self) -> None:
@@ -140,7 +209,7 @@ class Config(Section):
             raise GfoError("model: baselines are of models that are here; leave url out, or [baseline]")
         if self.racing is not None:
             raise GfoError("racing: baselines have no candidates to race; leave [racing] out")
-        for key in ("warm_start", "objectives", "limits"):
+        for key in ("warm_start", "objectives", "limits", "evaluator"):
             if getattr(self, key) is not None:
                 raise GfoError(f"config: {key} is of an [optimizer]; leave it out with [baseline]")
 
@@ -155,7 +224,6 @@ class Config(Section):
 
     def _settings(self) -> dict[str, Any]:
         """What `gfo.tune` and `gfo.baselines.run` take alike."""
-        from gfo.run.budget import Budget
         from gfo.run.selection import Selection
 
         return {
@@ -164,7 +232,6 @@ class Config(Section):
             "dev_every": self.dev_every,
             "selection": Selection(**self.selection.model_dump()),
             "memory": self.model.memory,
-            "record": {"config": self.record()},
         }
 
     def _search(
@@ -190,15 +257,28 @@ class Config(Section):
         return tune(model, task, space, optimizer=name, options=options, **settings)
 
     def record(self) -> dict[str, Any]:
-        """The config as results have it: without what is a machine's own, such as where a folder is."""
-        values = self.model_dump(exclude_none=True, exclude={**OWN, **self._unused})
+        """The config as results have it: without logs and what is a machine's own, as where a folder is."""
+        values = self.model_dump(exclude_none=True, exclude={**OWN, "log": True, **self._unused})
         found = {key: _without_folders(value) for key, value in values.items()}
         if self.warm_start is not None:  # its folder may be gone when the run goes on
             found["warm_start"] = os.path.basename(self.warm_start.rstrip("/")) or self.warm_start
         return found
 
-    def evaluator(self, folder: Path | None = None) -> Evaluator:
+    def local_evaluator(
+        self,
+        folder: Path | None = None,
+        *,
+        model: Any = None,
+        task: Task | None = None,
+        space: SearchSpace | None = None,
+        values: Sequence[str] = (),
+    ) -> Evaluator:
         """The evaluator of the run, for scoring what it found; of weights trained, those in the run's folder.
+
+        Args:
+            folder: of the run.
+            model, task, space: in place of those that the config says.
+            values: that a step is to give beside the loss.
 
         Raises:
             GfoError: for weights that are not in the folder.
@@ -206,18 +286,19 @@ class Config(Section):
         from gfo import baselines
         from gfo.evaluation.choice import evaluator_for
 
-        task = self.task.build(stream_seed(self.seed, "task"))
-        model, space = self._model_and_space()
+        task = task or self.task.build(stream_seed(self.seed, "task"))
+        model = model or self.model.load()
+        space = space or self.build_space(model)
+        memory = self.model.memory
         if self.baseline is not None:
-            memory, options = self.model.memory, self.baseline.options
-            method = baselines.make(
-                self.baseline.name, model, task, space, seed=self.seed, memory=memory, **options
-            )
+            name, options = self.baseline.name, self.baseline.options
+            method = baselines.make(name, model, task, space, seed=self.seed, memory=memory, **options)
             if folder is not None:
                 baselines.put_back(method, folder)
             return method.judge
         assert space is not None
-        return evaluator_for(model, task, space, memory=self.model.memory)
+        racing = None if self.racing is None else self.racing.made()
+        return evaluator_for(model, task, space, memory=memory, racing=racing, values=values)
 
     @property
     def method(self) -> str:
@@ -227,112 +308,29 @@ class Config(Section):
     @property
     def _unused(self) -> dict[str, Any]:
         """Keys whose defaults a run does not use, and so does not write down."""
-        return {} if self.baseline is None else {"optimizer": True}
-
-    def _model_and_space(self) -> tuple[Any, SearchSpace | None]:
         from gfo import baselines
 
-        model: Any = self.model.load()
+        if self.baseline is None:
+            return {}
+        return {"optimizer": True, "space": not baselines.needs_space(self.baseline.name)}
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether a model is needed to know whether the optimizer can search the space."""
+        return self.baseline is None and self.space.domain() is None
+
+    def values(self) -> dict[str, Any]:
+        """The config as config.json has it."""
+        found: dict[str, Any] = self.model_dump(mode="json", exclude_none=True, exclude=self._unused)
+        return found
+
+    def build_space(self, model: Any) -> SearchSpace | None:
+        """The space; None for a baseline that needs none."""
+        from gfo import baselines
+
         if self.baseline is not None and not baselines.needs_space(self.baseline.name):
-            return model, None
-        return model, self.space.build(model, stream_seed(self.seed, "space"))
-
-
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The config in a TOML or JSON file, with "key.key=value" overrides (values as in TOML).
-
-    Raises:
-        GfoError: for a file that cannot be read or parsed, or a key or value that is not known.
-    """
-    path = absolute(path, "config")
-    where, text = f"config: {path}", read_text(path, "config")
-    if path.suffix == ".json":
-        values = parse_json(text, where, "write TOML, or JSON in a .json file")
-    else:
-        values = parse_toml(text, where, "write TOML, or JSON in a .json file")
-    if not isinstance(values, dict):
-        raise GfoError(f"config: {path} holds a {type(values).__name__}; write keys and values")
-    if CHECKSUM in values:
-        check_unchanged(
-            values, path, f"change it with --set, or delete its key '{CHECKSUM}' to make it yours"
-        )
-        values = _known(values, path)
-    for override in overrides:
-        _set(values, override)
-    return make_config(values, path)
-
-
-def _known(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """What a run's config says without keys that a newer gfo wrote: as the format is known, they mean nothing
-    that changes the run."""
-    while True:
-        try:
-            Config.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            if first["type"] == UNKNOWN_KEY:
-                section, key = _section(first["loc"], values), first["ctx"]["key"]
-                del section[key]
-                said = f"config: {path}: the key '{key}' is of another gfo, and left out"
-                warnings.warn(said, GfoWarning, stacklevel=3)
-                continue
-        return values
-
-
-def make_config(values: dict[str, Any], name: str | Path) -> Config:
-    """The config that nested values stand for; errors call it by the name.
-
-    Raises:
-        GfoError: for a key or value that is not known.
-    """
-    if "optimizer" in values and "baseline" in values:
-        raise GfoError(f"config: {name}: it has [optimizer] and [baseline]; give one of them")
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise _one_line(error, name, values) from None
-
-
-def _set(values: dict[str, Any], override: str) -> None:
-    """Put "a.b=value" into nested values."""
-    key, equals, text = override.partition("=")
-    parts = [part.strip() for part in key.split(".")]
-    if not equals or not all(parts):
-        raise GfoError(f"--set {override}: write key=value, as in --set budget.evaluations=500")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # plain text needs no quotes
-    for part in parts[:-1]:
-        values = values.setdefault(part, {})
-        if not isinstance(values, dict):
-            raise GfoError(f"--set {override}: '{part}' is a value, not a section")
-    values[parts[-1]] = value
-
-
-def _one_line(error: ValidationError, path: str | Path, values: Any) -> GfoError:
-    """pydantic's first error in one line, with the nearest name for a wrong one."""
-    first = error.errors()[0]
-    keys = _keys(first["loc"], values)
-    where, problem, context = ".".join(keys), first["type"], first.get("ctx", {})
-    if problem == UNKNOWN_KEY:
-        reason = str(unknown_name(f"key in [{where}]" if where else "key", context["key"], context["known"]))
-    elif problem == SAID:
-        reason = context["sentence"]
-    elif problem == "no_section":
-        reason = f"{where} = {first['input']!r}; write a section [{where}] with keys"
-    elif problem == "missing":
-        reason = f"'{where}' is missing; give it a value"
-    else:
-        reason = f"{where} = {first['input']!r}: {first['msg'].lower().removeprefix('value error, ')}"
-    return GfoError(f"config: {path}: {reason}")
-
-
-def _section(loc: Sequence[str | int], values: Any) -> Any:
-    """The section at a location, as `_keys` has it."""
-    for key in _keys(loc, values):
-        values = values[int(key)] if isinstance(values, list) else values[key]
-    return values
+            return None
+        return self.space.build(model, stream_seed(self.seed, "space"))
 
 
 def _without_folders(value: Any) -> Any:
@@ -346,15 +344,50 @@ def _without_folders(value: Any) -> Any:
     return value
 
 
-def _keys(loc: Sequence[str | int], values: Any) -> list[str]:
-    """The keys of a location, without pydantic's names for the choices of a union."""
-    keys: list[str] = []
-    for part in loc:
-        if isinstance(values, Mapping) and (part in values or part == loc[-1]):
-            values = values.get(part)
-        elif isinstance(values, list) and isinstance(part, int):
-            values = values[part]
-        else:
-            break
-        keys.append(str(part))
-    return keys
+def search_evaluator(config: str | Path | dict[str, Any]) -> Evaluator:
+    """What evaluates in the search of a config, a path or its values, as a worker makes it."""
+    found = make_config(config, "of a worker") if isinstance(config, dict) else load_config(config)
+    return found.local_evaluator(values=(*(found.objectives or ()), *(found.limits or {})))
+
+
+def open_evaluator(folder: Path, **parts: Any) -> Evaluator:
+    """The evaluator of the run in a folder; parts as in `Config.local_evaluator`."""
+    return load_config(folder / CONFIG).local_evaluator(folder, **parts)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config in a TOML or JSON file, with "key.key=value" overrides (values as in TOML).
+
+    Raises:
+        GfoError: for a file that cannot be read or parsed, or a key or value that is not known.
+    """
+    return make_config(read_values(path, overrides), absolute(path, "config"))
+
+
+def read_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The nested values of a config's file, with overrides, before they are checked.
+
+    Raises:
+        GfoError: for a file that cannot be read or parsed.
+    """
+    path = absolute(path, "config")
+    values = nested_values(path)
+    if CHECKSUM in values:
+        values = known_keys(values, path, Config.model_validate)
+    for override in overrides:
+        override_value(values, override)
+    return values
+
+
+def make_config(values: dict[str, Any], name: str | Path) -> Config:
+    """The config that nested values stand for; errors call it by the name.
+
+    Raises:
+        GfoError: for a key or value that is not known.
+    """
+    if "optimizer" in values and "baseline" in values:
+        raise GfoError(f"config: {name}: it has [optimizer] and [baseline]; give one of them")
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise one_line(error, name, values) from None

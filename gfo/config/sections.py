@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -36,13 +36,19 @@ def anchored_name(name: str) -> str:
     return os.path.abspath(folder) if os.path.isdir(folder) else name
 
 
-def of_kind(kind: str, default: str, make: Callable[[Entry], type[Section]]) -> Callable[[Any], Any]:
+def of_kind(
+    kind: str,
+    default: str,
+    make: Callable[[Entry], type[Section]],
+    others: Mapping[str, type[Section]] | None = None,
+) -> Callable[[Any], Any]:
     """A validator of sections that the registry's names of a kind have: of which one, `kind` says.
 
     Args:
         kind: of the registry.
         default: the name of a section that does not say.
         make: the section of a thing with a name.
+        others: sections by names that the registry has not.
     """
 
     def validated(values: Any) -> Any:
@@ -50,8 +56,9 @@ def of_kind(kind: str, default: str, make: Callable[[Entry], type[Section]]) -> 
             return values
         if not isinstance(values, dict):
             raise PydanticCustomError("no_section", "no section")
+        name = str(values.get("kind", default))
         try:
-            section = make(find(kind, str(values.get("kind", default))))
+            section = (others or {}).get(name) or make(find(kind, name))
         except GfoError as error:
             raise PydanticCustomError(SAID, "{sentence}", {"sentence": str(error)}) from None
         return section.model_validate(values)

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import BeforeValidator, SerializeAsAny, create_model, model_validator
 
-from gfo.config.sections import Section, of_kind
+from gfo.config.sections import Section, anchored_name, of_kind
 from gfo.config.signatures import field_of, keys_of
 from gfo.core.domain import Domain
+from gfo.core.errors import GfoError
 from gfo.core.protocols import SearchSpace
 from gfo.core.recording import remember
 from gfo.core.registry import Entry
 from gfo.core.seeding import stream_seed
+from gfo.run.auto import AUTO, DIM
 
 if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
 
 DEFAULT = "soft-prompt"
+FOLDERS = ("from_peft", "checkpoints")  # keys that name folders
 
 
 class SpaceSection(Section):
@@ -51,6 +54,11 @@ class SpaceSection(Section):
             return EARLY[self.kind](self)
         dim = getattr(self, "dim", None)
         return Domain.unbounded(dim) if self.known_early and dim is not None else None
+
+    def anchored(self) -> Self:
+        """The section with folders as paths that mean the same everywhere."""
+        given = {name: getattr(self, name, None) for name in FOLDERS}
+        return self.model_copy(update={name: _anchored(value) for name, value in given.items() if value})
 
     @model_validator(mode="after")
     def _one_start(self) -> SpaceSection:
@@ -92,6 +100,10 @@ class ProductConfig(SpaceSection):
             *(part.build(model, stream_seed(seed, f"space {i}")) for i, part in enumerate(self.spaces))
         )
 
+    def anchored(self) -> Self:
+        """The section with its parts' folders as paths that mean the same everywhere."""
+        return self.model_copy(update={"spaces": [part.anchored() for part in self.spaces]})
+
     def domain(self) -> Domain | None:
         """Those of the parts, one behind the other."""
         from gfo.spaces.product import joined
@@ -99,6 +111,23 @@ class ProductConfig(SpaceSection):
         parts = [part.domain() for part in self.spaces]
         known = [part for part in parts if part is not None]
         return joined(known) if len(known) == len(parts) else None
+
+
+class AutoSpace(SpaceSection):
+    """The space of a recipe, which a run takes when model and data are there: see `gfo.run.auto`."""
+
+    kind: Literal["auto"]
+
+    def build(self, model: FrozenModel, seed: int) -> SearchSpace:
+        """None: it stands for a whole search."""
+        raise GfoError(
+            "space = auto stands for a search of its own, which `gfo tune` chooses; name a kind here, as in "
+            "kind = 'soft-prompt'"
+        )
+
+    def domain(self) -> Domain | None:
+        """One like those of all recipes."""
+        return Domain.unbounded(DIM)
 
 
 def space_section(entry: Entry) -> type[SpaceSection]:
@@ -132,6 +161,11 @@ def _section(name: str, cls: Any) -> type[SpaceSection]:
     return section
 
 
+def _anchored(value: Any) -> Any:
+    """A folder, or a list of them, as paths that mean the same everywhere; what is no folder as it is."""
+    return [anchored_name(each) for each in value] if isinstance(value, list) else anchored_name(value)
+
+
 def takes_model(cls: Any) -> bool:
     """Whether a space's constructor takes the model first, as all do but those of texts."""
     return bool(getattr(cls, "takes_model", True))
@@ -160,6 +194,7 @@ EARLY = {
 }  # whose key `dim` does not say it all
 
 SpaceConfig = Annotated[
-    SerializeAsAny[SpaceSection], BeforeValidator(of_kind("space", DEFAULT, space_section))
+    SerializeAsAny[SpaceSection],
+    BeforeValidator(of_kind("space", DEFAULT, space_section, {AUTO: AutoSpace})),
 ]
 ProductConfig.model_rebuild()

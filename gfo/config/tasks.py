@@ -18,7 +18,7 @@ from gfo.core.protocols import Task
 from gfo.core.recording import remember
 from gfo.core.registry import Entry
 from gfo.core.seeding import stream_seed
-from gfo.tasks.parts.datasets import HUB, PACKAGED
+from gfo.tasks.parts.sources import HUB, PACKAGED
 
 DEFAULT = "classification"
 SPLITS = ("train", "dev", "test")

@@ -58,8 +58,9 @@ class Delta:
         begins: where in a row modules begin to change; None for its start.
         changes: changes by the names of their slots; None, or no place at all, changes nothing.
             `prompt`: soft prompts [K, P, D]. `layer_prompt`: layer -> [K, P, D], added at the prompt's
-            places. `prefix`: layer -> keys and values, each [K, H_kv, P', D_h]. `bank`: module ->
-            shares [K, M] and a `gfo.core.bank.Bank`. `lora`: module -> A [K, r, in] and B [K, out, r].
+            places. `prefix`: layer -> keys and values, each [K, H_kv, P', D_h]. `input_scale`: module ->
+            [K, in]. `bank`: module -> shares [K, M] and a `gfo.core.bank.Bank`.
+            `lora`: module -> A [K, r, in] and B [K, out, r].
             `scale` and `bias`: module -> [K, out]. `adapter`: module -> A' [K, r, out] and B' [K, out, r].
             `gate`: `gfo.core.sub_blocks.SubBlock` -> [K], 1 or 0.
 

@@ -29,8 +29,9 @@ class Domain:
         categorical: bool [d]; True where the numbers of an integer gene are names, without order or
             distance; none by default. A categorical gene is an integer gene.
         names: a name for each dimension, or None.
-        exactly: (start, stop, n): of the binary genes start to stop - 1 just n are 1. `clip` does not see to
-            it, but a space's `repair`, and methods that exchange genes for others.
+        exactly: (start, stop, n): the integer genes start to stop - 1, from 0 on, have the sum n, so that of
+            binary ones just n are 1. `clip` does not see to it, but a space's `repair`, and methods that
+            exchange genes for others.
 
     Raises:
         GfoError: for unequal lengths, reversed or nan bounds, an integer or categorical gene without finite
@@ -56,7 +57,7 @@ class Domain:
         _check_whole(low, high, integer, categorical)
         if self.names is not None:
             object.__setattr__(self, "names", _checked_names(self.names, low.size))
-        _check_exactly(self.exactly, integer & (low == 0) & (high == 1))
+        _check_exactly(self.exactly, np.where(integer & (low == 0), high, np.nan))
         arrays = {"low": low, "high": high, "integer": integer, "categorical": categorical}
         for name, value in arrays.items():
             value.setflags(write=False)
@@ -205,14 +206,19 @@ def _check_whole(low: Array, high: Array, integer: Array, categorical: Array) ->
         raise GfoError(f"Domain: {kind} gene {i} has bounds [{low[i]}, {high[i]}]; give finite whole numbers")
 
 
-def _check_exactly(groups: Sequence[tuple[int, int, int]], binary: Array) -> None:
-    """Raise GfoError for groups of genes that are not binary, or of which there are not so many."""
+def _check_exactly(groups: Sequence[tuple[int, int, int]], high: Array) -> None:
+    """Raise GfoError for groups of genes that are not whole from 0 on, or whose sum cannot be such.
+
+    Args:
+        groups: those of `Domain.exactly`.
+        high: the bounds of integer genes from 0 on, nan for others, [d].
+    """
     for start, stop, number in groups:
-        whole = 0 <= start < stop <= len(binary) and bool(binary[start:stop].all())
-        if not whole or not 0 <= number <= stop - start:
+        whole = 0 <= start < stop <= len(high) and not np.isnan(high[start:stop]).any()
+        if not whole or not 0 <= number <= high[start:stop].sum():
             raise GfoError(
-                f"Domain: exactly = {(start, stop, number)}: give the first of some binary genes, that "
-                "behind the last, and how many of them are 1"
+                f"Domain: exactly = {(start, stop, number)}: give the first of some integer genes from 0 on, "
+                "that behind the last, and their sum"
             )
 
 

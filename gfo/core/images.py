@@ -16,6 +16,7 @@ from gfo.core.reading import read_bytes
 from gfo.core.texts import Pieces, Where
 
 PLACE = "\ue0fd"  # a private character, which stands for an image in a text
+FIRST = 2**32  # token ids from here on are features of images
 FIELD = re.compile(r"images?(_\w+|\d+)?")
 MOST_BYTES = 2**28  # of an image's file
 MOST_PIXELS = 2**26  # of an image: 67 million, 200 MB as numbers

@@ -6,6 +6,9 @@ A new optimizer, space, task, metric, baseline or model is a file and a line her
 
 from __future__ import annotations
 
+OPENER = "config:open_evaluator"
+"""What makes the evaluator of a run folder by its config, from a layer above that of runs."""
+
 # kind -> name -> ("module:attribute" behind "gfo.", a line on it)
 BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "optimizer": {
@@ -113,6 +116,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "spaces.lora_subspace:LoRASubspace",
             "low-rank changes of weights; method lora-fa, lora-xs, vera or tiny",
         ),
+        "merge": (
+            "spaces.merge:Merge",
+            "how much of each of several checkpoints or adapters, by layers and kinds of modules",
+        ),
         "prefix": ("spaces.prefix:Prefix", "keys and values in front of all tokens, started from real words"),
         "product": (
             "spaces.product:ProductSpace",
@@ -170,13 +177,27 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "bleu": ("tasks.parts.metrics:BLEU", "BLEU of the batch, by sacrebleu"),
         "ce": ("tasks.parts.metrics:CE", "cross-entropy over the labels"),
         "chrf": ("tasks.parts.metrics:CHRF", "chrF of the batch, by sacrebleu"),
+        "countdown": (
+            "tasks.parts.metrics:COUNTDOWN",
+            "the share of answers that reach the target with the row's numbers",
+        ),
         "exact_match": (
             "tasks.parts.metrics:EXACT_MATCH",
             "the share of answers that are a reference, by SQuAD's normalization",
         ),
+        "gsm8k": ("tasks.parts.metrics:GSM8K", "the share of answers with the number of GSM8K's solution"),
+        "json_schema": ("tasks.parts.metrics:JSON_SCHEMA", "the share of answers that are JSON of a schema"),
         "loss": ("core.metric:LOSS", "what the optimizer minimises"),
         "macro_f1": ("tasks.parts.metrics:MACRO_F1", "the mean of the labels' F1 scores"),
+        "math": (
+            "tasks.parts.metrics:MATH",
+            "the share of answers that are mathematically the reference, by math-verify",
+        ),
         "mcc": ("tasks.parts.metrics:MCC", "Matthews correlation of the labels"),
+        "pass@k": (
+            "tasks.parts.metrics:PASS_AT_K",
+            "the share of k drawn programs of which one passes the row's tests",
+        ),
         "pearson": ("tasks.parts.metrics:PEARSON", "Pearson's correlation of labels that are numbers"),
         "perplexity": (
             "tasks.parts.metrics:PERPLEXITY",
@@ -204,6 +225,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         ),
     },
     "baseline": {
+        "eggroll": (
+            "baselines.eggroll:eggroll",
+            "EGGROLL, an evolution strategy on all matrices by perturbations of rank 1",
+        ),
         "full": ("baselines.weights:full", "all weights of a copy of the model, AdamW"),
         "gradient": ("baselines.searched:gradient", "AdamW in the same space, through its decode"),
         "in-context": (

@@ -105,6 +105,7 @@ class Decoding:
         seed: of the draws, which are the same for all candidates (common random numbers).
         stop_texts: texts that end an answer, too, once they stand in it.
         closing: ids of tokens with which one of them may come to stand there.
+        samples: answers to each row, which lie one behind the other.
     """
 
     max_tokens: int
@@ -113,6 +114,7 @@ class Decoding:
     seed: int = 0
     stop_texts: tuple[str, ...] = ()
     closing: frozenset[int] = frozenset()
+    samples: int = 1
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class HasParts(Protocol):
     @property
     def sub_blocks(self) -> Mapping[Any, Any]: ...
 
-    def layer_of(self, name: str) -> int | None: ...
+    def lowest_layer(self, name: str) -> int: ...
 
 
 def is_shared(tensor: Tensor) -> bool:
@@ -184,8 +184,8 @@ class ModuleSlot(Slot):
         return None, None
 
     def touched(self, model: HasParts) -> list[int]:
-        """The layers that change; 0 for a module outside of them."""
-        return [model.layer_of(name) or 0 for name in self.at]
+        """The layers that change, or that modules outside of them come behind."""
+        return [model.lowest_layer(name) for name in self.at]
 
     def check(self, model: HasParts) -> None:
         """Raise GfoError for a module that the model lacks, or tensors of other sizes."""
@@ -272,10 +272,21 @@ class Prefixes(LayerSlot, name="prefix"):
         super().check(model)
 
 
-class Banks(ModuleSlot, name="bank"):
-    """Module -> shares [K, M] and a `Bank` of M weights: W is sum_m shares_m W_m, mostly one of them.
+class InputScales(ModuleSlot, name="input_scale"):
+    """Module -> [K, in], factors on what enters it: 0 in the columns of heads or neurons closes these."""
 
-    The bank is no candidate's: it stays as it is where candidates are chosen or moved.
+    at_rest = 1.0
+    remedy = "give them different layers, or one heads and the other widths"
+
+    def widths(self, name: str) -> tuple[int | None, int | None]:
+        """(in, None)."""
+        return int(self.at[name].shape[1]), None
+
+
+class Banks(ModuleSlot, name="bank"):
+    """Module -> shares [K, M] and a `Bank`, which makes W of them: sum_m shares_m W_m, mostly one W_m.
+
+    The bank is no candidate's: it stays as it is where candidates are chosen or moved. Shares stay float32.
     """
 
     def tensors(self) -> Iterator[Tensor]:
@@ -286,6 +297,10 @@ class Banks(ModuleSlot, name="bank"):
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The slot with `change` applied to the shares."""
         return type(self)({name: (change(shares), bank) for name, (shares, bank) in self.at.items()})
+
+    def to(self, device: Any, dtype: Any) -> Self:
+        """The shares on a device."""
+        return super().to(device, None)
 
     def widths(self, name: str) -> tuple[int | None, int | None]:
         """(in, out)."""

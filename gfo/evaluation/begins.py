@@ -50,8 +50,7 @@ def _check_not_causal(delta: Delta, model: FrozenModel, given: str) -> None:
             f"space: {given}, but each token of '{model.name}' sees all others; leave begins out, or take a "
             "decoder"
         )
-    layers = {model.layer_of(name) for name in delta.modules}
-    if any(layer is None or layer < model.encoder_layers for layer in layers):
+    if any(model.lowest_layer(name) < model.encoder_layers for name in delta.modules):
         raise GfoError(
             f"space: {given}, but the texts are in the encoder of '{model.name}', whose tokens see all "
             f"others; leave begins out, or give layers from {model.encoder_layers} on, the decoder's"

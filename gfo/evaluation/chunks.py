@@ -59,6 +59,22 @@ class Chunk:
         return replace(self, candidate=self.candidate[rows], example=self.example[rows])
 
 
+def answers_to(b: list[int], n: int) -> list[int]:
+    """The numbers of n answers to each of the examples b."""
+    return [n * example + sample for example in b for sample in range(n)]
+
+
+def each_sample(chunk: Chunk, n: int) -> tuple[Chunk, Array]:
+    """A whole chunk with n answers to each example, which are its examples from here on, and the sequence
+    that each goes on from, int [N n]."""
+    rows = np.arange(len(chunk.example))
+    if chunk.by_example:  # all candidates' first samples of an example, then all their second ones
+        rows = np.repeat(rows.reshape(len(chunk.b), -1), n, axis=0).ravel()
+    else:
+        rows = np.repeat(rows, n)
+    return Chunk.of(chunk.k, answers_to(chunk.b, n), by_example=chunk.by_example), rows
+
+
 def of_modules(delta: Delta, chunk: Chunk, device: torch.device) -> Change | None:
     """What of the changes of a chunk's candidates reaches generated tokens: the modules' and the gates'."""
     if not delta.lasting:

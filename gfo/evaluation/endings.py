@@ -164,7 +164,7 @@ def _grown(trunk: Row, endings: list[Numbered]) -> Tree:
         wanted += [(place, token, number) for place, token in zip(places, ending, strict=True)]
         last = ending[:-1]
     ends = tuple(end.get(place, len(row)) for place in range(len(row)))
-    return Tree(tuple(row), tuple(depth), ends, tuple(wanted))
+    return Tree(tuple(row), tuple(depth), ends, tuple(wanted), len(trunk))
 
 
 def _in_masks(row: Row, endings: list[Numbered], mask: int) -> Tree:
@@ -175,7 +175,7 @@ def _in_masks(row: Row, endings: list[Numbered], mask: int) -> Tree:
         for ending, number in endings
         for place, token in zip(places, ending, strict=True)
     )
-    return Tree(row, tuple(range(len(row))), (len(row),) * len(row), wanted)
+    return Tree(row, tuple(range(len(row))), (len(row),) * len(row), wanted, len(row))
 
 
 def _forced(row: Row, endings: list[Numbered]) -> Tree:
@@ -188,7 +188,8 @@ def _forced(row: Row, endings: list[Numbered]) -> Tree:
         wanted += [(at, token, number) for at, token in zip([0, *behind], ending, strict=True)]
         forced += [ending[:-1]] if len(ending) > 1 else []
         place = behind.stop
-    return Tree(row, tuple(range(len(row))), (len(row),) * len(row), tuple(wanted), tuple(forced))
+    ends = (len(row),) * len(row)
+    return Tree(row, tuple(range(len(row))), ends, tuple(wanted), len(row), tuple(forced))
 
 
 @dataclass(frozen=True)

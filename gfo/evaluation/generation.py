@@ -20,8 +20,9 @@ from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Decoding, Tokens
 from gfo.core.seeding import stream
-from gfo.evaluation.chunks import Chunk, Room, kept, of_modules
-from gfo.evaluation.layouts import ByCandidate, ByExample, parts
+from gfo.evaluation.chunks import Chunk, Room, answers_to, each_sample, kept, of_modules
+from gfo.evaluation.joining import parts
+from gfo.evaluation.layouts import ByCandidate, ByExample
 from gfo.evaluation.memory import kept_bytes
 from gfo.evaluation.plan import tiles
 from gfo.evaluation.rows import TokenRows
@@ -99,12 +100,14 @@ class AnswerWriter:
 
     @torch.no_grad()
     def __call__(self, delta: Delta) -> list[list[Tokens] | None]:
-        """Per candidate the answers to the B examples, or None where logits were not finite."""
-        B = len(self._branches)
+        """Per candidate the answers to the B examples, all samples of one and then of the next, or None where
+        logits were not finite."""
+        B = len(self._branches) * self._decoding.samples
         found: list[list[list[int]]] = [[[] for _ in range(B)] for _ in range(delta.candidates)]
         failed: set[int] = set()
         for chunk, sequences, hidden in self._starts(delta):
-            failed |= self._decode(chunk, sequences, hidden, delta.select(chunk.k), found)
+            begun = self._sampled(chunk, sequences, hidden)
+            failed |= self._decode(*begun, delta.select(chunk.k), found)
         return [None if k in failed else [tuple(a) for a in answers] for k, answers in enumerate(found)]
 
     def _starts(self, delta: Delta) -> Iterator[tuple[Chunk, Sequences, Tensor]]:
@@ -116,20 +119,21 @@ class AnswerWriter:
     def _whole(self, delta: Delta) -> Iterator[tuple[Chunk, WholeSequences, Tensor]]:
         """The chunks of a model that runs whole rows: rows of one length each, behind texts of one length."""
         model, new = cast(WholeRows, self._model), self._decoding.max_tokens
+        n = self._decoding.samples  # which begin anew, as caches of all kinds are kept as they are
         for b, states in self._of_one_length():
-            tokens = TokenRows.padded([self._branches[i] for i in b], model.device)
+            tokens = TokenRows.padded([self._branches[i] for i in b for _ in range(n)], model.device)
             held = 0 if states is None else states.bytes // (len(b) * kept_bytes(model))
-            n = tokens.ids.shape[1]
-            for k in parts(delta.candidates, self._room.sequences(n + new + held) // len(b)):
+            B, T = tokens.ids.shape
+            for k in parts(delta.candidates, self._room.sequences(T + new + held) // B):
                 some, C = delta.select(k), k.stop - k.start
                 place = tokens.places(C, self._shape.P).flatten(0, 1)
                 change = Change(some, place, changed=tokens.changes(C))
-                each = torch.arange(len(b), device=model.device).repeat(C)
+                each = torch.arange(len(b), device=model.device).repeat_interleave(n).repeat(C)
                 cache = None if states is None else states.take(each).cache
                 sequences = WholeSequences(model, change, tokens.ids.repeat(C, 1), cache)
                 hidden = sequences.begin(change.put_prompts(tokens.embed(model).repeat(C, 1, 1)))
                 self._meter.count(C * tokens.ids.numel(), C * tokens.real, model.layers)
-                yield Chunk.of(k, b), sequences, hidden
+                yield Chunk.of(k, answers_to(b, n)), sequences, hidden
 
     def _of_one_length(self) -> Iterator[tuple[list[int], States | None]]:
         """Examples whose branches have one length each, and the states that they continue."""
@@ -174,7 +178,9 @@ class AnswerWriter:
         at_once = self._at_once(order)
         groups = [order[part] for part in parts(len(order), at_once)]
         widest, own = max(map(len, groups)), layout.own_tokens
-        each = own + widest * (len(self._branches[order[-1]]) + self._decoding.max_tokens)
+        each = own + widest * self._decoding.samples * (
+            len(self._branches[order[-1]]) + self._decoding.max_tokens
+        )
         most = min(at_once // widest, self._room.kept // each, self._room.most // max(1, own))
         for k in parts(delta.candidates, most):
             context = layout.context_of(delta.select(k), self._meter)
@@ -182,8 +188,9 @@ class AnswerWriter:
                 yield k, b, context
 
     def _at_once(self, examples: Sequence[int]) -> int:
-        """The most sequences of a chunk."""
-        return self._room.sequences(max(len(self._branches[b]) for b in examples) + self._decoding.max_tokens)
+        """The most sequences of a chunk that begin, each of which goes on as so many as there are samples."""
+        tokens = max(len(self._branches[b]) for b in examples) + self._decoding.max_tokens
+        return max(1, self._room.sequences(tokens) // self._decoding.samples)
 
     def _begin(self, chunk: Chunk, sequences: DecoderSequences, delta: Delta) -> Tensor:
         """What the examples' rows begin with, in passes of like length: last hidden states [N, D]."""
@@ -205,7 +212,8 @@ class AnswerWriter:
                 cycles = len(tile) if chunk.by_example else None
                 change = _change_of(tokens, delta.select(k), P, candidate, at, cycles)
                 entry = change.put_prompts(tokens.embed(model)[at])
-                out[torch.from_numpy(rows).to(model.device)] = sequences.begin(entry, lengths, rows, change)
+                begun = sequences.begin(entry, lengths, rows, change, tokens.ids[at])
+                out[torch.from_numpy(rows).to(model.device)] = begun
                 self._meter.count(entry[..., 0].numel(), tokens.real * (k.stop - k.start), self._meter.layers)
         return out
 
@@ -259,6 +267,14 @@ class AnswerWriter:
             torch.cat([pad(f, (0, 0, 0, T - f.shape[2])) for f in found], dim=1),
             torch.cat([pad(r, (0, T - r.shape[1])) for r in real]),
         )
+
+    def _sampled(self, chunk: Chunk, sequences: Sequences, hidden: Tensor) -> tuple[Chunk, Sequences, Tensor]:
+        """What begins, once for each sample; sequences that do not shrink have begun so."""
+        if self._decoding.samples == 1 or not sequences.shrinks:
+            return chunk, sequences, hidden
+        chunk, rows = each_sample(chunk, self._decoding.samples)
+        sequences.keep(rows)
+        return chunk, sequences, hidden[torch.from_numpy(rows).to(hidden.device)]
 
     def _decode(
         self,

@@ -10,6 +10,7 @@ from gfo.evaluation.layouts import ByCandidate, ByExample
 from gfo.evaluation.plan import plan
 from gfo.evaluation.shape import Meter, Shape
 from gfo.evaluation.structures import ByGenes
+from gfo.evaluation.tower import Seen
 from gfo.models.frozen import FrozenModel
 
 if TYPE_CHECKING:
@@ -40,12 +41,13 @@ def lay_out_batch(
     by_genes = _shares_by_genes(model, batch, shape) if shape.gates and reuse else False
     todo = plan(
         batch,
-        shape.P,
+        0 if isinstance(batch, Seen) else shape.P,
         everywhere=shape.everywhere,
         begins=shape.begins,
         contexts=model.contexts and not by_genes,
         states=model.states and states and not by_genes,
         reuse=reuse,
+        images_whole=model.images is not None and model.images.tokens.whole,
     )
     forks = model.contexts or not model.causal
     if batch.endings:
@@ -61,4 +63,6 @@ def _shares_by_genes(model: FrozenModel, batch: Batch, shape: Shape) -> bool:
     Prefixes and sequences that grow have keys and values of each candidate.
     """
     alone = bool(shape.prefix) or batch.decoding is not None
+    if model.images is not None and model.images.tokens.deep:  # what is added is each row's
+        return False
     return not alone and model.shares_layers and model.skips_sub_blocks

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from gfo.core.delta import Delta
 from gfo.evaluation.endings import wanted_of
+from gfo.evaluation.joining import parts
 from gfo.evaluation.memory import token_bytes
 from gfo.evaluation.packing import SPARE, groups_of_texts, lay_out, rows_of_branches
 from gfo.evaluation.plan import Plan, Row, tiles
@@ -33,13 +33,6 @@ SPREADS_KEPT = 4  # population sizes of which a layout remembers how the candida
 Hidden = tuple[slice | Tensor, int, Tensor]
 """Candidates k (a slice, or their numbers [k, 1]), the number of a group of branches b, and their hidden
 states [k, b, D]; of trees those of the M places at which the group is read, [k, M, D]."""
-
-
-@lru_cache
-def parts(K: int, size: int) -> tuple[slice, ...]:
-    """The candidates 0 to K - 1 in parts of at most `size`, as equal as can be."""
-    number = -(-K // max(1, size))
-    return tuple(slice(i * K // number, (i + 1) * K // number) for i in range(number))
 
 
 @dataclass(frozen=True)
@@ -80,6 +73,7 @@ class ByExample:
     """
 
     plain: Sequence[Tensor] = ()  # see `gfo.evaluation.distance`
+    paid = (0.0, 0.0)  # tokens times layers that laying out took: computed and needed
 
     def __init__(self, model: Decoder, todo: Plan, shape: Shape, most: int, meter: Meter) -> None:
         self.model, self.shape, self._most = model, shape, most
@@ -141,7 +135,8 @@ class ByExample:
         C, n = tokens.ids.shape
         R, m = K, 1
         if not self.model.states:
-            R, m = rows_of_branches(K, n, spare=0.0 if self.shape.modules else SPARE)
+            text = self.contexts[i].visible.shape[1]
+            R, m = rows_of_branches(K, n, spare=0.0 if self.shape.modules else SPARE, text=text)
         candidate = torch.arange(R * m, device=tokens.ids.device).clamp(max=K - 1)
         place = tokens.places(K, self.shape.P)[candidate].transpose(0, 1).reshape(C * R, m * n)
         if len(self._spreads) >= SPREADS_KEPT * len(self._tokens):
@@ -153,13 +148,14 @@ class ByExample:
 
     def _lie(self, i: int, K: int, R: int, m: int) -> RowLayout:
         """How the branches of K candidates lie in R rows of m."""
-        if self._forks:
-            return self._forks[i].lie(K, R, m)
         tokens = self._tokens[i]
         n = tokens.ids.shape[1]
+        ids = tokens.ids.repeat(1, m)[:, None].expand(-1, R, -1)
+        if self._forks:
+            return self._forks[i].lie(K, R, m, ids)
         column = torch.arange(m * n, device=tokens.ids.device).expand(R, -1)
         first = torch.arange(K, device=tokens.ids.device) * n  # m * n columns a row: branch j begins at j * n
-        return RowLayout(column // n, column % n, first + tokens.length[:, None] - 1)
+        return RowLayout(column // n, column % n, first + tokens.length[:, None] - 1, ids=ids)
 
     def _context(self, texts: list[Row], meter: Meter) -> Context:
         """The texts' keys and values, computed side by side with texts of like length."""
@@ -167,7 +163,8 @@ class ByExample:
         order = tiles([len(text) for text in texts], most_tokens=self._most)
         for tile in order:
             tokens = TokenRows.padded([texts[i] for i in tile], self.model.device)
-            found.append(self.model.context(tokens.embed(self.model), tokens.length)[0])
+            entry = tokens.embed(self.model)
+            found.append(self.model.context(entry, tokens.length, ids=tokens.ids)[0])
             meter.count(tokens.ids.numel(), tokens.real, meter.layers)
         stacked = found[0] if len(found) == 1 else Context.stack(found)
         back = torch.tensor([i for tile in order for i in tile]).argsort()
@@ -211,6 +208,7 @@ class ByCandidate:
     """
 
     plain: Sequence[Tensor] = ()  # see `gfo.evaluation.distance`
+    paid = (0.0, 0.0)  # tokens times layers that laying out took: computed and needed
 
     def __init__(self, model: FrozenModel, todo: Plan, shape: Shape, most: int, meter: Meter) -> None:
         self.model, self.shape, self._most = model, shape, most
@@ -276,9 +274,9 @@ class ByCandidate:
         K, start = delta.candidates, self.shape.first_layer
         entry = None if self._own_entry is None else self._own_entry.expand(K, 1, -1, -1)
         change, entry = self._enter(self._own, delta, entry)
-        length = self._own.length.expand(K)
+        length, ids = self._own.length.expand(K), self._own.ids.expand(K, -1)
         meter.count(K * self._own.ids.numel(), K * self._own.ids.numel(), meter.layers - start)
-        return self._decoder.context(entry[:, 0], length, context, change=change, start=start)[0]
+        return self._decoder.context(entry[:, 0], length, context, ids=ids, change=change, start=start)[0]
 
     def leaving(self, i: int, delta: Delta, stop: int, meter: Meter) -> Tensor:
         """What leaves layer `stop - 1`, or is kept of it, of the group i of whole sequences, [K, R, T, D]."""
@@ -317,14 +315,15 @@ class ByCandidate:
             return None
         rows = TokenRows.padded(todo.shared, self.model.device)
         meter.count(rows.ids.numel(), rows.ids.numel(), meter.layers)
-        return self._decoder.context(rows.embed(self.model), rows.length)[0]
+        return self._decoder.context(rows.embed(self.model), rows.length, ids=rows.ids)[0]
 
     def _lower(self, meter: Meter) -> None:
         """What enters the first layer that depends on the candidate: own [1, 1, S, D], groups [R, T, D]."""
         context, stop = self._context, self.shape.first_layer
         if self._own is not None:
             entry = self.shape.enter(self.model, self._own)
-            context, hidden = self._decoder.context(entry, self._own.length, context, stop=stop)
+            own = self._own
+            context, hidden = self._decoder.context(entry, own.length, context, ids=own.ids, stop=stop)
             self._own_entry = hidden[:, None]
             meter.count(self._own.ids.numel(), self._own.ids.numel(), stop)
         for rows, lie in self._laid:

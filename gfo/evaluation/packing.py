@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 SPARE = 0.05  # of the places for branches behind a text
 TEXT_WASTE = 0.5  # padding that texts may have where they are attended to (they are computed without)
 TEXTS_TOGETHER = 8  # at least, where there are as many: fewer make passes too small, whatever the padding
-TEXT_ROW = 32  # tokens of a row behind a text: each row copies the text's keys, and sees its other branches
+TEXT_ROW = (
+    32  # tokens of a row behind a text, or more: each row copies the text's keys, and sees its other branches
+)
+COPY = 20  # what copying a key costs, in products of it and a token's query: long texts want longer rows
 PACKED_ROW = 64  # tokens of a row of packed texts, or the longest: as short as padding allows
 LONG_BRANCH = 128  # tokens; a longer one has a row to itself, beside those of like length, else padding grows
 FEW_TEXTS = 64  # so few are packed in several ways to find the one with the least padding
@@ -130,8 +134,13 @@ def _row_sizes(lengths: list[int]) -> list[int]:
 
 
 @lru_cache
-def rows_of_branches(K: int, n: int, *, spare: float = SPARE) -> tuple[int, int]:
-    """(R, m): into how many rows of m branches K branches of n tokens are best laid, with some to spare."""
+def rows_of_branches(K: int, n: int, *, spare: float = SPARE, text: int = 0) -> tuple[int, int]:
+    """(R, m): into how many rows of m branches K branches of n tokens are best laid, with some to spare.
+
+    A row of T tokens behind a text copies its S keys, and each token sees S + T of them; so what a token
+    costs beside its products, COPY S / T + S + T, is least at T = sqrt(COPY S).
+    """
+    best = max(TEXT_ROW, math.isqrt(COPY * text))
     choices = [(R, -(-K // R)) for R in range(1, K + 1)]
     choices = [(R, m) for R, m in choices if R * m <= (1 + spare) * K]
-    return min(choices, key=lambda choice: max(choice[1] * n / TEXT_ROW, TEXT_ROW / (choice[1] * n)))
+    return min(choices, key=lambda choice: max(choice[1] * n / best, best / (choice[1] * n)))

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from gfo.core.images import FIRST
 from gfo.core.protocols import Batch
 
 Row = tuple[int, ...]
@@ -39,6 +40,7 @@ class Tree:
             which the first ones are one where they are the same.
         depth: per token, how many stand in front of it on its way.
         end: per token, the place behind the last token that sees it.
+        trunk: how many tokens the trunk has.
         wanted: (place, token, answer): the log-likelihood of the token behind the place is a term of the
             answer, which is numbered example * m + ending.
         forced: for an encoder-decoder, whose rows have no endings, the endings without their last tokens,
@@ -49,6 +51,7 @@ class Tree:
     depth: tuple[int, ...]
     end: tuple[int, ...]
     wanted: tuple[tuple[int, int, int], ...]
+    trunk: int
     forced: tuple[Row, ...] = ()
 
     @cached_property
@@ -86,6 +89,7 @@ def plan(
     contexts: bool = True,
     states: bool = False,
     reuse: bool = True,
+    images_whole: bool = False,
 ) -> Plan:
     """The plan of a batch.
 
@@ -97,6 +101,8 @@ def plan(
         contexts: whether the model keeps contexts, without which every sequence is whole.
         states: whether it keeps states of texts instead, which serve the layout by example alone.
         reuse: False to compute every sequence whole, the slow way.
+        images_whole: whether an image's tokens see each other, so that none of them is computed without
+            the others.
     """
     soft = tuple(-1 - p for p in range(P))
     rows = [before + soft + after for before, after in zip(batch.before, batch.after, strict=True)]
@@ -104,7 +110,7 @@ def plan(
     keeps = contexts or (states and _worth_states(rows, first))
     if not (keeps and reuse):
         return Plan(False, (), (), _marked(rows, first) if begins else tuple(rows))
-    return _parted(rows, first, contexts)
+    return _parted(rows, first, contexts, images_whole)
 
 
 def _first_changed(batch: Batch, rows: Sequence[Row], everywhere: bool, begins: str | None) -> list[int]:
@@ -114,10 +120,14 @@ def _first_changed(batch: Batch, rows: Sequence[Row], everywhere: bool, begins: 
     return [0 if everywhere else _first_soft(row) for row in rows]
 
 
-def _parted(rows: Sequence[Row], first: Sequence[int], contexts: bool) -> Plan:
+def _parted(rows: Sequence[Row], first: Sequence[int], contexts: bool, images_whole: bool) -> Plan:
     """The plan of rows of which what stands in front of the first tokens that depend on the candidate is
     computed once."""
+    if images_whole:
+        first = [_no_image_cut(row, f) for row, f in zip(rows, first, strict=True)]
     common = _common(rows) if len(set(first)) == 1 else min(first)
+    if images_whole:
+        common = min(_no_image_cut(row, common) for row in rows)
     if contexts and len(rows) > 1 and common > first[0]:
         return _by_candidate(rows, first[0], common)
     return _by_example(rows, first) if any(first) else Plan(False, (), (), tuple(rows))
@@ -134,6 +144,13 @@ def _by_example(rows: Sequence[Row], first: Sequence[int]) -> Plan:
     parts = [(row[:f], row[f:]) for row, f in zip(rows, first, strict=True)]
     shared, branches = zip(*parts, strict=True)
     return Plan(True, shared, (), branches)
+
+
+def _no_image_cut(row: Row, at: int) -> int:
+    """The last place up to `at` in front of which no image goes on behind it."""
+    while 0 < at < len(row) and all(FIRST <= token < UNCHANGED for token in row[at - 1 : at + 1]):
+        at -= 1
+    return at
 
 
 def _worth_states(rows: Sequence[Row], first: Sequence[int]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -85,15 +85,15 @@ class Forks:
         real = [c * J + j for c, tree in enumerate(trees) for j in range(len(tree.places))]
         return cls(*(torch.tensor(numbers, device=device) for numbers in (depth, end, place, real)))
 
-    def lie(self, K: int, R: int, m: int) -> RowLayout:
-        """K copies of each tree in R rows of m."""
+    def lie(self, K: int, R: int, m: int, ids: Tensor) -> RowLayout:
+        """K copies of each tree in R rows of m, of words as they lie there, int [C, R, m * n]."""
         (C, n), J = self.depth.shape, self.place.shape[1]
         column = torch.arange(m * n, device=self.depth.device).expand(R, -1)
         first = torch.arange(K, device=column.device) * n  # m * n columns a row: copy k begins at k * n
         end = (self.end[:, None] + first[:m, None]).reshape(C, 1, m * n).expand(-1, R, -1)
         position = self.depth.repeat(1, m)[:, None].expand(-1, R, -1)
         read = (first[:, None] + self.place[:, None]).reshape(C, K * J)
-        return RowLayout(column // n, position, read, end)
+        return RowLayout(column // n, position, read, end, ids=ids)
 
     def reading(self, hidden: Tensor) -> Tensor:
         """Hidden states [C, K * J, D] of what is read of K copies -> [K, M, D]."""
@@ -126,21 +126,22 @@ def packed(
     tokens = TokenRows.padded([sum((rows[i] for i in group), ()) for group in groups], device, T)
     branch = torch.full((len(groups), T), -1)
     position = torch.zeros(len(groups), T, dtype=torch.long)
-    end = torch.arange(1, T + 1).repeat(len(groups), 1) if trees else None
+    end, answer = torch.arange(1, T + 1).repeat(len(groups), 1), branch >= 0
     read: list[int] = []
     for count, (r, column, i) in enumerate(_places(rows, groups)):
         at = r, slice(column, column + len(rows[i]))
         branch[at] = count
-        if end is None:
+        if not trees:
             position[at] = torch.arange(len(rows[i]))
             read.append(r * T + column + _read_place(rows[i], read_token))
         else:
             position[at] = torch.tensor(trees[i].depth)
             end[at] = column + torch.tensor(trees[i].end)
+            answer[r, column + trees[i].trunk : column + len(rows[i])] = True
             read += [r * T + column + place for place in trees[i].places]
-    end = None if end is None else end.to(device)
     where = torch.tensor([read], device=device)
-    return tokens, RowLayout(branch.to(device), position.to(device), where, end, ids=tokens.ids)
+    lie = RowLayout(branch.to(device), position.to(device), where, ids=tokens.ids)
+    return tokens, replace(lie, end=end.to(device), answer=answer.to(device)) if trees else lie
 
 
 def _places(rows: Sequence[Row], groups: Sequence[Sequence[int]]) -> Iterator[tuple[int, int, int]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class Shape:
         everywhere: whether all tokens depend on the candidate, not the soft prompt's and those behind, or,
             where there is none, the last one alone.
         modules: whether modules change, or others that want as many tokens for each candidate.
-        gates: whether sub-blocks are closed.
+        gates: whether sub-blocks are closed, whole or in parts, so that candidates may have layers in common.
         begins: the place in each row where they begin to, if it is not the start.
         first_layer: the layer below which, and at whose entrance, none does.
         prompt: the soft prompt that all candidates share where first_layer > 0, [1, P, D].
@@ -59,7 +59,7 @@ class Shape:
             delta.prefix_tokens,
             everywhere and begins is None,
             delta.lasting,
-            bool(delta.gate),
+            bool(delta.gate) or (everywhere and begins is None and _has_nodes(delta, model)),
             begins,
             delta.first_layer if model.shares_layers else 0,
             prompt,
@@ -77,6 +77,11 @@ class Shape:
         return Change(Delta(prompt=self.prompt), rows.places(1, self.P)[0]).put_prompts(words)
 
 
+def _has_nodes(delta: Delta, model: FrozenModel) -> bool:
+    """Whether candidates may have layers in common by the factors on inputs of modules in sub-blocks."""
+    return bool(delta.input_scale) and model.in_sub_blocks(delta.input_scale)
+
+
 @dataclass
 class Meter:
     """Counts tokens times layers.
@@ -88,11 +93,18 @@ class Meter:
         layers: L of the model.
         computed: what went through the model, padding included.
         needed: what the frontiers require.
+        laid: the layouts that were used, by the keys under which they are kept, and whether they will recur.
+        once: of computed and needed, what laying them out took now.
     """
 
     layers: int
     computed: float = 0
     needed: float = 0
+    laid: dict[tuple[Any, bool], Any] = field(default_factory=dict)
+    once: tuple[float, float] = (0, 0)
+
+    def __reduce__(self) -> Any:  # a copy, as in another process, begins anew
+        return type(self), (self.layers,)
 
     def cost(self, candidates: int, start: float) -> Cost:
         """What was counted since the time `start`, in tokens: those of some layers are that share of one."""

@@ -36,6 +36,7 @@ from gfo.core.slots import (
     Adapters,
     Banks,
     Biases,
+    InputScales,
     LayerPrompts,
     LowRank,
     Prefixes,
@@ -46,6 +47,7 @@ from gfo.core.slots import (
 )
 from gfo.core.sub_blocks import Gates
 from gfo.models.branches import Context, KeysValues
+from gfo.models.by_candidate import as_it_lay, by_candidate, where_changed
 from gfo.models.families import sub_block_of
 from gfo.models.gates import Forks, forked
 from gfo.models.structure import hidden_of, hooked, with_hidden
@@ -57,6 +59,7 @@ Input = Callable[[], Tensor]
 
 _APPLIED: dict[Place, dict[type[Slot], Callable[..., Any]]] = {place: {} for place in get_args(Place)}
 _HOOKED: set[type[Slot]] = set()  # those that are applied within the model
+OF_NODES = (Gates, InputScales)  # that candidates may have in common, so that they are one: see `gates`
 
 
 def applies(slot: type[Slot], at: Place) -> Callable[[F], F]:
@@ -102,17 +105,23 @@ def add_prompt(hidden: Tensor, place: Tensor, prompt: Tensor) -> Tensor:
     return torch.where((place >= 0)[..., None], hidden + added, hidden)
 
 
+@applies(InputScales, "input")
+def multiply_input(x: Tensor, scale: Tensor) -> Tensor:
+    """x scale with scale [K, in]."""
+    return x * scale[:, None]
+
+
 @applies(Banks, "instead")
 def multiply_by_chosen(x: Tensor, module: nn.Module, shares: Tensor, bank: Bank) -> Tensor:
     """x W^T + b with the weight that the shares [K, M] give each candidate, one product for equal shares."""
     bias: Any = getattr(module, "bias", None)
     different, which = torch.unique(shares[:1] if is_shared(shares) else shares, dim=0, return_inverse=True)
     if len(different) == 1:
-        return torch.nn.functional.linear(x, bank.mixed(different[0]), bias)
+        return torch.nn.functional.linear(x, bank.mixed(shares[0]), bias)
     y = x.new_empty(*x.shape[:2], bank.shape[0])
-    for i, some in enumerate(different):
+    for i in range(len(different)):
         mine = (which == i).nonzero().flatten()
-        y[mine] = torch.nn.functional.linear(x[mine], bank.mixed(some), bias)
+        y[mine] = torch.nn.functional.linear(x[mine], bank.mixed(shares[mine[0]]), bias)
     return y
 
 
@@ -208,7 +217,7 @@ def applied(change: Change | None, module: nn.Module, layers: Sequence[nn.Module
         return
     with ExitStack() as hooks:
         if change.forks is not None:  # in front of all else: rows are the candidates' behind it
-            hooks.enter_context(forked(change.forks, layers))
+            hooks.enter_context(forked(change.forks, module, layers))
         hooks.enter_context(hooked(*_of_layers(change, layers)))
         hooks.enter_context(hooked(*_of_modules(change, module)))
         yield
@@ -216,11 +225,11 @@ def applied(change: Change | None, module: nn.Module, layers: Sequence[nn.Module
 
 def _of_layers(change: Change, layers: Sequence[nn.Module]) -> Iterator[Any]:
     """Hooks on layers and their sub-blocks."""
-    for function, slot in _found("layer", change.delta):
+    for function, slot in _hooked("layer", change):
         for layer, value in slot.at.items():
             hook = _change_layer(function, change.place, value)
             yield layers[layer].register_forward_pre_hook(hook, with_kwargs=True)
-    for function, slot in _found("sub-block", change.delta) if change.forks is None else ():
+    for function, slot in _hooked("sub-block", change):
         for place, value in slot.at.items():
             if found := sub_block_of(layers[place.layer], place.kind):
                 yield found[-1].register_forward_hook(_change_sub_block(change, function, value))
@@ -228,8 +237,8 @@ def _of_layers(change: Change, layers: Sequence[nn.Module]) -> Iterator[Any]:
 
 def _of_modules(change: Change, module: nn.Module) -> Iterator[Any]:
     """Hooks on modules."""
-    before, behind = _found("input", change.delta), _found("output", change.delta)
-    instead = _found("instead", change.delta)
+    before, behind = _hooked("input", change), _hooked("output", change)
+    instead = _hooked("instead", change)
     names: set[str] = set()
     for _, slot in before + instead + behind:
         names.update(slot.at)
@@ -238,12 +247,12 @@ def _of_modules(change: Change, module: nn.Module) -> Iterator[Any]:
         if steps := _steps(before, name):
             yield part.register_forward_pre_hook(_change_input(change, name, steps))
         if steps := _steps(instead, name):
-            yield _Instead(part, _replace(change, name, steps, part))
+            yield Instead(part, _replace(change, name, steps, part))
         if steps := _steps(behind, name):
             yield part.register_forward_hook(_change_output(change, name, steps))
 
 
-class _Instead:
+class Instead:
     """Another forward pass in the place of a module's own, until it is removed, as a hook is."""
 
     def __init__(self, part: nn.Module, forward: Callable[..., Tensor]) -> None:
@@ -273,6 +282,14 @@ def _found(place: Place, delta: Delta) -> Found:
     return found
 
 
+def _hooked(place: Place, change: Change) -> Found:
+    """Those at a place within the model; where rows part, without what nodes have and candidates have not."""
+    found = _found(place, change.delta)
+    if change.forks is None:
+        return found
+    return [(function, slot) for function, slot in found if not isinstance(slot, OF_NODES)]
+
+
 def _steps(found: Found, name: str) -> Steps:
     """What is done to a module."""
     todo = [(function, slot.at[name]) for function, slot in found if name in slot.at]
@@ -294,7 +311,7 @@ def _change_sub_block(change: Change, function: Callable[..., Tensor], value: Te
 
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
         y = output if isinstance(output, Tensor) else output[0]
-        y = _as_it_lay(function(_by_candidate(y, K, again), value), y, K, again)
+        y = as_it_lay(function(by_candidate(y, K, again), value), y, K, again)
         return y if isinstance(output, Tensor) else type(output)((y, *output[1:]))
 
     return hook
@@ -306,12 +323,12 @@ def _change_input(change: Change, name: str, steps: Steps) -> Any:
 
     def hook(module: nn.Module, args: Any) -> Any:
         _check_rows(change, name, args[0])
-        x = _by_candidate(args[0], K, again)
+        x = by_candidate(args[0], K, again)
         for function, tensors in steps:
             x = function(x, *tensors)
-        x = _as_it_lay(x, args[0], K, again)
+        x = as_it_lay(x, args[0], K, again)
         if change.changed is not None:
-            x = _where_changed(change.changed, name, x, args[0])
+            x = where_changed(change.changed, name, x, args[0])
         return x, *args[1:]
 
     return hook
@@ -323,11 +340,11 @@ def _replace(change: Change, name: str, steps: Steps, part: nn.Module) -> Callab
 
     def forward(x: Tensor) -> Tensor:
         _check_rows(change, name, x)
-        y = _by_candidate(x, K, again)
+        y = by_candidate(x, K, again)
         for function, tensors in steps:
             y = function(y, part, *tensors)
-        y = _as_it_lay(y, x, K, again)
-        return y if change.changed is None else _where_changed(change.changed, name, y, own(x))
+        y = as_it_lay(y, x, K, again)
+        return y if change.changed is None else where_changed(change.changed, name, y, own(x))
 
     return forward
 
@@ -338,12 +355,12 @@ def _change_output(change: Change, name: str, steps: Steps) -> Any:
 
     def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         _check_rows(change, name, args[0], output)
-        x = functools.partial(_by_candidate, args[0], K, again)
-        y = _by_candidate(output, K, again)
+        x = functools.partial(by_candidate, args[0], K, again)
+        y = by_candidate(output, K, again)
         for function, tensors in steps:
             y = function(y, x, *tensors)
-        y = _as_it_lay(y, output, K, again)
-        return y if change.changed is None else _where_changed(change.changed, name, y, output)
+        y = as_it_lay(y, output, K, again)
+        return y if change.changed is None else where_changed(change.changed, name, y, output)
 
     return hook
 
@@ -357,35 +374,3 @@ def _check_rows(change: Change, name: str, x: Tensor, output: Tensor | None = No
             f"module '{name}' gets {tuple(x.shape)} for {K} candidates; take modules whose first axis is "
             "the rows of the batch"
         )
-
-
-def _where_changed(changed: Tensor, name: str, y: Tensor, before: Tensor) -> Tensor:
-    """A module's numbers [rows, T, ...] as they are changed, and as they were in front of that.
-
-    It may get the tokens one behind the other, [rows * T, ...], or those alone that are read, which are few.
-
-    Raises:
-        GfoError: for a module that gets other tokens.
-    """
-    rows, T = changed.shape
-    if y.shape[:2] == (rows, T):
-        return torch.where(changed.view(rows, T, *[1] * (y.ndim - 2)), y, before)
-    if len(y) == rows * T:
-        return torch.where(changed.view(-1, *[1] * (y.ndim - 1)), y, before)
-    if y.ndim == 3 and y.shape[0] * y.shape[1] < rows * T:
-        return y
-    raise GfoError(
-        f"module '{name}' gets {tuple(y.shape)} for {rows} rows of {T} tokens; a change that begins at a "
-        "place needs modules that get each row's tokens: take others"
-    )
-
-
-def _by_candidate(x: Tensor, K: int, again: int) -> Tensor:
-    """Tokens [..., D], in which K candidates follow each other so many times: [K, N, D]."""
-    return x.reshape(again, K, -1, x.shape[-1]).transpose(0, 1).reshape(K, -1, x.shape[-1])
-
-
-def _as_it_lay(x: Tensor, before: Tensor, K: int, again: int) -> Tensor:
-    """Tokens by candidate [K, N, D] in the order and shape in which they came, [..., D]."""
-    x = x.reshape(K, again, -1, x.shape[-1]).transpose(0, 1)
-    return x.reshape(*before.shape[:-1], x.shape[-1])

@@ -10,7 +10,7 @@ transformers code does the rest: a cache that hands out the context, an additive
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -57,14 +57,17 @@ class Context:
         layers: per layer the keys and values, each [C, H_kv, S, D_h]; None for a layer that was not run;
             fewer than S tokens, the last ones, where a layer has no prefix.
         visible: bool [C, S]; False at padding.
-        position: int [C, S], the tokens' positions.
+        position: int [C, S], the tokens' positions, by their number.
         length: int [C], the position at which branches start.
+        shift: how much further words behind it stand where images take other positions than their tokens
+            have numbers, int [C]; see `gfo.models.image_tokens`. None for nothing.
     """
 
     layers: tuple[KeysValues | None, ...]
     visible: Tensor
     position: Tensor
     length: Tensor
+    shift: Tensor | None = None
 
     @property
     def bytes(self) -> int:
@@ -98,7 +101,8 @@ class Context:
         visible = torch.cat([_padded(context.visible, 1, S) for context in contexts])
         position = torch.cat([_padded(context.position, 1, S) for context in contexts])
         length = torch.cat([context.length for context in contexts])
-        return cls(layers, visible, position, length)
+        shifts = [context.shift for context in contexts if context.shift is not None]
+        return cls(layers, visible, position, length, torch.cat(shifts) if shifts else None)
 
     def expand(self, rows: int) -> Context:
         """A single row seen as `rows` equal rows, without copying."""
@@ -106,18 +110,25 @@ class Context:
             pair and (pair[0].expand(rows, -1, -1, -1), pair[1].expand(rows, -1, -1, -1))
             for pair in self.layers
         )
-        return Context(
-            layers, self.visible.expand(rows, -1), self.position.expand(rows, -1), self.length.expand(rows)
-        )
+        shift = None if self.shift is None else self.shift.expand(rows)
+        visible, position = self.visible.expand(rows, -1), self.position.expand(rows, -1)
+        return Context(layers, visible, position, self.length.expand(rows), shift)
+
+    def behind(self, parent: Context) -> Context:
+        """What continues a parent of as many rows, and has its keys and values already, with its tokens."""
+        visible = torch.cat([parent.visible, self.visible], dim=1)
+        position = torch.cat([parent.position, self.position], dim=1)
+        return replace(self, visible=visible, position=position, length=parent.length + self.length)
 
     def above(self, layer: int) -> Context:
         """Without the keys and values of the layers below one."""
-        return Context((None,) * layer + self.layers[layer:], self.visible, self.position, self.length)
+        return replace(self, layers=(None,) * layer + self.layers[layer:])
 
     def take(self, rows: Tensor) -> Context:
         """Some of the rows, by their numbers."""
         layers = tuple(pair and (pair[0][rows], pair[1][rows]) for pair in self.layers)
-        return Context(layers, self.visible[rows], self.position[rows], self.length[rows])
+        shift = None if self.shift is None else self.shift[rows]
+        return Context(layers, self.visible[rows], self.position[rows], self.length[rows], shift)
 
     def growing_cache(self) -> DynamicCache:
         """A transformers cache that holds the context and takes up what is computed behind it."""
@@ -168,6 +179,19 @@ class Forced:
 
 
 @dataclass(frozen=True)
+class Together:
+    """Tokens that see each other whatever their order.
+
+    Attributes:
+        pairs: which do, bool [C or 1, R, T, T], in one branch.
+        windowed: whether a sliding window hides some of them.
+    """
+
+    pairs: Tensor
+    windowed: bool
+
+
+@dataclass(frozen=True)
 class RowLayout:
     """M branches laid one behind the other in R rows of T tokens, the same behind each of C contexts.
 
@@ -181,7 +205,9 @@ class RowLayout:
             [C, R, T]; None where all that stand behind it in its branch do.
         forced: what an encoder-decoder's decoder is given; `read` then counts through the answers' R starts
             and the N * T' tokens forced.
-        ids: the words, int [R, T], 0 in the soft prompt's places; None where a layout does not tell.
+        ids: the words, int [R, T], or [C, R, T] where contexts differ in them, 0 in the soft prompt's
+            places; None where a layout does not tell.
+        answer: which tokens are of endings, bool [R, T]; None for none.
     """
 
     branch: Tensor
@@ -190,12 +216,14 @@ class RowLayout:
     end: Tensor | None = None
     forced: Forced | None = None
     ids: Tensor | None = None
+    answer: Tensor | None = None
 
     @classmethod
-    def single(cls, length: Tensor, n: int) -> RowLayout:
-        """One branch of n tokens, padded behind the real `length` [C] of them."""
+    def single(cls, length: Tensor, n: int, ids: Tensor | None = None) -> RowLayout:
+        """One branch of n tokens, padded behind the real `length` [C] of them; `ids` [C, n]."""
         position = torch.arange(n, device=length.device)[None]
-        return cls(torch.zeros_like(position), position, (length - 1)[:, None])
+        own = None if ids is None else ids[:, None]
+        return cls(torch.zeros_like(position), position, (length - 1)[:, None], ids=own)
 
     def positions(self, context: Context | None, C: int) -> Tensor:
         """Positions [C * R, T] behind each of C contexts."""
@@ -203,7 +231,14 @@ class RowLayout:
             return self.position.expand(C, *self.branch.shape).flatten(0, 1)
         return (context.length[:, None, None] + self.position).flatten(0, 1)
 
-    def mask(self, context: Context | None, C: int, window: int | None, dtype: torch.dtype) -> Tensor:
+    def mask(
+        self,
+        context: Context | None,
+        C: int,
+        window: int | None,
+        dtype: torch.dtype,
+        together: Together | None = None,
+    ) -> Tensor:
         """Additive attention mask [C * R, 1, T, S + T]: the shared context and, causally, the own branch.
 
         Args:
@@ -211,6 +246,7 @@ class RowLayout:
             C: number of contexts, or of times that the rows start from nothing.
             window: a token sees the last `window` positions, itself included; None for all.
             dtype: of the mask; hidden places hold the dtype's lowest number.
+            together: which tokens see each other, too.
         """
         R, T = self.branch.shape
         order = torch.arange(T, device=self.branch.device)
@@ -219,8 +255,12 @@ class RowLayout:
         else:
             visible = order[:, None] < self.end[..., None, :]
         visible = visible & (order[:, None] >= order[None, :])
+        if together is not None and together.windowed:
+            visible = visible | together.pairs
         if window is not None:
             visible = visible & (self.position[..., :, None] - self.position[..., None, :] < window)
+        if together is not None and not together.windowed:
+            visible = visible | together.pairs
         visible = visible.expand(C, R, T, T)
         if context is not None:
             shared = context.visible[:, None, None, :].expand(C, R, T, -1)

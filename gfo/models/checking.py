@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from gfo.core.errors import GfoError, GfoWarning
+from gfo.core.images import FIRST
 from gfo.models.branches import RowLayout
 from gfo.models.continued_rows import ContinuedRows
 from gfo.models.decoder import Decoder
 from gfo.models.encoder import Encoder
 from gfo.models.encoder_decoder import EncoderDecoder
 from gfo.models.frozen import FrozenModel
-from gfo.models.images import FIRST
+from gfo.models.prefix_lm import PrefixLM
 from gfo.models.probing import TOKENS
 from gfo.models.structure import hooked
 from gfo.models.whole_rows import WholeEncoder, WholeRows, cut_at_head
@@ -81,6 +82,7 @@ def _ways(*models: Any) -> tuple[Way, ...]:
 # kind -> the ways that may be right, the fastest first
 WAYS: dict[str, tuple[Way, ...]] = {
     "decoder": _ways(Decoder, ContinuedRows, WholeRows),
+    "prefix-lm": _ways(PrefixLM, WholeRows),
     "encoder": _ways(Encoder, WholeEncoder),
     "encoder-decoder": _ways(EncoderDecoder),
 }

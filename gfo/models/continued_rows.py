@@ -86,12 +86,13 @@ class ContinuedRows(WholeRows):
 
     states = True
 
-    def context(self, entry: Tensor, length: Tensor) -> tuple[States, Tensor]:
+    def context(self, entry: Tensor, length: Tensor, *, ids: Tensor | None = None) -> tuple[States, Tensor]:
         """Run C texts and keep their states.
 
         Args:
             entry: input embeddings [C, S, D].
             length: int [C], S of each: none is padded.
+            ids: the words, of which nothing is needed.
 
         Returns:
             The states, and what enters the output embedding, [C, S, D].

@@ -18,7 +18,7 @@ from gfo.core.delta import Delta
 from gfo.core.errors import GfoError
 from gfo.models.apply import Change
 from gfo.models.attention import attention_of_branches
-from gfo.models.branches import Context, RowLayout
+from gfo.models.branches import Context, RowLayout, Together
 from gfo.models.families import attention_windows, feed_forward_of, strange_layers
 from gfo.models.frozen import FrozenModel
 from gfo.models.gguf_form import GGUFForm
@@ -33,7 +33,7 @@ class Placed:
     """Where the tokens of a pass stand and what they see.
 
     Attributes:
-        position: int [rows, T].
+        position: int [rows, T], or [3, rows, T] where images have positions of three axes.
         mask: additive, [rows, 1, T, keys], or one for each kind of layer, as transformers takes them.
     """
 
@@ -99,6 +99,7 @@ class Decoder(FrozenModel):
         length: Tensor,
         parent: Context | None = None,
         *,
+        ids: Tensor | None = None,
         change: Change | None = None,
         start: int = 0,
         stop: int | None = None,
@@ -109,6 +110,7 @@ class Decoder(FrozenModel):
             entry: what enters layer `start`, [C, S, D], padded on the right; input embeddings at 0.
             length: real tokens of each row, int [C].
             parent: what the rows continue: a context of C rows, or of one row that all continue.
+            ids: the words, int [C, S], 0 in the soft prompt's places; None for no images.
             change: candidates to apply, in C rows.
             start: the first layer run.
             stop: the layer not run any more; None to run all and the final norm.
@@ -120,19 +122,15 @@ class Decoder(FrozenModel):
         C, S, _ = entry.shape
         if parent is not None and len(parent.length) != C:
             parent = parent.expand(C)
-        rows = RowLayout.single(length, S)
+        rows = RowLayout.single(length, S, ids)
         cache = DynamicCache() if parent is None else parent.growing_cache()
         placed = self.place(parent, C, rows, entry.dtype)
         hidden = self._pass(entry[:, None], rows, placed, cache, change, start, stop)[:, 0]
-        position = placed.position
-        visible = rows.position < length[:, None]
-        if parent is not None:
-            visible = torch.cat([parent.visible, visible], dim=1)
-            position = torch.cat([parent.position, position], dim=1)
-            length = parent.length + length
         layers = [(layer.keys, layer.values) if layer.is_initialized else None for layer in cache.layers]
         layers += [None] * (self.layers - len(layers))
-        return Context(tuple(layers), visible, position, length), hidden
+        visible, position = rows.position < length[:, None], rows.positions(parent, C)
+        own = Context(tuple(layers), visible, position, length, self._shift(parent, ids))
+        return (own if parent is None else own.behind(parent)), hidden
 
     def branches(
         self,
@@ -166,8 +164,20 @@ class Decoder(FrozenModel):
 
     def place(self, context: Context | None, C: int, rows: RowLayout, dtype: torch.dtype) -> Placed:
         """Where tokens stand, and what they see, in rows behind each of C contexts, or of nothing."""
-        mask = self._masks(partial(rows.mask, context, C, dtype=dtype))
-        return Placed(rows.positions(context, C), mask)
+        together, position = None, rows.positions(context, C)
+        if self.images is not None:
+            shift = None if context is None else context.shift
+            position, together = self.stand(position, rows, shift)
+        mask = self._masks(partial(rows.mask, context, C, dtype=dtype, together=together))
+        return Placed(position, mask)
+
+    def stand(self, number: Tensor, rows: RowLayout, shift: Tensor | None) -> tuple[Tensor, Together | None]:
+        """Where tokens numbered [C * R, T] stand, as `Placed` has it, and which see each other beyond what is
+        in front of them; `shift` [C] is that of the contexts."""
+        if self.images is None or rows.ids is None:
+            return number, None
+        tokens = self.images.tokens
+        return tokens.positions(number, rows, shift), tokens.together(rows)
 
     def extend(
         self,
@@ -176,31 +186,36 @@ class Decoder(FrozenModel):
         mask_of: Callable[[int | None], Tensor],
         cache: DynamicCache,
         *,
+        ids: Tensor | None = None,
         change: Change | None = None,
     ) -> Tensor:
         """Run all layers, with a cache and masks of the caller's.
 
         Args:
             entry: input embeddings [rows, T, D].
-            position: of the tokens, int [rows, T].
+            position: of the tokens, as `Placed` has them.
             mask_of: sliding window, or None for none -> additive mask [rows, 1, T, keys].
             cache: takes up keys and values, and hands out what is seen.
+            ids: the words, int [rows, T]; None for no images.
             change: candidates to apply, in the rows.
 
         Returns:
             Hidden states [rows, T, D] behind the final norm.
         """
-        return self._run(
-            self.stacks[0],
-            entry,
-            change,
-            0,
-            None,
-            attention_mask=self._masks(mask_of),
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-        )
+        with ExitStack() as hooks:
+            if self.images is not None and ids is not None:
+                hooks.enter_context(self.images.tokens.deepened(self._layers, ids))
+            return self._run(
+                self.stacks[0],
+                entry,
+                change,
+                0,
+                None,
+                attention_mask=self._masks(mask_of),
+                position_ids=position,
+                past_key_values=cache,
+                use_cache=True,
+            )
 
     @torch.no_grad()
     def unseen(self, delta: Delta) -> bool:
@@ -208,7 +223,7 @@ class Decoder(FrozenModel):
         if not self._in_last_layer(delta):
             return False
         last, names = self.layers - 1, sorted(delta.modules)
-        entry, length = self.embed(self._probe()[1])[None], torch.tensor([12], device=self.device)
+        entry, length = self.embed(self.probe_text)[None], torch.tensor([12], device=self.device)
         noise = torch.Generator().manual_seed(0)
 
         def move(module: Any, args: Any, output: Tensor) -> Tensor:
@@ -219,9 +234,16 @@ class Decoder(FrozenModel):
             moved = self.context(entry, length)[0].layers[last]
         return all(map(torch.equal, plain or (), moved or ()))
 
+    def _shift(self, parent: Context | None, ids: Tensor | None) -> Tensor | None:
+        """The shift of what stands behind the rows' words, int [C, S]; see `Context`."""
+        before = None if parent is None else parent.shift
+        if self.images is None or ids is None:
+            return before
+        return self.images.tokens.shift_behind(ids, before)  # type: ignore[no-any-return]
+
     def _in_last_layer(self, delta: Delta) -> bool:
         """Whether what changes for all tokens are modules of the last layer, and nothing else."""
-        if not delta.modules or any(self.layer_of(name) != self.layers - 1 for name in delta.modules):
+        if not delta.modules or any(self.lowest_layer(name) != self.layers - 1 for name in delta.modules):
             return False
         return not any(slot.everywhere and not slot.modules for slot in delta.slots)
 
@@ -232,7 +254,7 @@ class Decoder(FrozenModel):
         Raises:
             GfoError: if the logits differ by more than rounding, so that no result would be right.
         """
-        some, ids = self._probe()
+        some, ids = self.probe_vocabulary, self.probe_text
         plain = self.module(input_ids=ids[None]).logits[0, -1, list(some)].float()
         embeds = self.embed(ids)[None]  # (1, 12, D)
         context, _ = self.context(embeds[:, :7], torch.tensor([7], device=self.device))
@@ -265,6 +287,9 @@ class Decoder(FrozenModel):
             hooks.enter_context(attention_of_branches(self.config))
             if stop is None:
                 hooks.enter_context(read_tokens_only(self.last_network, rows))
+            if self.images is not None and rows.ids is not None:  # in front of what looks at the layers
+                ids = rows.ids.expand(len(entry), *entry.shape[1:3]).flatten(0, 1)
+                hooks.enter_context(self.images.tokens.deepened(self._layers, ids))
             hidden = self._run(
                 self.stacks[0],
                 entry.flatten(0, 1),

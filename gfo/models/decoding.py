@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicLayer
 from gfo.core.domain import Array
 from gfo.models.apply import Change, applied
 from gfo.models.attention import attention_of_branches
-from gfo.models.branches import Context, KeysValues, RowLayout
+from gfo.models.branches import Context, KeysValues, RowLayout, Together
 from gfo.models.last_layer import read_tokens_only
 from gfo.models.shared_attention import Grid, Shared, shared_attention
 
@@ -96,6 +96,9 @@ class DecoderSequences(Growing):
         self._owner, self._own = owner, np.zeros_like(owner)  # and lengths, on the host
         self.context, self.owner, self.capacity = context, self._there(owner), capacity
         self._start = torch.zeros_like(self.owner) if context is None else context.length[self.owner]
+        shift = None if context is None else context.shift
+        self._shift = torch.zeros_like(self.owner) if shift is None else shift[self.owner]
+        self._together: Together | None = None
         self._length = torch.zeros_like(self.owner)
         self._cache = DynamicCache()
         self._cache.layers = [_GrowingLayer(self, i) for i in range(model.layers)]
@@ -104,7 +107,9 @@ class DecoderSequences(Growing):
         self.shared: Shared | None = None
         self._may_share = model.shares_attention
 
-    def begin(self, entry: Tensor, length: Array, rows: Array, change: Change | None) -> Tensor:
+    def begin(
+        self, entry: Tensor, length: Array, rows: Array, change: Change | None, ids: Tensor | None = None
+    ) -> Tensor:
         """The first tokens of some of the sequences, each once.
 
         Args:
@@ -112,6 +117,7 @@ class DecoderSequences(Growing):
             length: real tokens of each, int [rows], on the host.
             rows: which sequences, int [rows], ascending, on the host.
             change: candidates to apply, in these rows.
+            ids: the words, int [rows, T], 0 in the soft prompt's places; None for no images.
 
         Returns:
             Hidden states of their last tokens, [rows, D].
@@ -123,11 +129,25 @@ class DecoderSequences(Growing):
         self._length[at] = lengths
         lie = RowLayout.single(lengths, T)
         position = self._start[at][:, None] + torch.arange(T, device=self._device)
+        stands = self._stand(position, lengths, at, ids)
         scores, copies = T * self._model.heads * self._model.layers, self._model.kept
         grid = Grid.of(self._owner[rows], self._device) if scores <= copies else None  # the smaller
         with read_tokens_only(self._model.last_network, lie):
-            hidden = self._pass(entry, position, grid, change)
+            hidden = self._pass(entry, position, stands, grid, change, ids)
+        self._together = None
         return lie.reading(hidden)[:, 0]
+
+    def _stand(self, position: Tensor, length: Tensor, at: Tensor, ids: Tensor | None) -> Tensor:
+        """Where the first tokens of the sequences `at` stand, which have numbers [rows, T]; see `Placed`."""
+        if ids is None:
+            return position
+        column = torch.arange(ids.shape[1], device=self._device).expand_as(ids)
+        branch = torch.where(column < length[:, None], 0, -1)
+        rows, before = RowLayout(branch, column, length[None] - 1, ids=ids[None]), self._shift[at]
+        if self._model.images is not None:
+            self._shift[at] = self._model.images.tokens.shift_behind(ids, before)
+        stands, self._together = self._model.stand(position, rows, before[:1])
+        return stands
 
     def step(self, token: Tensor, change: Change | None) -> Tensor:
         """One token more for each sequence, int [N]: its hidden state, [N, D].
@@ -140,7 +160,8 @@ class DecoderSequences(Growing):
         self.rows = torch.arange(len(token), device=token.device)
         self.columns = int(self._own.max()) + 1
         position = (self._start + self._length)[:, None]
-        hidden = self._pass(self._model.embed(token)[:, None], position, self._grid, change)
+        stands = position + self._shift[:, None]
+        hidden = self._pass(self._model.embed(token)[:, None], position, stands, self._grid, change)
         self._length += 1
         self._own += 1
         return hidden[:, 0]
@@ -150,7 +171,7 @@ class DecoderSequences(Growing):
         at = self._there(rows)
         used, self._owner = np.unique(self._owner[rows], return_inverse=True)
         self._own, self.owner = self._own[rows], self._there(self._owner)
-        self._start, self._length = self._start[at], self._length[at]
+        self._start, self._length, self._shift = self._start[at], self._length[at], self._shift[at]
         if self.context is not None and len(used) < len(self.context.length):
             self.context = self.context.take(self._there(used))
         for layer in self._cache.layers:
@@ -168,24 +189,28 @@ class DecoderSequences(Growing):
         else:
             whole[self.rows, :, self._length] = new[:, :, 0]
 
-    def _pass(self, entry: Tensor, position: Tensor, grid: Grid | None, change: Change | None) -> Tensor:
-        """Entry [rows, T, D] at positions [rows, T] -> hidden states [rows, T, D]."""
-        self.shared = None
+    def _pass(
+        self,
+        entry: Tensor,
+        position: Tensor,
+        stands: Tensor,
+        grid: Grid | None,
+        change: Change | None,
+        ids: Tensor | None = None,
+    ) -> Tensor:
+        """Entry [rows, T, D] numbered [rows, T], which stands as `Placed` says -> hidden states."""
+        self.shared, config = None, self._model.config
         if grid is not None and self._may_share:
             self.shared = Shared(grid)
-            with shared_attention(self._model.config, self.shared):
-                return self._run(entry, position, change)
-        with attention_of_branches(self._model.config):
-            return self._run(entry, position, change)
-
-    def _run(self, entry: Tensor, position: Tensor, change: Change | None) -> Tensor:
-        return self._model.extend(
-            entry,
-            position,
-            lambda window: self._mask(position, window, entry.dtype),
-            self._cache,
-            change=change,
-        )
+        with attention_of_branches(config) if self.shared is None else shared_attention(config, self.shared):
+            return self._model.extend(
+                entry,
+                stands,
+                lambda window: self._mask(position, window, entry.dtype),
+                self._cache,
+                ids=ids,
+                change=change,
+            )
 
     def _mask(self, position: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
         """Additive mask [rows, 1, T, S + n]: the context and, causally, what is the sequence's own."""
@@ -197,8 +222,13 @@ class DecoderSequences(Growing):
             there = torch.cat([self.context.visible[owner], there], dim=1)
         back = position[:, :, None] - own[:, None, :]  # (rows, T, S + n)
         visible = there[:, None, :] & (back >= 0)
+        together = self._together
+        if together is not None and together.windowed:
+            visible[..., -self.columns :] |= together.pairs[0]
         if window is not None:
             visible = visible & (back < window)
+        if together is not None and not together.windowed:
+            visible[..., -self.columns :] |= together.pairs[0]
         mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
         return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 

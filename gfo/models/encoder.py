@@ -104,7 +104,7 @@ class Encoder(FrozenModel):
         """
         if self.reads == "sentence":
             return
-        some, ids = self._probe()
+        some, ids = self.probe_vocabulary, self.probe_text
         at = 8
         ids[at] = self.tokenizer.mask_token_id
         plain = self.module(input_ids=ids[None]).logits[0, at, list(some)].float()

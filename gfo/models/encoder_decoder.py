@@ -184,7 +184,7 @@ class EncoderDecoder(FrozenModel):
         Raises:
             GfoError: if they differ by more than rounding, so that no result would be right.
         """
-        some, ids = self._probe()
+        some, ids = self.probe_vocabulary, self.probe_text
         answer = torch.tensor([self._answer], device=self.device)
         plain = self.module(input_ids=ids[None], decoder_input_ids=answer).logits[0, -1, list(some)].float()
         rows = RowLayout.single(torch.tensor([len(ids)], device=self.device), len(ids))

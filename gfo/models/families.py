@@ -144,6 +144,21 @@ SUB_BLOCK_NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
     "feed-forward": (("mlp",), ("feed_forward",), ("ffn",), ("block_sparse_moe",), ("fc1", "fc2")),
 }
 
+# Numbers of heads that attentions keep as attributes, and what they are of; and how configs say them.
+HEADS_OF_ATTENTION = {
+    "num_heads": "queries",
+    "num_attention_heads": "queries",
+    "num_key_value_heads": "groups",
+    "num_key_value_groups": "ratio",
+}
+HEADS_IN_CONFIG = {"num_attention_heads": "queries", "num_key_value_heads": "groups"}
+HEAD_WIDTH_IN_CONFIG = "head_dim"
+NEURONS_IN_CONFIG = ("intermediate_size", "ffn_dim", "n_inner")
+
+# Families in whose text models the tokens of an image see each other, and those of a whole prompt do.
+WHOLE_IMAGES = frozenset({"gemma3"})
+WHOLE_PROMPTS = frozenset({"paligemma"})
+
 # Positions that begin behind the padding token's number, so that a table holds as many less.
 POSITIONS_BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer"})
 

@@ -20,7 +20,7 @@ from gfo.core.errors import GfoError, unknown_name
 from gfo.models.apply import Change, applied, check_applied
 from gfo.models.branches import Context, RowLayout
 from gfo.models.families import USUAL_TARGETS, context_length, logit_transform
-from gfo.models.probing import TOKENS, check_modules, embedding_scale, kept, widest
+from gfo.models.probing import TOKENS, check_modules, embedding_scale, kept, layers_passed, widest
 from gfo.models.structure import LinearInfo, Stack, find_experts, find_linears, hidden_of, hooked, outputs_of
 from gfo.models.sub_blocks import HasSubBlocks
 from gfo.models.texts import HasTexts
@@ -202,6 +202,15 @@ class FrozenModel(HasTexts, HasSubBlocks, ABC):
             first += stack.size
         return None
 
+    def lowest_layer(self, name: str) -> int:
+        """The first layer that runs again where a module changes: its own, or the one it comes behind."""
+        layer = self.layer_of(name)
+        return max(self._passed.get(name, 0) - 1, 0) if layer is None else layer
+
+    @functools.cached_property
+    def _passed(self) -> dict[str, int]:
+        return layers_passed(self)
+
     def check(self, delta: Delta) -> None:
         """Raise GfoError for a Delta that does not fit the model, or too high a first layer."""
         check_applied(delta)
@@ -280,7 +289,8 @@ class FrozenModel(HasTexts, HasSubBlocks, ABC):
                 if self.read_token is not None:
                     at = torch.where(ids == self.read_token, column, -1).amax(dim=1)
                 first = torch.arange(len(some), device=self.device) * T
-                lie = RowLayout(torch.zeros_like(ids), column, (first + at)[None])
+                number = torch.arange(len(some), device=self.device)[:, None].expand_as(ids)
+                lie = RowLayout(number, column, (first + at)[None], ids=ids)
                 hidden = self.branches(None, self.embed(ids)[None], lie)
                 out[some] = self.logits(hidden[0], vocabulary)
         return out
@@ -331,20 +341,16 @@ class FrozenModel(HasTexts, HasSubBlocks, ABC):
 
     @property
     def probe_vocabulary(self) -> tuple[int, ...]:
-        """Some 64 tokens, evenly spread, whose logits are compared."""
-        return self._probe()[0]
+        """Some 64 tokens, evenly spread over the vocabulary, whose logits are compared."""
+        step = max(1, self.vocabulary_size // CHECKED_TOKENS)
+        return tuple(range(0, self.vocabulary_size, step))[:CHECKED_TOKENS]
 
     @property
     def probe_text(self) -> Tensor:
         """12 tokens to compare with, int [12]."""
-        return self._probe()[1]
-
-    def _probe(self) -> tuple[tuple[int, ...], Tensor]:
-        """Some 64 tokens, evenly spread over the vocabulary, to compare logits at, and 12 as a text [12]."""
-        step = max(1, self.vocabulary_size // CHECKED_TOKENS)
-        some = tuple(range(0, self.vocabulary_size, step))[:CHECKED_TOKENS]
-        text = [token for token in some if token != getattr(self.config, "pad_token_id", None)]
-        return some, torch.tensor(text[:12], device=self.device)
+        padding = getattr(self.config, "pad_token_id", None)
+        text = [token for token in self.probe_vocabulary if token != padding]
+        return torch.tensor(text[:12], device=self.device)
 
     def compare(self, logits: Tensor, plain: Tensor) -> None:
         """Raise GfoError if logits differ from those of a plain forward pass by more than rounding."""

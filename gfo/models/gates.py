@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gfo.models.families import sub_block_of
+from gfo.models.narrowing import Narrow
 from gfo.models.structure import hidden_of, hooked, with_hidden
 
 _FORMS: WeakKeyDictionary[nn.Module, tuple[int, ...]] = WeakKeyDictionary()
@@ -48,11 +49,15 @@ class Fork:
         rise: the node of the layer below that each comes from, int [nodes]; None where none parts.
         nodes: how many there are.
         open: by the kind of sub-block; one that is not named runs for all.
+        inputs: module -> factors on what enters it, of the m nodes that its sub-block runs for, [m, in].
+        narrow: module -> the inputs of it that they run, the others being 0.
     """
 
     rise: Tensor | None
     nodes: int
     open: Mapping[str, Open]
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    narrow: Mapping[str, Narrow] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,18 +76,38 @@ class Forks:
 
 
 @contextmanager
-def forked(forks: Forks, layers: Sequence[nn.Module]) -> Iterator[None]:
-    """Within, rows part in front of layers, and sub-blocks run on those of open nodes."""
+def forked(forks: Forks, module: nn.Module, layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Within, rows part in front of layers, and sub-blocks run on those of open nodes.
+
+    Args:
+        forks: how.
+        module: the whole model.
+        layers: its layers, as they are counted.
+    """
     laid = _Laid(forks.rows)
     with ExitStack() as hooks:
         for number, fork in forks.layers.items():
             part = _parting(forks.rows * forks.nodes, fork, laid)
             handle = layers[number].register_forward_pre_hook(part, with_kwargs=True)
             hooks.enter_context(hooked(handle))
+            for name, factors in fork.inputs.items():
+                handle = module.get_submodule(name).register_forward_pre_hook(partial(_scaled, factors))
+                hooks.enter_context(hooked(handle))
+            for name, narrow in fork.narrow.items():  # within what gates put around them
+                for some_part, forward in narrow.forwards(module, name):
+                    hooks.enter_context(_running(some_part, forward))
             for kind, some in fork.open.items():
                 if found := sub_block_of(layers[number], kind):
                     hooks.enter_context(_gated(found, _Sub(some, fork.nodes, laid)))
         yield
+
+
+def _scaled(factors: Tensor, module: nn.Module, args: Any) -> Any:
+    """A module's arguments with what enters it, of m nodes' rows, times their factors [m, in]."""
+    if not len(factors):
+        return args
+    x = args[0].reshape(len(factors), -1, factors.shape[1]) * factors[:, None]
+    return x.view(args[0].shape), *args[1:]
 
 
 @dataclass

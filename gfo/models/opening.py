@@ -129,11 +129,15 @@ def no_progress_bars() -> Iterator[None]:
 
 
 def kind_of(config: Any, architecture: str) -> str:
-    """ "decoder", "encoder" or "encoder-decoder", by the config and the class that was saved."""
+    """ "decoder", "prefix-lm", "encoder" or "encoder-decoder", by the config and the class that was saved."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    from gfo.models.families import WHOLE_PROMPTS
 
     if config.is_encoder_decoder:
         return "encoder-decoder"
+    if config.model_type in WHOLE_PROMPTS:
+        return "prefix-lm"
     if architecture.endswith(WITH_HEAD):
         return "encoder"
     headless = not any(word in architecture for word in ("CausalLM", "LMHead"))

@@ -36,6 +36,8 @@ def check_modules(model: Any, names: Iterable[str]) -> None:
         model: whose modules they are.
         names: theirs, as by `named_modules`.
     """
+    if model.images is not None:  # what reads those runs apart
+        names = set(names).difference(model.images.linears)
     new = sorted(set(names) - set(model.reached))
     if new:
         parts = {name: model.module.get_submodule(name) for name in new}
@@ -133,6 +135,29 @@ def rows_of(model: Any) -> tuple[Tensor, RowLayout]:
     if not model.causal:
         read = torch.arange(ROWS, device=text.device)[None] * TOKENS
     return model.embed(ids)[None], RowLayout(start.expand(-1, TOKENS), column, read, ids=ids)
+
+
+@torch.no_grad()
+def layers_passed(model: Any) -> dict[str, int]:
+    """Module outside of the layers -> how many of those a pass has been through when it is first called."""
+    passed: set[int] = set()
+    found: dict[str, int] = {}
+    outside = [part for part in model.module.named_modules() if model.layer_of(part[0]) is None]
+
+    def noter(name: str) -> Any:
+        def note(module: nn.Module, args: Any) -> None:
+            found.setdefault(name, len(passed))
+
+        return note
+
+    def pass_by(module: nn.Module, args: Any, output: Any) -> None:
+        passed.add(id(module))
+
+    hooks = [part.register_forward_pre_hook(noter(name)) for name, part in outside]
+    hooks += [layer.register_forward_hook(pass_by) for layer in model.all_layers]
+    with evaluating(model.module), hooked(*hooks):
+        model.branches(None, *rows_of(model))
+    return found
 
 
 def widest(model: Any) -> int:

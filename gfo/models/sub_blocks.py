@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,33 +15,14 @@ from gfo.core.sub_blocks import SUB_BLOCKS, SubBlock
 from gfo.models.apply import Change, applied
 from gfo.models.families import sub_block_of
 from gfo.models.gates import Fork, Forks, Open
+from gfo.models.latency import Latency, latency_of
+from gfo.models.narrowing import Narrow, every_second
 from gfo.models.probing import ROWS, evaluating, rows_of
+from gfo.models.sizes import Size
 from gfo.models.structure import hidden_of, hooked
+from gfo.models.units import Units, last_matrices, networks_of, units_of
 
 SAME = 1e-4  # of their spread: so near are the states of a pass whose rows part to those of one that masks
-
-
-class Size(NamedTuple):
-    """How large a part of a model is.
-
-    Attributes:
-        parameters: of its modules.
-        bytes: that they take in memory.
-        multiply_adds: of a token: the parameters that are in matrices (of routed experts all of them).
-        kept: numbers that are kept of a token where its keys and values are; 0 where none are.
-    """
-
-    parameters: int
-    bytes: int
-    multiply_adds: int
-    kept: int = 0
-
-    @classmethod
-    def of(cls, tensors: Iterable[Tensor], kept: int = 0) -> Size:
-        """Of parameters, each of which counts once."""
-        own = list({id(t): t for t in tensors}.values())
-        matrices = sum(t.numel() for t in own if t.ndim > 1)
-        return cls(sum(t.numel() for t in own), sum(t.nbytes for t in own), matrices, kept)
 
 
 class HasSubBlocks:
@@ -66,6 +47,32 @@ class HasSubBlocks:
     def skips_sub_blocks(self) -> bool:
         """Whether a pass whose rows part in its layers is right for this model; it is tried."""
         return may_skip(self)
+
+    @functools.cached_property
+    def last_matrices(self) -> Mapping[SubBlock, str]:
+        """Sub-block -> the name of the linear module whose output is the sub-block's, where one's is."""
+        return last_matrices(self)
+
+    @functools.cached_property
+    def networks(self) -> Mapping[str, tuple[str, ...]]:
+        """The last matrix of each feed-forward network -> those in front, if some neurons can run alone."""
+        found = networks_of(self)
+        return found if may_narrow(self, found) else {}
+
+    def units(self, place: SubBlock, kind: str) -> Units:
+        """Equal parts of a sub-block: see `gfo.models.units.units_of`."""
+        return units_of(self, place, kind)
+
+    def latency(self, path: str, units: Mapping[SubBlock, Sequence[int]]) -> Latency:
+        """How long its parts take: see `gfo.models.latency.latency_of`."""
+        return latency_of(self, path, units)
+
+    def in_sub_blocks(self, names: Iterable[str]) -> bool:
+        """Whether all of the modules are in sub-blocks that are known."""
+        try:
+            return all(self.sub_block_of(name) for name in names)
+        except GfoError:
+            return False
 
     def sub_block_of(self, name: str) -> SubBlock | None:
         """The sub-block that a module is in, by its name, or None."""
@@ -160,17 +167,35 @@ def _check_residual(model: Any, places: Mapping[SubBlock, Size], whole: Iterable
 def may_skip(model: Any) -> bool:
     """See `HasSubBlocks.skips_sub_blocks`: all four ways through each layer in turn, from one node."""
     places = list(model.sub_blocks)
-    entry, rows = rows_of(model)
     gate = {place: torch.tensor([1.0, 0.0, 1.0], device=model.device) for place in places}
     gate |= {place: torch.tensor([1.0, 1.0, 0.0], device=model.device) for place in places[1::3]}
     gate |= {place: torch.zeros(3, device=model.device) for place in places[2::5]}
-    delta = Delta(gate=gate)
-    place = torch.full((3 * ROWS, 1), -1, device=model.device)
+    return _is_the_same(model, Delta(gate=gate), 1, _spread(gate, model.layers))
+
+
+@torch.no_grad()
+def may_narrow(model: Any, networks: Mapping[str, tuple[str, ...]]) -> bool:
+    """Whether networks that run some neurons alone give what they give with 0 in the others' places."""
+    factors = every_second({name: model.linears[name].in_features for name in networks}, model.device)
+    layers = {}
+    for name, before in networks.items():
+        narrow = {name: Narrow.of(before, factors[name])}
+        layers[model.layer_of(name)] = Fork(None, 2, {}, narrow=narrow)
+    return bool(factors) and _is_the_same(model, Delta(input_scale=factors), 2, layers)
+
+
+def _is_the_same(model: Any, delta: Delta, nodes: int, layers: Mapping[int, Fork]) -> bool:
+    """Whether a pass whose rows part gives the states of one of all candidates' rows."""
+    entry, rows = rows_of(model)
+    K = delta.candidates
+    place = torch.full((K * ROWS, 1), -1, device=model.device)
+    delta = delta.to(model.device, model.dtype)
     with model.lock, evaluating(model.module):
         try:
-            wanted = model.branches(None, entry.expand(3, -1, -1, -1), rows, change=Change(delta, place))
-            forks = Forks(len(rows.branch), 1, _spread(gate, model.layers))
-            found = model.branches(None, entry, rows, change=Change(delta, place, forks=forks))
+            wanted = model.branches(None, entry.expand(K, -1, -1, -1), rows, change=Change(delta, place))
+            forks = Forks(len(rows.branch), nodes, layers)
+            entered = entry.expand(nodes, -1, -1, -1)
+            found = model.branches(None, entered, rows, change=Change(delta, place, forks=forks))
         except Exception:  # of any kind: then sub-blocks are run and their outputs masked, which is right
             return False
     most = SAME * torch.finfo(model.dtype).eps / torch.finfo(torch.float32).eps

@@ -45,6 +45,12 @@ def options_of(name: str) -> list[str] | None:
 
 
 @checked
+def takes_genes(name: str) -> bool:
+    """Whether the optimizer `name` takes integer and categorical genes; True where that is not known."""
+    return bool(getattr(_factory(name), "integers", True))
+
+
+@checked
 def make(name: str, *, domain: Domain, seed: int, **options: Any) -> Optimizer:
     """The optimizer `name` on `domain`, with its own random generator from `seed`.
 

@@ -142,19 +142,30 @@ def change_one(rng: Rng, z: Array, *, domain: Domain) -> Array:
 
 
 def exchange(rng: Rng, z: Array, *, domain: Domain) -> Array:
-    """Random genes of z [n, d] set anew where `domain.exactly` says how many of a group are 1: [n, d].
+    """Random genes of z [n, d] set anew where `domain.exactly` says what the sum of a group is: [n, d].
 
-    Behind a mutation of one gene it is an exchange of two.
+    Behind a mutation of one binary gene it is an exchange of two; other genes go a step at a time.
     """
     if not domain.exactly:
         return z
     z = z.copy()
     for start, stop, number in domain.exactly:
-        genes = z[:, start:stop]
+        genes, high = z[:, start:stop], domain.high[start:stop]
+        if (high > 1).any():
+            _step_to_sum(rng, genes, high, number)
+            continue
         chosen = np.argsort(-genes - rng.random(genes.shape), axis=1)[:, :number]
         genes[:] = 0.0
         np.put_along_axis(genes, chosen, 1.0, axis=1)
     return z
+
+
+def _step_to_sum(rng: Rng, genes: Array, high: Array, number: int) -> None:
+    """Random genes of each row [n, g] moved by single steps until their sum is the number, in place."""
+    for row in genes:
+        while (lacks := number - row.sum()) != 0:
+            way = np.sign(lacks)
+            row[rng.choice(np.flatnonzero(row < high if way > 0 else row > 0))] += way
 
 
 def unseen(rng: Rng, z: Array, seen: Array, *, domain: Domain) -> Array:

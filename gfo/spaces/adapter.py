@@ -17,7 +17,7 @@ from gfo.core.seeding import stream
 from gfo.spaces.parts.measure import HasModules, clipped_spread, module_outputs
 from gfo.spaces.parts.options import Layers, at_least_one, positive
 from gfo.spaces.parts.projection import Projected
-from gfo.spaces.parts.targets import find_targets
+from gfo.spaces.parts.targets import find_targets, linears_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,7 +85,7 @@ class Adapter:
         remedy = "lower dim, raise rank or take more modules"
         self._project = Projected(scale, dim, projection, seed, model.device, what=what, remedy=remedy)
         self.dim, self.domain = dim, self._project.domain
-        self.first_layer = min(model.linears[name].layer for name in self.names)
+        self.first_layer = min(linears_of(model)[name].layer for name in self.names)
 
     def decode(self, z: Tensor) -> Delta:
         """z [K, d] -> K candidates' adapters, float32; differentiable; decode(0) adds 0."""

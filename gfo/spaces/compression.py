@@ -42,8 +42,9 @@ class Compression:
 
     Args:
         model: a frozen model of `gfo.load_model`.
-        levels: two or more of F32, F16, Q8_0, Q5_1, Q5_0, Q4_1, Q4_0 (types of GGUF files) and HQ4, HQ3, HQ2
-            (half-quadratic, in groups of 64 of a row, for merged folders).
+        levels: two or more of F32, F16, Q8_0, Q5_1, Q5_0, Q4_1, Q4_0 (types of GGUF files) and, for merged
+            folders, HQ4, HQ3, HQ2 (half-quadratic, in groups of 64 of a row), S25, S50, S2:4 (a quarter or
+            half of the weights 0, or two of each four) and R75, R50 (low rank, that share of parameters).
         limit: what the file may take: a number above 1 is bytes, any other a share of what the modules take
             in Q8_0, the rest apart. Points beyond it are repaired. None for no limit.
         targets: linear modules, see `find_targets`; None for all.
@@ -94,7 +95,7 @@ class Compression:
         self._costs = None if sensitivity is None else self._checked(sensitivity)
         self.calibration = Calibration()
         if calibration is not None:
-            self.calibration = Calibration.of(model, self.names, calibration, self.levels[-1])
+            self.calibration = Calibration.of(model, self.names, calibration, self.levels)
         self.banks = {name: self._bank(name) for name in self.names}
 
     def decode(self, z: Tensor) -> Delta:

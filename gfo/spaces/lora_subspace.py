@@ -21,7 +21,7 @@ from gfo.core.seeding import stream
 from gfo.spaces.parts.options import Layers, at_least_one, positive
 from gfo.spaces.parts.peft_files import read_lora
 from gfo.spaces.parts.projection import Projected
-from gfo.spaces.parts.targets import HasLinears, Linear, find_targets
+from gfo.spaces.parts.targets import HasLinears, Linear, find_targets, linears_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -198,7 +198,7 @@ class LoRASubspace:
         usual_rank, usual_dim, usual_alpha = METHODS[method]
         rank = at_least_one("rank", usual_rank if rank is None else rank)
         alpha = positive("alpha", usual_alpha if alpha is None else alpha)
-        names = find_targets(model, targets, layers)
+        names = find_targets(model, targets, layers, images=True)
         forms = dict(zip(names, _forms(model, names, method, rank, seed), strict=True))
         self._begins = Begin.of(begins)
         self._finish(model, forms, method, usual_dim if dim is None else dim, alpha, projection, seed)
@@ -239,7 +239,7 @@ class LoRASubspace:
         forms = {name: Started(model.weight(name).float(), A, B) for name, (A, B) in lora.items()}
         space._begins = Begin("{here}", tokens) if tokens else None
         space._finish(model, forms, "lora-fa", dim, positive("alpha", alpha), projection, seed)
-        first = min(model.linears[name].layer for name in lora)
+        first = min(linears_of(model)[name].layer for name in lora)
         given = {"dim": dim, "alpha": alpha, "projection": projection, "seed": seed}
         remember(space, {"adapter": lora, **({"invocation": tokens} if tokens else {}), **given})
         start = {name: (A[None], B[None]) for name, (A, B) in lora.items()}
@@ -266,7 +266,7 @@ class LoRASubspace:
         scale = {name: alpha * form.scale for name, form in forms.items()}
         self._project = Projected(scale, dim, projection, seed, model.device, what=what, remedy=remedy)
         self.dim, self.domain = dim, self._project.domain
-        self.first_layer = min(model.linears[name].layer for name in self.names)
+        self.first_layer = min(linears_of(model)[name].layer for name in self.names)
 
     def decode(self, z: Tensor) -> Delta:
         """z [K, d] -> low-rank changes, float32; differentiable; decode(0) is no change, or `starts_from`."""
@@ -280,7 +280,7 @@ class LoRASubspace:
 def _forms(model: HasLinears, names: Sequence[str], method: str, rank: int, seed: int) -> list[Form]:
     """The modules' forms; each draws from a stream of its own name."""
     if method == "vera":
-        bases = _shared_bases([model.linears[name] for name in names], rank, seed)
+        bases = _shared_bases([linears_of(model)[name] for name in names], rank, seed)
         return [VeRA(model.weight(name).float(), rank, bases) for name in names]
     _check_rank(model, names, rank)
     form = LoRAFA if method == "lora-fa" else LoRAXS
@@ -290,7 +290,7 @@ def _forms(model: HasLinears, names: Sequence[str], method: str, rank: int, seed
 def _check_rank(model: HasLinears, names: Sequence[str], rank: int) -> None:
     """Raise GfoError for a rank above that of a module."""
     for name in names:
-        info = model.linears[name]
+        info = linears_of(model)[name]
         if rank > min(info.in_features, info.out_features):
             raise GfoError(
                 f"space: rank = {rank} is above that of '{name}' ({info.out_features} x "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gfo.core.delta import Begin, Delta
@@ -11,7 +11,7 @@ from gfo.core.recording import recorded
 from gfo.spaces.parts.measure import HasModules, clipped_spread, module_outputs
 from gfo.spaces.parts.options import Layers, positive, select_layers
 from gfo.spaces.parts.projection import Projected
-from gfo.spaces.parts.targets import find_roles, find_targets
+from gfo.spaces.parts.targets import find_roles, find_targets, linears_of, match_targets
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,8 @@ class Scaling:
             arXiv:2205.05638); where those cannot be had as a linear module's output, because the
             activation function comes behind it, the feed-forward's outputs. "norm": all norms' outputs,
             which multiplies their gains, and biases where there are any.
-        targets: other linear modules instead, for "ia3": see `find_targets`.
+        targets: other linear modules instead, see `find_targets`; for "norm", which norms, in the same way:
+            "post_attention_layernorm", or "norm" for the one behind the layers, which counts as the last's.
         layers: None for all, "upper" or "lower" for a half, "last", or their numbers. What lies below the
             lowest is computed once for all candidates.
         alpha: the size of a typical change: factors of 1 +- alpha.
@@ -67,19 +68,15 @@ class Scaling:
         if method not in self.METHODS:
             raise unknown_name("method of Scaling", method, self.METHODS)
         if method == "norm":
-            if targets is not None:
-                raise GfoError(
-                    "space: targets is for method = 'ia3'; leave it out for 'norm', or choose layers"
-                )
-            size, layer = _norms(model, layers)
+            size = _norms(model, targets, layers)
         else:
             names = _targets(model, targets, layers, "keys and values", "feed-forward")
-            size = {name: model.linears[name].out_features for name in names}
-            layer = {name: model.linears[name].layer for name in names}
+            size = {name: linears_of(model)[name].out_features for name in names}
         scale = {name: torch.full((n,), alpha) for name, n in size.items()}
         self._project = _of_outputs(scale, dim, projection, seed, model.device)
         self.dim, self.domain, self.names = dim, self._project.domain, tuple(scale)
-        self.first_layer, self._begins = min(layer.values()), Begin.of(begins)
+        self.first_layer = min(map(model.lowest_layer, size))
+        self._begins = Begin.of(begins)
 
     def decode(self, z: Tensor) -> Delta:
         """z [K, d] -> factors float32 [K, out]; differentiable; decode(0) is 1 exactly."""
@@ -135,12 +132,12 @@ class BiasSpace:
         names = _targets(model, targets, layers, "queries", "up")
         outputs = module_outputs(model, names, seed)
         scale = {
-            name: torch.full((model.linears[name].out_features,), alpha * clipped_spread(outputs[name]))
+            name: torch.full((linears_of(model)[name].out_features,), alpha * clipped_spread(outputs[name]))
             for name in names
         }
         self._project = _of_outputs(scale, dim, projection, seed, model.device)
         self.dim, self.domain, self.names = dim, self._project.domain, tuple(scale)
-        self.first_layer = min(model.linears[name].layer for name in names)
+        self.first_layer = min(linears_of(model)[name].layer for name in names)
         self._begins = Begin.of(begins)
 
     def decode(self, z: Tensor) -> Delta:
@@ -164,18 +161,25 @@ def _targets(
 ) -> list[str]:
     """The modules asked for, or those of each role."""
     if targets is not None:
-        return find_targets(model, targets, layers)
+        return find_targets(model, targets, layers, images=True)
     return find_roles(model, layers, *roles)
 
 
-def _norms(model: HasModules, layers: Layers) -> tuple[dict[str, int], dict[str, int]]:
-    """Sizes and layers of the norms in the layers, by name."""
+def _norms(model: HasModules, targets: str | Sequence[str] | None, layers: Layers) -> dict[str, int]:
+    """Sizes of the norms asked for, by name; all in the layers if none are named."""
     chosen = select_layers(layers, model.layers)
-    size, layer = {}, {}
-    for name, part in model.module.named_modules():
-        at, weight = model.layer_of(name), getattr(part, "weight", None)
-        if at in chosen and "norm" in type(part).__name__.lower() and weight is not None and weight.ndim == 1:
-            size[name], layer[name] = len(weight), at
-    if not size:
+    size = dict(norms_of(model))
+    inside = [name for name in size if model.layer_of(name) in chosen]
+    if targets is not None and size:
+        inside = match_targets([name for name in size if model.lowest_layer(name) in chosen], targets)
+    if not inside:
         raise GfoError("space: the model has no norms with gains in these layers; take method = 'ia3'")
-    return size, layer
+    return {name: size[name] for name in inside}
+
+
+def norms_of(model: HasModules) -> Iterator[tuple[str, int]]:
+    """Name and size of each norm that has a gain for each number, those outside of the layers, too."""
+    for name, part in model.module.named_modules():
+        weight = getattr(part, "weight", None)
+        if "norm" in type(part).__name__.lower() and weight is not None and weight.ndim == 1:
+            yield name, len(weight)

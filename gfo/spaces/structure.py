@@ -1,8 +1,10 @@
-"""Which sub-blocks of a model run: its attentions and feed-forward networks, each opened or closed."""
+"""Which parts of a model run: attentions and feed-forward networks, their heads, and their widths."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,33 +15,15 @@ from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
 from gfo.core.recording import recorded
 from gfo.core.sub_blocks import SUB_BLOCKS, SubBlock
+from gfo.spaces.parts.cuts import Cut, HasParts, HasSize, heads_of, latency_of, milliseconds, widths_of
 from gfo.spaces.parts.options import Layers, select_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class HasSize(Protocol):
-    """What is asked of a part of a model: see `gfo.models.sub_blocks.Size`."""
-
-    @property
-    def parameters(self) -> int: ...
-    @property
-    def bytes(self) -> int: ...
-    @property
-    def multiply_adds(self) -> int: ...
-    @property
-    def kept(self) -> int: ...
-
-
-class HasSubBlocks(Protocol):
+class HasSubBlocks(HasParts, Protocol):
     """What the space needs of a model."""
-
-    name: str
-    layers: int
-
-    @property
-    def sub_blocks(self) -> Mapping[SubBlock, HasSize]: ...
 
     @property
     def size(self) -> HasSize: ...
@@ -51,7 +35,8 @@ class Structure:
 
     As the depth pruning of EvoPress (Sieberling et al. 2025, arXiv:2410.14649), where attention and
     feed-forward networks are dropped apart. The evaluator does not run what is closed, and computes once
-    what candidates with the same genes up to a layer share.
+    what candidates with the same genes up to a layer share. Behind these genes stand those of heads and
+    widths, where they are asked for.
 
     Args:
         model: a frozen model of `gfo.load_model`: a decoder, or an encoder whose norms stand in front of its
@@ -63,9 +48,20 @@ class Structure:
         closed: the number of sub-blocks that are closed; None for any number. Points with another number are
             repaired: the genes nearest to 1 are closed, of equal ones some that depend on the point alone.
             "ga" exchanges a closed sub-block for an open one.
+        heads: "groups" for a gene for each head of keys and values, with which its queries' heads fall;
+            "queries" for one for each queries' head, keys and values of all kept. 1 closes it.
+        closed_heads: how many of them are closed, as `closed` has it.
+        widths: shares of its neurons that a feed-forward network may keep, 1 and then less and less: a gene
+            for each network, the number of its share.
+        narrower: the sum of these genes; None for any. Points with another are repaired, step by step.
+        calibration: texts on which the norm of what neurons give is measured: those of the least norm fall
+            first. By default the norm of the columns that read them says so.
+        latency: a JSON file of how long parts take on this machine; it is measured and written where there is
+            none. `measure` then has "latency".
 
     Attributes:
         places: the sub-blocks, a gene each, from the lowest layer to the highest.
+        cuts: what has genes behind them, attentions and then feed-forward networks.
         closed: as given.
 
     Raises:
@@ -80,66 +76,110 @@ class Structure:
         feedforward: bool = True,
         layers: Layers = None,
         closed: int | None = None,
+        heads: str | None = None,
+        closed_heads: int | None = None,
+        widths: Sequence[float] | None = None,
+        narrower: int | None = None,
+        calibration: Sequence[str] | None = None,
+        latency: str | None = None,
     ) -> None:
-        self.places = _places(model, dict(zip(SUB_BLOCKS, (attention, feedforward), strict=True)), layers)
-        d = len(self.places)
-        if closed is not None and not 0 < closed < d:
-            raise GfoError(f"space: closed = {closed} must be 1 to {d - 1}: there are {d} sub-blocks")
+        chosen = select_layers(layers, model.layers)
+        wanted = dict(zip(SUB_BLOCKS, (attention, feedforward), strict=True))
+        self.places = tuple(p for p in model.sub_blocks if p.layer in set(chosen) and wanted[p.kind])
+        by_head = heads_of(model, chosen, heads)
+        by_width = widths_of(model, chosen, widths, calibration)
+        self.cuts: tuple[Cut, ...] = (*by_head, *by_width)
+        if not self.places and not self.cuts:
+            raise _nothing(model)
         self.closed = closed
-        names = tuple(map(str, self.places))
-        groups = () if closed is None else ((0, d, closed),)
-        self.domain = Domain(np.zeros(d), np.ones(d), np.ones(d, bool), names=names, exactly=groups)
-        self.dim, self.first_layer = d, min(place.layer for place in self.places)
-        sizes = model.sub_blocks
-        self._sizes, self._whole = [sizes[place] for place in self.places], model.size
+        parts = [
+            _gates(self.places),
+            *(Domain.box(0, cut.high, integer=True, names=cut.names) for cut in self.cuts),
+        ]
+        domain = Domain.joined([part for part in parts if part is not None])
+        starts = np.cumsum([len(self.places), *(len(cut.names) for cut in self.cuts)])
+        self._slices = [slice(int(a), int(b)) for a, b in itertools.pairwise(starts)]
+        ends = [0, int(starts[0]), int(starts[len(by_head)]), domain.d]
+        self.domain = dataclasses.replace(
+            domain, exactly=tuple(_groups(domain, ends, (closed, closed_heads, narrower)))
+        )
+        self.dim = domain.d
+        self.first_layer = min(place.layer for place in (*self.places, *(cut.place for cut in self.cuts)))
+        self._sizes, self._whole = model.sub_blocks, model.size
+        self._latency = latency_of(model, latency, self.cuts, heads)
 
     def decode(self, z: Tensor) -> Delta:
-        """z [K, d], each gene 0 or 1 -> gates [K]; decode(0) closes nothing.
+        """z [K, d] -> gates [K] and factors on the inputs of modules; decode(0) closes nothing.
 
         Raises:
-            GfoError: for a gene that is neither, rounded.
+            GfoError: for a gene that is out of its range, rounded.
         """
-        gene = z.detach().round()
-        wrong = ((gene != 0) & (gene != 1)).nonzero()
-        if len(wrong):
-            k, i = wrong[0].tolist()
-            raise GfoError(
-                f"z: gene {i} ({self.places[i]}) of candidate {k} is {float(z[k, i])}; give 0, which runs "
-                "the sub-block, or 1, which closes it"
-            )
-        runs = 1 - gene.float()
+        genes = z.detach().round()
+        self._check(genes, z)
+        runs = 1 - genes.float()
         gate = {place: runs[:, i] for i, place in enumerate(self.places)}
-        return Delta(gate=gate, first_layer=self.first_layer)
+        inputs = {
+            cut.module: cut.factors(genes[:, some]) for cut, some in zip(self.cuts, self._slices, strict=True)
+        }
+        return Delta(gate=gate, input_scale=inputs, first_layer=self.first_layer)
 
     def repair(self, z: Array) -> Array:
-        """z [K, d] -> points with as many closed as `closed` says, [K, d]."""
+        """z [K, d] -> points that keep to `closed`, `closed_heads` and `narrower`, [K, d]."""
         z = np.array(z, dtype=np.float64)
-        if self.closed is None:
-            return z
-        for row in _wrong(z, self.closed):
-            order = np.lexsort((_tie_breaks(row), -row))
-            row[:] = 0.0
-            row[order[: self.closed]] = 1.0
+        for start, stop, number in self.domain.exactly:
+            high = self.domain.high[start:stop]
+            for row in _wrong(z[:, start:stop], number):
+                row[:] = _nearest(row, high, number)
         return z
 
     def measure(self, z: Array) -> dict[str, Array]:
-        """What is left of the model where sub-blocks are closed, z [K, d] -> each [K].
+        """What is left of the model where parts are closed, z [K, d] -> each [K].
 
         "parameters" and "bytes" in memory, without those of closed sub-blocks (but with the norms in front
-        of them); "multiply_adds" of a token, by its matrices, without attention's products of tokens;
-        "keys_and_values", the numbers kept of a token.
+        of them), heads and neurons; "multiply_adds" of a token, by its matrices, without attention's products
+        of tokens; "keys_and_values", the numbers kept of a token. With `latency`, "latency": milliseconds of
+        a forward pass of a row of 128 tokens, the sum of its parts'.
         """
-        closed = np.rint(self.repair(z))
+        genes = self.domain.clip(self.repair(z))
+        closed = genes[:, : len(self.places)]
+        whole = {place: closed[:, i] for i, place in enumerate(self.places)}
+        cut_off = {cut: cut.closed(genes[:, some]) for cut, some in zip(self.cuts, self._slices, strict=True)}
         found = {}
         for name, what in MEASURES.items():
-            each = np.array([getattr(size, what) for size in self._sizes], dtype=np.float64)
-            found[name] = getattr(self._whole, what) - closed @ each
+            found[name] = np.full(len(genes), float(getattr(self._whole, what)))
+            for place, gone in whole.items():
+                found[name] -= gone * getattr(self._sizes[place], what)
+            for cut, number in cut_off.items():
+                found[name] -= number * (1 - whole.get(cut.place, 0.0)) * getattr(cut.size, what)
+        if self._latency is not None:
+            left = {cut.place: cut.all - number for cut, number in cut_off.items()}
+            found["latency"] = milliseconds(self._latency, whole, left, len(genes))
         return found
 
     def closed_of(self, z: Array) -> list[str]:
-        """The names of the sub-blocks that a point z [d] closes, as the domain has them."""
-        closed = np.rint(self.repair(np.asarray(z)[None]))[0]
-        return [str(place) for place, gene in zip(self.places, closed, strict=True) if gene]
+        """The names of the genes of a point z [d] that close something, as the domain has them.
+
+        Where it is a width, its share follows, as in "width 3: 0.5".
+        """
+        genes = self.domain.clip(self.repair(np.asarray(z)[None]))[0]
+        found = [str(place) for place, gene in zip(self.places, genes, strict=False) if gene]
+        for cut, some in zip(self.cuts, self._slices, strict=True):
+            found += cut.said(genes[some])
+        return found
+
+    def _check(self, genes: Tensor, z: Tensor) -> None:
+        """Raise GfoError for a gene out of its range."""
+        high = genes.new_tensor(self.domain.high)
+        wrong = (~((genes >= 0) & (genes <= high))).nonzero()
+        if len(wrong):
+            k, i = wrong[0].tolist()
+            names, most = self.domain.names or (), int(self.domain.high[i])
+            what = (
+                f"0 to {most}, the number of a width"
+                if most > 1
+                else "0, which runs it, or 1, which closes it"
+            )
+            raise GfoError(f"z: gene {i} ({names[i]}) of candidate {k} is {float(z[k, i])}; give {what}")
 
 
 MEASURES = {
@@ -151,21 +191,54 @@ MEASURES = {
 """What `measure` calls the sizes of the model's parts."""
 
 
-def _places(model: HasSubBlocks, wanted: Mapping[str, bool], layers: Layers) -> tuple[SubBlock, ...]:
-    """The sub-blocks of the kinds that are wanted in some layers; GfoError if there are none."""
-    chosen = set(select_layers(layers, model.layers))
-    found = tuple(place for place in model.sub_blocks if place.layer in chosen and wanted[place.kind])
-    if not found:
-        raise GfoError(
-            f"space: no sub-block of model '{model.name}' is chosen; give attention or feedforward, and "
-            "layers that have them"
-        )
-    return found
+def _gates(places: Sequence[SubBlock]) -> Domain | None:
+    """The genes of sub-blocks; None without any."""
+    return Domain.box(0, 1, len(places), integer=True, names=tuple(map(str, places))) if places else None
+
+
+def _nothing(model: HasSubBlocks) -> GfoError:
+    return GfoError(
+        f"space: no sub-block of model '{model.name}' is chosen; give attention or feedforward, and "
+        "layers that have them"
+    )
+
+
+def _groups(
+    domain: Domain, ends: Sequence[int], numbers: Sequence[int | None]
+) -> Iterator[tuple[int, int, int]]:
+    """`Domain.exactly` of the genes of sub-blocks, heads and widths, which end there.
+
+    Raises:
+        GfoError: for a number of which there are not more.
+    """
+    names = ("closed", "closed_heads", "narrower")
+    what = ("{} sub-blocks", "{} heads, or groups of them", "{} steps down in widths")
+    for i, number in enumerate(numbers):
+        most = int(domain.high[ends[i] : ends[i + 1]].sum())
+        if number is not None and not 0 < number < most:
+            there = what[i].format(most)
+            raise GfoError(f"space: {names[i]} = {number} must be 1 to {most - 1}: there are {there}")
+        if number is not None:
+            yield ends[i], ends[i + 1], number
 
 
 def _wrong(z: Array, number: int) -> list[Array]:
-    """The rows of z [K, d], as views, of whose genes another number is 1."""
+    """The rows of z [K, d], as views, whose genes have another sum."""
     return [row for row in z if np.rint(row).sum() != number]
+
+
+def _nearest(row: Array, high: Array, number: int) -> Array:
+    """Whole genes [d] of a sum, near a row's: the highest rise, or the lowest fall, a step at a time."""
+    if (high == 1).all():
+        order = np.lexsort((_tie_breaks(row), -row))
+        return np.isin(np.arange(len(row)), order[:number]).astype(np.float64)
+    levels, ties = np.clip(np.rint(row), 0, high), _tie_breaks(row)
+    while (lacks := number - levels.sum()) != 0:
+        way = np.sign(lacks)
+        room = levels < high if way > 0 else levels > 0
+        i = np.lexsort((ties, -way * (row - levels), ~room))[0]
+        levels[i] += way
+    return np.asarray(levels)
 
 
 def _tie_breaks(row: Array) -> Array:

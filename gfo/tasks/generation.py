@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import math
-import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 import numpy as np
 
 from gfo.core.domain import Array
-from gfo.core.errors import GfoError, GfoWarning, check_name, unknown_name
+from gfo.core.errors import GfoError, GfoWarning
 from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Batch, Decoding, Tokenizer, Tokens
 from gfo.core.recording import recorded
 from gfo.tasks.parts.base import BoundRows, Data, RowOptions
 from gfo.tasks.parts.datasets import Row, Source
-from gfo.tasks.parts.metrics import ANSWER_TOKENS, SCORE, own_metric
-from gfo.tasks.parts.templates import GivenTemplate, Template, is_plain
-from gfo.tasks.parts.text_metrics import METRICS, REGEX, ByRow, NumberMatch, TextMetric
-
-Score = Callable[[list[str], list[Row]], Sequence[float]]
-"""The user's: outputs and their rows -> a number a row."""
-
+from gfo.tasks.parts.measures import Options, Score, measure_of, references_of
+from gfo.tasks.parts.metrics import ANSWER_TOKENS
+from gfo.tasks.parts.templates import GivenTemplate, Template
+from gfo.tasks.parts.text_metrics import ByRow, NumberMatch, TextMetric
 
 REACHED = 1 - 1e-6  # what a reference scores by itself, but for rounding
 MOST_LOOKED_AT = 1000  # rows of a split whose references are scored when a task is bound
@@ -48,16 +44,22 @@ class Generation:
         target: the rows' field that holds the text that is right, or a list of such texts; of several fields
             the first that a row has.
         metric: "exact_match", "token_f1", "bleu", "chrf", "rouge1", "rouge2", "rougeL" (each 0 to 1, see
-            `gfo.tasks.parts.text_metrics`), "regex", or a function `score(outputs, rows)` that gives a
+            `gfo.tasks.parts.text_metrics`), "regex", a verifier ("gsm8k", "math", "countdown", "json_schema",
+            "pass@k": see `gfo.tasks.parts.verifiers`), or a function `score(outputs, rows)` that gives a
             number a row, the higher the better; its mean counts. `gfo.Metric(name, lower_is_better=...,
             form=..., function=score)` names it and says which way is better: the loss is its value where
             lower is better, else 1 - a share, or the negative of another number. A function that fails for a
             candidate makes the candidate's loss nan, and a warning tells of the first failure.
         pattern: for "regex": the answer is the first group of its last match in the output, compared with
             the target as a number where both are.
+        k: for "pass@k": draws of which one is to pass; 1 by default.
+        timeout: for "pass@k": seconds of a processor that a program has, 3 by default; and five times as
+            many of the clock.
+        json_schema: for "json_schema": what answers must satisfy; by default each row's field `schema`.
         max_tokens: the most tokens of an answer.
         stop: texts that end an answer, and the writing of it; the first of them and what follows is cut off.
         temperature: 0 writes the likeliest token; above 0 tokens are drawn, the same for all candidates.
+        samples: answers that are drawn to each row, whose mean counts; the same draws for all candidates.
         rows: `limits`, `skip`, `shuffle`, `batch_size`, `max_length`, `truncate`: which rows are used, and
             which a step; `seed`: of the batches and of the draws. See `gfo.tasks.parts.base.Data.load`.
 
@@ -76,30 +78,40 @@ class Generation:
         target: str | Sequence[str] = "target",
         metric: str | Score | Metric = "exact_match",
         pattern: str | None = None,
+        k: int | None = None,
+        timeout: int | None = None,
+        json_schema: Mapping[str, Any] | None = None,
         max_tokens: int = 32,
         stop: str | Sequence[str] = ("\n",),
         temperature: float = 0.0,
+        samples: int = 1,
         **rows: Unpack[RowOptions],
     ) -> None:
-        self.metric, self.function = _measure(metric)
-        self.loss_of: Callable[[Array], Array] = metric.as_loss if isinstance(metric, Metric) else _shortfall
         if max_tokens < 1:
             raise GfoError(f"max_tokens = {max_tokens} must be at least 1")
         if not 0 <= temperature < math.inf:
             raise GfoError(f"temperature = {temperature} must be 0 or more")
+        if samples < 1 or (samples > 1 and temperature == 0):
+            raise GfoError(
+                f"samples = {samples} must be 1, or more at a temperature above 0: at 0 all are the same"
+            )
         self.stop = _texts(stop)
         if "" in self.stop:
             raise GfoError(f"stop = {list(self.stop)}: '' stands everywhere; give texts, or none")
-        self.pattern = _compiled(pattern, metric)
         self.template = Template.parse(template)
         self.target = _texts(target)
+        self.measure = measure_of(metric, self.target, Options(pattern, k, json_schema, timeout, samples))
+        self.samples = samples
         self.seed = rows.get("seed", 0)
         self.max_tokens, self.temperature = max_tokens, temperature
         self.data = Data.load(train, dev, test, **rows)
         for split, found in self.data.rows.items():
             for i, row in enumerate(found, 1):
                 self.template.check(row, f"{split} row {i}")
-                _references(row, self.target, f"{split} row {i}")
+                if self.measure.reads_targets:
+                    references_of(row, self.target, f"{split} row {i}")
+            if not self.measure.scores_targets and not self.measure.own:
+                self.metric_for(found)  # which looks at what it needs of the rows
 
     def bind(self, tokenizer: Tokenizer) -> BoundGeneration:
         """Tokenize all rows for one model.
@@ -111,12 +123,7 @@ class Generation:
 
     def metric_for(self, rows: Sequence[Row]) -> TextMetric:
         """What scores the outputs of these rows."""
-        if self.function is not None:
-            return ByUser(self.function, rows)
-        references = [_references(row, self.target, "row") for row in rows]
-        if self.pattern is not None:
-            return NumberMatch(references, self.pattern)
-        return METRICS[self.metric.name](references)
+        return self.measure.make(rows)
 
 
 class BoundGeneration(BoundRows):
@@ -137,6 +144,7 @@ class BoundGeneration(BoundRows):
             task.seed,
             task.stop,
             _closing_tokens(tokenizer, task.stop),
+            task.samples,
         )
         self._warned = False
         for split in task.data.rows:
@@ -148,22 +156,33 @@ class BoundGeneration(BoundRows):
         target[:] = [self._task.data.rows[split][i] for i in index]  # the rows, for references and functions
         return {"vocabulary": None, "target": target, "decoding": self.decoding}
 
+    def _asked(self, rows: Sequence[Row]) -> dict[str, Any]:
+        target = np.empty(len(rows), dtype=object)
+        target[:] = rows
+        return {"vocabulary": None, "target": target, "decoding": self.decoding}
+
+    def predictions(self, answers: Sequence[Any], batch: Batch) -> list[dict[str, Any]]:
+        """What the model writes for each of the new rows, as "prediction"; raises GfoError if it fails."""
+        if _failed(answers[0]):
+            raise GfoError("predict: the point fails; its logits are not finite")
+        return [{"prediction": text} for text in self.answer_texts(answers[0])]
+
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """Loss, the metric ("score" for a function) and the answers' length."""
-        return LOSS, self._task.metric, ANSWER_TOKENS
+        return LOSS, self._task.measure.metric, ANSWER_TOKENS
 
     def loss(self, answers: Sequence[Any], batch: Batch) -> Array:
-        """K lists of B token tuples -> the loss [K]; nan for a failed candidate."""
-        return self._task.loss_of(self._values(answers, batch)[0])
+        """K lists of B answers, or B times `samples`, -> the loss [K]; nan for a failed candidate."""
+        return self._task.measure.loss_of(self._values(answers, batch)[0])
 
     def score(self, answers: Sequence[Any], batch: Batch) -> dict[str, Array]:
         """K lists of B token tuples -> loss, the metric ("score" for a function) and the answers' mean
         number of tokens, of what is kept of them, each [K]; nan for a failed candidate."""
         values, _ = self._values(answers, batch)
         return {
-            LOSS.name: self._task.loss_of(values),
-            self._task.metric.name: values,
+            LOSS.name: self._task.measure.loss_of(values),
+            self._task.measure.metric.name: values,
             ANSWER_TOKENS.name: self._lengths(answers, values, len(batch)).mean(axis=1),
         }
 
@@ -174,31 +193,33 @@ class BoundGeneration(BoundRows):
         tokens = {ANSWER_TOKENS.name: self._lengths(answers, values, len(batch))}
         if rows is None:
             return tokens
-        return {LOSS.name: self._task.loss_of(rows), self._task.metric.name: rows, **tokens}
+        return {LOSS.name: self._task.measure.loss_of(rows), self._task.measure.metric.name: rows, **tokens}
 
     def row_losses(self, answers: Sequence[Any], batch: Batch) -> Array | None:
         """K lists of B token tuples -> the loss of each row, [K, B]; None of BLEU and chrF."""
         rows = self._values(answers, batch)[1]
-        return None if rows is None else self._task.loss_of(rows)
+        return None if rows is None else self._task.measure.loss_of(rows)
 
     def references(self, batch: Batch) -> list[str]:
         """The first text that is right for each row."""
-        return [_references(row, self._task.target, "row")[0] for row in batch.target]
+        return [references_of(row, self._task.target)[0] for row in batch.target]
 
     def answer_texts(self, rows: Sequence[Tokens]) -> list[str]:
-        """The answers as texts: cut at the first stop text, stripped."""
+        """The answers as texts: cut at the first stop text, stripped unless they are programs."""
         return [self._cut(text) for text in self._tokenizer.decode(rows)]
 
     def _cut(self, text: str) -> str:
-        return _before(self._task.stop, text).strip()
+        found = _before(self._task.stop, text)
+        return found if self._task.measure.verbatim else found.strip()
 
     def _lengths(self, answers: Sequence[Any], values: Array, rows: int) -> Array:
         """The numbers of tokens that are kept of the answers, [K, B]; nan where the candidate failed."""
-        found = np.full((len(answers), rows), np.nan)
+        found = np.full((len(answers), rows * self._task.samples), np.nan)
         for k in np.flatnonzero(~np.isnan(values)).tolist():
             texts = self._tokenizer.decode(answers[k])
             found[k] = [self._kept(ids, text) for ids, text in zip(answers[k], texts, strict=True)]
-        return found
+        mean: Array = found.reshape(len(answers), rows, -1).mean(axis=2)
+        return mean
 
     def _kept(self, ids: Tokens, text: str) -> int:
         """How many tokens of an answer write what stands in front of its first stop text."""
@@ -217,22 +238,27 @@ class BoundGeneration(BoundRows):
         return self._last[2:]
 
     def _measured(self, answers: Sequence[Any], batch: Batch) -> tuple[Array, Array | None]:
-        measure = self._task.metric_for(list(batch.target))
+        n = self._task.samples
+        measure = self._task.metric_for([row for row in batch.target for _ in range(n)])
         by_row = isinstance(measure, ByRow)
-        values = np.full((len(answers), len(batch)) if by_row else len(answers), np.nan)
+        values = np.full((len(answers), n * len(batch)) if by_row else len(answers), np.nan)
         for k, tokens in enumerate(answers):
             if not _failed(tokens):
                 which = f"candidate {k + 1} of {len(answers)}"
                 values[k] = self._measured_one(measure, self.answer_texts(tokens), which)
         self._tell_unmatched(measure)
-        return (values.mean(axis=1), values) if by_row else (values, None)
+        if not isinstance(measure, ByRow):
+            return values, None
+        rows = measure.of_samples(values.reshape(len(answers), len(batch), n))
+        rows[np.isnan(values).any(axis=1)] = np.nan
+        return rows.mean(axis=1), rows
 
     def _measured_one(self, measure: TextMetric, texts: list[str], which: str) -> float | list[float]:
         """The metric of a candidate, or of each of its rows; nan where the user's function failed."""
         try:
             return measure.rows(texts) if isinstance(measure, ByRow) else measure(texts)
         except Exception as error:
-            if self._task.function is None:
+            if not self._task.measure.own:
                 raise
             self._warn(
                 f"metric: the function failed for {which}, whose loss is nan "
@@ -251,13 +277,14 @@ class BoundGeneration(BoundRows):
     def _tell_unreachable(self, split: str) -> None:
         """Warn if the references of a split, as outputs, are not scored as right: then no output can be."""
         task = self._task
-        if task.function is not None or task.pattern is not None:  # which finds targets within their texts
+        if not task.measure.scores_targets:
             return
         rows = [self._data.rows[split][i] for i in self._numbers_of[split][:MOST_LOOKED_AT].tolist()]
-        texts = [self._cut(_references(row, task.target, split)[0]) for row in rows]
+        texts = [self._cut(references_of(row, task.target, split)[0]) for row in rows]
         low, what = _unreached(task.metric_for(rows), texts)
         if low:
-            name, why = task.metric.name, UNREACHED.get(task.metric.name, "")
+            name = task.measure.metric.name
+            why = UNREACHED.get(name, "")
             warnings.warn(
                 f"{split}: {what} by '{name}', such as {low[0][:40]!r}{why}; no output can: take another "
                 "metric, or mend the targets",
@@ -270,18 +297,6 @@ class BoundGeneration(BoundRows):
         if not self._warned:
             self._warned = True
             warnings.warn(text, GfoWarning, stacklevel=2)
-
-
-def _compiled(pattern: str | None, metric: Any) -> re.Pattern[str] | None:
-    """The regular expression that the metric "regex", and no other, takes."""
-    if (pattern is not None) != (metric == REGEX):
-        raise GfoError(f"pattern = {pattern!r}: give one with metric = '{REGEX}', and only there")
-    if pattern is None:
-        return None
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise GfoError(f"pattern = {pattern!r} is no regular expression: {error}") from None
 
 
 def _texts(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -297,17 +312,6 @@ def _unreached(measure: TextMetric, texts: list[str]) -> tuple[list[str], str]:
     low = [text for text, value in zip(texts, measure.rows(texts), strict=True) if value < REACHED]
     share = f"{len(low)} of {len(texts)} targets ({len(low) / len(texts):.0%})"
     return low, f"{share} are not scored as right"
-
-
-def _references(row: Row, fields: Sequence[str], where: str) -> list[str]:
-    """The texts that are right for a row: in the first of the fields that it has."""
-    field = next((field for field in fields if field in row), None)
-    if field is None:
-        raise GfoError(f"{where}: {unknown_name('target', ' or '.join(fields), map(str, row))}")
-    found = row[field] if isinstance(row[field], list | tuple) else [row[field]]
-    if not found or not all(map(is_plain, found)):
-        raise GfoError(f"{where}: target '{field}' is {row[field]!r}; give a text or a list of texts")
-    return [str(text) for text in found]
 
 
 def _stop_tokens(tokenizer: Tokenizer, stop: Sequence[str]) -> frozenset[int]:
@@ -337,49 +341,6 @@ def _before(stop: Sequence[str], text: str) -> str:
     for end in stop:
         text = text.partition(end)[0]
     return text
-
-
-class ByUser(ByRow):
-    """The user's function on outputs and their rows."""
-
-    def __init__(self, score: Score, rows: Sequence[Row]) -> None:
-        self._score, self._of = score, list(rows)  # all at once, as a judge or a batch of programs wants it
-
-    def rows(self, outputs: Sequence[str]) -> list[float]:
-        """Outputs [B] -> what the function gives, [B].
-
-        Raises:
-            Exception: what the function raises; ValueError for other than a finite number a row.
-        """
-        values = np.asarray(self._score(list(outputs), self._of), dtype=np.float64)
-        if values.shape != (len(self._of),):
-            raise ValueError(
-                f"it gave the shape {values.shape} for {len(self._of)} outputs; give one number a row"
-            )
-        if not np.isfinite(values).all():
-            bad = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise ValueError(f"it gave {values[bad]} for row {bad + 1}")
-        found: list[float] = values.tolist()
-        return found
-
-
-def _measure(metric: Any) -> tuple[Metric, Score | None]:
-    """What a metric that was given is, and the user's function in it."""
-    if isinstance(metric, str):
-        check_name("metric", metric, (*METRICS, REGEX))
-        return own_metric(metric), None
-    if isinstance(metric, Metric) and metric.function is not None:
-        if metric.name in (LOSS.name, ANSWER_TOKENS.name):
-            raise GfoError(f"metric: '{metric.name}' is there already; name it otherwise")
-        return metric, metric.function
-    if callable(metric):
-        return SCORE, metric
-    raise GfoError(f"metric = {metric!r}: give a name, a function, or a gfo.Metric with one")
-
-
-def _shortfall(values: Array) -> Array:
-    """The loss where the metric is a share, or a function's score: what is missing to 1."""
-    return 1 - values
 
 
 def _failed(rows: Any) -> bool:

@@ -28,6 +28,7 @@ SETTINGS = [
     ("lora-here", 0),
     ("lora-read", 0),
     ("lora-upper", 0),
+    ("rank-1", 0),
     ("deep-prompt-upper", 8),
 ]
 ROWS = {
@@ -92,7 +93,9 @@ def test_command_writes_the_json(folder, tmp_path):
     assert [(row["workload"], row["prompt_tokens"]) for row in rows] == SETTINGS
     for row in rows:
         assert (row["candidates"], row["rows"], row["model"], row["dataset"]) == (2, 32, "tiny", "sst2")
-        peft = {"peft"} if row["workload"] in ("lora", "lora-upper") and find_spec("peft") else set()
+        peft = (
+            {"peft"} if row["workload"] in ("lora", "lora-upper", "rank-1") and find_spec("peft") else set()
+        )
         assert set(row["cpu_seconds"]) == set(row["wall_seconds"]) == ALL | peft
         assert all(len(rounds) == 3 for rounds in row["cpu_seconds"].values())
         assert min(row["speedup_serial"], row["speedup_stacked"], row["share_of_plain"]) > 0
@@ -130,7 +133,7 @@ def test_serial_rival_that_ignores_the_candidate_is_caught(one, name, P):
     at_zero = rivals.Serial(dataclasses.replace(it, z=0 * it.z), rivals.WholeRows(it))
     with pytest.raises(measure.DisagreementError, match="losses of serial and gfo differ by"):
         measure.measure(
-            it, 1, {"gfo": lambda: measure.make_evaluator(it)(it.z, 0).loss, "serial": at_zero.losses}
+            it, 1, rivals={"gfo": lambda: measure.make_evaluator(it)(it.z, 0).loss, "serial": at_zero.losses}
         )
 
 
@@ -139,7 +142,7 @@ def test_stacked_candidates_in_another_order_are_caught(one, name, P):
     it = one(name, P)
     usual = rivals.usual_rivals(it, measure.make_evaluator(it))
     with pytest.raises(measure.DisagreementError, match="losses of stacked and gfo differ by"):
-        measure.measure(it, 1, {**usual, "stacked": lambda: usual["stacked"]()[::-1]})
+        measure.measure(it, 1, rivals={**usual, "stacked": lambda: usual["stacked"]()[::-1]})
 
 
 def test_rival_that_reads_another_token_is_caught(one):
@@ -151,7 +154,7 @@ def test_rival_that_reads_another_token_is_caught(one):
         "serial": rivals.Serial(it, rows).losses,
     }
     with pytest.raises(measure.DisagreementError, match="losses of serial and gfo differ by"):
-        measure.measure(it, 1, wrong)
+        measure.measure(it, 1, rivals=wrong)
 
 
 def test_serial_leaves_the_model_as_it_was(one):

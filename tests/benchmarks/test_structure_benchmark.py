@@ -40,8 +40,10 @@ def test_all_methods_and_what_is_done(tiny, data, tmp_path, monkeypatch, capsys)
     assert all(run["forward_tokens"] < 2 * greedy for run in found)
     assert "evolved" in capsys.readouterr().out
     monkeypatch.setattr(Problem, "__post_init__", lambda self: pytest.fail("it is run again"))
-    assert program.main(words) == 0
+    figure = tmp_path / "found.png"
+    assert program.main([*words, "--figure", str(figure)]) == 0
     assert json.loads(out.read_text())["runs"] == found
+    assert figure.stat().st_size > 1000
 
 
 def test_singles_and_greedy_are_those_of_all_losses(tiny):

@@ -38,7 +38,11 @@ def test_defaults_and_overrides(path):
     assert config.budget.evaluations == 30
     assert config.space.init == "two words"
     assert config.optimizer.options == {"population": 5}
-    assert config.space.tokens == load_config(path).space.tokens == 8
+    assert config.space.tokens == 8
+    assert load_config(path).space.kind == load_config(path).optimizer.name == "auto"  # nothing was said
+    assert load_config(path, ["optimizer.name=ga"]).space.kind == "auto"
+    assert load_config(path, ["space.kind=soft-prompt"]).optimizer.name == "cma"
+    assert load_config(path, ["baseline.name=gradient"]).space.kind == "soft-prompt"
 
 
 def test_json_round_trip(path, tmp_path):

@@ -293,28 +293,48 @@ def test_what_cannot_begin_at_a_place_is_told(models):
         gfo.LocalEvaluator(encoder, masked, lora(encoder, begins="{here}"))
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "qwen3", "gpt_neox"])
-def test_it_is_the_activated_lora_of_peft(models, family, tmp_path):
-    """Its logits on the rows, and the space that begins at the adapter."""
+def through_peft(models, family, evaluator, z, folder):
+    """The logits [B, V'] that the exported adapter gives, loaded by PEFT, with whole rows of tokens."""
     import peft
 
-    model = models[family]
-    space = SPACES["lora"](model, begins="{here}")
-    given, z = task("{here}"), points(space)[0]
-    evaluator = gfo.LocalEvaluator(model, given, space)
     batch = evaluator.task.all_rows("train")
-    export(evaluator, z, "peft", tmp_path / "adapter")
+    export(evaluator, z, "peft", folder)
     copied = build(family, **FAMILIES[family])
-    copied.load_state_dict(model.module.state_dict())
-    adapted = peft.PeftModel.from_pretrained(copied, tmp_path / "adapter")
-    found = evaluator.answers(z[None], batch)[0]
+    copied.load_state_dict(models[family].module.state_dict())
+    adapted = peft.PeftModel.from_pretrained(copied, folder)
     wanted = []
     with torch.no_grad():
         for before, after in zip(batch.before, batch.after, strict=True):
             logits = adapted(input_ids=torch.tensor([before + after])).logits[0, -1]
             wanted.append(logits[list(batch.vocabulary)].float())
-    spread = float(torch.stack(wanted).std())
-    assert float((found - torch.stack(wanted)).abs().max()) <= 1e-4 * spread
+    return torch.stack(wanted)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_change_of_the_token_that_is_read_is_peft_s_where_all_rows_end_in_it(models, family, tmp_path):
+    space = SPACES["lora"](models[family], begins="read")
+    z = points(space)[0]
+    evaluator = gfo.LocalEvaluator(models[family], task("read"), space)
+    batch = evaluator.task.all_rows("train")
+    wanted = through_peft(models, family, evaluator, z, tmp_path / "adapter")
+    found = evaluator.answers(z[None], batch)[0]
+    assert float((found - wanted).abs().max()) <= 1e-4 * float(wanted.std())
+    plain = evaluator.answers(np.zeros((1, DIM)), batch)[0]
+    assert float((found - plain).abs().max()) > 1e-2 * float(wanted.std())  # control
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "qwen3", "gpt_neox"])
+def test_it_is_the_activated_lora_of_peft(models, family, tmp_path):
+    """Its logits on the rows, and the space that begins at the adapter."""
+    model = models[family]
+    space = SPACES["lora"](model, begins="{here}")
+    given, z = task("{here}"), points(space)[0]
+    evaluator = gfo.LocalEvaluator(model, given, space)
+    batch = evaluator.task.all_rows("train")
+    wanted = through_peft(models, family, evaluator, z, tmp_path / "adapter")
+    found = evaluator.answers(z[None], batch)[0]
+    spread = float(wanted.std())
+    assert float((found - wanted).abs().max()) <= 1e-4 * spread
     plain = evaluator.answers(np.zeros((1, DIM)), batch)[0]
     assert float((found - plain).abs().max()) > 1e-2 * spread  # control
 
@@ -337,10 +357,11 @@ def test_what_has_no_place_in_a_format_is_told(models, tmp_path):
     z = points(lora.space)[0]
     with pytest.raises(gfo.GfoError, match=r"weights change all tokens, this those from \{here\} on; search"):
         export(lora, z, "merged", out)
-    read = gfo.LocalEvaluator(model, task("read"), SPACES["lora"](model, begins="read"))
-    with pytest.raises(gfo.GfoError, match="and behind read there are none"):
-        export(read, z, "peft", out)
     rows = [{"text": text, "label": label} for text, label in zip(TEXTS, LABELS, strict=True)]
+    open_ended = gfo.Classification(rows, template="Say {text}", labels=LABELS)
+    read = gfo.LocalEvaluator(model, open_ended, SPACES["lora"](model, begins="read"))
+    with pytest.raises(gfo.GfoError, match="and the last one differs"):
+        export(read, z, "peft", out)
     again = gfo.Classification(rows, template="{text}{here} It {text} It", labels=LABELS)
     with pytest.raises(gfo.GfoError, match=r"has again behind \{here\}"):
         export(gfo.LocalEvaluator(model, again, lora.space), z, "peft", out)

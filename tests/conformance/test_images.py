@@ -8,23 +8,28 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from image_models import FAMILIES, draw, make_model, make_parts
+from image_models import AROUND, FAMILIES, draw, make_model, make_parts
 from test_families import DIM, Change, P, changed
 
 import gfo
 from gfo.core.images import opened
 from gfo.models.decoder import Decoder
+from gfo.models.prefix_lm import PrefixLM
 from gfo.models.structure import hooked
 
 K = 2
+KINDS = ("token_type_ids", "mm_token_type_ids")
 LABELS = {"bad": " bad", "good": " good"}
 IMAGES = ([draw(1)], [draw(2, 30, 60), draw(3)], [])  # of the rows: one, two, none
+SECONDS = ([draw(4)], [draw(5), draw(6, 60, 30)], [draw(1)])  # behind, where a template has them
 TEXTS = ("a joy", "the service was bad and a terrible waste of time", "Is it good?")
 PLACES = {
     "behind": "{image} Review: {text}{soft} It",
     "in front": "{soft}Review: {text} {image} It",
     "between": "Review: {soft}{image}{text} It",
     "nowhere": "Review: {image}{text} It",
+    "around": "{image} Review:{soft} {text} {image2}",
+    "at the end": "Review: {text} {image}{image2}",
 }
 CASES = [
     ("behind", "prompt behind"),
@@ -33,18 +38,31 @@ CASES = [
     ("nowhere", "lora"),
     ("nowhere", "lora in the last layer"),
 ]
+OWN = (
+    "gemma3",
+    "paligemma",
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+)  # whose images are no words to the text model
 
 
-def rows_with(images=IMAGES):
+def rows_with(images=IMAGES, seconds=None):
     labels = ("good", "bad", "bad")
-    return [
+    rows = [
         {"image": image, "text": text, "label": label}
         for image, text, label in zip(images, TEXTS, labels, strict=True)
     ]
+    return (
+        rows
+        if seconds is None
+        else [{**row, "image2": image} for row, image in zip(rows, seconds, strict=True)]
+    )
 
 
 def task_at(place, images=IMAGES):
-    return gfo.Classification(rows_with(images), template=PLACES[place], labels=LABELS)
+    seconds = SECONDS if "{image2}" in PLACES[place] else None
+    return gfo.Classification(rows_with(images, seconds), template=PLACES[place], labels=LABELS)
 
 
 @functools.cache
@@ -52,10 +70,26 @@ def processed(family, place, number):
     """What transformers' processor makes of a row, without its soft prompt: in front of it, behind it."""
     _, processor = make_parts(family)
     images, text = IMAGES[number], TEXTS[number]
-    signs = processor.image_token * len(images)
-    whole = PLACES[place].replace("{image}", signs).replace("{text}", text)
+    start, end = AROUND.get(family, ("", ""))
+    sign, whole = start + processor.image_token + end, PLACES[place].replace("{text}", text)
+    seconds = SECONDS[number] if "{image2}" in whole else []
+    whole = whole.replace("{image}", sign * len(images)).replace("{image2}", sign * len(seconds))
+    images = [*images, *seconds]
     found = dict(processor(text=[whole.replace("{soft}", "")], images=images or None, return_tensors="pt"))
-    return {name: value for name, value in found.items() if name not in ("attention_mask", "token_type_ids")}
+    return {name: value for name, value in found.items() if name != "attention_mask"}
+
+
+def with_more(given, ids, at=None, kind=0):
+    """The inputs of a row with more words, behind `at` tokens or all; to PaliGemma they are
+    of the kind 0 in the prompt, 1 in the answer."""
+    at = given["input_ids"].shape[1] if at is None else at
+    ids = torch.as_tensor(ids, dtype=torch.long).view(1, -1)
+    more = {name: torch.zeros_like(ids) for name in KINDS} | {"token_type_ids": torch.full_like(ids, kind)}
+    more["input_ids"] = ids
+    return {
+        name: torch.cat([value[:, :at], more[name], value[:, at:]], dim=1) if name in more else value
+        for name, value in given.items()
+    }
 
 
 @torch.no_grad()
@@ -64,9 +98,9 @@ def plain(family, place, number, at, delta):
     weights merged and its prompt put in behind `at` tokens."""
     module, _ = make_parts(family)
     given = processed(family, place, number)
-    ids, prompt = given["input_ids"], delta.prompt
+    prompt = delta.prompt
     soft = 0 if prompt is None else P
-    given = {**given, "input_ids": torch.cat([ids[:, :at], ids.new_full((1, soft), 5), ids[:, at:]], dim=1)}
+    given = with_more(given, [5] * soft, at)
 
     def put(part, args, output):
         if soft and output.shape[1] == given["input_ids"].shape[1]:
@@ -85,7 +119,9 @@ def test_losses_are_those_of_plain_passes(family, place, kind):
     model, z = make_model(family), np.random.default_rng(1).standard_normal((K, DIM))
     space = Change(model, kind)
     evaluator = gfo.LocalEvaluator(model, task_at(place), space)
-    assert type(evaluator.model) is Decoder  # what is shared is shared
+    assert type(evaluator.model) is (
+        PrefixLM if family == "paligemma" else Decoder
+    )  # what is shared is shared
     batch = evaluator.task.all_rows("train")
     deltas = [space.decode(torch.from_numpy(point[None])) for point in z]
     wanted = torch.stack(
@@ -110,6 +146,34 @@ def test_losses_are_those_of_plain_passes(family, place, kind):
     moved = other.answers(z, other.task.all_rows("train"))
     assert float((moved[:, 0] - wanted[:, 0]).abs().max()) > 1e-3 * spread  # control: another image
     assert float((moved[:, 1:] - wanted[:, 1:]).abs().max()) <= 1e-4 * spread  # of that row alone
+
+
+@pytest.mark.parametrize("family", ["llava", *OWN])
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [("around", "prompt behind"), ("at the end", "lora in the last layer"), ("around", "deep prompt")],
+)
+def test_images_on_both_sides_of_what_changes(family, place, kind):
+    """And rows that end in images, of which nothing is computed apart where their tokens see each other."""
+    model, z = make_model(family), np.random.default_rng(2).standard_normal((K, DIM))
+    space = Change(model, kind)
+    found = [
+        (evaluator := gfo.LocalEvaluator(model, task_at(place), space, reuse=reuse)).answers(
+            z, evaluator.task.all_rows("train")
+        )
+        for reuse in (True, False)
+    ]
+    batch = evaluator.task.all_rows("train")
+    assert float((found[0] - found[1]).abs().max()) <= 1e-4 * float(found[1].std())
+    if kind == "deep prompt":
+        return
+    wanted = torch.stack(
+        [
+            plain(family, place, i, len(batch.before[i]), space.decode(torch.from_numpy(z[:1])))
+            for i in range(3)
+        ]
+    )
+    assert float((found[0][0] - wanted[:, list(batch.vocabulary)]).abs().max()) <= 1e-4 * float(wanted.std())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -149,15 +213,15 @@ def greedy(family, number, decoding):
     placeholder = module.config.image_token_id
     given = processed(family, "nowhere", number)
     while len(answer) < decoding.max_tokens:
-        ids = torch.cat([given["input_ids"], torch.tensor([answer], dtype=torch.long)], dim=1)
-        token = int(module(**{**given, "input_ids": ids}, use_cache=False).logits[0, -1].argmax())
+        behind = with_more(given, torch.tensor(answer, dtype=torch.long), kind=int(family == "paligemma"))
+        token = int(module(**behind, use_cache=False).logits[0, -1].argmax())
         if token in decoding.stop or token == placeholder:
             break
         answer.append(token)
     return tuple(answer)
 
 
-@pytest.mark.parametrize("family", ["llava", "smolvlm", "aya_vision"])
+@pytest.mark.parametrize("family", ["llava", "smolvlm", "aya_vision", "gemma3", "paligemma", "qwen3_vl"])
 def test_options_behind_images(family):
     """Multiple choice: log-likelihoods of options of several tokens."""
     model = make_model(family)
@@ -169,10 +233,10 @@ def test_options_behind_images(family):
     for i, endings in enumerate(batch.endings):
         given = processed(family, "nowhere", i)
         for j, ending in enumerate(endings):
-            ids = torch.cat([given["input_ids"], torch.tensor([ending])], dim=1)
+            behind = with_more(given, ending, kind=int(family == "paligemma"))
             with torch.no_grad():
-                logits = make_parts(family)[0](**{**given, "input_ids": ids}).logits[0].log_softmax(dim=-1)
-            first = ids.shape[1] - len(ending)
+                logits = make_parts(family)[0](**behind).logits[0].log_softmax(dim=-1)
+            first = logits.shape[0] - len(ending)
             wanted = sum(float(logits[first - 1 + n, token]) for n, token in enumerate(ending))
             assert float(found[i, j]) == pytest.approx(wanted, abs=1e-3)
 

@@ -12,7 +12,7 @@ from gfo import cli
 from gfo.config import DEMO, load_config
 from gfo.core import files, reading
 from gfo.core.errors import GfoError
-from gfo.tasks.parts import datasets
+from gfo.tasks.parts import datasets, sources
 
 
 def refused(call, *words):
@@ -143,7 +143,7 @@ def test_sizes(tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(bytes(100))
     assert len(reading.read_bytes(tmp_path / "a", "x", most=100)) == 100
     refused(lambda: reading.read_bytes(tmp_path / "a", "x", most=99), "100 bytes, 99 are allowed")
-    monkeypatch.setattr(datasets, "MOST_BYTES", 2000)
+    monkeypatch.setattr(sources, "MOST_BYTES", 2000)
     bomb = tmp_path / "a.jsonl.gz"
     bomb.write_bytes(gzip.compress(b" " * 10**6))
     refused(lambda: datasets.load(bomb, "train"), "unpacks to over 2,000 bytes")

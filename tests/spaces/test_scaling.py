@@ -74,6 +74,19 @@ def test_equals_changed_modules(tiny, family, kind):
     assert float((found - start).abs().amax((1, 2)).min()) > 1e-3
 
 
+def test_the_norm_behind_the_layers(tiny, family):
+    """It is exact, and what it costs is a last layer."""
+    model, z = tiny(family), points()
+    parts = [(name, type(part).__name__) for name, part in model.module.named_modules()]
+    (name,) = (name for name, kind in parts if "Norm" in kind and model.layer_of(name) is None)
+    space = Scaling(model, DIM, method="norm", targets=name, alpha=0.4)
+    assert (space.names, space.first_layer) == ((name,), model.layers - 1)
+    expected = changed_logits(model, space.decode(torch.from_numpy(z)))
+    found = logits(model, space, z)
+    assert float((found - expected).abs().max()) < 5e-5
+    assert float((found - expected.roll(1, 0)).abs().amax((1, 2)).min()) > 1e-3
+
+
 @pytest.mark.parametrize(
     ("name", "ia3", "bias", "norms"),
     [
@@ -109,6 +122,20 @@ def test_zero_is_exact_and_layers_are_kept_to(tiny, kind, layers, numbers):
     assert delta.modules == set(space.names)
 
 
+def test_a_named_norm_of_the_last_layer_costs_what_biases_cost(tiny):
+    """The norm in front of its attention changes the keys that others see, the one behind them none."""
+    model = tiny("llama")
+    task = Classification(ROWS, template="Review: {text} It was", labels=LABELS)
+
+    def needed(space):
+        return LocalEvaluator(model, task, space)(points(), 1).cost.tokens_needed
+
+    bias = needed(BiasSpace(model, DIM, layers="last"))
+    for targets in ("post_attention_layernorm", "norm", ["post_attention_layernorm", "norm"]):
+        assert needed(Scaling(model, DIM, method="norm", targets=targets, layers="last")) == bias
+    assert needed(Scaling(model, DIM, method="norm", layers="last")) > bias
+
+
 def test_spread_of_factors_and_additions(tiny):
     model = tiny("llama")
     z = torch.from_numpy(points(3000, DIM))
@@ -132,7 +159,14 @@ def test_spread_of_factors_and_additions(tiny):
     [
         (lambda m: Scaling(m, 0), ["dim = 0", "1 to"]),
         (lambda m: Scaling(m, 5, method="ia4"), ["unknown method of Scaling 'ia4'", "did you mean 'ia3'"]),
-        (lambda m: Scaling(m, 5, method="norm", targets="x"), ["targets is for method = 'ia3'"]),
+        (
+            lambda m: Scaling(m, 5, method="norm", targets="x"),
+            ["'x' matches nothing", "input_layernorm, norm"],
+        ),
+        (
+            lambda m: Scaling(m, 5, method="norm", targets="norm", layers="lower"),
+            ["'norm' matches nothing in these layers"],
+        ),
         (lambda m: Scaling(m, 5, targets="k_porj"), ["'k_porj' matches nothing", "k_proj", "up_proj"]),
         (lambda m: Scaling(m, 5, alpha=0), ["alpha = 0", "positive"]),
         (lambda m: Scaling(m, 5, layers=[7]), ["layer 7", "0 to 2"]),

@@ -132,7 +132,8 @@ def test_groups_of_genes():
         with pytest.raises(GfoError, match="Domain: exactly = "):
             Domain(*_binary(6), exactly=(wrong,))
     with pytest.raises(GfoError, match="Domain: exactly = "):
-        Domain(np.zeros(3), np.full(3, 2.0), np.ones(3, bool), exactly=((0, 3, 1),))
+        Domain(np.zeros(3), np.full(3, 2.0), np.ones(3, bool), exactly=((0, 3, 7),))
+    assert Domain(np.zeros(3), np.full(3, 2.0), np.ones(3, bool), exactly=((0, 3, 5),)).exactly
 
 
 def first_hit(table, best, domain, seed):

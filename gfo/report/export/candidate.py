@@ -112,17 +112,24 @@ class Candidate:
     def invocation(self) -> list[int]:
         """The tokens behind the place where changes begin, the same in every row and nowhere behind it.
 
+        Where that is the token that is read, it is that token, the last of each row.
+
         Raises:
             GfoError: if there are none.
         """
         batches = [self.task.all_rows(split) for split in self.task.splits]
         rows = [pair for batch in batches for pair in zip(batch.before, batch.after, strict=True)]
+        if self.begins == "read":
+            rows = [((*before, *after)[:-1], (*before, *after)[-1:]) for before, after in rows]
         afters = [after for _, after in rows]
         columns = itertools.takewhile(lambda some: len({*some}) == 1, zip(*afters, strict=False))
         same = tuple(some[0] for some in columns)
-        if self.begins == "read" or not same:
+        if not same:
+            where = (
+                "the last one differs" if self.begins == "read" else f"behind {self.begins} there are none"
+            )
             raise cannot(
-                f"PEFT begins a change at tokens of all texts, and behind {self.begins} there are none",
+                f"PEFT begins a change at tokens that all texts have, and {where}",
                 "write some text behind {here}, and give begins = '{here}'",
             )
         if not all(_last_place(same, (*before, *after)) == len(before) for before, after in rows):
@@ -179,6 +186,7 @@ def write_prompt(candidate: Candidate, folder: Path, soft: Sequence[str], note: 
 
 def local(evaluator: Any) -> LocalEvaluator:
     """The evaluator, if it has a model here; else GfoError."""
+    evaluator = getattr(evaluator, "local", evaluator)  # of one that is elsewhere
     if not isinstance(evaluator, LocalEvaluator):
         raise GfoError(
             f"export: the run's evaluator is a {type(evaluator).__name__} without a model; export runs of "

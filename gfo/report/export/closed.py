@@ -7,7 +7,7 @@ compared with gfo's own logits before it counts as written.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,8 @@ from gfo.core.delta import Delta
 from gfo.core.files import write_whole
 from gfo.core.sub_blocks import SUB_BLOCKS, SubBlock
 from gfo.models.apply import Change, applied
-from gfo.models.families import sub_block_of
-from gfo.models.structure import hooked
-from gfo.models.weights import linear_sizes
 from gfo.report.export.candidate import cannot
+from gfo.report.export.cut import Smaller
 
 if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
@@ -47,7 +45,7 @@ def put_zeros(twin: Any, model: FrozenModel, closed: Sequence[SubBlock]) -> None
     Raises:
         GfoError: for a sub-block whose output no linear module gives, as that of routed experts.
     """
-    names = _last_matrices(model, closed)
+    names = model.last_matrices
     for place in closed:
         if place not in names:
             raise cannot(
@@ -92,60 +90,29 @@ def is_same(module: Any, model: FrozenModel, delta: Delta) -> bool:
     return float((found - wanted).abs().max()) <= most
 
 
-def write_structure(folder: Path, closed: Sequence[SubBlock], removed: Sequence[int]) -> None:
-    """Write what was closed as JSON."""
-    values = {"closed": [str(place) for place in closed], "layers_left_out": list(removed)}
+def write_structure(
+    folder: Path,
+    closed: Sequence[SubBlock],
+    removed: Sequence[int],
+    parts: Mapping[SubBlock, Tensor],
+    left_out: Smaller,
+) -> None:
+    """Write what was closed as JSON: of cut sub-blocks the inputs of the last matrix that are kept."""
+    values: dict[str, Any] = {"closed": [str(place) for place in closed], "layers_left_out": list(removed)}
+    if parts:
+        values["kept_inputs"] = {
+            str(place): kept.nonzero().flatten().tolist() for place, kept in parts.items()
+        }
+        values["config"] = dict(left_out.config)
     write_whole(folder / STRUCTURE, json.dumps(values, indent=1) + "\n")
 
 
-def notes_on(closed: Sequence[SubBlock], removed: Sequence[int]) -> list[str]:
+def notes_on(closed: Sequence[SubBlock], removed: Sequence[int], left_out: Smaller) -> list[str]:
     """What to mind of closed sub-blocks that are still there."""
     zeros = sum(place.layer not in removed for place in closed)
-    return [f"{zeros} of {len(closed)} closed sub-blocks are zeros, which take their room"] if zeros else []
+    room = "part of their room" if any(place in left_out.kept for place in closed) else "their room"
+    return [f"{zeros} of {len(closed)} closed sub-blocks are zeros, which take {room}"] if zeros else []
 
 
 def _no_cache(model: FrozenModel) -> dict[str, bool]:
     return {"use_cache": False} if model.causal else {}
-
-
-@torch.no_grad()
-def _last_matrices(model: FrozenModel, places: Sequence[SubBlock]) -> dict[SubBlock, str]:
-    """Sub-block -> the name of the linear module whose output is the sub-block's, found by running it."""
-    names = {id(part): name for name, part in model.module.named_modules()}
-    ends: dict[SubBlock, nn.Module] = {}
-    for place in places:
-        if modules := sub_block_of(model.all_layers[place.layer], place.kind):
-            ends[place] = modules[-1]
-    seen = _outputs(model, [part for end in ends.values() for part in (end, *_linears(end))])
-    found = {}
-    for place, end in ends.items():
-        wanted = seen[id(end)]
-        for part in _linears(end):
-            if _same_numbers(seen.get(id(part)), wanted):
-                found[place] = names[id(part)]
-    return found
-
-
-def _outputs(model: FrozenModel, parts: Iterable[nn.Module]) -> dict[int, Tensor]:
-    """id(module) -> its output for a few tokens, of those modules that run."""
-    seen: dict[int, Tensor] = {}
-
-    def keep(module: nn.Module, args: Any, output: Any) -> None:
-        seen[id(module)] = output if isinstance(output, Tensor) else output[0]
-
-    once = {id(part): part for part in parts}
-    with model.lock, hooked(*(part.register_forward_hook(keep) for part in once.values())):
-        model.hidden_states(model.probe_text[None])
-    return seen
-
-
-def _same_numbers(given: Tensor | None, wanted: Tensor) -> bool:
-    """Whether an output holds the numbers of another one in their order, whatever its shape."""
-    if given is None or given.numel() != wanted.numel():
-        return False
-    return torch.equal(given.flatten(), wanted.flatten())
-
-
-def _linears(part: nn.Module) -> Iterator[nn.Module]:
-    """The linear modules in a module, itself among them."""
-    return (inner for inner in part.modules() if linear_sizes(inner) is not None)

@@ -6,7 +6,7 @@ The frozen model is not touched: a copy shares all tensors but those that change
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from gfo.core.bank import Bank
 from gfo.core.delta import Delta
 from gfo.core.errors import GfoError
-from gfo.core.slots import Banks, Biases, LayerPrompts, LowRank, Prefixes, Prompts, Scales, Slot
-from gfo.core.sub_blocks import Gates
+from gfo.core.slots import Banks, Biases, InputScales, LayerPrompts, LowRank, Prefixes, Prompts, Scales, Slot
+from gfo.core.sub_blocks import Gates, SubBlock
 from gfo.models.loading import no_progress_bars
 from gfo.models.weights import linear_sizes, put_plain_linears, quantized_linears, weight_of
 from gfo.report.export.candidate import BEGIN_LORA, Candidate, Exported, cannot, deep_prompt, write_prompt
@@ -31,7 +31,10 @@ from gfo.report.export.closed import (
     whole_layers,
     write_structure,
 )
+from gfo.report.export.cut import Smaller, cut_parts, notes_on_cuts, smaller
+from gfo.report.export.recipe import write_recipe
 from gfo.report.export.soft_tokens import SoftTokens
+from gfo.spaces.merge import Merge
 
 if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
@@ -52,17 +55,17 @@ class Linear:
     bias: Tensor | None
 
 
-Merge = Callable[..., None]
-_MERGES: dict[type[Slot], Merge] = {}
+Step = Callable[..., None]
+_MERGES: dict[type[Slot], Step] = {}
 
 
-def merges(slot: type[Slot]) -> Callable[[Merge], Merge]:
+def merges(slot: type[Slot]) -> Callable[[Step], Step]:
     """Decorator: the function writes a slot into a linear module, from its tensors of one candidate.
 
     Slots are written in the order of the functions, which is that of `gfo.models.apply`.
     """
 
-    def register(function: Merge) -> Merge:
+    def register(function: Step) -> Step:
         _MERGES[slot] = function
         return function
 
@@ -91,6 +94,11 @@ def _add(to: Linear, added: Tensor) -> None:
     to.bias = to.bias + added
 
 
+@merges(InputScales)
+def _multiply_columns(to: Linear, scale: Tensor) -> None:  # of all that the input enters: last
+    to.weight = to.weight * scale
+
+
 def can_merge(delta: Delta) -> bool:
     """Whether weights of a model, and new tokens, can hold all of the changes."""
     return all(_is_merged(slot) for slot in delta.slots)
@@ -112,12 +120,14 @@ def write_merged(candidate: Candidate, folder: Path) -> Exported:
     model, delta = candidate.model, candidate.delta
     _check(candidate)
     soft = None if delta.prompt is None else SoftTokens.of(candidate)
-    if delta.gate:
+    if delta.gate or delta.input_scale:
         twin, closing = _write_closed(candidate, soft, folder)
     else:
         twin, closing = _merged(candidate, soft), []
         with no_progress_bars():
             _save(twin, folder)
+        if isinstance(candidate.space, Merge):
+            closing = _checked_recipe(candidate, candidate.space, type(twin), folder)
     _save(_reader(model, model.tokenizer if soft is None else soft.tokenizer), folder)
     notes = _notes(model, soft) + closing
     write_prompt(candidate, folder, () if soft is None else soft.texts, "; ".join(notes) or None)
@@ -129,27 +139,58 @@ def write_merged(candidate: Candidate, folder: Path) -> Exported:
 
 
 def _write_closed(candidate: Candidate, soft: SoftTokens | None, folder: Path) -> tuple[Any, list[str]]:
-    """Write a model with closed sub-blocks, without whole layers if its config can say so.
+    """Write a model with closed parts, without whole layers, heads and neurons if its config can say so.
 
     Returns:
         The copy that was written, and what to mind.
     """
     model, closed = candidate.model, closed_in(candidate.delta)
-    for removed in (whole_layers(closed, model.layers), []):
+    parts = cut_parts(candidate.delta, model)
+    for removed, left_out in _ways(model, parts, closed):
         twin = _merged(candidate, soft)
         put_zeros(twin, model, [place for place in closed if place.layer not in removed])
+        left_out.put(twin, model)
         if removed:
             remove_layers(twin, model, removed)
-        with no_progress_bars():
-            _save(twin, folder)
-        if _is_loaded_as(candidate, type(twin), folder):
-            write_structure(folder, closed, removed)
-            return twin, notes_on(closed, removed)
+        if _is_saved(twin, folder) and _is_loaded_as(candidate, type(twin), folder):
+            write_structure(folder, closed, removed, parts, left_out)
+            there = {place: kept for place, kept in parts.items() if place.layer not in removed}
+            return twin, notes_on(closed, removed, left_out) + notes_on_cuts(there, left_out)
         for file in folder.iterdir():
             file.unlink()
     raise cannot(
         f"what transformers loads is not '{model.name}' with these sub-blocks closed", "take another model"
     )
+
+
+def _checked_recipe(candidate: Candidate, space: Merge, kind: Any, folder: Path) -> list[str]:
+    """Compare what transformers loads with the merge, and write its recipe; what to mind of that."""
+    if not _is_loaded_as(candidate, kind, folder):
+        raise cannot(
+            f"what transformers loads is not '{candidate.model.name}' with these weights merged",
+            "load the model in float32",
+        )
+    return write_recipe(candidate, space, folder)
+
+
+def _ways(
+    model: FrozenModel, parts: Mapping[SubBlock, Tensor], closed: Sequence[SubBlock]
+) -> Iterator[tuple[list[int], Smaller]]:
+    """Layers that may be left out, and heads and neurons, from the smallest folder to the largest."""
+    layers = whole_layers(closed, model.layers)
+    for removed in (layers, []) if layers else ([],):
+        for left_out in smaller(model, parts, closed, removed):
+            yield removed, left_out
+
+
+def _is_saved(twin: Any, folder: Path) -> bool:
+    """Whether transformers writes a copy, whose config may be of numbers that its family does not have."""
+    try:
+        with no_progress_bars():
+            _save(twin, folder)
+    except GfoError:
+        return False
+    return True
 
 
 def _is_loaded_as(candidate: Candidate, kind: Any, folder: Path) -> bool:
@@ -276,7 +317,7 @@ def _merge(part: Any, name: str, delta: Delta) -> None:
         raise cannot(f"'{name}' is no linear module", "LoRASubspace and Scaling can be exported")
 
 
-def _merge_linear(part: Any, name: str, todo: Sequence[tuple[Merge, Slot]]) -> None:
+def _merge_linear(part: Any, name: str, todo: Sequence[tuple[Step, Slot]]) -> None:
     """Write slots into a linear module, one after the other."""
     weight = weight_of(part)
     linear = Linear(weight.float(), None if part.bias is None else part.bias.float())

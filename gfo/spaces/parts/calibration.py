@@ -44,14 +44,20 @@ class Calibration:
     columns: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: HasModules, names: Sequence[str], texts: Sequence[str], level: Level) -> Self:
-        """That of texts, for rounding to a level.
+    def of(
+        cls, model: HasModules, names: Sequence[str], texts: Sequence[str], levels: Sequence[Level]
+    ) -> Self:
+        """That of texts, for the levels given; columns are scaled for the coarsest that rounds.
 
         Raises:
             GfoError: for a family in which no factors can be moved, or texts without tokens.
         """
         import torch
 
+        rounding = [level for level in levels if level.weighted is None and level.name != "F32"]
+        if not rounding:
+            return cls(module_inputs(model, names, texts))
+        level = rounding[-1]
         places: Sequence[Place] = getattr(model, "rescalings", ())
         if not places:
             raise GfoError(
@@ -69,6 +75,8 @@ class Calibration:
 
     def rounded(self, name: str, weight: Tensor, level: Level) -> Tensor:
         """What a level leaves of a module's weight, float32 [out, in]."""
+        if level.weighted is not None:
+            return level.weighted(weight, self.inputs.get(name))
         rows, columns = self.rows.get(name, 1.0), self.columns.get(name, 1.0)
         return level.rounded(weight * columns / rows) / columns * rows
 

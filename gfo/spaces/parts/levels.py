@@ -1,7 +1,8 @@
 """Levels of compression: what a weight becomes, and the bytes that it then takes.
 
 Types of GGUF files are rounded by the package `gguf`, as ggml rounds them. Half-quadratic levels, for which
-GGUF has no type, can be searched and merged: q = round(W / s + z) in groups of 64 of a row.
+GGUF has no type, can be searched and merged: q = round(W / s + z) in groups of 64 of a row. So can sparse
+weights and products of low rank, which look at what enters a module: see `gfo.spaces.parts.weighted`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gfo.core.errors import GfoError, unknown_name
+from gfo.spaces.parts.weighted import low_rank, sparse, two_of_four
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,10 +30,11 @@ class Level:
 
     Attributes:
         name: such as "Q4_0"; that of the GGUF type, where `gguf` says that it is one.
-        bits: of a weight, with its share of steps and offsets.
+        bits: of a weight, with its share of steps and offsets, or of where those lie that are not 0.
         block: the columns must be a multiple of it.
         rounded: float32 weights [out, in] -> what is left of them.
         gguf: whether a GGUF file can have it.
+        weighted: the same with the module's inputs [tokens, in], or None, for levels that look at them.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Level:
     block: int
     rounded: Callable[[Tensor], Tensor]
     gguf: bool = True
+    weighted: Callable[[Tensor, Tensor | None], Tensor] | None = None
 
     def bytes(self, out: int, columns: int) -> int:
         """What a weight [out, columns] takes in a file, up to where the next begins."""
@@ -97,6 +101,24 @@ LEVELS |= {
 LEVELS |= {  # a step and an offset in half precision for each group
     f"HQ{bits}": Level(f"HQ{bits}", bits + 32 / GROUP, GROUP, functools.partial(half_quadratic, bits), False)
     for bits in (4, 3, 2)
+}
+
+
+def _weighted(name: str, bits: float, block: int, make: Callable[..., Tensor]) -> Level:
+    """A level that looks at inputs."""
+    return Level(name, bits, block, functools.partial(make, inputs=None), False, make)
+
+
+# Values in half precision. A bit of each weight says where those lie that are not 0; in 2:4 two bits of each
+# of the two.
+LEVELS |= {
+    name: _weighted(name, 16 * (1 - share) + 1, 1, functools.partial(sparse, share))
+    for name, share in (("S25", 0.25), ("S50", 0.5))
+}
+LEVELS["S2:4"] = _weighted("S2:4", 9.0, 4, two_of_four)
+LEVELS |= {
+    name: _weighted(name, 16 * share, 1, functools.partial(low_rank, share))
+    for name, share in (("R75", 0.75), ("R50", 0.5))
 }
 
 

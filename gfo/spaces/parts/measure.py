@@ -31,14 +31,19 @@ class HasModules(HasLinears, HasHiddenStates, Protocol):
     """A model whose modules can be had."""
 
     module: Any
+    images: Any
 
     def layer_of(self, name: str) -> int | None: ...
+    def lowest_layer(self, name: str) -> int: ...
     def module_outputs(self, names: Sequence[str], ids: Tensor) -> dict[str, Tensor]: ...
 
 
 def module_outputs(model: HasModules, names: Sequence[str], seed: int) -> dict[str, Tensor]:
-    """The modules' outputs for random words, [..., out]."""
-    return model.module_outputs(names, measured_words(model, seed))
+    """The modules' outputs for random words, or an image of noise where they read images, [..., out]."""
+    texts = [name for name in names if name in model.linears]
+    images = [name for name in names if name not in model.linears]
+    found = model.module_outputs(texts, measured_words(model, seed)) if texts else {}
+    return found | (model.images.outputs(images) if images else {})
 
 
 def clipped_spread(values: Tensor) -> float:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from gfo.core.errors import GfoError
 from gfo.core.reading import parse_json, read_text
-from gfo.spaces.parts.targets import HasLinears
+from gfo.spaces.parts.targets import HasLinears, linears_of
 from gfo.spaces.parts.words import Embeds
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _changed_modules(
 ) -> list[str]:
     """The modules that the adapter changes, in the model's order; GfoError for missing or extra keys."""
     found = {key.rsplit(".lora_", 1)[0].removeprefix(BASE) for key in tensors if ".lora_" in key}
-    unknown = sorted(found.difference(model.linears))
+    unknown = sorted(found.difference(linears_of(model)))
     if unknown:
         raise GfoError(
             f"from_peft = {folder}: '{unknown[0]}' is no linear module in the model's layers; {OWN_MODEL}"
@@ -184,7 +184,7 @@ def _changed_modules(
     _check_keys(folder, tensors, [f"{BASE}{name}.lora_{x}.weight" for name in wanted for x in "AB"])
     if not wanted:
         raise GfoError(f"from_peft = {folder}: it changes no module; give another")
-    return [name for name in model.linears if name in found]
+    return [name for name in linears_of(model) if name in found]
 
 
 def _of_one_module(
@@ -196,7 +196,7 @@ def _of_one_module(
 ) -> tuple[Tensor, Tensor]:
     """A [r, in] and B [out, r] of a module, its scaling in B; float32, where the model is."""
     A, B = (tensors[f"{BASE}{name}.lora_{x}.weight"].float() for x in "AB")
-    info, r = model.linears[name], _of_module(config, "rank_pattern", name, config["r"])
+    info, r = linears_of(model)[name], _of_module(config, "rank_pattern", name, config["r"])
     expected = (r, info.in_features), (info.out_features, r)
     if (tuple(A.shape), tuple(B.shape)) != expected:
         raise GfoError(

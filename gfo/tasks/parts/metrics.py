@@ -70,10 +70,13 @@ ANSWER_TOKENS = Metric("answer_tokens", lower_is_better=True, form="tokens")
 LABEL_METRICS = {metric.name: metric for metric in (ACCURACY, MACRO_F1, MCC, SPEARMAN, PEARSON)}
 """Of predicted labels, by name."""
 CORRELATIONS = (SPEARMAN.name, PEARSON.name)  # of labels that are numbers
-# of generated text: see gfo.tasks.parts.text_metrics
+# of generated text: see gfo.tasks.parts.text_metrics and verifiers
 EXACT_MATCH, TOKEN_F1, BLEU, CHRF, ROUGE1, ROUGE2, ROUGEL, REGEX_MATCH = (
     Metric(name, form="share")
     for name in ("exact_match", "token_f1", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "regex")
+)
+GSM8K, MATH, COUNTDOWN, JSON_SCHEMA, PASS_AT_K = (
+    Metric(name, form="share") for name in ("gsm8k", "math", "countdown", "json_schema", "pass@k")
 )
 
 

@@ -16,6 +16,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 
 References = Sequence[Sequence[str]]
@@ -40,6 +41,10 @@ class ByRow:
         """Outputs [B] -> how good each is, [B]."""
         pairs = zip(outputs, self._right, strict=True)
         return [float(self._compare(output, right)) for output, right in pairs]
+
+    def of_samples(self, values: Array) -> Array:
+        """How good the samples of each row are, [..., n] -> the row's, [...]: their mean."""
+        return values.mean(axis=-1)  # type: ignore[no-any-return]
 
     def __call__(self, outputs: Sequence[str]) -> float:
         """Their mean."""

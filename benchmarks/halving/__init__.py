@@ -1,0 +1,1 @@
+"""Successive halving: how often it finds the best of a grid of full curves, and at what cost."""

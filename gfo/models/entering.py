@@ -1,0 +1,46 @@
+"""What of a row with images enters the text model: a forward pass that is stopped there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gfo.core.errors import GfoError
+from gfo.models.structure import hooked
+
+
+class _ReachedError(Exception):
+    """The text model was called."""
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.given = given
+
+
+def entering(module: Any, **inputs: Tensor) -> Mapping[str, Any]:
+    """What a model's forward pass calls its text model with; nothing of that runs."""
+
+    def stop(part: Any, args: Any, kwargs: Any) -> None:
+        raise _ReachedError(kwargs)
+
+    try:
+        with hooked(module.get_decoder().register_forward_pre_hook(stop, with_kwargs=True)):
+            module(**inputs)
+    except _ReachedError as reached:
+        return reached.given
+    raise GfoError(f"model: the forward pass of {type(module).__name__} never calls its text model")
+
+
+def counts(position: Tensor) -> bool:
+    """Whether positions are those of text: 0, 1, 2, ... or from 1 on, in one dimension or the same in all."""
+    wanted = torch.arange(position.shape[-1], device=position.device) + position.min()
+    return bool((position == wanted).all())
+
+
+def has_tensors(value: Any) -> bool:
+    """Whether it is a tensor, or a list with one."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(part, Tensor) for part in parts)

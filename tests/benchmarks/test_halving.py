@@ -1,0 +1,42 @@
+"""The benchmark of successive halving, on curves that are known."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from benchmarks.halving.__main__ import EVERY, RESULTS, RUNGS, STEPS, find, main
+from gfo import ASHA
+
+
+def test_curves_that_never_cross_are_found_and_others_are_not(tmp_path):
+    fall = np.linspace(1, 0, STEPS // EVERY)
+    apart = [(i + fall).tolist() for i in np.linspace(0, 5, 64)]
+    crossing = [*apart[1:], (9 - 9.5 * (fall < 0.01)).tolist()]  # the best looks worst until the end
+    for curves, share in ((apart, 1.0), (crossing, 0.0)):
+        assert np.mean([find(curves, ASHA(RUNGS[4], 4), 1.0, seed)[0] for seed in range(5)]) == share
+    lines = [{"options": {"lr": i}, "dev": curve} for i, curve in enumerate(apart)]
+    (tmp_path / "curves.json").write_text(json.dumps({"curves": lines}))
+    assert main(["--orders", "3", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "orders.json").read_text())
+    assert found["orders"] == 3
+    assert all(way["found"] <= 1 and way["spent"] < 0.5 for way in found["ways"].values())
+
+
+def test_what_is_committed_is_what_the_curves_give():
+    curves = json.loads((RESULTS / "curves.json").read_text())["curves"]
+    found = json.loads((RESULTS / "orders.json").read_text())
+    assert len(curves) == found["trials"] == 64
+    assert found["orders"] == 200
+    name, way = max(found["ways"].items(), key=lambda item: item[1]["found"])
+    assert way["found"] >= 0.9, name
+    again = [
+        find([line["dev"] for line in curves], ASHA(way["rungs"], int(name[-1])), 0.25, s) for s in range(20)
+    ]
+    assert np.mean([best for best, _ in again]) >= 0.7
+
+
+def test_bad_input(tmp_path, capsys):
+    assert main(["--orders", "0"]) == 2
+    assert "--orders" in capsys.readouterr().err
