@@ -114,8 +114,7 @@ def measure(
     Before that, gfo and plain run once to warm up; on a GPU all do.
 
     Args:
-        it: model, rows and candidates.
-        repeats: rounds.
+        it, repeats: model, rows and candidates; rounds.
         names: of the usual rivals that run beside gfo; all that fit for none.
         rivals: by name, instead of the usual ones.
         say: told each rival's seconds.

@@ -52,7 +52,7 @@ from gfo.evaluation.memory import (
     kept_tokens,
 )
 from gfo.evaluation.parts import parts_of
-from gfo.evaluation.racing import Racing, no_rows, of_rows
+from gfo.evaluation.racing import Racing, check_racing, no_rows, of_rows
 from gfo.evaluation.reading import read_log_likelihoods, read_logits
 from gfo.evaluation.shape import Meter, Shape
 from gfo.evaluation.store import Store
@@ -115,12 +115,7 @@ class LocalEvaluator:
         )
         self.racing, self._part = racing, part
         self.meter = Meter(model.layers)  # of the last evaluation
-        if racing is not None and part is not None:
-            raise GfoError(f"part = {part}: racing compares all candidates of a step; leave one of them out")
-        if racing is not None and self._scored:
-            raise GfoError(
-                f"racing: candidates see other rows, so {self._scored[0]} cannot be compared; leave it out"
-            )
+        check_racing(racing, part, self._scored)
         self._tower: Tower | None = None
         self._shape = self._checked_shape()
         self._check_rows()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -160,3 +160,11 @@ def no_rows(task: Any) -> GfoError:
         f"racing: the loss of {name} is no mean over rows that can be compared in pairs; take another loss, "
         "or leave racing out"
     )
+
+
+def check_racing(racing: Racing | None, part: int | None, values: Sequence[str]) -> None:
+    """Raise GfoError for racing in parts, or beside values that candidates get on other rows."""
+    if racing is not None and part is not None:
+        raise GfoError(f"part = {part}: racing compares all candidates of a step; leave one of them out")
+    if racing is not None and values:
+        raise GfoError(f"racing: candidates see other rows, so {values[0]} cannot be compared; leave it out")

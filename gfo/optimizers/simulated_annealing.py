@@ -110,9 +110,7 @@ class SimulatedAnnealing(Championed, SteadyState):
         self.patience = None if patience is None else whole(self.name, "patience", patience)
         self.x = self._about(self.x0)
         self.loss = np.full(self.population, np.inf)
-        self.k = 0
-        self.idle = 0
-        self.record = np.inf
+        self.k, self.idle, self.record = 0, 0, np.inf
         self._again = 0  # how many rows of the step are chains asked again
         self._checked = False
         self._told, self._moved = 0, False  # since the temperature fell, of parts

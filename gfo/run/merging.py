@@ -68,13 +68,10 @@ def merge_controls(
     Merges of random adapters instead of those trained are one more control: see `gfo.random_adapter`.
 
     Args:
-        model: the frozen model.
-        task: what is scored.
-        space: of the merge.
+        model, task, space, memory: as in `gfo.tune`.
         splits: to score on; by default all but "train", or that where there is no other.
         sweep: values of the coefficient, of which the one with the lowest loss on "dev" (or "train") is
             taken; none is tried where the space has no such (`Merge.sweep`).
-        memory: as in `gfo.tune`.
 
     Raises:
         GfoError: for a split that the task has not.
@@ -94,11 +91,8 @@ def merge_controls(
         points[f"{ALL} {sweep[best]:g}"] = among[best]
     z, metrics = np.stack(list(points.values())), evaluator.metrics
     scored = {split: evaluator.score(z, split) for split in splits}
-    scores = {
-        name: {split: SplitScores.of(scored[split], i, metrics) for split in splits}
-        for i, name in enumerate(points)
-    }
-    return MergeControls(points, scores, tried, tuple(metrics))
+    parts = [{split: SplitScores.of(scored[split], i, metrics) for split in splits} for i in range(len(z))]
+    return MergeControls(points, dict(zip(points, parts, strict=True)), tried, tuple(metrics))
 
 
 def _swept(space: Merge, values: Sequence[float]) -> Array | None:

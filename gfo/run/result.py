@@ -117,19 +117,18 @@ class Result(Tabled, Point):
         config. A run without one, as from a notebook, needs `model`, `task` and `space` for that.
 
         Args:
-            folder: of a run that ended, or was interrupted.
-            model: of the run, if it is there already, so that it is not opened again.
+            folder, model: of a run that ended, or was interrupted; its model, if that is open already.
             task, space: in place of those that the config says, such as other test rows.
-            evaluator: in place of all three, as of a run of a plain function.
+            evaluator: in place of all three.
 
         Raises:
             GfoError: for a folder without a result, or whose files were changed.
         """
         folder = absolute(folder, "Result.load: folder")
-        then, z = read_result(folder), load_point(folder)
+        then = read_result(folder)
         parts = {"model": model, "task": task, "space": space, "evaluator": evaluator}
         return cls(
-            z,
+            load_point(folder),
             Judge.stored(folder, then, parts),
             History.read(folder / HISTORY),
             then["stopped"],

@@ -67,44 +67,46 @@ def tune(
     """Search the space for the change of the model that minimises the task's loss.
 
     Args:
-        model, task, space: a frozen model of `gfo.load_model`, or a `gfo.Endpoint`; such as
-            `gfo.Classification`; such as `gfo.SoftPrompt`, or "auto": the recipe of `gfo.run.auto`.
+        model, task: a frozen model of `gfo.load_model`, or a `gfo.Endpoint`; such as `gfo.Classification`.
+        space: such as `gfo.SoftPrompt`; "auto" takes the recipe of `gfo.run.auto`.
         optimizer, options: a name of `gfo.optimizers.names()` and its options, or an `Optimizer`; by default
             the recipe's, in a space that is given "cma", of several objectives "nsga2"; "auto" by the space.
-        objectives: by default the loss alone; or two or more of "loss", metrics of the task and measures of
-            the space, for a front (`Result.front`).
+        objectives: by default the loss; or of "loss", metrics and measures of the space two, for a front.
         limits: name -> a value that the result must have, or a better one: bytes at most, accuracy at least.
-        budget: what the search may spend.
-        seed: root seed; the optimizer draws from the stream "optimizer" under it.
+        budget, seed: what the search may spend; the root seed.
         dev_every, selection: steps between scores on dev rows, if any, and what is best; by default the loss.
         callbacks, progress: called at each step; whether progress is shown on standard error.
-        out: a folder for history, result, best point and plot.
-        resume: go on with the run that `out` holds, if it does; all but the budget must be as it was.
+        out, resume: a folder for the run; whether to go on with the one that it holds, if it does.
         memory, racing: of the evaluator, see `gfo.LocalEvaluator`.
-        evaluator, asynchronous: what evaluates in its place, such as `gfo.Workers`; see `gfo.minimize`.
-        warm_start: result or folder of a run of the same space and model, where the search starts.
-        record: more for result.json.
+        evaluator, asynchronous: what evaluates instead, such as `gfo.Workers`; see `gfo.minimize`.
+        warm_start, record: result or folder of a run of this space, to start there; more for result.json.
 
     Raises:
         GfoError: for bad input.
     """
     budget.check_server(model)
     out = None if out is None else RunFolder.of(out, resume=resume)
-    given: dict[str, Any] = {"model": model, "task": task, "budget": budget, "seed": seed, "out": out}
-    method = taken(space, optimizer, options, objectives=objectives, tell=progress, **given)
+    of: dict[str, Any] = {"model": model, "task": task, "budget": budget, "seed": seed, "out": out}
+    method = taken(space, optimizer, options, objectives=objectives, tell=progress, **of)
     space, optimizer, options = method.space, method.optimizer, method.options
     wanted = (*(objectives or getattr(optimizer, "objectives", ())), *(limits or {}))
     local = evaluator_for(model, task, space, memory=memory, racing=racing, values=wanted)
     facts = {"seed": seed, **_facts(local, task, optimizer, options), **method.facts, **(record or {})}
     start = _start(warm_start, facts, out, optimizer)
     made = _made(optimizer, space.domain, stream_seed(seed, "optimizer"), options or {}, start)
+    kept: dict[str, Any] = {"out": out, "resume": resume, "record": facts, "selection": selection}
+    kept |= {"asynchronous": asynchronous, "limits": limits}
+    kept["dev_every"] = dev_every if "dev" in local.task.splits else None
+    kept["callbacks"] = _watching(callbacks, facts, model, progress=progress)
+    return minimize(attending(made, local), Elsewhere.of(evaluator, local), budget=budget, **kept)
+
+
+def _watching(
+    callbacks: Sequence[Callback], facts: dict[str, Any], model: Any, *, progress: bool
+) -> list[Callback]:
+    """The callbacks of a run, those that note its memory and show its progress among them."""
     peak = PeakMemory(facts, getattr(model, "device", None))
-    watching = [*callbacks, peak, *([ProgressBar()] if progress else [])]
-    kept: dict[str, Any] = {"out": out, "resume": resume, "record": facts, "limits": limits}
-    kept |= {"dev_every": dev_every if "dev" in local.task.splits else None, "selection": selection}
-    judge = Elsewhere.of(evaluator, local)
-    kept |= {"callbacks": watching, "asynchronous": asynchronous}
-    return minimize(attending(made, local), judge, budget=budget, **kept)
+    return [*callbacks, peak, *([ProgressBar()] if progress else [])]
 
 
 def _facts(

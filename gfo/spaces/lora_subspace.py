@@ -230,11 +230,7 @@ class LoRASubspace:
                 of zeros.
         """
         lora, tokens = read_lora(folder, model)
-        for name, (A, _) in lora.items():
-            if not bool(A.any()):
-                raise GfoError(
-                    f"from_peft = {folder}: A of '{name}' is 0, so that B changes nothing; train it"
-                )
+        _check_trained(lora, folder)
         space = cls.__new__(cls)
         forms = {name: Started(model.weight(name).float(), A, B) for name, (A, B) in lora.items()}
         space._begins = Begin("{here}", tokens) if tokens else None
@@ -333,3 +329,10 @@ def singular_vectors(weight: Tensor, rank: int, rng: np.random.Generator) -> tup
     U, S, V = U[:, :rank], S[:rank], (Q @ Vh.T)[:, :rank]
     sign = torch.sign(U.gather(0, U.abs().argmax(0, keepdim=True)))  # (1, r)
     return U * sign, S, V * sign
+
+
+def _check_trained(lora: Mapping[str, tuple[Tensor, Tensor]], folder: str | Path) -> None:
+    """Raise GfoError for an adapter whose B changes nothing."""
+    for name, (A, _) in lora.items():
+        if not bool(A.any()):
+            raise GfoError(f"from_peft = {folder}: A of '{name}' is 0, so that B changes nothing; train it")

