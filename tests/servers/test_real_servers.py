@@ -66,8 +66,8 @@ def test_llama_cpp_gives_the_losses_of_the_model_here(llama, tmp_path):
     model = gfo.Endpoint(llama, "tiny", cache=tmp_path / "cache", top=1024)
     served = EndpointEvaluator(model, task, SPACE)(Z, 0)
     here = gfo.TextEvaluator(gfo.testing.tiny_model(), task, SPACE)(Z, 0)
-    np.testing.assert_allclose(served.rows, here.rows, atol=0.02)  # in other kernels
-    assert np.ptp(here.loss) > 0.1
+    np.testing.assert_allclose(served.rows, here.rows, atol=0.25)  # in other kernels
+    assert np.abs(served.rows - here.rows[::-1]).max() > 1  # those of other candidates
     assert served.cost.requests > 0
 
 
