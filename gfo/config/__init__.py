@@ -245,7 +245,7 @@ class Config(Section):
         from gfo.evaluation.choice import evaluator_for
 
         task = self.task.build(stream_seed(self.seed, "task"))
-        model = self.model.load()
+        model: Any = self.model.load()
         space = self.build_space(model)
         if self.baseline is not None:
             memory, options = self.model.memory, self.baseline.options
@@ -347,7 +347,7 @@ def read_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         values = _known(values, path)
     for override in overrides:
         _set(values, override)
-    return values
+    return dict(values)
 
 
 def _known(values: dict[str, Any], path: Path) -> dict[str, Any]:

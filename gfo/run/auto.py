@@ -129,8 +129,8 @@ class Situation:
 
         if not isinstance(model, FrozenModel):
             raise GfoError(
-                f"space = auto: of the model {shown(getattr(model, 'name', model))}, which is not here, texts alone "
-                "can change; give a space of texts, such as gfo.Words"
+                "space = auto: of a model that is not here texts alone can change; give a space of texts, such as "
+                "gfo.Words"
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", GfoWarning)  # the evaluator's will be shown
