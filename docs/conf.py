@@ -39,8 +39,8 @@ REFERENCE = ROOT / "docs" / "reference.rst"
 # title of a part of the menu -> its pages, without the folder docs
 MENU = {
     "Using gfo": "your-data tasks metrics models images spaces structure compression merging optimizers "
-    "fronts hyperparameters runs servers baselines export command-line faq",
-    "Understanding it": "others computed-once results leaderboard gpu security architecture",
+    "fronts hyperparameters runs scale servers baselines export command-line",
+    "Understanding it": "computed-once results leaderboard others faq gpu security architecture",
     "Extending it": "extending reference",
 }
 LETTER = re.compile(r"^(\s*\w+: )(\w\.$)")

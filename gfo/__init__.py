@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gfo.evaluation.local import LocalEvaluator as LocalEvaluator
     from gfo.evaluation.racing import Racing as Racing
     from gfo.evaluation.texts import TextEvaluator as TextEvaluator
+    from gfo.evaluation.workers import Workers as Workers
     from gfo.models.decoder import Decoder as Decoder
     from gfo.models.encoder import Encoder as Encoder
     from gfo.models.encoder_decoder import EncoderDecoder as EncoderDecoder
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from gfo.run.loop import minimize as minimize
     from gfo.run.merging import MergeControls as MergeControls
     from gfo.run.merging import merge_controls as merge_controls
+    from gfo.run.pruning import OptunaPruning as OptunaPruning
     from gfo.run.result import Result as Result
     from gfo.run.runs import runs as runs
     from gfo.run.search import Study as Study
@@ -120,6 +122,7 @@ _PUBLIC = {
     "MergeControls": "gfo.run.merging",
     "Metric": "gfo.core.metric",
     "Outcome": "gfo.run.trials",
+    "OptunaPruning": "gfo.run.pruning",
     "Racing": "gfo.evaluation.racing",
     "Result": "gfo.run.result",
     "Selection": "gfo.run.selection",
@@ -132,6 +135,7 @@ _PUBLIC = {
     "Trackio": "gfo.run.trackers",
     "WandB": "gfo.run.trackers",
     "When": "gfo.core.hyperparameters",
+    "Workers": "gfo.evaluation.workers",
     "compare": "gfo.run.compare",
     "freeze": "gfo.models.loading",
     "load_model": "gfo.models.loading",

@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from benchmarks.speed.workloads import Setting
 from gfo.core.delta import Delta
 from gfo.core.domain import Array
-from gfo.evaluation.layouts import parts
+from gfo.evaluation.joining import parts
 from gfo.evaluation.local import LocalEvaluator
 from gfo.evaluation.plan import plan
 from gfo.evaluation.rows import TokenRows

@@ -87,7 +87,7 @@ def measured(model: Any, options: argparse.Namespace, method: str, seed: int) ->
         limits=limits,
         shuffle=0,
     )
-    space = gfo.Texts(START, length=400) if kind == "texts" else gfo.Words(PHRASES, 4)
+    space: Any = gfo.Texts(START, length=400) if kind == "texts" else gfo.Words(PHRASES, 4)
     if not optimizer:
         return _scored(gfo.TextEvaluator(model, task, space), START)
     budget = gfo.Budget(evaluations=options.evaluations)

@@ -140,6 +140,7 @@ def run(
         GfoError: for bad input, in one line.
     """
     from gfo.baselines.base import Fixed
+    from gfo.run.judge import Judge
     from gfo.run.loop import minimize
 
     method = make(name, model, task, space, seed=seed, memory=memory, **(options or {}))
@@ -159,7 +160,7 @@ def run(
         selection=selection,
         record=facts,
     )
-    result.evaluator = method.judge
+    result.judge = Judge.of(method.judge)
     return result
 
 

@@ -21,6 +21,7 @@ from gfo.core.protocols import Cost, Evaluation, Evaluator, Scores, SearchSpace,
 from gfo.run.callbacks import Callback, Run
 from gfo.run.folder import RunFolder
 from gfo.run.history import HISTORY, History
+from gfo.run.judge import Judge
 from gfo.run.result import Result
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Fixed:
                 selection="as it is",
                 cost=Cost(),
                 scoring=Cost(),
-                evaluator=self.judge,
+                judge=Judge.of(self.judge),
                 record=dict(record),
             )
             if folder is not None:

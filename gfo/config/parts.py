@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -11,6 +12,7 @@ from gfo.core.files import absolute
 
 if TYPE_CHECKING:
     from gfo.evaluation.racing import Racing
+    from gfo.evaluation.workers import Workers
     from gfo.models.endpoint import Endpoint
     from gfo.models.frozen import FrozenModel
     from gfo.run.callbacks import Callback
@@ -141,6 +143,25 @@ class RacingConfig(Section):
         from gfo.evaluation.racing import Racing
 
         return Racing(**self.model_dump())
+
+
+class EvaluatorConfig(Section):
+    """`gfo.Workers`; in a config with this section workers evaluate. `asynchronous` is of `gfo.tune`."""
+
+    workers: int = 1
+    engine: str = "processes"
+    part: int | None = None
+    threads: int | None = None
+    gpus: float | None = None
+    address: str | None = None
+    asynchronous: bool = False
+
+    def made(self, make: Callable[[], Any]) -> Workers:
+        """The workers, each with an evaluator of its own."""
+        from gfo.evaluation.workers import Workers
+
+        given = self.model_dump(exclude={"workers", "asynchronous"}, exclude_none=True)
+        return Workers(make, self.workers, **given)
 
 
 class StopConfig(Section):

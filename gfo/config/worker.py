@@ -28,6 +28,7 @@ from gfo.run.callbacks import Callback, Run
 from gfo.tasks.parts.sources import rows_kept
 
 if TYPE_CHECKING:
+    from gfo.config.parts import EndpointConfig, ModelConfig
     from gfo.core.domain import Domain
 
 Say = Callable[[dict[str, Any]], None]
@@ -74,7 +75,7 @@ class Worker:
                 found[name] = str(error)
         return found
 
-    def load(self, section: Any) -> Any:
+    def load(self, section: ModelConfig | EndpointConfig) -> Any:
         """The model of a section; another one is let go first, so that memory holds one."""
         key = section.model_dump_json()
         if self._loaded is None or self._loaded[0] != key:
@@ -84,7 +85,7 @@ class Worker:
 
     def _domain(self, config: Config) -> Domain | None:
         """That of a space which has to be made to know it; None for others."""
-        if not needs_model(config):
+        if config.baseline is not None or config.space.domain() is not None:
             return None
         key = config.model.model_dump_json() + config.space.model_dump_json()
         if key not in self._domains:
@@ -105,11 +106,6 @@ class Telling(Callback):
             self._said = now
             self._say({"name": self._name, "share": run.share_spent})
         return None
-
-
-def needs_model(config: Config) -> bool:
-    """Whether a model is needed to know whether the optimizer can search the space."""
-    return config.baseline is None and config.space.domain() is None
 
 
 def one_line(error: BaseException) -> str:

@@ -6,6 +6,9 @@ A new optimizer, space, task, metric, baseline or model is a file and a line her
 
 from __future__ import annotations
 
+OPENER = "config:open_evaluator"
+"""What makes the evaluator of a run folder by its config, from a layer above that of runs."""
+
 # kind -> name -> ("module:attribute" behind "gfo.", a line on it)
 BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "optimizer": {

@@ -58,7 +58,8 @@ class TextDomain(Domain):
 class TextSpace(Protocol):
     """A search space whose points are texts, which stand in the template's `{soft}` place."""
 
-    domain: Domain
+    @property
+    def domain(self) -> Domain: ...
 
     def text(self, z: Array) -> str:
         """z [d] -> the text; that of 0 is the starting point."""

@@ -21,7 +21,8 @@ from gfo.core.errors import GfoError
 from gfo.core.protocols import Decoding, Tokens
 from gfo.core.seeding import stream
 from gfo.evaluation.chunks import Chunk, Room, answers_to, each_sample, kept, of_modules
-from gfo.evaluation.layouts import ByCandidate, ByExample, parts
+from gfo.evaluation.joining import parts
+from gfo.evaluation.layouts import ByCandidate, ByExample
 from gfo.evaluation.memory import kept_bytes
 from gfo.evaluation.plan import tiles
 from gfo.evaluation.rows import TokenRows

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from gfo.core.delta import Delta
 from gfo.evaluation.endings import wanted_of
+from gfo.evaluation.joining import parts
 from gfo.evaluation.memory import token_bytes
 from gfo.evaluation.packing import SPARE, groups_of_texts, lay_out, rows_of_branches
 from gfo.evaluation.plan import Plan, Row, tiles
@@ -33,13 +33,6 @@ SPREADS_KEPT = 4  # population sizes of which a layout remembers how the candida
 Hidden = tuple[slice | Tensor, int, Tensor]
 """Candidates k (a slice, or their numbers [k, 1]), the number of a group of branches b, and their hidden
 states [k, b, D]; of trees those of the M places at which the group is read, [k, M, D]."""
-
-
-@lru_cache
-def parts(K: int, size: int) -> tuple[slice, ...]:
-    """The candidates 0 to K - 1 in parts of at most `size`, as equal as can be."""
-    number = -(-K // max(1, size))
-    return tuple(slice(i * K // number, (i + 1) * K // number) for i in range(number))
 
 
 @dataclass(frozen=True)
@@ -80,6 +73,7 @@ class ByExample:
     """
 
     plain: Sequence[Tensor] = ()  # see `gfo.evaluation.distance`
+    paid = (0.0, 0.0)  # tokens times layers that laying out took: computed and needed
 
     def __init__(self, model: Decoder, todo: Plan, shape: Shape, most: int, meter: Meter) -> None:
         self.model, self.shape, self._most = model, shape, most
@@ -214,6 +208,7 @@ class ByCandidate:
     """
 
     plain: Sequence[Tensor] = ()  # see `gfo.evaluation.distance`
+    paid = (0.0, 0.0)  # tokens times layers that laying out took: computed and needed
 
     def __init__(self, model: FrozenModel, todo: Plan, shape: Shape, most: int, meter: Meter) -> None:
         self.model, self.shape, self._most = model, shape, most

@@ -40,11 +40,11 @@ from gfo.evaluation.chunks import Room
 from gfo.evaluation.distance import plain_states, read_divergences
 from gfo.evaluation.endings import check_endings, with_longest_ending
 from gfo.evaluation.generation import AnswerWriter, begins_with_states, check_length, shape_of
+from gfo.evaluation.joining import in_parts, joined, joined_scores
 from gfo.evaluation.laying import lay_out_batch
 from gfo.evaluation.layouts import ByCandidate, ByExample
 from gfo.evaluation.memory import (
     SHARE_FOR_CONTEXTS,
-    Store,
     chunk_tokens,
     empty_cache,
     free_bytes,
@@ -55,6 +55,7 @@ from gfo.evaluation.parts import parts_of
 from gfo.evaluation.racing import Racing, no_rows, of_rows
 from gfo.evaluation.reading import read_log_likelihoods, read_logits
 from gfo.evaluation.shape import Meter, Shape
+from gfo.evaluation.store import Store
 from gfo.evaluation.tower import Seen, Tower
 from gfo.models.checking import exact
 from gfo.models.frozen import FrozenModel
@@ -75,12 +76,13 @@ class LocalEvaluator:
         racing: how candidates are dropped before they have seen all rows; None for never.
         values: numbers that a step is to give beside the loss: measures of the space, which it gives anyway,
             and metrics of the task on the step's rows.
+        part: the most candidates that are evaluated together, as `gfo.Workers` does; None for all of a step.
 
     Raises:
         GfoError: for a row that is longer, with the soft prompt and the tokens to be generated, than the
             model's context, a soft prompt without a place in the template, a space made for another model,
-            a task that wants generated text of an encoder, racing where the loss is no mean of rows, or
-            values that neither task nor space has.
+            a task that wants generated text of an encoder, racing where the loss is no mean of rows or in
+            parts, or values that neither task nor space has.
     """
 
     def __init__(
@@ -94,8 +96,9 @@ class LocalEvaluator:
         memory: int | None = None,
         racing: Racing | None = None,
         values: Sequence[str] = (),
+        part: int | None = None,
     ) -> None:
-        _check_positive(chunk_tokens=chunk_tokens, memory=memory)
+        _check_positive(chunk_tokens=chunk_tokens, memory=memory, part=part)
         self.model, self.space, self.task = model, space, task.bind(model)
         self._reuse, self._chunk_tokens, self._memory = reuse, chunk_tokens, memory
         self._repairing = space if isinstance(space, Repairing) else None
@@ -110,7 +113,10 @@ class LocalEvaluator:
         self._store: Store[ByExample | ByCandidate] = Store(
             int(SHARE_FOR_CONTEXTS * free_bytes(model.device))
         )
-        self.racing = racing
+        self.racing, self._part = racing, part
+        self.meter = Meter(model.layers)  # of the last evaluation
+        if racing is not None and part is not None:
+            raise GfoError(f"part = {part}: racing compares all candidates of a step; leave one of them out")
         if racing is not None and self._scored:
             raise GfoError(
                 f"racing: candidates see other rows, so {self._scored[0]} cannot be compared; leave it out"
@@ -126,8 +132,11 @@ class LocalEvaluator:
     @torch.no_grad()
     def __call__(self, z: Array, step: int) -> Evaluation:
         """Loss of each candidate on the step's batch; z [K, d]; nan where it is not finite."""
+        if self._part is not None and len(z) > self._part:
+            return joined([self(some, step) for some in in_parts(z, self._part)])
         start = time.perf_counter()
         batch, meter = self.task.batch("train", step), Meter(self.model.layers)
+        self.meter = meter
         if self._repairing is not None:
             z = self._repairing.repair(z)
         if self.racing is not None:
@@ -192,8 +201,11 @@ class LocalEvaluator:
         Raises:
             GfoError: if the task has no such split.
         """
+        if self._part is not None and len(z) > self._part:
+            return joined_scores([self.score(some, split) for some in in_parts(z, self._part)])
         start = time.perf_counter()
         batch, meter = self.task.all_rows(split), Meter(self.model.layers)
+        self.meter = meter
         answers = self._answers(self._decode(z), batch, meter)
         metrics = self.task.score(answers, batch)
         rows = {} if self._row_task is None else self._row_task.row_scores(answers, batch)
@@ -234,12 +246,13 @@ class LocalEvaluator:
             "tokens_at_once": self.tokens_at_once,
             "tokens_kept": self.tokens_kept,
             "store_bytes": self._store.most_bytes,
+            **({} if self._part is None else {"part": self._part}),
         }
 
     def use(self, settings: Mapping[str, int]) -> None:
         """Decide as another evaluator did."""
         self._chunk_tokens, self._tokens_kept = settings["tokens_at_once"], settings["tokens_kept"]
-        self._store.most_bytes = settings["store_bytes"]
+        self._store.most_bytes, self._part = settings["store_bytes"], settings.get("part", self._part)
 
     def _decode(self, z: Array) -> Delta:
         """The changes that z [K, d] stands for, in the model's dtype."""
@@ -267,6 +280,7 @@ class LocalEvaluator:
                 try:
                     make = functools.partial(self._lay_out, batch, meter, states)
                     layout = self._store.find((batch.key, states), make, recurs=batch.recurs)
+                    meter.laid[(batch.key, states), batch.recurs] = layout
                     if batch.decoding is not None:
                         room = Room(self.tokens_at_once, self.tokens_kept)
                         return AnswerWriter(layout, batch.decoding, room, meter)(delta)
@@ -278,6 +292,7 @@ class LocalEvaluator:
                     fewer = halved(self.tokens_at_once, error)
                 self._chunk_tokens, self._tokens_kept = fewer, self.tokens_kept // 2
                 self._store.clear()  # which is laid out for larger passes
+                meter.laid.clear()
                 empty_cache(self.model.device)
 
     @torch.no_grad()
@@ -291,10 +306,12 @@ class LocalEvaluator:
         if batch.decoding is not None:
             shape = shape_of(self.model, shape)
             states = states and begins_with_states(self.model)
-        most = self.tokens_at_once
+        most, before = self.tokens_at_once, (meter.computed, meter.needed)
         layout = lay_out_batch(self.model, batch, shape, most, meter, reuse=self._reuse, states=states)
         if isinstance(batch, Compared):
             layout.plain = plain_states(self.model, batch, most, meter, layout.wanted)
+        layout.paid = meter.computed - before[0], meter.needed - before[1]
+        meter.once = meter.once[0] + layout.paid[0], meter.once[1] + layout.paid[1]
         return layout
 
     @torch.no_grad()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -93,11 +93,18 @@ class Meter:
         layers: L of the model.
         computed: what went through the model, padding included.
         needed: what the frontiers require.
+        laid: the layouts that were used, by the keys under which they are kept, and whether they will recur.
+        once: of computed and needed, what laying them out took now.
     """
 
     layers: int
     computed: float = 0
     needed: float = 0
+    laid: dict[tuple[Any, bool], Any] = field(default_factory=dict)
+    once: tuple[float, float] = (0, 0)
+
+    def __reduce__(self) -> Any:  # a copy, as in another process, begins anew
+        return type(self), (self.layers,)
 
     def cost(self, candidates: int, start: float) -> Cost:
         """What was counted since the time `start`, in tokens: those of some layers are that share of one."""

@@ -22,9 +22,10 @@ from gfo.core.images import FIRST
 from gfo.core.protocols import Batch, Tokens
 from gfo.core.slots import LayerPrompts, ModuleSlot, Prompts, Slot
 from gfo.core.sub_blocks import Gates
-from gfo.evaluation.layouts import parts
-from gfo.evaluation.memory import SHARE_FOR_CONTEXTS, Store, free_bytes
+from gfo.evaluation.joining import parts
+from gfo.evaluation.memory import SHARE_FOR_CONTEXTS, free_bytes
 from gfo.evaluation.shape import Meter, Shape
+from gfo.evaluation.store import Store
 from gfo.models.apply import Change, Instead, applied
 from gfo.models.entering import entering
 from gfo.models.images import Block

@@ -22,6 +22,7 @@ and compares within the step (and the champion guards against drift, champion.py
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from gfo.core.domain import Array, Domain
 from gfo.optimizers.champion import Championed
 from gfo.optimizers.drawing import first_population
 from gfo.optimizers.options import number, whole
+from gfo.optimizers.steady_state import SteadyState
 
 N_MIN = 4
 TERMINAL = -1.0
@@ -37,7 +39,7 @@ TERMINAL = -1.0
 
 
 @named
-class DifferentialEvolution(Championed):
+class DifferentialEvolution(Championed, SteadyState):
     """L-SHADE.
 
     Args:
@@ -148,6 +150,31 @@ class DifferentialEvolution(Championed):
         self.archive = np.concatenate([self.archive, self.x[which][won]])
         self._learn(won, gain)
         self.x[which[stays]], self.loss[which[stays]] = z[stays], loss[stays]
+        self._shrink()
+
+    def _ask_some(self, n: int) -> tuple[Array, Any]:
+        """Of each member in turn its first point, then trial points; known are their parents, F and CR."""
+        which = self._in_turn(n, len(self.x))
+        first = self._given + np.arange(n) < self.population
+        trials, parents = self._trials(which), self.x[which]
+        return np.where(first[:, None], parents, trials), (parents, self._F, self._CR)
+
+    def _tell_some(self, z: Array, loss: Array, known: Any) -> None:
+        """Selection against the parent; a member that another trial replaced stands for the worst by now."""
+        parents, self._F, self._CR = known
+        self.used += len(z)
+        gain = np.zeros(len(z))
+        for i, parent in enumerate(parents):
+            same = np.flatnonzero((self.x == parent).all(axis=1))
+            member = same[0] if len(same) else np.argmax(self.loss)
+            before = self.loss[member]
+            if loss[i] <= before and np.isfinite(loss[i]):
+                gain[i] = before - loss[i] if np.isfinite(before) else 0.0
+                self.archive = (
+                    np.concatenate([self.archive, self.x[member][None]]) if gain[i] else self.archive
+                )
+                self.x[member], self.loss[member] = z[i], loss[i]
+        self._learn(gain > 0, gain)
         self._shrink()
 
     def _learn(self, won: Array, gain: Array) -> None:

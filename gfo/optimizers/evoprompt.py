@@ -101,10 +101,12 @@ class EvoPrompt(BaseOptimizer):
         if n:
             self.losses = loss[:n].tolist()
         new = [self._texts_of.text(point) for point in z[n:]]
-        if not self.texts or self.variant == "ga":
+        if self.variant == "ga":
             self._keep_best(new, loss[n:].tolist())
-        else:
+        elif self.texts:
             self._replace_parents(new, loss[n:].tolist())
+        else:
+            self.texts, self.losses = new, loss.tolist()
         self.children = None
         self.evaluated += len(z)
         if self.evaluations is None or self.evaluated < self.evaluations:

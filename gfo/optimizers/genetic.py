@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,7 @@ from gfo.optimizers.base import WIDEST
 from gfo.optimizers.champion import Championed
 from gfo.optimizers.drawing import first_population
 from gfo.optimizers.options import flag, number, one_of, option_error, whole
+from gfo.optimizers.steady_state import SteadyState
 
 SELECTIONS = ("tournament", "roulette", "rank", "truncation")
 CROSSOVERS = ("one-point", "multi-point", "uniform", "blend", "sbx")
@@ -41,7 +43,7 @@ TARGET = 1 / 5
 
 
 @named
-class GeneticAlgorithm(Championed):
+class GeneticAlgorithm(Championed, SteadyState):
     """Genetic algorithm with a choice of operators.
 
     Args:
@@ -129,7 +131,7 @@ class GeneticAlgorithm(Championed):
         self.parents = np.empty((0, domain.d))
         self.parents_loss = np.empty(0)
         self.first_parent_loss = np.empty(0)
-        self.generation = 0
+        self.generation = 0.0
         self._first = np.empty(0, dtype=np.int64)  # the first parents, as rows of what is asked again
         self._again = 0  # how many rows of the step are parents asked again
         self._checked = False
@@ -142,10 +144,7 @@ class GeneticAlgorithm(Championed):
     def _ask(self) -> Array:
         self._again = 0
         if not len(self.parents):
-            first = first_population(
-                self.domain, self.rng, self.population, self._steps(), self.x0, boxes=self._uniform
-            )
-            return op.exchange(self.rng, first, domain=self.domain)
+            return self._first_points(self.population)
         if self.noisy:
             return self._beside(self._best(self._survivors()))
         if self._doubtful() and self.elites and len(elites := self._best(self.elites)):
@@ -153,6 +152,31 @@ class GeneticAlgorithm(Championed):
         first, second = self._select(self.parents_loss, 2 * self.population).reshape(2, self.population)
         self.first_parent_loss = self.parents_loss[first]
         return self._offspring(self.parents[first], self.parents[second])
+
+    def _first_points(self, n: int) -> Array:
+        """x0 and points about it, [n, d]."""
+        first = first_population(self.domain, self.rng, n, self._steps(), self.x0, boxes=self._uniform)
+        return op.exchange(self.rng, first, domain=self.domain)
+
+    def _ask_some(self, n: int) -> tuple[Array, Any]:
+        """The first population, then offspring of those that are parents by now; known are their losses."""
+        if self._given < self.population or not len(self.parents):
+            z = self._first_points(n + 1)
+            return z[:n] if not self._given else z[1:], None
+        first, second = self._select(self.parents_loss, 2 * n).reshape(2, n)
+        return self._offspring(self.parents[first], self.parents[second]), self.parents_loss[first]
+
+    def _tell_some(self, z: Array, loss: Array, known: Any) -> None:
+        """The best K of parents and offspring stay (GENITOR)."""
+        if self.domain.integer.all():
+            self._seen = np.union1d(self._seen, op.hashes(z))
+        if known is not None:
+            self._adapt(loss, known, len(z) / self.population)
+        good = np.isfinite(loss)
+        both = np.concatenate([self.parents, z[good]])
+        losses = np.concatenate([self.parents_loss, loss[good]])
+        best = np.sort(np.argsort(losses, kind="stable")[: self.population])
+        self.parents, self.parents_loss = both[best], losses[best]
 
     def _beside(self, kept: Array) -> Array:
         """The parents of these indices again, and offspring of them: [K, d]."""
@@ -248,12 +272,12 @@ class GeneticAlgorithm(Championed):
         if self._another(self.parents_loss[self._best(self.elites)], loss):
             self._noise_seen, self.sigma = True, self.sigma0
 
-    def _adapt(self, loss: Array, parents_loss: Array) -> None:
-        """Count the generation and learn from losses of offspring and of their first parents, [n]."""
-        self.generation += 1
+    def _adapt(self, loss: Array, parents_loss: Array, share: float = 1) -> None:
+        """Count a share of a generation; learn from losses of offspring and of their first parents, [n]."""
+        self.generation += share
         if self.strength == "adaptive":
             better, alike = loss < parents_loss, loss == parents_loss
-            self.sigma *= math.exp(float((better + TARGET * alike).mean()) - TARGET)
+            self.sigma *= math.exp(share * (float((better + TARGET * alike).mean()) - TARGET))
             if self.noisy:
                 self.sigma = min(max(self.sigma, SMALLEST * self.sigma0), self.sigma0)
         elif self.strength == "scheduled":

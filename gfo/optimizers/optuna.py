@@ -25,12 +25,13 @@ from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError, unknown_name
 from gfo.optimizers.options import within
 from gfo.optimizers.replayed import ReplayedOptimizer
+from gfo.optimizers.steady_state import SteadyState
 
 EDGE = 1e-9  # a quantile's least distance from 0 and 1: six standard deviations
 
 
 @named
-class Optuna(ReplayedOptimizer):
+class Optuna(ReplayedOptimizer, SteadyState):
     """A sampler of Optuna. Its first point is x0.
 
     Args:
@@ -101,16 +102,23 @@ class Optuna(ReplayedOptimizer):
             optuna.logging.set_verbosity(verbosity)
 
     def _ask(self) -> Array:
+        z, self._trials = self._ask_some(self.population)
+        return z
+
+    def _ask_some(self, n: int) -> tuple[Array, Any]:
         with self._working():
-            self._trials = [self._study.ask(self._ranges) for _ in range(self.population)]
-            u = np.array([[trial.params[name] for name in self._ranges] for trial in self._trials], float)
+            trials = [self._study.ask(self._ranges) for _ in range(n)]
+            u = np.array([[trial.params[name] for name in self._ranges] for trial in trials], float)
         normal = self.x0 + self._spread * ndtri(np.clip(u, EDGE, 1 - EDGE))
-        return self.domain.clip(np.where(self._boxed, u, normal))
+        return self.domain.clip(np.where(self._boxed, u, normal)), trials
 
     def _learn(self, z: Array, loss: Array) -> None:
+        self._tell_some(z, loss, self._trials)
+
+    def _tell_some(self, z: Array, loss: Array, known: Any) -> None:
         with self._working() as optuna:
-            for trial, value in zip(self._trials, loss, strict=True):
-                if np.isnan(value):
+            for trial, value in zip(known, loss, strict=True):
+                if not np.isfinite(value):
                     self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 else:
                     self._study.tell(trial, float(value))

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,10 +32,11 @@ from gfo.core.errors import GfoError
 from gfo.optimizers.champion import Championed
 from gfo.optimizers.drawing import first_population
 from gfo.optimizers.options import number, one_of, whole
+from gfo.optimizers.steady_state import SteadyState
 
 
 @named
-class ParticleSwarm(Championed):
+class ParticleSwarm(Championed, SteadyState):
     """Particle swarm, all particles moved at once.
 
     Args:
@@ -103,7 +105,7 @@ class ParticleSwarm(Championed):
         self.v = self._velocities()
         self.p = self.x.copy()
         self.p_loss = np.full(self.population, np.inf)
-        self.k = 0
+        self.k = 0.0  # moves of the whole swarm
         self._again = 0  # how many rows of the step are best points asked again
 
     def plan(self, evaluations: int | None = None, *, batches_differ: bool = False) -> None:
@@ -171,30 +173,48 @@ class ParticleSwarm(Championed):
         ring = np.stack([indices, np.roll(indices, 1), np.roll(indices, -1)])  # (3, K)
         return np.asarray(self.p[ring[self.p_loss[ring].argmin(axis=0), indices]])
 
+    def _ask_some(self, n: int) -> tuple[Array, Any]:
+        """Each particle in turn, the first time where it begins, then moved by what is known by now."""
+        some = self._in_turn(n, len(self.x))
+        moves = self._given + np.arange(n) >= len(self.x)
+        if moves.any():
+            which = some[moves]
+            self.x[which], self.v[which] = self._moved(which)
+            self.k += len(which) / len(self.x)
+        return self.x[some], some
+
+    def _tell_some(self, z: Array, loss: Array, known: Any) -> None:
+        better = loss < self.p_loss[known]
+        self.p[known[better]], self.p_loss[known[better]] = z[better], loss[better]
+
     def _move(self) -> None:
+        self.x, self.v = self._moved(slice(None))
+        self.k += 1
+
+    def _moved(self, which: Any) -> tuple[Array, Array]:
+        """Where some particles go next, and with what velocity."""
         w, c1, c2 = self.coefficients()
-        self.v *= w
-        pull, r = np.empty_like(self.x), np.empty(self.x.shape, dtype=np.float32)  # new ones take longer
-        for c, to in ((c1, self.p), (c2, self._neighbours_best())):
-            np.subtract(to, self.x, out=pull)
+        x, v = self.x[which], self.v[which]
+        v *= w
+        pull, r = np.empty_like(x), np.empty(x.shape, dtype=np.float32)  # new ones take longer
+        for c, to in ((c1, self.p[which]), (c2, self._neighbours_best()[which])):
+            np.subtract(to, x, out=pull)
             self.rng.random(out=r, dtype=np.float32)
             r *= c
             pull *= r
-            self.v += pull
-        np.clip(self.v, -self.v_max, self.v_max, out=self.v)
-        moved = self.x + self.v
-        self.k += 1
+            v += pull
+        np.clip(v, -self.v_max, self.v_max, out=v)
+        moved = x + v
         if self.domain.free:
-            self.x = moved
-            return
+            return moved, v
         inside = self.domain.clip(moved)
         out = moved != inside
         if self.bounds == "absorb":
-            self.v[out] = 0.0
+            v[out] = 0.0
         else:
             inside = self.domain.clip(2 * inside - moved)
-            self.v[out] *= -1.0
-        self.x = inside
+            v[out] *= -1.0
+        return inside, v
 
     def should_stop(self) -> str | None:
         if self.k and np.ptp(self.x, axis=0).max() < 1e-12 and np.abs(self.v).max() < 1e-12:

@@ -20,12 +20,12 @@ from scipy.stats import qmc
 from gfo.core.checking import named
 from gfo.core.domain import Array, Domain
 from gfo.core.errors import GfoError
-from gfo.optimizers.base import BaseOptimizer
 from gfo.optimizers.drawing import scatter
+from gfo.optimizers.steady_state import SteadyState
 
 
 @named
-class RandomSearch(BaseOptimizer):
+class RandomSearch(SteadyState):
     """Independent draws.
 
     Args:
@@ -52,9 +52,11 @@ class RandomSearch(BaseOptimizer):
         self._take(population=population, least=1, scale=scale)
 
     def _ask(self) -> Array:
-        return self._beside_the_best(
-            scatter(self.domain, self.rng.random((self.population, self.domain.d)), self.scale)
-        )
+        return self._beside_the_best(self._draw(self.population))
+
+    def _draw(self, n: int) -> Array:
+        """n points [n, d]."""
+        return scatter(self.domain, self.rng.random((n, self.domain.d)), self.scale)
 
     def _beside_the_best(self, z: Array) -> Array:
         """z [K, d]; where losses of steps may not be compared, the last step's best takes the first place."""
@@ -64,6 +66,12 @@ class RandomSearch(BaseOptimizer):
 
     def _tell(self, z: Array, loss: Array) -> None:
         """Nothing to learn: the books keep the incumbent."""
+
+    def _ask_some(self, n: int) -> tuple[Array, Any]:
+        return self._draw(n), None
+
+    def _tell_some(self, z: Array, loss: Array, known: Any) -> None:
+        """Nothing, either."""
 
 
 @named
@@ -97,13 +105,13 @@ class SobolSearch(RandomSearch):
     def _start(self) -> qmc.Sobol:
         return qmc.Sobol(self.domain.d, scramble=True, seed=np.random.default_rng(self.seed))
 
-    def _ask(self) -> Array:
+    def _draw(self, n: int) -> Array:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The balance properties of Sobol' points")
-            u = self._sequence.random(self.population)
-        self._drawn += self.population
+            u = self._sequence.random(n)
+        self._drawn += n
         u += 2.0**-31  # the middle of cells of width 2^-30: never 0
-        return self._beside_the_best(scatter(self.domain, u, self.scale))
+        return scatter(self.domain, u, self.scale)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,7 @@ from gfo.optimizers.base import WIDEST
 from gfo.optimizers.champion import Championed
 from gfo.optimizers.genetic_operators import change_one, mutate_integer
 from gfo.optimizers.options import flag, number, one_of, whole
+from gfo.optimizers.steady_state import SteadyState
 
 SMALL, SMALLEST = 1e-2, 1e-3
 """Shares of the first step size at which losses are checked for noise, and at which it stays with noise."""
@@ -44,7 +46,7 @@ SMALLEST_T = 1e-300
 
 
 @named
-class SimulatedAnnealing(Championed):
+class SimulatedAnnealing(Championed, SteadyState):
     """K annealed Metropolis chains, one proposal each a step.
 
     Args:
@@ -113,6 +115,7 @@ class SimulatedAnnealing(Championed):
         self.record = np.inf
         self._again = 0  # how many rows of the step are chains asked again
         self._checked = False
+        self._told, self._moved = 0, False  # since the temperature fell, of parts
 
     def plan(self, evaluations: int | None = None, *, batches_differ: bool = False) -> None:
         super().plan(evaluations, batches_differ=batches_differ)
@@ -195,13 +198,35 @@ class SimulatedAnnealing(Championed):
         if self.T0 is None and spread > 0:
             self.T0 = 2 * spread / self.domain.d
 
-    def _metropolis(self, loss: Array, T: float) -> Array:
-        """bool [K]: which proposals with losses [K] are accepted at temperature T."""
+    def _metropolis(self, loss: Array, T: float, before: Array | None = None) -> Array:
+        """bool [K]: which proposals with losses [K] are accepted at T; `before` are those of their chains."""
+        before = self.loss if before is None else before
         u = self.rng.random(len(loss))
-        known = np.isfinite(self.loss)
-        rise = np.where(known, loss - np.where(known, self.loss, 0.0), -np.inf)
+        known = np.isfinite(before)
+        rise = np.where(known, loss - np.where(known, before, 0.0), -np.inf)
         uphill = np.exp(-np.maximum(rise, 0.0) / T) if T > SMALLEST_T else np.zeros(len(loss))
         return np.isfinite(loss) & ((rise <= 0) | (u < uphill))
+
+    def _ask_some(self, n: int) -> tuple[Array, Any]:
+        """Of each chain in turn its first point, then proposals from where it is."""
+        chains = self._in_turn(n, len(self.x))
+        first = self._given + np.arange(n) < len(self.x)
+        return np.where(first[:, None], self.x[chains], self._proposals(self.x[chains])), chains
+
+    def _tell_some(self, z: Array, loss: Array, known: Any) -> None:
+        K, chains, before = len(self.x), known, self.loss[known]
+        if np.isfinite(loss).any():
+            self._begin(np.concatenate([self.loss, loss]))
+        accepted = self._metropolis(loss, self.temperature(self.k), before)
+        self.x[chains[accepted]], self.loss[chains[accepted]] = z[accepted], loss[accepted]
+        rises = accepted[np.isfinite(before)] - self.target  # of proposals, not of first points
+        self.s = min(self.s * math.exp(float(rises.sum()) / K), WIDEST * self._s0)
+        self._moved = self._moved or bool(accepted.any())
+        self._told += len(z)
+        if self._told >= K:
+            self._told -= K
+            moved, self._moved = self._moved, False
+            self._cool(moved)
 
     def _cool(self, moved: bool) -> None:
         if self.T0 is None:

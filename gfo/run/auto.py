@@ -21,7 +21,8 @@ from gfo.core.protocols import Batch, Batches, Optimizer, SearchSpace, Task
 from gfo.core.recording import remember
 from gfo.core.registry import find
 from gfo.core.seeding import stream_seed
-from gfo.core.text_domain import TextSpace
+from gfo.core.text_domain import TextDomain, TextSpace
+from gfo.models.endpoint import Endpoint
 from gfo.optimizers import ONE, SEVERAL, for_objectives
 from gfo.run.budget import Budget
 from gfo.run.folder import RunFolder
@@ -125,13 +126,7 @@ class Situation:
     def of(cls, model: FrozenModel, task: Task, budget: Budget) -> Situation:
         """That of a model, a task and a budget."""
         from gfo.models.decoder import Decoder
-        from gfo.models.frozen import FrozenModel
 
-        if not isinstance(model, FrozenModel):
-            raise GfoError(
-                "space = auto: of a model that is not here texts alone can change; give a space of texts, such as "
-                "gfo.Words"
-            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", GfoWarning)  # the evaluator's will be shown
             parts = list(_parts(task.bind(model).all_rows("train")))
@@ -229,7 +224,7 @@ def taken(
     optimizer: str | Optimizer | None,
     options: Mapping[str, Any] | None,
     *,
-    model: FrozenModel,
+    model: FrozenModel | Endpoint,
     task: Task,
     budget: Budget,
     seed: int,
@@ -251,10 +246,12 @@ def taken(
         return Taken(given, *for_objectives(method, options, objectives, model), {})
     if given != AUTO:
         raise GfoError(f"space = {shown(given)}; give a space such as gfo.SoftPrompt(model), or 'auto'")
+    if isinstance(model, Endpoint):
+        raise GfoError("space = 'auto' is of a model that is here; take gfo.Words or gfo.Texts")
     choice = choose(model, task, budget, None if out is None else recorded_recipe(out))
     if auto:
         optimizer, options = choice.method(objectives)
-    method, options = for_objectives(optimizer, options, objectives, model)
+    method, options = for_objectives(optimizer, options, objectives)
     if tell:
         say(choice.describe(method if isinstance(method, str) else type(method).__name__))
     space = choice.build(model, stream_seed(seed, "space"))
@@ -278,6 +275,8 @@ def method_for(domain: Domain, objectives: Sequence[str] = ()) -> str:
     """The optimizer for a space that is given."""
     if objectives:
         return SEVERAL
+    if isinstance(domain, TextDomain):
+        return "evoprompt"
     if domain.integer.any():
         return "ga"
     return "openai-es" if domain.d > HIGH else ONE

@@ -17,10 +17,11 @@ from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Cost, Evaluator, Optimizer, Repairing, metrics_of
 from gfo.report.scores import deciding_metric
 from gfo.run.budget import Budget
-from gfo.run.history import History
+from gfo.run.history import COLUMNS, History
 
 if TYPE_CHECKING:
     from gfo.run.aims import Aims, Judged
+    from gfo.run.asynchronous import Stream
     from gfo.run.memo import Memo
     from gfo.run.selection import DevSelection
 
@@ -37,6 +38,7 @@ class Run:
         aims: several objectives and limits, and what came of them; None where there is one objective alone.
         judged: what the newest step's candidates are by the aims.
         memo: what points got that were asked before; None where they are evaluated again.
+        stream: of an asynchronous run, what asks, evaluates and tells its parts; the optimizer, too.
         telling: whether the optimizer is being told a step that the history does not have yet.
     """
 
@@ -51,10 +53,13 @@ class Run:
     aims: Aims | None = None
     judged: Judged | None = None
     memo: Memo | None = None
+    stream: Stream | None = None
     telling: bool = False
 
     def __post_init__(self) -> None:
         self.repairs = isinstance(self.evaluator, Repairing)
+        if self.stream is not None:
+            self.stream.recall(self.history.recorded)
         if self.aims is not None and self.selection is not None:
             self.aims.choose_on_dev(self.selection)
 
@@ -197,8 +202,6 @@ class CSVLog(Callback):
         path: of the file.
     """
 
-    COLUMNS = ("step", "evaluations", "forward_tokens", "seconds", "mean_loss", "best", "spread")
-
     def __init__(self, path: str | Path) -> None:
         self.path = absolute(path, "CSVLog: path")
         self._dev: list[str] = []
@@ -213,9 +216,9 @@ class CSVLog(Callback):
         rows = io.StringIO(newline="")
         writer = csv.writer(rows)
         if last.step == 0:
-            writer.writerow([*self.COLUMNS, *(f"dev_{name}" for name in self._dev)])
+            writer.writerow([*COLUMNS, *(f"dev_{name}" for name in self._dev)])
         dev = last.dev or {}
-        writer.writerow([getattr(last, c) for c in self.COLUMNS] + [dev.get(name) for name in self._dev])
+        writer.writerow([getattr(last, c) for c in COLUMNS] + [dev.get(name) for name in self._dev])
         append(self.path, rows.getvalue())
         return None
 

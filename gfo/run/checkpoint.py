@@ -46,7 +46,7 @@ from gfo.run.state import Training, save_state
 STATE = "state.safetensors"
 SAVE_EVERY = 10.0  # seconds that a resumed run may lose: of the optimizer's own, of a training's all
 SAVING = 0.05  # the most of a run's time that saving takes: large states are saved less often
-FREE = ("budget", "config.budget", "config.stop")  # what may change when a run goes on
+FREE = ("budget", "config.budget", "config.stop", "config.evaluator")  # what may change when a run goes on
 MODEL = ("model", "config.model.name")
 TOLERANCE = 0.05  # of losses, relative and absolute: more is no rounding
 

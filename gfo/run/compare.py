@@ -17,6 +17,7 @@ from gfo.report.labels import flatten, labels, seeds
 from gfo.report.scores import recorded_metrics
 from gfo.run.history import HISTORY, History
 from gfo.run.result import Result
+from gfo.run.runs import folders_in
 from gfo.run.stored import recorded_setup, stored_summary
 
 RunLike = Result | str | Path
@@ -56,8 +57,8 @@ def compare(
     together. Runs of other seeds that are equal in every number are one run, and a note says so.
 
     Args:
-        runs: results, or folders of runs, also of unfinished ones; or label -> run or runs, to name and
-            group them yourself.
+        runs: results, folders of runs, also of unfinished ones, or folders that runs are in; or label -> run
+            or runs, to name and group them yourself.
         x: the figure's x axis: "evaluations", "forward_tokens" or "seconds".
 
     Raises:
@@ -71,7 +72,7 @@ def compare(
         raise GfoError(f"compare: runs = {runs!r}; give a list of results or run folders")
     if isinstance(runs, Mapping):
         return _joined(_named(runs), x, [])
-    found = [_read(run) for run in runs]
+    found = [_read(each) for run in runs for each in _runs_in(run)]
     return _joined(_grouped(found), x, _notes_on_unknown(found))
 
 
@@ -80,7 +81,9 @@ def _named(runs: Mapping[str, RunLike | Sequence[RunLike]]) -> list[Named]:
     lists = {k: [v] if isinstance(v, RunLike) else list(v) for k, v in runs.items()}
     if not all(lists.values()):
         raise GfoError("compare: a label has no runs; leave it out")
-    return [(k, [_read(run).values for run in v], False, k) for k, v in lists.items()]
+    return [
+        (k, [_read(each).values for run in v for each in _runs_in(run)], False, k) for k, v in lists.items()
+    ]
 
 
 def _grouped(found: Sequence[_Found]) -> list[Named]:
@@ -132,6 +135,13 @@ def _notes_on_unknown(found: Sequence[_Found]) -> list[str]:
         f"{what}: made with arguments that were not recorded, so these runs are not grouped; decorate the "
         "class with gfo.recorded, or group runs by a mapping"
     ]
+
+
+def _runs_in(run: RunLike) -> Sequence[RunLike]:
+    """The runs in a folder that is none itself; else the run."""
+    if isinstance(run, Result) or not Path(run).is_dir():
+        return [run]
+    return list(folders_in(Path(run))) or [run]
 
 
 def _read(run: RunLike) -> _Found:

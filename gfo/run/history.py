@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import numpy as np
 from pydantic import ConfigDict, ValidationError, create_model
@@ -20,10 +20,15 @@ from gfo.core.errors import GfoError
 from gfo.core.files import append, cut, write_whole
 from gfo.core.protocols import Cost
 from gfo.core.reading import parse_json, read_bytes
+from gfo.report.tables import Table
 from gfo.run.files import CHECKSUM, PUT_BACK, short_digest
 from gfo.run.schema import first_error
 
+if TYPE_CHECKING:
+    import pandas
+
 HISTORY = "history.jsonl"
+COLUMNS = ("step", "evaluations", "forward_tokens", "seconds", "mean_loss", "best", "spread")
 SYNC_EVERY = 10.0  # seconds: what a machine that loses its power may lose of a run
 
 
@@ -52,6 +57,7 @@ class Step:
         violation: how far the step's candidates break limits, 0 where they do not; None without limits.
         hypervolume: what the front covers after the step; None for one objective.
         requests, dollars: asked of a server in the search so far, and what it takes for them.
+        part, asked: of an asynchronous run, the part that was told, and how many had been asked by then.
     """
 
     step: int
@@ -72,6 +78,8 @@ class Step:
     hypervolume: float | None = None
     requests: int = 0
     dollars: float = 0.0
+    part: int | None = None
+    asked: int | None = None
 
     @property
     def cost(self) -> Cost:
@@ -204,6 +212,35 @@ class History:
         if steps < len(self.recorded):
             self.recorded = self.recorded[:steps]
             self.seal()
+
+    def records(self) -> list[dict[str, Any]]:
+        """A mapping a step: COLUMNS, and the scores on dev as "dev_NAME", None where there was no reading."""
+        names = dict.fromkeys(name for step in self._steps for name in step.dev or ())
+        return [
+            {column: getattr(step, column) for column in COLUMNS}
+            | {f"dev_{name}": (step.dev or {}).get(name) for name in names}
+            for step in self._steps
+        ]
+
+    def table(self) -> Table:
+        """`records` as text."""
+        records = self.records()
+        rows = (tuple("" if v is None else f"{v:.6g}" for v in record.values()) for record in records)
+        return Table(tuple(records[0]) if records else COLUMNS, tuple(rows))
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """A row a step: see `Table.to_csv`."""
+        return self.table().to_csv(path)
+
+    def to_latex(self, path: str | Path | None = None) -> str:
+        """A row a step: see `Table.to_latex`."""
+        return self.table().to_latex(path)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """`records`, by step, as numbers."""
+        import pandas
+
+        return pandas.DataFrame(self.records()).set_index("step")
 
     def trajectory(self) -> list[dict[str, Any]]:
         """The steps without their times: equal for two runs with one seed on one machine."""

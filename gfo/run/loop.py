@@ -15,6 +15,7 @@ from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Evaluator, Optimizer, Planning, metrics_of
 from gfo.run.aims import Aims
+from gfo.run.asynchronous import Stream
 from gfo.run.budget import Budget
 from gfo.run.callbacks import Callback, Run
 from gfo.run.checkpoint import Checkpoint
@@ -42,6 +43,7 @@ def minimize(
     record: Mapping[str, Any] | None = None,
     memo: bool | None = None,
     limits: Mapping[str, float] | None = None,
+    asynchronous: bool = False,
 ) -> Result:
     """Minimise by ask and tell until the budget is spent, the method stops or a callback says so.
 
@@ -57,12 +59,13 @@ def minimize(
             The evaluator must give the same losses again: a function with noise needs noise from z alone.
         dev_every: score a point on dev after every so many steps (and before the first and after the last)
             and return the best; None returns the last recommendation, as for a function, which has no dev.
-        selection: which points are scored on dev, and what is best; by default the recommendations, and the
-            lowest loss.
+        selection: which points are scored on dev, and what is best; by default recommendations, by the loss.
         record: what was run, as plain values; it becomes part of result.json.
         memo: whether a point asked before is told the loss it had, at no cost; see `gfo.run.memo`. True for a
             function that is not noisy. A resumed run does as it did.
         limits: numbers of evaluations, by name, that the result must have or be better than; see `gfo.tune`.
+        asynchronous: whether parts are told as they come, so that no worker of `gfo.Workers` waits for
+            another; for methods that can. Which comes first is chance; a resumed run repeats what was.
 
     Returns:
         The result. Ctrl-C, SIGTERM and SIGHUP end the run and return what was found until then.
@@ -74,12 +77,14 @@ def minimize(
             candidate of the first step ends in an exception. Later ones are failed candidates.
     """
     judge = _judge(evaluator, dev_every, tuple(getattr(optimizer, "objectives", ())))
-    evaluate = Guarded(judge)
+    stream = Stream.of(optimizer, judge, budget) if asynchronous else None
+    evaluate = Guarded(stream or judge)
     chosen = None if dev_every is None else _selection(evaluate, selection, judge)
     with as_interrupts(), _held(out, resume) as folder:
         path = folder and folder / HISTORY
         history = History.resumed(path) if path and resume else History(path)
-        run = Run(optimizer, judge, budget, history, chosen, aims=Aims.of(optimizer, judge, limits or {}))
+        aims = Aims.of(optimizer, judge, limits or {})
+        run = Run(stream or optimizer, judge, budget, history, chosen, aims=aims, stream=stream)
         run.memo = Memo() if _remembers(run, memo) else None
         checkpoint = Checkpoint(folder, run, _terms(run, dev_every, record or {}))
         stopped = _watched(run, evaluate, callbacks, dev_every or 0, checkpoint)
@@ -128,6 +133,10 @@ def _selection(evaluate: Guarded, options: Selection | None, judge: Evaluator) -
 
 def _remembers(run: Run, memo: bool | None) -> bool:
     """Whether points asked before are not evaluated again."""
+    if run.stream is not None:
+        if memo:
+            raise GfoError("memo = True: what is under way is not known yet; leave it, or asynchronous, out")
+        return False
     if memo and getattr(run.evaluator, "batches_differ", False):
         raise GfoError("memo = True: losses of different steps are of different batches; leave it out")
     return repeats_itself(run.optimizer, run.evaluator) if memo is None else memo
@@ -148,6 +157,8 @@ def _watched(
             checkpoint.keep(run)
         return "interrupted"
     finally:
+        if run.stream is not None:
+            run.stream.close()
         for callback in callbacks:
             callback.end(run)
 
@@ -177,6 +188,8 @@ def _steps(
 
 def _step(run: Run, source: Source, callbacks: Sequence[Callback], dev_every: int) -> str | None:
     """Ask, evaluate and tell, with what the source gives; why the run ends with that, or None."""
+    if run.stream is not None:
+        run.stream.again = run.history.again
     z = run.optimizer.ask()
     if run.repairs:
         z = run.repaired(z)
@@ -241,5 +254,6 @@ def _terms(run: Run, dev_every: int | None, record: Mapping[str, Any]) -> dict[s
         "dev_every": dev_every,
         "selection": selection,
         **({} if run.aims is None else run.aims.record()),
+        **({} if run.stream is None else {"asynchronous": True}),
         **record,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -13,35 +12,44 @@ import numpy as np
 
 from gfo.core.checking import checked
 from gfo.core.domain import Array, Domain
-from gfo.core.errors import GfoError, GfoWarning
+from gfo.core.errors import GfoError
 from gfo.core.files import absolute, make_folder, write_whole
-from gfo.core.metric import LOSS, Metric
-from gfo.core.protocols import Cost, Evaluator, metrics_of
+from gfo.core.metric import LOSS
+from gfo.core.protocols import Cost, Evaluator, SearchSpace, Task
 from gfo.core.recording import options_of, plain
 from gfo.report.scores import SplitScores, recorded_scores, scores_record
 from gfo.report.tables import Table, Tabled, scores_table
 from gfo.run.budget import described
 from gfo.run.environment import hardware, versions
 from gfo.run.files import FORMAT, point_checksum, write_json
-from gfo.run.history import History
+from gfo.run.history import HISTORY, History
+from gfo.run.judge import Judge
+from gfo.run.point import Point
 from gfo.run.schema import RESULT, read_result
+from gfo.run.scored_front import ScoredFront, load_front
 from gfo.run.spread import spread_of
-from gfo.run.stored import PLOT, POINT, load_point
+from gfo.run.stored import PLOT, POINT, load_point, load_spread
 
 if TYPE_CHECKING:
-    from gfo.report.export import Exported
+    from gfo.models.frozen import FrozenModel
     from gfo.report.figures import Figure
     from gfo.run.callbacks import Run
     from gfo.run.front import Front
-    from gfo.run.scored_front import ScoredFront
+
+COMPUTED = (
+    "format", "scores", "standard_errors", "rows", "metrics", "prompt", "loss", "stopped", "selection",
+    "steps", "point", "known", "failed", "limited", "front", "cost", "scoring_cost",
+)  # fmt: skip
+"""What result.json has of the result itself; the rest is its record."""
 
 
 @dataclass(repr=False)
-class Result(Tabled):
+class Result(Tabled, Point):
     """The best point of a run, how it was found and what it cost; shows itself as a small table.
 
     Attributes:
         z: the result, float64 [d].
+        judge: scores it: `evaluator`, made when it is first needed.
         history: every step.
         stopped: why the run ended, in words.
         selection: how z was chosen, in words.
@@ -50,20 +58,18 @@ class Result(Tabled):
             errors where the task has values of rows.
         record: what was run (seed, model, optimizer, config ...), as plain values for result.json.
         folder: the run folder, if there is one.
-        domain: of the search; None takes all of R^d.
+        domain: of the search; None takes the space's, or all of R^d.
         limited: how many candidates kept to the limits, in words; empty without limits.
         found: of several objectives, the candidates that none other beats in the search; None for one.
         chosen: what `front` gives, once it was asked for.
         spread: "std" and "covariance" of what the optimizer drew at the end, where it adapts them.
     """
 
-    z: Array
     history: History
     stopped: str
     selection: str
     cost: Cost
     scoring: Cost
-    evaluator: Evaluator
     scores: dict[str, dict[str, SplitScores]] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
@@ -92,7 +98,51 @@ class Result(Tabled):
             facts |= run.aims.record()
             more |= {"found": run.aims.front, "limited": run.aims.describe(run.history, run.selection)}
         more["record"] = {**facts, **record}
-        return cls(run.found, run.history, stopped, how, run.cost, scoring, run.evaluator, **more)
+        return cls(run.found, Judge.of(run.evaluator), run.history, stopped, how, run.cost, scoring, **more)
+
+    @classmethod
+    @checked
+    def load(
+        cls,
+        folder: str | Path,
+        model: FrozenModel | None = None,
+        *,
+        task: Task | None = None,
+        space: SearchSpace | None = None,
+        evaluator: Evaluator | None = None,
+    ) -> Result:
+        """The result in a run folder, which gives all that it gave when the run ended.
+
+        Model and data are opened when something needs them, as scores of another split do, by the run's
+        config. A run without one, as from a notebook, needs `model`, `task` and `space` for that.
+
+        Args:
+            folder: of a run that ended, or was interrupted.
+            model: of the run, if it is there already, so that it is not opened again.
+            task, space: in place of those that the config says, such as other test rows.
+            evaluator: in place of all three, as of a run of a plain function.
+
+        Raises:
+            GfoError: for a folder without a result, or whose files were changed.
+        """
+        folder = absolute(folder, "Result.load: folder")
+        then, z = read_result(folder), load_point(folder)
+        parts = {"model": model, "task": task, "space": space, "evaluator": evaluator}
+        return cls(
+            z,
+            Judge.stored(folder, then, parts),
+            History.read(folder / HISTORY),
+            then["stopped"],
+            then.get("selection", ""),
+            Cost(**then["cost"]),
+            Cost(**then["scoring_cost"]),
+            scores=recorded_scores(then),
+            record={key: value for key, value in then.items() if key not in COMPUTED},
+            folder=folder,
+            limited=then.get("limited", ""),
+            chosen=load_front(folder) if then.get("front") else None,
+            spread=load_spread(folder),
+        )
 
     @property
     def loss(self) -> float | None:
@@ -108,11 +158,6 @@ class Result(Tabled):
     def failed(self) -> int:
         """How many candidates of the search have no finite loss."""
         return sum(step.failed for step in self.history)
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """What the scores are, "loss" first."""
-        return metrics_of(self.evaluator)
 
     @checked
     def score(self, split: str = "test") -> SplitScores:
@@ -138,18 +183,21 @@ class Result(Tabled):
         Raises:
             GfoError: for a run of one objective, or one in which no candidate kept to the limits.
         """
-        from gfo.run.scored_front import ScoredFront
-
-        if not self.found:
-            why = "had one objective; give gfo.tune objectives=[...]" if self.found is None else "found none"
-            raise GfoError(f"front: the run {why}{self.limited and f' ({self.limited})'}")
         if self.chosen is None:
+            if not self.found:
+                raise GfoError(f"front: the run {self._no_front()}{self.limited and f' ({self.limited})'}")
             self.chosen, cost = ScoredFront.of(self.found, self.evaluator)
             self.scoring += cost
             if self.folder is not None:
                 self.chosen.save(self.folder)
                 self._write_json(self.folder)
         return self.chosen
+
+    def _no_front(self) -> str:
+        """Why there is none, in words."""
+        if not self.record.get("objectives"):
+            return "had one objective; give gfo.tune objectives=[...]"
+        return "ended before its front was chosen; go on with it" if self.found is None else "found none"
 
     @checked
     def plot_front(self, path: str | Path | None = None) -> Figure:
@@ -182,19 +230,6 @@ class Result(Tabled):
             chosen=None,
             spread={},
         )
-
-    @checked
-    def answers(self, split: str = "test") -> dict[str, list[str]]:
-        """What the model writes for each row of a split, as the metric reads it, "before" and "after".
-
-        "before" is the starting point. The tokens are not counted in `scoring`.
-
-        Raises:
-            GfoError: for a task that does not have the model write, an unknown split, or a point that fails.
-        """
-        from gfo.run.views import answers_of
-
-        return answers_of(self.evaluator, self.z, split)
 
     @checked
     def plot(self, path: str | Path | None = None, *, x: str = "evaluations") -> Figure:
@@ -251,28 +286,6 @@ class Result(Tabled):
         self.scoring += found.cost
         return found.plot(path)
 
-    @checked
-    def nearest_words(self, k: int = 5) -> Table:
-        """The k words of the vocabulary nearest to each token of the soft prompt found, with their cosines.
-
-        To look at, not to believe: for any text there are soft prompts that do a task and have that text as
-        their nearest words (Khashabi et al. 2022, Prompt Waywardness, arXiv:2112.08348).
-
-        Raises:
-            GfoError: if the space has no soft prompt, or for a k out of range.
-        """
-        from gfo.report.words import words_near
-        from gfo.run.views import soft_prompt_of
-
-        prompt, model = soft_prompt_of(self.evaluator, self.z)
-        return words_near(model, prompt, k)
-
-    @property
-    def prompt(self) -> str | None:
-        """The prompt found, as text, if the space picks words (`DiscretePrompt`)."""
-        text = getattr(getattr(self.evaluator, "space", None), "text", None)
-        return None if text is None else str(text(self.z))
-
     def table(self) -> Table:
         """Scores before and after, cost, why the run ended and how the result was chosen."""
         loss = "none was finite" if self.loss is None else f"{LOSS.show(self.loss)}, the lowest found"
@@ -295,49 +308,6 @@ class Result(Tabled):
         total = sum(len(step.loss) for step in self.history)
         return [f"failed:     {self.failed:,} of {total:,} candidates"] if self.failed else []
 
-    @checked
-    def export_peft(self, folder: str | Path) -> Exported:
-        """Write the result as an adapter that `peft.PeftModel.from_pretrained` loads.
-
-        A soft prompt in the middle of the template becomes new tokens, with their tokenizer and the template
-        that uses them. What has to be minded is warned of.
-
-        Args:
-            folder: a new or empty one.
-
-        Raises:
-            GfoError: for a change that PEFT has no adapter for; says what can be exported.
-        """
-        return self._export("peft", folder)
-
-    @checked
-    def export_merged(self, folder: str | Path) -> Exported:
-        """Write the whole model with the result in its weights, and its tokenizer; else as `export_peft`."""
-        return self._export("merged", folder)
-
-    @checked
-    def export_gguf(self, folder: str | Path) -> Exported:
-        """Write a GGUF file for llama.cpp, each weight at the level found; else as `export_peft`."""
-        return self._export("gguf", folder)
-
-    def prompt_text(self) -> str:
-        """The prompt found: the text of a discrete one, or a soft one's nearest words, to look at.
-
-        Raises:
-            GfoError: if the space has no prompt.
-        """
-        from gfo.report.export import prompt_text
-
-        return prompt_text(self.evaluator, self.z)
-
-    def _export(self, form: str, folder: str | Path) -> Exported:
-        from gfo.report.export import export
-
-        written = export(self.evaluator, self.z, form, folder)
-        for note in written.notes:
-            warnings.warn(f"{folder}: {note}", GfoWarning, stacklevel=4)
-        return written
-
     def summary(self) -> dict[str, Any]:
         """Everything about the run but its steps, as JSON has it."""
         return {
@@ -357,6 +327,12 @@ class Result(Tabled):
             "cost": asdict(self.cost),
             "scoring_cost": asdict(self.scoring),
             **self.record,
+            **({} if "date" in self.record else self._made()),
+        }
+
+    def _made(self) -> dict[str, Any]:
+        """Where and when a run ended, which the record of one that was opened says."""
+        return {
             "versions": versions(),
             "hardware": hardware(getattr(getattr(self.evaluator, "model", None), "device", None)),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -381,8 +357,6 @@ class Result(Tabled):
 
     def recall(self, folder: Path) -> None:
         """Take over the scores in a run folder, if they are those of the same point after as many steps."""
-        from gfo.run.scored_front import load_front
-
         try:
             then, z = read_result(folder), load_point(folder)
         except GfoError:

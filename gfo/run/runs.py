@@ -100,7 +100,7 @@ def runs(folder: str | Path, *, sort: str | None = None, filter: Sequence[str] |
     if not place.is_dir():
         raise GfoError(f"runs: {folder} is no folder; give one that run folders are in")
     found, notes = [], []
-    for path in _folders(place):
+    for path in folders_in(place):
         try:
             found.append(_read(path, path.relative_to(place).as_posix()))
         except GfoError as error:
@@ -112,14 +112,14 @@ def runs(folder: str | Path, *, sort: str | None = None, filter: Sequence[str] |
     return Runs(tuple(_sorted(found, sort) if sort else found), tuple(notes))
 
 
-def _folders(place: Path) -> Iterator[Path]:
+def folders_in(place: Path) -> Iterator[Path]:
     """Run folders in a folder, itself among them, by name."""
     if (place / HISTORY).is_file() or (place / RESULT).is_file():
         yield place
         return
     for inner in sorted(place.iterdir()):
         if inner.is_dir() and not inner.is_symlink():
-            yield from _folders(inner)
+            yield from folders_in(inner)
 
 
 def _read(folder: Path, name: str) -> FoundRun:
@@ -127,10 +127,10 @@ def _read(folder: Path, name: str) -> FoundRun:
     numbers = _costs(folder, summary)
     for split, scores in summary.get("scores", {}).get("after", {}).items():
         numbers |= {f"{split}.{metric}": value for metric, value in scores.items() if value is not None}
-    return FoundRun(name, _facts(summary), numbers, summary.get("stopped", ""), recorded_metrics(summary))
+    return FoundRun(name, facts_of(summary), numbers, summary.get("stopped", ""), recorded_metrics(summary))
 
 
-def _facts(summary: Mapping[str, Any]) -> dict[str, str]:
+def facts_of(summary: Mapping[str, Any]) -> dict[str, str]:
     """What was run, by the names in the config and those of FACTS."""
     seed = summary.get("seed")
     facts = flatten(recorded_setup(summary)) | {"seed": "-" if seed is None else str(seed)}

@@ -20,7 +20,7 @@ from gfo.run.files import point_checksum
 from gfo.run.front import Front, as_losses
 from gfo.run.history import plain_scores
 from gfo.run.schema import GO_ON, RESULT, read_result
-from gfo.run.stored import load_point, read_points
+from gfo.run.stored import read_points
 
 if TYPE_CHECKING:
     import pandas
@@ -237,24 +237,12 @@ def _recorded(facts: Mapping[str, Any], metrics: tuple[Metric, ...]) -> tuple[Sp
     return tuple(SplitScores(_numbers(s), _numbers(e), facts["rows"], metrics) for s, e in pairs)
 
 
-def load_choice(folder: Path, choice: str | None) -> Array:
-    """The point [d] of a run folder: its best one, or one of its front.
-
-    Args:
-        folder: of the run.
-        choice: "knee", the number of a point, or limits such as "bytes=80e6,loss=0.5"; None takes the best.
+def parsed_choice(choice: str) -> tuple[str | int | None, dict[str, float]]:
+    """ "knee", a number, or limits "bytes=80e6,loss=0.5", as `Result.pick` takes them.
 
     Raises:
-        GfoError: for a choice that says none of these, or nothing that the front has.
+        GfoError: for limits that are no numbers.
     """
-    if choice is None:
-        return load_point(folder)
-    front = load_front(folder)
-    return np.asarray(front.z[front.pick(*_parsed(choice))])
-
-
-def _parsed(choice: str) -> tuple[str | int | None, dict[str, float]]:
-    """ "knee", a number, or limits "bytes=80e6,loss=0.5", as `ScoredFront.pick` takes them."""
     if choice.isdecimal():
         return int(choice), {}
     if "=" not in choice:

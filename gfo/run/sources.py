@@ -117,6 +117,8 @@ class Live:
             hypervolume=None if judged is None else judged.hypervolume,
             requests=run.cost.requests,
             dollars=run.cost.dollars,
+            part=None if run.stream is None else run.stream.part,
+            asked=None if run.stream is None else run.stream.asked,
         )
         run.history.append(step)
         self._checkpoint.after(run, z)

@@ -66,6 +66,13 @@ def load_point(folder: Path) -> Array:
     return z
 
 
+def load_spread(folder: Path) -> dict[str, Array]:
+    """What the optimizer drew at the end of the run in a folder, where it adapts that, beside the point."""
+    from safetensors.numpy import load
+
+    return {name: array for name, array in load(read_bytes(folder / POINT, "run")).items() if name != "z"}
+
+
 def stored_summary(folder: Path) -> dict[str, Any]:
     """A run's result.json; of a run that has none its config, seed and metrics, as far as they are there."""
     if (folder / RESULT).exists():

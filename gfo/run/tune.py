@@ -14,11 +14,12 @@ from gfo import optimizers
 from gfo.core.checking import checked
 from gfo.core.domain import Domain
 from gfo.core.errors import GfoError
-from gfo.core.protocols import BoundTask, Optimizer, SearchSpace, Task
+from gfo.core.protocols import BoundTask, Evaluator, Optimizer, SearchSpace, Task
 from gfo.core.recording import description, options_of, plain
 from gfo.core.seeding import stream_seed
 from gfo.core.text_domain import TextSpace, attending
 from gfo.evaluation.choice import ModelEvaluator, evaluator_for
+from gfo.evaluation.elsewhere import Elsewhere
 from gfo.evaluation.racing import Racing
 from gfo.models.endpoint import Endpoint
 from gfo.models.frozen import FrozenModel
@@ -58,15 +59,16 @@ def tune(
     resume: bool = False,
     memory: int | None = None,
     racing: Racing | None = None,
+    evaluator: Evaluator | None = None,
+    asynchronous: bool = False,
     warm_start: Result | str | Path | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> Result:
     """Search the space for the change of the model that minimises the task's loss.
 
     Args:
-        model: a frozen model of `gfo.load_model`, or a `gfo.Endpoint`.
-        task: such as `gfo.Classification`.
-        space: such as `gfo.SoftPrompt`; "auto" takes the recipe of `gfo.run.auto` for the budget.
+        model, task, space: a frozen model of `gfo.load_model`, or a `gfo.Endpoint`; such as
+            `gfo.Classification`; such as `gfo.SoftPrompt`, or "auto": the recipe of `gfo.run.auto`.
         optimizer, options: a name of `gfo.optimizers.names()` and its options, or an `Optimizer`; by default
             the recipe's, in a space that is given "cma", of several objectives "nsga2"; "auto" by the space.
         objectives: by default the loss alone; or two or more of "loss", metrics of the task and measures of
@@ -79,6 +81,7 @@ def tune(
         out: a folder for history, result, best point and plot.
         resume: go on with the run that `out` holds, if it does; all but the budget must be as it was.
         memory, racing: of the evaluator, see `gfo.LocalEvaluator`.
+        evaluator, asynchronous: what evaluates in its place, such as `gfo.Workers`; see `gfo.minimize`.
         warm_start: result or folder of a run of the same space and model, where the search starts.
         record: more for result.json.
 
@@ -91,16 +94,17 @@ def tune(
     method = taken(space, optimizer, options, objectives=objectives, tell=progress, **given)
     space, optimizer, options = method.space, method.optimizer, method.options
     wanted = (*(objectives or getattr(optimizer, "objectives", ())), *(limits or {}))
-    evaluator = evaluator_for(model, task, space, memory=memory, racing=racing, values=wanted)
-    facts = {"seed": seed, **_facts(evaluator, task, optimizer, options), **method.facts, **(record or {})}
+    local = evaluator_for(model, task, space, memory=memory, racing=racing, values=wanted)
+    facts = {"seed": seed, **_facts(local, task, optimizer, options), **method.facts, **(record or {})}
     start = _start(warm_start, facts, out, optimizer)
     made = _made(optimizer, space.domain, stream_seed(seed, "optimizer"), options or {}, start)
     peak = PeakMemory(facts, getattr(model, "device", None))
     watching = [*callbacks, peak, *([ProgressBar()] if progress else [])]
-    every = dev_every if "dev" in evaluator.task.splits else None
     kept: dict[str, Any] = {"out": out, "resume": resume, "record": facts, "limits": limits}
-    kept |= {"callbacks": watching, "dev_every": every, "selection": selection}
-    return minimize(attending(made, evaluator), evaluator, budget=budget, **kept)
+    kept |= {"dev_every": dev_every if "dev" in local.task.splits else None, "selection": selection}
+    judge = Elsewhere.of(evaluator, local)
+    kept |= {"callbacks": watching, "asynchronous": asynchronous}
+    return minimize(attending(made, local), judge, budget=budget, **kept)
 
 
 def _facts(

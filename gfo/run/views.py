@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,8 @@ def slice_of(
         scored = evaluator.score(z, split)
         return Evaluation(scored.metrics["loss"], scored.cost)
 
-    domain = Domain.unbounded(len(z)) if domain is None else domain
+    space = getattr(evaluator, "space", None)
+    domain = domain or getattr(space, "domain", None) or Domain.unbounded(len(z))
     start = domain.clip(np.zeros(len(z)))
     return take_slice(evaluate, Plane.through(start, z, through, stream(seed, "slice")), domain, points)
 
@@ -50,6 +52,21 @@ def answers_of(judge: Evaluator, z: Array, split: str) -> dict[str, list[str]]:
         if tokens is None or any(row is None for row in tokens):
             raise GfoError(f"answers: the point {when} the search failed, or a row of it")
     return {when: task.answer_texts(tokens) for when, tokens in found.items()}
+
+
+def predictions_of(judge: Evaluator, z: Array, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the model says of each of new rows at a point [d]; see `gfo.Result.predict`."""
+    evaluator: Any = judge
+    task: Any = getattr(evaluator, "task", None)
+    if not hasattr(task, "predictions") or not hasattr(evaluator, "answers"):
+        what = type(judge if task is None else task).__name__
+        raise GfoError(
+            f"predict: {what} predicts nothing of a row; gfo.Classification, gfo.MultipleChoice and "
+            "gfo.Generation do, in a space"
+        )
+    batch = task.batch_of(rows)
+    found: list[dict[str, Any]] = task.predictions(evaluator.answers(z[None], batch), batch)
+    return found
 
 
 def soft_prompt_of(evaluator: Evaluator, z: Array) -> tuple[Any, Any]:

@@ -135,7 +135,14 @@ class BoundClassification(BoundLabels):
         return log_p[:, :-n] - free
 
     def _rows(self, split: str, index: Array, *, recurs: bool = True) -> Batch:
-        batch = super()._rows(split, index, recurs=recurs)
+        return self._with_free(super()._rows(split, index, recurs=recurs))
+
+    def batch_of(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        """See `BoundRows.batch_of`."""
+        return self._with_free(super().batch_of(rows))
+
+    def _with_free(self, batch: Batch) -> Batch:
+        """The batch with the content-free texts behind its rows."""
         if not self._free:
             return batch
         before, after = zip(*self._free, strict=True)
@@ -143,5 +150,5 @@ class BoundClassification(BoundLabels):
             batch,
             before=batch.before + before,
             after=batch.after + after,
-            **self._words.wanted(len(index) + len(self._free)),
+            **self._words.wanted(len(batch.target) + len(self._free)),
         )

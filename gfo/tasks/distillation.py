@@ -22,7 +22,7 @@ from gfo.core.recording import recorded
 from gfo.tasks.parts.base import BoundRows, Data, RowOptions
 from gfo.tasks.parts.datasets import Source
 from gfo.tasks.parts.label_words import LabelWords, Words, words_by_label
-from gfo.tasks.parts.labelled import label_indices
+from gfo.tasks.parts.labels import label_indices
 from gfo.tasks.parts.losses import as_array, only_finite
 from gfo.tasks.parts.metrics import ACCURACY, AGREEMENT, TEACHER_ACCURACY
 from gfo.tasks.parts.templates import GivenTemplate, Template, rows_of

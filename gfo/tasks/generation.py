@@ -156,6 +156,17 @@ class BoundGeneration(BoundRows):
         target[:] = [self._task.data.rows[split][i] for i in index]  # the rows, for references and functions
         return {"vocabulary": None, "target": target, "decoding": self.decoding}
 
+    def _asked(self, rows: Sequence[Row]) -> dict[str, Any]:
+        target = np.empty(len(rows), dtype=object)
+        target[:] = rows
+        return {"vocabulary": None, "target": target, "decoding": self.decoding}
+
+    def predictions(self, answers: Sequence[Any], batch: Batch) -> list[dict[str, Any]]:
+        """What the model writes for each of the new rows, as "prediction"; raises GfoError if it fails."""
+        if _failed(answers[0]):
+            raise GfoError("predict: the point fails; its logits are not finite")
+        return [{"prediction": text} for text in self.answer_texts(answers[0])]
+
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """Loss, the metric ("score" for a function) and the answers' length."""
@@ -191,7 +202,7 @@ class BoundGeneration(BoundRows):
 
     def references(self, batch: Batch) -> list[str]:
         """The first text that is right for each row."""
-        return [_references(row, self._task.target, "row")[0] for row in batch.target]
+        return [references_of(row, self._task.target)[0] for row in batch.target]
 
     def answer_texts(self, rows: Sequence[Tokens]) -> list[str]:
         """The answers as texts: cut at the first stop text, stripped unless they are programs."""

@@ -14,7 +14,7 @@ from gfo.core.errors import GfoError, GfoWarning, check_name, unknown_name
 from gfo.core.protocols import Batch, Tokenizer, Tokens
 from gfo.core.recording import recorded
 from gfo.core.texts import Pieces, Plain
-from gfo.tasks.parts.base import Data, RowOptions
+from gfo.tasks.parts.base import NEW, Data, RowOptions
 from gfo.tasks.parts.datasets import Source
 from gfo.tasks.parts.labelled import BoundClasses, ClassTask, GivenMetrics, NamedLoss, chosen_metrics
 from gfo.tasks.parts.metrics import ACCURACY, CE
@@ -85,6 +85,7 @@ class MultipleChoice(ClassTask):
         self.delimiter, self.loss_name, self.normalize = delimiter, loss, normalize
         self.data = Data.load(train, dev, test, **rows)
         self.template.check_rows(self.data.rows)
+        self.option_fields = options
         self.options: dict[str, list[tuple[str, ...]]] = {}
         self.targets = {}
         for split, found in self.data.rows.items():
@@ -123,13 +124,12 @@ class BoundMultipleChoice(BoundClasses):
 
     def __init__(self, task: MultipleChoice, tokenizer: Tokenizer) -> None:
         template = task.template.bound(tokenizer)
-        self._endings = {split: _endings(task, template, split, tokenizer) for split in task.options}
-        self._plain, size = task.normalize == "sum", SIZES[task.normalize]
-        self._sizes = {  # of an option by its tokens, which a batch has
-            ids: size(ids, text)
-            for split, rows in task.options.items()
-            for row, endings in zip(rows, self._endings[split], strict=True)
-            for text, ids in zip(row, endings, strict=True)
+        self._delimiter, self._fields = task.delimiter, task.option_fields
+        self._plain, self._size = task.normalize == "sum", SIZES[task.normalize]
+        self._sizes: dict[Tokens, float] = {}  # of an option by its tokens, which a batch has
+        self._endings = {
+            split: self._encoded_options(task.options[split], rows, template, split, tokenizer)
+            for split, rows in task.data.rows.items()
         }
         super().__init__(task, tokenizer)
         if self._plain:
@@ -163,6 +163,31 @@ class BoundMultipleChoice(BoundClasses):
             sizes[b, : len(endings)] = torch.tensor([self._sizes[ids] for ids in endings])
         return answers / sizes.to(answers.device)
 
+    def _encoded_options(
+        self,
+        options: Sequence[tuple[str, ...]],
+        rows: Sequence[Mapping[str, Any]],
+        template: Template,
+        split: str,
+        tokenizer: Tokenizer,
+    ) -> list[tuple[Tokens, ...]]:
+        """The tokens of each row's options; their sizes are kept."""
+        found = _endings(options, rows, self._delimiter, template, split, tokenizer)
+        for row, endings in zip(options, found, strict=True):
+            self._sizes |= {ids: self._size(ids, text) for text, ids in zip(row, endings, strict=True)}
+        return found
+
+    def _asked(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        where = rows_of(NEW)
+        options = [_options(row, self._fields, where(i)) for i, row in enumerate(rows)]
+        endings = self._encoded_options(options, rows, self.template, NEW, self._tokenizer)
+        target = np.empty(len(rows), dtype=object)
+        target[:] = options
+        return {"target": target, "vocabulary": None, "endings": tuple(endings)}
+
+    def _class_names(self, batch: Batch) -> Sequence[Sequence[str]]:
+        return list(batch.target)
+
     def _contents(self, split: str) -> list[Any]:
         return [(row, self._endings[split][i]) for i, row in self._encoded[split].items()]
 
@@ -172,13 +197,17 @@ class BoundMultipleChoice(BoundClasses):
 
 
 def _endings(
-    task: MultipleChoice, template: Template, split: str, tokenizer: Tokenizer
+    options: Sequence[tuple[str, ...]],
+    rows: Sequence[Mapping[str, Any]],
+    delimiter: str,
+    template: Template,
+    split: str,
+    tokenizer: Tokenizer,
 ) -> list[tuple[Tokens, ...]]:
     """The tokens of each row's options, behind its text."""
-    options, rows = task.options[split], task.data.rows[split]
     fronts = [_running(template, row, tokenizer) for row in rows]
     owner = [i for i, texts in enumerate(options) for _ in texts]
-    texts: list[Pieces] = [(task.delimiter, Plain(text)) for some in options for text in some]
+    texts: list[Pieces] = [(delimiter, Plain(text)) for some in options for text in some]
     contexts: list[Pieces] = [fronts[i] for i in owner]
     where = rows_of(split)
     found = iter(tokens_behind(contexts, texts, tokenizer, lambda i: f"{where(owner[i])}: an option"))

@@ -73,7 +73,7 @@ def test_ctrl_c_saves(tiny, tmp_path, name, family_name):
     model = tiny(family_name)
     task = make_task(TEXT_FIRST + (" {mask}" if model.mask else ""), batch_size=4)
     whole = run(name, model, tmp_path / "whole", task=task)
-    stop = 2 if name == "linear-head" or name.startswith("mezo") else 7
+    stop = 2 if name.startswith(("eggroll", "linear-head", "mezo")) else 7
     stopped = run(name, model, tmp_path / "stopped", task=task, callbacks=[Stop(stop)])
     assert (stopped.stopped, len(stopped.history)) == ("interrupted", stop)
     resumed = run(name, model, tmp_path / "stopped", task=task)

@@ -133,7 +133,7 @@ def test_serial_rival_that_ignores_the_candidate_is_caught(one, name, P):
     at_zero = rivals.Serial(dataclasses.replace(it, z=0 * it.z), rivals.WholeRows(it))
     with pytest.raises(measure.DisagreementError, match="losses of serial and gfo differ by"):
         measure.measure(
-            it, 1, {"gfo": lambda: measure.make_evaluator(it)(it.z, 0).loss, "serial": at_zero.losses}
+            it, 1, rivals={"gfo": lambda: measure.make_evaluator(it)(it.z, 0).loss, "serial": at_zero.losses}
         )
 
 
@@ -142,7 +142,7 @@ def test_stacked_candidates_in_another_order_are_caught(one, name, P):
     it = one(name, P)
     usual = rivals.usual_rivals(it, measure.make_evaluator(it))
     with pytest.raises(measure.DisagreementError, match="losses of stacked and gfo differ by"):
-        measure.measure(it, 1, {**usual, "stacked": lambda: usual["stacked"]()[::-1]})
+        measure.measure(it, 1, rivals={**usual, "stacked": lambda: usual["stacked"]()[::-1]})
 
 
 def test_rival_that_reads_another_token_is_caught(one):
@@ -154,7 +154,7 @@ def test_rival_that_reads_another_token_is_caught(one):
         "serial": rivals.Serial(it, rows).losses,
     }
     with pytest.raises(measure.DisagreementError, match="losses of serial and gfo differ by"):
-        measure.measure(it, 1, wrong)
+        measure.measure(it, 1, rivals=wrong)
 
 
 def test_serial_leaves_the_model_as_it_was(one):

@@ -50,7 +50,7 @@ def test_tune_then_eval(work, gfo):
     assert scored["after"]["dev"]["loss"] <= min(d["loss"] for d in dev if d) + 1e-5
 
 
-def test_plot_draws_one_run_and_compares_several(work, gfo):
+def test_plot_draws_one_run_and_compare_several(work, gfo):
     for seed in (0, 1):
         assert gfo("tune", "run.toml", "--set", f"seed={seed}", "--out", f"run{seed}")[0] == 0
     assert gfo("tune", "run.toml", "--set", "optimizer.name=random", "--out", "other")[0] == 0
@@ -62,32 +62,40 @@ def test_plot_draws_one_run_and_compares_several(work, gfo):
     assert gfo("plot", "run0", "--x", "seconds", "--out", "seconds.png")[0] == 0
     assert (work / "seconds.png").read_bytes() != drawn
 
-    code, out, err = gfo("plot", "run0", "run1", "other", "--x", "forward_tokens")
+    figure = ("--x", "forward_tokens", "--out", "comparison.pdf", "--table", "table.tex")
+    code, out, err = gfo("compare", "run0", "run1", "other", *figure)
     assert code == 0, err
     lines = out.splitlines()
     assert lines[1].startswith("cma (2 seeds)")
     assert lines[2].startswith("random ")
     assert "test accuracy" in lines[0]
     assert " ± " in lines[1]
-    assert lines[-1] == "figure: comparison.png"
-    assert (work / "comparison.png").exists()
-    assert gfo("plot", "run0", "run1", "--out", "two.svg")[0] == 0
+    assert lines[-2:] == ["table: table.tex", "figure: comparison.pdf"]
+    assert (work / "comparison.pdf").read_bytes().startswith(b"%PDF")
+    assert (work / "table.tex").read_text().startswith(r"\begin{tabular}")
+    assert gfo("compare", "run0", "run1", "--out", "two.svg")[0] == 0
     assert (work / "two.svg").read_text().startswith("<?xml")
+    assert sorted(gfo("compare", ".")[1].splitlines()[1:3]) == sorted(lines[1:3])  # the runs in a folder
+    code, out, err = gfo("compare", ".", "--test", "loss")
+    assert (code, "cma" in out.split("\n\n")[-1]) == (0, True), err
+    bad(gfo("compare", ".", "--test", "los"), "did you mean 'loss'")
 
 
 def test_plot_says_what_is_wrong(work, gfo):
     assert gfo("tune", "run.toml", "--out", "run")[0] == 0
     (work / "empty").mkdir()
     bad(gfo("plot", "empty"), "empty/history.jsonl", "give the folder of a gfo run")
-    bad(gfo("plot", "run", "nowhere"), "nowhere/history.jsonl")
+    bad(gfo("plot", "run", "other"), "Got unexpected extra argument")
+    bad(gfo("compare", "run", "nowhere"), "nowhere/history.jsonl")
     (work / "empty" / "history.jsonl").touch()
     bad(gfo("plot", "empty"), "the run has no steps")
-    bad(gfo("plot", "run", "empty"), "empty has no steps yet")
-    for more in ([], ["run"]):
-        bad(gfo("plot", "run", *more, "--x", "token"), "unknown x 'token'", "did you mean 'forward_tokens'")
-        bad(gfo("plot", "run", *more, "--out", "a.pgn"), "a.pgn", "did you mean 'png'")
-        bad(gfo("plot", "run", *more, "--out", "none/a.png"), "none/a.png", "cannot write there")
-    assert gfo("plot")[0] == 2
+    bad(gfo("compare", "run", "empty"), "empty has no steps yet")
+    for call in (["plot", "run"], ["compare", "run", "run"]):
+        bad(gfo(*call, "--x", "token"), "unknown x 'token'", "did you mean 'forward_tokens'")
+        bad(gfo(*call, "--out", "a.pgn"), "a.pgn", "did you mean 'png'")
+        bad(gfo(*call, "--out", "none/a.png"), "none/a.png", "cannot write there")
+    bad(gfo("compare", "run", "--table", "a.pdf"), "unknown form of a table '.pdf'")
+    bad(gfo("plot"), "Missing argument 'RUN_DIR'. See gfo plot --help")
 
 
 def test_tune_again_from_the_config_of_a_run_gives_the_same_history(work, gfo):
@@ -215,7 +223,7 @@ def test_bad_folders(work, gfo):
 def test_export_prints_how_to_load_it(work, gfo):
     """The lines printed, run as they are, give the logits of the run's result."""
     assert gfo("tune", "run.toml", "--out", "run")[0] == 0
-    evaluator = load_config("run/config.json").evaluator()
+    evaluator = load_config("run/config.json").local_evaluator()
     batch = evaluator.task.all_rows("test")
     expected, words = evaluator.answers(load_point(work / "run")[None], batch)[0], list(batch.vocabulary)
     for form, folder in (("peft", "run/peft"), ("merged", "out")):

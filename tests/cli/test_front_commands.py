@@ -75,9 +75,8 @@ def test_bad_fronts(folder, call):
     bad(call("tune", "run.toml", "--out", "d", "--set", 'objectives=["loss"]'), "give two or more")
     code, _, _ = call("tune", "run.toml", "--out", "one", "--set", "objectives=[]", "--set", "limits={}")
     assert code == 0
-    bad(call("plot", "one", "--front"), "one has no front; give the folder of a finished run of several")
-    bad(call("eval", "one", "--pick", "knee"), "one has no front")
-    bad(call("plot", "one", "one", "--front"), "--front: 2 runs; give one")
+    bad(call("plot", "one", "--front"), "front: the run had one objective")
+    bad(call("eval", "one", "--pick", "knee"), "front: the run had one objective")
     assert call("tune", "run.toml", "--out", "run")[0] == 0
     bad(call("export", "run", "--pick", "elbow"), "unknown choice of pick 'elbow'")
     bad(call("export", "run", "--pick", "norm=much"), "--pick norm=much: give knee, the number of a point")

@@ -14,7 +14,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from gfo import Classification, GfoError, LocalEvaluator, SoftPrompt
 from gfo.evaluation import memory
-from gfo.evaluation.memory import Store, chunk_tokens, halved, is_out_of_memory, token_bytes
+from gfo.evaluation.memory import chunk_tokens, halved, is_out_of_memory, token_bytes
+from gfo.evaluation.store import Store
 from gfo.run.environment import PeakMemory
 
 LABELS = {"bad": " terrible", "good": " great"}

@@ -12,6 +12,8 @@ import gfo
 from gfo import optimizers
 from gfo.optimizers.evoprompt import _filled, _shares
 from gfo.optimizers.writing import answer_in
+from gfo.spaces.parts.unchanged import Unchanged
+from gfo.testing import check_evaluator
 
 GOOD = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")
 SPACE = gfo.Texts("start", length=80)
@@ -38,6 +40,13 @@ def writer(seed=0, useless=False):
     return rewrite
 
 
+def numbers(seed):
+    """Always writes something new, as GEPA finds it."""
+    draw = random.Random(seed)
+    return lambda prompt: f"```\nJudge {draw.random()}.\n```"
+
+
+@pytest.mark.filterwarnings("ignore:optimizer 'evoprompt'. . of . candidates scored alike")
 @pytest.mark.parametrize("variant", ["ga", "de"])
 def test_evoprompt_gains_where_gains_exist(variant):
     """A writer without ideas is the control."""
@@ -67,9 +76,9 @@ def test_the_wheel_and_the_words():
     assert answer_in(None) == ""
 
 
-def task(rows=8):
+def task(rows=8, template=TEMPLATE):
     return gfo.Classification(
-        "gfo:sentiment/train.jsonl", template=TEMPLATE, labels=LABELS, limits={"train": rows}
+        "gfo:sentiment/train.jsonl", template=template, labels=LABELS, limits={"train": rows}
     )
 
 
@@ -78,15 +87,10 @@ def test_a_run_goes_on_whatever_the_writer_would_say_the_next_time(name, tmp_pat
     model = gfo.testing.tiny_model()
     options = {"population": 4} if name == "evoprompt" else {}
     settings = {"optimizer": name, "progress": False, "out": tmp_path / "run"}
-    first = gfo.tune(
-        model,
-        task(),
-        SPACE,
-        budget=gfo.Budget(evaluations=8),
-        options={**options, "rewrite": writer(1)},
-        **settings,
-    )
-    other = writer(2)
+    make = writer if name == "evoprompt" else numbers
+    known = {**options, "rewrite": make(1)}
+    first = gfo.tune(model, task(), SPACE, budget=gfo.Budget(evaluations=8), options=known, **settings)
+    other = make(2)
     found = gfo.tune(
         model,
         task(),
@@ -96,7 +100,8 @@ def test_a_run_goes_on_whatever_the_writer_would_say_the_next_time(name, tmp_pat
         resume=True,
         **settings,
     )
-    assert [step.loss for step in found.history][: len(first.history)] == [s.loss for s in first.history]
+    then, now = ([step.loss for step in result.history] for result in (first, found))
+    assert now[: len(then)] == then
     assert found.cost.candidates == 12
     assert found.prompt == SPACE.text(found.z)
     assert "prompt:" in str(found)
@@ -110,10 +115,8 @@ def test_gepa_shows_the_writer_what_became_of_rows():
         return f"```\nJudge {len(asked)}\n```"
 
     budget = gfo.Budget(evaluations=4)
-    result = gfo.tune(
-        gfo.testing.tiny_model(), task(), SPACE, optimizer="gepa", options={"rewrite": rewrite}, budget=budget,
-        progress=False,
-    )  # fmt: skip
+    settings = {"optimizer": "gepa", "options": {"rewrite": rewrite}, "progress": False}
+    result = gfo.tune(gfo.testing.tiny_model(), task(), SPACE, budget=budget, **settings)
     assert len(result.history) == 4
     assert "start" in asked[0]
     assert re.search(r"This is (not )?right. The right answer is: (positive|negative).", asked[0])
@@ -143,13 +146,7 @@ def test_texts_of_other_lengths_have_the_losses_of_the_template_that_holds_them(
     z = evaluator.space.domain.points(texts)
     found = evaluator(z, 0)
     for text, loss in zip(texts[:2], found.loss, strict=False):
-        written = gfo.Classification(
-            "gfo:sentiment/train.jsonl",
-            template=TEMPLATE.replace("{soft}", text),
-            labels=LABELS,
-            limits={"train": 8},
-        )
-        from gfo.spaces.parts.unchanged import Unchanged
+        written = task(template=TEMPLATE.replace("{soft}", text))
 
         plain = gfo.LocalEvaluator(model, written, Unchanged(model))(np.zeros((1, 1)), 0)
         assert plain.loss[0] == pytest.approx(loss, rel=1e-5)
@@ -161,11 +158,12 @@ def test_texts_of_other_lengths_have_the_losses_of_the_template_that_holds_them(
 
 
 def test_the_contract_of_evaluators():
-    from gfo.testing import check_evaluator
-
     model, texts = gfo.testing.tiny_model(), ["Judge.", "Is it good?", "x"]
     space = gfo.Texts(texts, length=30)
     check_evaluator(lambda: gfo.TextEvaluator(model, task(4), space), space.domain.points(texts))
+
+
+NO_PLACE = {"rewrite": str, "asked": {"vary": "x"}}
 
 
 def quick(**more):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import numpy as np
 import pytest
@@ -156,3 +157,10 @@ def test_a_table_that_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(GfoError, match="table") as caught:
         TABLE.to_latex(tmp_path / "no" / "t.tex")
     assert "\n" not in str(caught.value)
+
+
+def test_tables_are_readable_on_any_background():
+    """A notebook's own colours are theirs: none is set, of letters or behind them."""
+    html = Table(("a", "b"), (("1", "<2>"),), ("a note",))._repr_html_()
+    assert "<2>" not in html
+    assert not {"color", "background", "bgcolor", "#"} & set(re.findall(r"[\w#]+", html.replace("&#", "")))

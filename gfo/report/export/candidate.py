@@ -186,6 +186,7 @@ def write_prompt(candidate: Candidate, folder: Path, soft: Sequence[str], note: 
 
 def local(evaluator: Any) -> LocalEvaluator:
     """The evaluator, if it has a model here; else GfoError."""
+    evaluator = getattr(evaluator, "local", evaluator)  # of one that is elsewhere
     if not isinstance(evaluator, LocalEvaluator):
         raise GfoError(
             f"export: the run's evaluator is a {type(evaluator).__name__} without a model; export runs of "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -24,6 +24,7 @@ from gfo.tasks.parts.running import LOOKED_AT, each_behind, tell_joints
 from gfo.tasks.parts.templates import HERE, MASK, SOFT, Template, rows_of
 
 SPLITS = ("train", "dev", "test")
+NEW = "rows"  # what errors call rows that are none of the task's
 
 
 class RowOptions(TypedDict, total=False):
@@ -262,6 +263,37 @@ class BoundRows(BoundExamples):
         """Warn of a word that running text behind the template's end would write otherwise."""
         if self.template.after or not self.template.soft:  # else the soft prompt is between the two
             tell_joints(*each_behind(self._shown(), [(word,) for word in words]), "the word", self._tokenizer)
+
+    def batch_of(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        """Rows that are none of the task's, and need not say what is right, as a batch.
+
+        Raises:
+            GfoError: for a row without a field of the template, or with more tokens than rows may have.
+        """
+        where = rows_of(NEW)
+        for i, row in enumerate(rows):
+            self.template.check(row, where(i))
+        encoded = self.template.encode(rows, self._tokenizer, where)
+        if (longest := self._data.longest) is not None:
+            fitting = longest.fit(encoded, rows, self.template, self._tokenizer, NEW)
+            if len(fitting) < len(rows):
+                raise GfoError(f"{NEW}: leave out those with more than max_length = {longest.tokens} tokens")
+            encoded = list(fitting.values())
+        return Batch(
+            key=(self._number, NEW, next(self._numbers)),
+            split=NEW,
+            numbers=tuple(range(len(rows))),
+            before=tuple(before for before, _ in encoded),
+            after=tuple(after for _, after in encoded),
+            prompt=self._place == SOFT,
+            here=self._place == HERE,
+            recurs=False,
+            **self._asked(rows),
+        )
+
+    def _asked(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The fields `vocabulary`, `target`, `endings`, `decoding` of a `Batch` of new rows."""
+        raise GfoError(f"predict: a {type(self).__name__} says nothing of new rows; give it `_asked`")
 
     def texts(self, split: str) -> list[tuple[str, str]]:
         """The text in front of the soft prompt and behind it, of each row of a split that is used, uncut."""

@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from gfo.core.domain import Array
-from gfo.core.errors import GfoError, GfoWarning, check_name, unknown_name
+from gfo.core.errors import GfoError, GfoWarning, check_name
 from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Batch, Tokenizer
 from gfo.tasks.parts.base import BoundRows, Data, RowOptions
 from gfo.tasks.parts.datasets import Source
 from gfo.tasks.parts.label_words import NORMALIZE, LabelWords, words_by_label
+from gfo.tasks.parts.labels import label_indices, label_values
 from gfo.tasks.parts.losses import (
     LOSSES,
     ROW_LOSSES,
@@ -38,7 +39,7 @@ from gfo.tasks.parts.losses import (
     only_finite,
 )
 from gfo.tasks.parts.metrics import ACCURACY, CE, CORRELATIONS, macro_f1
-from gfo.tasks.parts.templates import GivenTemplate, Template, is_missing
+from gfo.tasks.parts.templates import GivenTemplate, Template
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,6 +155,28 @@ class BoundClasses(BoundRows):
         rows = self._task.row_losses(scores, batch.target)
         return None if rows is None else only_finite(as_array(rows), failures(scores, batch.target))
 
+    def predictions(self, answers: Tensor, batch: Batch) -> list[dict[str, Any]]:
+        """The model's answers to new rows, of one candidate -> what it says of each: "prediction", its
+        "probability", and "probabilities" of all classes, which sum to 1.
+
+        Raises:
+            GfoError: if a row has no finite score.
+        """
+        scores = self.scores(answers, batch)
+        if not scores.amax(dim=-1).isfinite().all():
+            raise GfoError("predict: the point fails; its logits are not finite")
+        said = self._task.predicted(scores)[0].tolist()
+        probable = scores[0].double().softmax(dim=-1).tolist()
+        found = []
+        for names, i, row in zip(self._class_names(batch), said, probable, strict=True):
+            of = dict(zip(names, row[: len(names)], strict=True))
+            found.append({"prediction": names[i], "probability": row[i], "probabilities": of})
+        return found
+
+    @abstractmethod
+    def _class_names(self, batch: Batch) -> Sequence[Sequence[str]]:
+        """What the classes of each row are called, of a batch of new rows."""
+
     def _row_values(self, scores: Tensor, target: Array) -> dict[str, Array]:
         """Of the loss and the built-in metrics that are means of rows, float64 [K, B]."""
         found: dict[str, Array] = {}
@@ -242,7 +265,7 @@ class LabelledRows(ClassTask):
     ) -> None:
         check_name("normalize", normalize, NORMALIZE)
         self.words = words_by_label(labels)
-        self.values = _values(list(self.words))
+        self.values = label_values(list(self.words))
         self.template = Template.parse(template)
         self.label_field, self.normalize = label_field, normalize
         self.data = Data.load(train, dev, test, **rows)
@@ -281,37 +304,11 @@ class BoundLabels(BoundClasses):
     def _wanted(self, split: str, index: Array) -> dict[str, Any]:
         return {**super()._wanted(split, index), **self._words.wanted(len(index))}
 
+    def _asked(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {"target": np.zeros(len(rows), dtype=np.int64), **self._words.wanted(len(rows))}
 
-def label_indices(
-    rows: Sequence[Mapping[str, Any]], field: str, labels: Mapping[str, Any], split: str
-) -> Array:
-    """The rows' labels as indices into the labels, int [N].
-
-    Raises:
-        GfoError: for a row without the field, or with another label.
-    """
-    index = {label: i for i, label in enumerate(labels)}
-    found = np.empty(len(rows), dtype=np.int64)
-    for i, row in enumerate(rows):
-        where = f"{split} row {i + 1}"
-        if field not in row:
-            raise GfoError(f"{where}: {unknown_name('label_field', field, map(str, row))}")
-        if row[field] is None or is_missing(row[field]):
-            raise GfoError(f"{where}: its {field} is {row[field]!r}, a missing value; drop the row")
-        label = str(row[field])
-        if label not in index:
-            raise GfoError(f"{where}: label '{label}' has no word; add it to labels ({', '.join(labels)})")
-        found[i] = index[label]
-    return found
-
-
-def _values(labels: Sequence[str]) -> Array:
-    """The labels as numbers, float64 [C], if all are finite numbers; else as texts."""
-    try:
-        numbers = np.array([float(label) for label in labels])
-    except ValueError:
-        return np.array(labels)
-    return numbers if np.isfinite(numbers).all() else np.array(labels)
+    def _class_names(self, batch: Batch) -> Sequence[Sequence[str]]:
+        return [list(self.words)] * len(batch.target)
 
 
 def chosen_metrics(

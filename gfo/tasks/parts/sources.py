@@ -53,7 +53,7 @@ def read_rows(source: str | Path, name: str) -> list[Any]:
 
 def _identity(source: str | Path) -> Any:
     """What stays the same as long as a source has the same rows."""
-    if str(source).startswith(HUB):
+    if str(source).startswith(HUB) or str(source) == HUMAN_EVAL:
         return str(source)
     path = _path(source)
     found = path.stat() if path.exists() else None
