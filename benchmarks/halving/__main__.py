@@ -26,8 +26,8 @@ from gfo.run.halving import ASHA, Hyperband
 from gfo.run.trials import Outcome, Trials
 
 RESULTS = shared.RESULTS / "halving"
-STEPS, WINDOW = 81, 24  # of each curve; tokens of a text
-RUNGS = {2: [5, 10, 20, 40, 80], 3: [3, 9, 27, 81]}  # by eta
+STEPS, EVERY, WINDOW = 320, 4, 24  # of each curve; between scores on dev; tokens of a text
+RUNGS = {2: [20, 40, 80, 160, 320], 4: [20, 80, 320]}  # by eta
 GRID: dict[str, list[Any]] = {
     "lr": [1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.2, 0.4, 0.8],
     "rank": [1, 8],
@@ -37,7 +37,7 @@ GRID: dict[str, list[Any]] = {
 
 
 def curve(options: dict[str, Any]) -> list[float]:
-    """The best dev loss until each step of a training."""
+    """The best dev loss until each `EVERY`th step of a training."""
     import gfo
     from gfo.testing.tiny import tiny_model
 
@@ -45,9 +45,9 @@ def curve(options: dict[str, Any]) -> list[float]:
     task = gfo.LanguageModeling(data / "train.jsonl", data / "dev.jsonl", window=WINDOW)
     budget = gfo.Budget(evaluations=STEPS)
     result = gfo.baselines.run(
-        "lora", tiny_model(), task, options=options, budget=budget, dev_every=1, progress=False
+        "lora", tiny_model(), task, options=options, budget=budget, dev_every=EVERY, progress=False
     )
-    dev = [float((step.dev or {})["loss"] or np.inf) for step in result.history]
+    dev = [float(step.dev["loss"] or np.inf) for step in result.history if step.dev is not None]
     return list(map(float, np.minimum.accumulate(dev).round(6)))
 
 
@@ -69,7 +69,7 @@ def find(curves: list[list[float]], how: ASHA | Hyperband, share: float, seed: i
 
     def trial(values: Any, budget: int | None, folder: Path | None) -> Outcome:
         steps = budget or STEPS
-        return Outcome(curves[values["number"]][steps - 1], steps)
+        return Outcome(curves[values["number"]][steps // EVERY - 1], steps)
 
     whole = how.rungs[-1] * len(curves)
     trials = Trials(trial, Hyperparameters({"number": list(range(len(curves)))}), how)
@@ -79,7 +79,7 @@ def find(curves: list[list[float]], how: ASHA | Hyperband, share: float, seed: i
         if spent >= share * whole:
             break
     last = {record.values["number"]: record for record in trials.records if record.budget == how.rungs[-1]}
-    best = min(range(len(curves)), key=lambda i: curves[i][how.rungs[-1] - 1])
+    best = min(range(len(curves)), key=lambda i: curves[i][how.rungs[-1] // EVERY - 1])
     found = bool(last) and min(last, key=lambda number: last[number].value) == best
     return found, spent / whole
 
@@ -89,7 +89,7 @@ def write_orders(folder: Path, share: float, orders: int) -> dict[str, Any]:
     lines = json.loads((folder / "curves.json").read_text(encoding="utf-8"))["curves"]
     curves = [line["dev"] for line in lines]
     ways: dict[str, ASHA | Hyperband] = {f"asha, eta {eta}": ASHA(RUNGS[eta], eta) for eta in RUNGS}
-    ways["hyperband, eta 3"] = Hyperband(RUNGS[3], 3)
+    ways["hyperband, eta 4"] = Hyperband(RUNGS[4], 4)
     found: dict[str, Any] = {}
     for name, how in ways.items():
         tried = [find(curves, how, share, seed) for seed in range(orders)]

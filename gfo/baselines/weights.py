@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from gfo.baselines.base import Setting, as_array, fill, joined, joined_losses
-from gfo.baselines.eggroll import Eggroll, Places
 from gfo.baselines.mezo import MeZO
 from gfo.baselines.training import AdamW, Recipe, seeded
 from gfo.core.domain import Array, Domain
@@ -269,39 +268,13 @@ def mezo_lora(
     return MeZO(matrices, lr=lr, eps=eps, seed=setting.seed)
 
 
-def eggroll(
-    setting: Setting,
-    *,
-    population: int = 32,
-    rank: int = 1,
-    sigma: float = 1e-3,
-    lr: float = 1e-4,
-    decay: float = 0.0,
-    vectors: bool = True,
-    targets: str | Sequence[str] | None = None,
-) -> Eggroll:
-    """EGGROLL on the matrices of all linear modules in the layers, biases and norms' gains.
-
-    sigma and lr as Qiu et al. 2025 (arXiv:2509.24372): 1e-3 and, of a mean over 30 candidates, 5e-4, which is
-    1e-4 times sqrt(N). Embeddings and the head stay as they are, as in Sarkar et al. 2025 (arXiv:2511.16652).
-    `targets` are as in gfo.LoRASubspace.
-    """
-    model = _copied(setting, setting.model.dtype, 0.0)
-    places = Places(model, targets, vectors)
-    start, names = (dict(each.module.named_parameters()) for each in (setting.model, model))
-    name_of = {id(parameter): name for name, parameter in names.items()}
-    weights = Weights(setting, model, places.parameters, [start[name_of[id(p)]] for p in places.parameters])
-    numbers = {"population": population, "rank": rank, "sigma": sigma, "lr": lr, "decay": decay}
-    return Eggroll(weights, places, **numbers, seed=setting.seed)  # type: ignore[arg-type]
-
-
 def _all_weights(setting: Setting, dtype: torch.dtype, dropout: float | None) -> Weights:
-    model = _copied(setting, dtype, dropout)
+    model = copied(setting, dtype, dropout)
     start = list(setting.model.module.parameters())
     return Weights(setting, model, list(model.module.parameters()), start)
 
 
-def _copied(setting: Setting, dtype: torch.dtype, dropout: float | None) -> FrozenModel:
+def copied(setting: Setting, dtype: torch.dtype, dropout: float | None) -> FrozenModel:
     """A copy of the model, whose weights are to change."""
     if quantized := list(quantized_linears(setting.model.module)):
         raise GfoError(

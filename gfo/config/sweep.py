@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gfo.config import Config, read_values
+from gfo.config import CONFIG, Config, load_config, read_values
 from gfo.config.grid import Planned, plan
+from gfo.config.recipes import settled
 from gfo.config.study import DONE, LEFT_OUT, RUNNING, Sweep, SweepRun
 from gfo.config.sweep_view import SweepView, view_of
-from gfo.config.worker import needs_model
 from gfo.config.workers import Here, Processes
 from gfo.core.checking import checked
 from gfo.core.errors import GfoError, printable
@@ -135,7 +135,7 @@ class _Study:
         folder = self._folder / run.name
         if not (folder / RESULT).exists():
             return False
-        config = run.config.settled(folder)
+        config = settled(run.config, load_config(folder / CONFIG))
         if ended(folder, config.record(), scored=config.task.has_test) is None:
             return False
         self._put(run.name, **_ended_run(folder))
@@ -144,7 +144,7 @@ class _Study:
     def _able(self, todo: Sequence[Planned], workers: Here | Processes) -> list[Planned]:
         """The runs that can begin; the others are told."""
         refused = {run.name: reason for run in todo if (reason := _early(run.config))}
-        unknown = [run for run in todo if run.name not in refused and needs_model(run.config)]
+        unknown = [run for run in todo if run.name not in refused and run.config.needs_model]
         if unknown:
             refused |= workers.refused(unknown)
         for name, reason in refused.items():

@@ -226,7 +226,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     },
     "baseline": {
         "eggroll": (
-            "baselines.weights:eggroll",
+            "baselines.eggroll:eggroll",
             "EGGROLL, an evolution strategy on all matrices by perturbations of rank 1",
         ),
         "full": ("baselines.weights:full", "all weights of a copy of the model, AdamW"),

@@ -6,16 +6,16 @@ import json
 
 import numpy as np
 
-from benchmarks.halving.__main__ import RESULTS, STEPS, find, main
+from benchmarks.halving.__main__ import EVERY, RESULTS, RUNGS, STEPS, find, main
 from gfo import ASHA
 
 
 def test_curves_that_never_cross_are_found_and_others_are_not(tmp_path):
-    fall = np.linspace(1, 0, STEPS)
+    fall = np.linspace(1, 0, STEPS // EVERY)
     apart = [(i + fall).tolist() for i in np.linspace(0, 5, 64)]
     crossing = [*apart[1:], (9 - 9.5 * (fall < 0.01)).tolist()]  # the best looks worst until the end
     for curves, share in ((apart, 1.0), (crossing, 0.0)):
-        assert np.mean([find(curves, ASHA([3, 9, 27, 81]), 1.0, seed)[0] for seed in range(5)]) == share
+        assert np.mean([find(curves, ASHA(RUNGS[4], 4), 1.0, seed)[0] for seed in range(5)]) == share
     lines = [{"options": {"lr": i}, "dev": curve} for i, curve in enumerate(apart)]
     (tmp_path / "curves.json").write_text(json.dumps({"curves": lines}))
     assert main(["--orders", "3", "--out", str(tmp_path)]) == 0
