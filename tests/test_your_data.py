@@ -4,12 +4,14 @@ import csv
 import itertools
 import json
 
+import numpy as np
 import pages
 import pytest
 import torch
 from pages import ROOT, blocks, folder  # noqa: F401 (a fixture)
 
 from gfo.config import load_config
+from gfo.report.export import export
 from gfo.run.stored import load_point
 
 PAGE = ROOT / "docs" / "your-data.md"
@@ -51,6 +53,12 @@ def test_from_a_csv_to_plain_peft(folder, monkeypatch, capsys):  # noqa: F811
     ours = judge.answers(z[None], batch)[0, 0]
     theirs = names["logits"][list(batch.vocabulary)]
     assert torch.allclose(ours, theirs, atol=1e-4)
-    start = judge.answers(0 * z[None], batch)[0, 0]
-    assert not torch.allclose(start, theirs, atol=1e-3)  # control: the adapter changes them
+    moved = np.random.default_rng(0).standard_normal(len(z))
+    export(judge, moved, "peft", folder / "moved")
+    model = names["peft"].AutoPeftModelForCausalLM.from_pretrained(folder / "moved")
+    with torch.no_grad():
+        far = model(**names["tokenizer"](names["text"], return_tensors="pt")).logits[0, -1]
+    far = far[list(batch.vocabulary)]
+    assert torch.allclose(judge.answers(moved[None], batch)[0, 0], far, atol=1e-4)
+    assert not torch.allclose(far, theirs, atol=1e-3)  # control
     assert names["answer"] == ["bad", "good"][int(ours.argmax())]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import threading
 import time
@@ -298,15 +299,29 @@ differences = comparison.differences("accuracy")
 """
 
 
-def test_a_study_in_twelve_lines(work):
+SHELL = """
+gfo sweep run.toml --grid optimizer=cma,openai-es,random --grid space=soft-prompt,bias \\
+    --grid baseline=linear-head,manual --grid seed=0,1,2 --out runs/study
+gfo compare runs/study --out shell.pdf --table shell.tex --test accuracy
+"""
+
+
+def test_a_study_in_three_lines_of_shell_and_twelve_of_python(work, call):
     """3 optimizers, 2 spaces, 3 seeds and 2 baselines: the table, the figure and the paired test."""
+    assert len(SHELL.strip().splitlines()) <= 3
     assert len([line for line in STUDY.splitlines() if line]) <= 12
+    for line in SHELL.replace("\\\n", "").strip().splitlines():
+        code, out, err = call(*shlex.split(line)[1:])
+        assert code == 0, err
+    assert "linear-head" in out
     found = {}
-    exec(STUDY, found)
+    exec(STUDY, found)  # which goes on with the runs of the shell
     assert [run.state for run in found["study"].found] == ["done"] * (3 * 2 * 3 + 2 * 3)
     table = (work / "table.tex").read_text()
     assert table.startswith("\\begin{tabular}")
     for name in ("cma", "openai-es", "random", "linear-head", "manual", "soft-prompt", "bias"):
         assert name in table, name
-    assert (work / "figure.pdf").read_bytes().startswith(b"%PDF")
+    assert (work / "shell.tex").read_text().startswith("\\begin{tabular}")
+    for figure in ("figure.pdf", "shell.pdf"):
+        assert (work / figure).read_bytes().startswith(b"%PDF")
     assert len(found["differences"].to_pandas()) == 8 * 7 // 2
