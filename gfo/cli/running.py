@@ -1,4 +1,4 @@
-"""Commands that run something: demo, tune, sweep, resume."""
+"""Commands that run something: demo, tune, sweep, search, resume."""
 
 from __future__ import annotations
 
@@ -94,6 +94,27 @@ def run_sweep(
     found = sweep(read_values(config, override or ()), parse_grid(grid), out=out, jobs=jobs)
     show(str(found))
     raise typer.Exit(found.exit_code)
+
+
+@app.command("search")
+def run_search(
+    config: Annotated[Path, typer.Argument(help="A .toml config with [search] and [study].")],
+    out: Annotated[
+        Path,
+        typer.Option(help="The folder of the trials; the same search goes on there.", show_default=False),
+    ],
+    override: Overrides = None,
+    jobs: Annotated[int, typer.Option(help="Processes at once; each has its own copy of the model.")] = 1,
+) -> None:
+    """Search hyperparameters of a config: trials that do badly are stopped, others go on."""
+    from gfo.config.search import load_search
+
+    found = load_search(config, override or ()).run(out, jobs=jobs)
+    show(str(found.table()))
+    show(f"best: {', '.join(f'{name} = {value}' for name, value in found.best.items())}; {out}/best.json")
+    if found.result.stopped == "interrupted":
+        show("interrupted; the same command goes on")
+        raise typer.Exit(INTERRUPTED)
 
 
 @app.command()

@@ -188,6 +188,7 @@ def search(
     )
     facts: dict[str, Any] = {"optimizer": optimizer, "options": dict(options or {}), "seed": seed}
     facts |= {"hyperparameters": description(hyperparameters), "halving": halving and description(halving)}
+    facts |= getattr(trial, "facts", {})
     watching = [*callbacks, *([ProgressBar()] if progress else [])]
     held = None if out is None else RunFolder.of(out, resume=resume)
     with contextlib.nullcontext() if held is None else held as folder:

@@ -15,6 +15,7 @@ from gfo.models.continued_rows import ContinuedRows
 from gfo.models.decoder import Decoder
 from gfo.models.encoder import Encoder
 from gfo.models.encoder_decoder import EncoderDecoder
+from gfo.models.prefix_lm import PrefixLM
 from gfo.models.probing import check_modules
 from gfo.models.whole_rows import WholeEncoder, WholeRows
 
@@ -43,7 +44,7 @@ MODELS = {
     "streams, shared keys": (("gemma3n_text", "causal", PER_LAYER | SHARED), (WholeRows, False, True)),
     "a list for images beside the text's": (("modernvbert", "masked", {}), (Encoder, False, False)),
     "images for some of its layers": (("mllama", "causal", {}), (ContinuedRows, False, False)),
-    "text that sees what is behind it": (("paligemma", "images", {}), (WholeRows, True, False)),
+    "text that sees what is behind it": (("paligemma", "images", {}), (PrefixLM, False, False)),
     "a head of several parts": (("distilbert", "masked", {}), (WholeEncoder, False, False)),
     "ALiBi": (("falcon", "causal", {"alibi": True}), (ContinuedRows, False, False)),
     "rotary, an attention of its own": (("falcon", "causal", {}), (Decoder, False, False)),
