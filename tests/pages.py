@@ -4,6 +4,7 @@
 - `gfo ...` lines of bash blocks: through the command line, in this process.
 - TOML: a block whose first line is a comment with a file's name is written there, for the commands that
   follow; another one stands for the sections it has: it takes their place in the demo's config, and is run.
+  One with [search] is read, and not run.
 - text: shown, not run.
 
 Budgets and dimensions are smaller than as they stand.
@@ -23,6 +24,7 @@ from pathlib import Path
 import pytest
 
 from gfo import cli, config
+from gfo.config.search import load_search
 from gfo.core import registry
 
 ROOT = Path(__file__).parent.parent
@@ -167,4 +169,8 @@ def run_toml(block, folder, number):
         del values["optimizer"]
     if values.get("task", {}).get("kind") == "weighted":
         del values["dev_every"]
+    if "search" in values:
+        (folder / f"{number}.json").write_text(json.dumps(values))
+        load_search(folder / f"{number}.json")
+        return
     config.make_config(values, block.where).run(folder / f"toml{number}", progress=False)
