@@ -53,7 +53,9 @@ def tune(
     out: Out = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Evaluate in so many processes; by default in this one.", show_default=False),
+        typer.Option(
+            help="Processes that evaluate, a whole number; by default this one.", show_default=False
+        ),
     ] = None,
     ray_address: Annotated[
         str | None,
@@ -84,7 +86,7 @@ def run_sweep(
         Path, typer.Option(help="The folder of the runs; the same sweep goes on there.", show_default=False)
     ],
     override: Overrides = None,
-    jobs: Annotated[int, typer.Option(help="Processes at once; each has its own copy of the model.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Processes at once, a whole number; each has its own model.")] = 1,
 ) -> None:
     """Run a config at each point of a grid; exit code 1 if a run failed."""
     from gfo.config import read_values
@@ -104,7 +106,7 @@ def run_search(
         typer.Option(help="The folder of the trials; the same search goes on there.", show_default=False),
     ],
     override: Overrides = None,
-    jobs: Annotated[int, typer.Option(help="Processes at once; each has its own copy of the model.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Processes at once, a whole number; each has its own model.")] = 1,
 ) -> None:
     """Search hyperparameters of a config: trials that do badly are stopped, others go on."""
     from gfo.config.search import load_search

@@ -312,7 +312,7 @@ class Config(Section):
 
         if self.baseline is None:
             return {}
-        return {"optimizer": True, "space": not baselines.needs_space(self.baseline.name)}
+        return {"optimizer": True} | ({} if baselines.needs_space(self.baseline.name) else {"space": True})
 
     @property
     def needs_model(self) -> bool:

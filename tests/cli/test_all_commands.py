@@ -19,6 +19,8 @@ PARAMETERS = [
 ]
 UNITS = ("whole number", "evaluations", "candidates", "tokens", "seconds", "bytes")
 
+NEEDED = {"search": ["--out", "to"], "sweep": ["--grid", "seed=0", "--out", "to"]}
+
 
 @pytest.fixture
 def gfo(monkeypatch, capsys):
@@ -86,9 +88,10 @@ def test_a_typo_in_an_option_gets_the_nearest(gfo, command):
 def test_words_that_are_missing_or_too_many_are_one_line(gfo, command):
     needed = [each for each in COMMANDS[command].params if each.required]
     if needed:
-        bad(gfo(command), "Missing argument", f"See gfo {command} --help")
+        bad(gfo(command), "Missing ", f"See gfo {command} --help")
     if not any(each.nargs == -1 for each in COMMANDS[command].params):
-        bad(gfo(command, "a", "b", "c", "d"), "unexpected extra argument")
+        given = NEEDED.get(command, [])
+        bad(gfo(command, "a", "b", "c", "d", *given), "unexpected extra argument")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -96,7 +99,7 @@ def test_a_folder_or_name_that_is_not_there_is_one_line(gfo, tmp_path, monkeypat
     if command == "demo":  # which takes none
         return
     monkeypatch.chdir(tmp_path)
-    more = {"predict": ["rows.jsonl"], "rm": ["--yes"]}.get(command, [])
+    more = {"predict": ["rows.jsonl"], "rm": ["--yes"], **NEEDED}.get(command, [])
     code, _, err = gfo(command, "nowhere", *more)
     assert code == 2
     assert re.fullmatch(r"error: [^\n]+\n", err)

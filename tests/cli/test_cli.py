@@ -95,7 +95,7 @@ def test_plot_says_what_is_wrong(work, gfo):
         bad(gfo(*call, "--out", "a.pgn"), "a.pgn", "did you mean 'png'")
         bad(gfo(*call, "--out", "none/a.png"), "none/a.png", "cannot write there")
     bad(gfo("compare", "run", "--table", "a.pdf"), "unknown form of a table '.pdf'")
-    bad(gfo("plot"), "Missing argument 'RUN_DIR'. See gfo plot --help")
+    bad(gfo("plot"), "Missing argument 'run_dir'. See gfo plot --help")
 
 
 def test_tune_again_from_the_config_of_a_run_gives_the_same_history(work, gfo):

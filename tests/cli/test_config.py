@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from pydantic_core import PydanticUndefined
 
 import gfo
 from gfo.config import DEMO, load_config
@@ -190,7 +191,7 @@ def config_of(tmp_path, kind, keys):
     return load_config(tmp_path / "config.json")
 
 
-@pytest.mark.parametrize("kind", entries("space"))
+@pytest.mark.parametrize("kind", BUILT)
 def test_every_kind_of_space_is_built(tiny, tmp_path, kind):
     keys, expected = BUILT[kind]
     model, config = tiny("llama"), config_of(tmp_path, kind, keys)
@@ -249,6 +250,7 @@ def test_products_have_a_seed_for_each_part(tiny, tmp_path):
 
 
 # what the keys and defaults of 0.1.0 were, beside kind and seed: configs of then are configs of now
+REQUIRED = inspect.Parameter.empty  # what has no default
 KEYS = {
     "soft-prompt": {
         "tokens": 8, "dim": 200, "init": None, "from_peft": None, "alpha": 2.0, "projection": "gaussian"
@@ -278,9 +280,16 @@ KEYS = {
     "discrete-prompt": {
         "tokens": 8, "candidates": None, "number": 500, "similar_to": None, "init": None
     },
-    "texts": {"length": 1000},
-    "words": {"places": 4, "joint": " ", "init": []},
-    "structure": {"attention": True, "feedforward": True, "layers": None, "closed": None},
+    "merge": {
+        "checkpoints": REQUIRED, "method": "linear", "groups": None, "filters": (), "density": None,
+        "spread": 0.25,
+    },
+    "texts": {"start": REQUIRED, "length": 1000},
+    "words": {"words": REQUIRED, "places": 4, "joint": " ", "init": ()},
+    "structure": {
+        "attention": True, "feedforward": True, "layers": None, "closed": None, "heads": None,
+        "closed_heads": None, "widths": None, "narrower": None, "calibration": None, "latency": None,
+    },
     "compression": {
         "levels": ("Q8_0", "Q5_0", "Q4_0"), "limit": None, "targets": None, "layers": None,
         "embeddings": "Q8_0", "calibration": None, "sensitivity": None,
@@ -296,6 +305,7 @@ def test_keys_and_defaults_are_those_of_the_class(kind):
     fields = space_section(entry).model_fields.items()
     defaults = {name: field.get_default(call_default_factory=True) for name, field in fields}
     defaults = {name: tuple(x) if isinstance(x, list) else x for name, x in defaults.items()}
+    defaults = {name: REQUIRED if x is PydanticUndefined else x for name, x in defaults.items()}
     assert {name: value for name, value in defaults.items() if name not in ("kind", "seed")} == KEYS[kind]
     if "seed" in arguments:
         defaults["seed"] = 0
@@ -305,7 +315,8 @@ def test_keys_and_defaults_are_those_of_the_class(kind):
 
 
 def test_every_space_is_tested():
-    assert set(entries("space")) == set(BUILT) == {*KEYS, "product"}
+    """A merge is built in tests/spaces/test_merge.py, of checkpoints."""
+    assert set(entries("space")) == {*BUILT, "merge"} == {*KEYS, "product"}
 
 
 def test_a_method_that_does_not_fit_fails_early(tmp_path):

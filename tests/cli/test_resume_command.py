@@ -298,7 +298,7 @@ def test_a_run_of_0_1_0_opens_and_says_why_it_cannot_go_on(work, gfo):
         step["points"] for step in History.read(work / "run" / "history.jsonl").trajectory()
     ]
     assert gfo("eval", "run", "--split", "dev")[0] == 0
-    assert gfo("plot", "run", str(FORMAT1), "--out", "two.png")[0] == 0
+    assert gfo("compare", "run", str(FORMAT1), "--out", "two.png")[0] == 0
 
 
 def test_what_changed_in_a_run_of_0_1_0_is_named(work, gfo):
