@@ -160,7 +160,7 @@ def compare(model: FrozenModel, rows: Rows) -> None:
     Raises:
         GfoError: if they differ by more than rounding.
     """
-    groups = [[row, _turned(model, row)] for row in rows] if model.equal_lengths else [rows]
+    groups: list[Rows] = [[row, _turned(model, row)] for row in rows] if model.equal_lengths else [rows]
     for group in groups:
         model.compare(_together(model, group), torch.stack([_plain(model, row) for row in group]))
         if isinstance(model, ContinuedRows):

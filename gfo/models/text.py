@@ -95,7 +95,7 @@ class TextTokens:
             with at_most(SECONDS):
                 return str(
                     self._tokenizer.apply_chat_template(
-                        list(map(dict, messages)),
+                        [dict(message) for message in messages],
                         tokenize=False,
                         add_generation_prompt=not begun,
                         continue_final_message=begun,
