@@ -129,10 +129,8 @@ def exact(model: FrozenModel, rows: Rows) -> FrozenModel:
     """
     if not model.checks:
         return model
-    own = Way.of(model)
-    ways = next((ways for ways in WAYS.values() if own in ways), (own,))
     found: list[str] = []
-    for way in ways[ways.index(own) :]:
+    for way in _from(Way.of(model)):
         try:
             other = way(model.module, model.tokenizer, model.name) if found else model
             compare(other, rows)
@@ -149,6 +147,12 @@ def exact(model: FrozenModel, rows: Rows) -> FrozenModel:
     )
 
 
+def _from(own: Way) -> tuple[Way, ...]:
+    """A way, and those that may be right where it is not, the fastest first."""
+    ways = next((ways for ways in WAYS.values() if own in ways), (own,))
+    return ways[ways.index(own) :]
+
+
 @torch.no_grad()
 def compare(model: FrozenModel, rows: Rows) -> None:
     """Compare rows in one pass with a plain forward pass each.
@@ -156,17 +160,17 @@ def compare(model: FrozenModel, rows: Rows) -> None:
     Raises:
         GfoError: if they differ by more than rounding.
     """
-    if model.equal_lengths:
-        groups: list[Rows] = [[row, _turned(model, row)] for row in rows]
-    else:
-        groups = [rows]
+    groups: list[Rows] = [[row, _turned(model, row)] for row in rows] if model.equal_lengths else [rows]
     for group in groups:
-        together = _together(model, group)
-        alone = torch.stack([_plain(model, row) for row in group])
-        model.compare(together, alone)
+        model.compare(_together(model, group), torch.stack([_plain(model, row) for row in group]))
         if isinstance(model, ContinuedRows):
-            for row in group:
-                model.check_row(model.embed(torch.tensor(list(row), device=model.device)) * _moved(model))
+            _check_rows(model, group)
+
+
+def _check_rows(model: ContinuedRows, rows: Rows) -> None:
+    """Raise GfoError where a row alone is not what it is as a text with a branch."""
+    for row in rows:
+        model.check_row(model.embed(torch.tensor(list(row), device=model.device)) * _moved(model))
 
 
 def _turned(model: FrozenModel, row: Sequence[int]) -> list[int]:
@@ -198,9 +202,7 @@ def _probes(model: FrozenModel) -> list[list[int]]:
     """Two rows of token ids, on both sides of the thresholds that the model's config names."""
     size = sum(p.numel() for p in model.module.parameters())
     most = min(model.context_length - 1, max(2 * TEXT, int(WORK / max(1, size))))
-    sides = 2 if model.states else 1  # texts that are kept are to be on both sides, too
-    named = (sides * n for n in _thresholds(model.config.to_dict()))
-    beyond = max((n for n in named if n + SHORT <= most), default=TEXT - SHORT)
+    beyond = _beyond(model, most - SHORT)
     text = model.probe_text.tolist()
     longest = (text * (beyond // len(text) + 2))[: min(most, beyond + SHORT)]
     rows = [text[: min(SHORT, most)], longest]
@@ -208,6 +210,13 @@ def _probes(model: FrozenModel) -> list[list[int]]:
         for row in rows:
             row[-2] = model.read_token
     return rows
+
+
+def _beyond(model: FrozenModel, most: int) -> int:
+    """The highest of a model's thresholds that is not above a number, or that of texts without any."""
+    sides = 2 if model.states else 1  # texts that are kept are to be on both sides, too
+    named = (sides * n for n in _thresholds(model.config.to_dict()))
+    return max((n for n in named if n <= most), default=TEXT - SHORT)
 
 
 def _thresholds(config: Any) -> Iterator[int]:

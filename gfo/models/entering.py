@@ -44,3 +44,14 @@ def has_tensors(value: Any) -> bool:
     """Whether it is a tensor, or a list with one."""
     parts = value if isinstance(value, list | tuple) else [value]
     return any(isinstance(part, Tensor) for part in parts)
+
+
+def shows_all(mask: Any) -> bool:
+    """Whether an attention mask hides nothing: none at all, or ones [B, T]."""
+    ones = isinstance(mask, Tensor) and mask.ndim == 2 and bool((mask == 1).all())
+    return mask is None or ones
+
+
+def dimensions_of_moves(position: Any) -> int:
+    """How many dimensions positions have that do not just count; 0 of those that do, or none."""
+    return 0 if position is None or counts(position) else int(position.ndim)

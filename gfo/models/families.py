@@ -7,6 +7,7 @@ holds the rest.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -166,6 +167,12 @@ POSITIONS_BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl"
 KNOWN_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})  # that masks express
 
 
+def _factor(config: Any, names: Mapping[str, str]) -> float:
+    """The value that a family's config has under its name; 1 of a family without one."""
+    name = names.get(config.model_type)
+    return 1.0 if name is None else float(getattr(config, name))
+
+
 def logit_transform(config: Any, whole: str) -> tuple[float, float | None]:
     """(scale, softcap or None) that the family applies to its logits.
 
@@ -174,11 +181,8 @@ def logit_transform(config: Any, whole: str) -> tuple[float, float | None]:
         whole: the kind of model that this is a part of, or its own.
     """
     kind = config.model_type
-    scale = 1.0
-    if kind in LOGIT_SCALE and whole not in LOGITS_AS_THEY_ARE:
-        scale *= float(getattr(config, LOGIT_SCALE[kind]))
-    if kind in LOGIT_DIVISOR:
-        scale /= float(getattr(config, LOGIT_DIVISOR[kind]))
+    scale = 1.0 if whole in LOGITS_AS_THEY_ARE else _factor(config, LOGIT_SCALE)
+    scale /= _factor(config, LOGIT_DIVISOR)
     tied = kind in ("umt5", "switch_transformers") and config.tie_word_embeddings
     if tied or getattr(config, "scale_decoder_outputs", False):  # T5 with tied embeddings
         scale *= float(config.d_model) ** -0.5

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gfo.core.delta import Delta
-from gfo.core.errors import GfoError, unknown_name
+from gfo.core.errors import GfoError, check_name
 from gfo.models.apply import Change, applied, check_applied
 from gfo.models.branches import Context, RowLayout
 from gfo.models.families import USUAL_TARGETS, context_length, logit_transform
@@ -174,8 +174,7 @@ class FrozenModel(HasTexts, HasSubBlocks, ABC):
             role: "queries and values", "keys and values", "queries", or of the feed-forward network "up",
                 "down", or "feed-forward" (its inner activations as an output, or "down").
         """
-        if role not in USUAL_TARGETS:
-            raise unknown_name("role of modules", role, USUAL_TARGETS)
+        check_name("role of modules", role, USUAL_TARGETS)
         return USUAL_TARGETS[role]
 
     @property

@@ -42,11 +42,15 @@ def tokenizer_keys(writer: Any, model: FrozenModel) -> None:
     writer.add_tokenizer_pre(_pre(parts))
     writer.add_token_list([texts.get(i, f"[PAD{i}]") for i in ids])
     writer.add_token_types([_type(i, texts, added) for i in ids])
-    merges = parts["model"]["merges"]
-    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in merges])
+    writer.add_token_merges(list(map(_merge, parts["model"]["merges"])))
     _special_keys(writer, tokenizer)
     if isinstance(tokenizer.chat_template, str):
         writer.add_chat_template(tokenizer.chat_template)
+
+
+def _merge(pair: str | list[str]) -> str:
+    """A merge of two tokens as one text, which older tokenizers have, too."""
+    return pair if isinstance(pair, str) else " ".join(pair)
 
 
 def _special_keys(writer: Any, tokenizer: Any) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ from gfo.core.images import FIRST, PLACE, Picture, opened
 from gfo.core.protocols import Tokens
 from gfo.core.texts import Pieces, Where
 from gfo.models.decoder import Decoder
-from gfo.models.entering import counts, entering, has_tensors
+from gfo.models.entering import counts, dimensions_of_moves, entering, has_tensors, shows_all
 from gfo.models.families import WHOLE_IMAGES
 from gfo.models.features import FeatureStore
 from gfo.models.image_tokens import ImageTokens, moves_of
@@ -201,14 +202,14 @@ class Images:
         piece, (start, end) = row[i], self._around
         if not isinstance(piece, Picture):
             return piece
-        if start and i and not isinstance(row[i - 1], Picture) and row[i - 1].endswith(start):
+        if start and i and row[i - 1].endswith(start):
             start = end = ""  # a chat template writes them itself
         block = self._block(piece.value, where)
         return start + block.front + self.sign + block.back + end
 
     def _put(self, ids: Tokens, row: Pieces, where: str) -> Tokens:
         """A row's tokens with its images in the signs' places."""
-        pictures = [piece for piece in row if isinstance(piece, Picture)]
+        pictures = _pictures(row)
         if ids.count(self._sign) != len(pictures):
             raise GfoError(
                 f"{where}: it has {ids.count(self._sign)} times '{self.sign}', the model's place for an "
@@ -217,7 +218,7 @@ class Images:
         if not pictures:
             return ids
         blocks = iter([self._block(picture.value, where).tokens for picture in pictures])
-        return tuple(t for token in ids for t in (next(blocks) if token == self._sign else (token,)))
+        return tuple(itertools.chain(*(next(blocks) if token == self._sign else (token,) for token in ids)))
 
     def _block(self, value: Any, where: str) -> Block:
         """The tokens of an image, which is processed if it is new."""
@@ -288,13 +289,17 @@ class Images:
             raise self._refused(where, "its processor writes no sign of an image")
         first, last = places[0], places[-1] + 1
         edges = ids[:first], ids[last:]
-        front, back = (self._model.tokenizer.decode(edge) if edge else "" for edge in edges)
+        front, back = map(self._text_of, edges)
         (joint,) = self._model.text_tokens.encode([(front, self.sign, back)])
         if list(joint) != [*edges[0], self._sign, *edges[1]]:
             raise self._refused(
                 where, "its processor writes text around an image, which joins with the row's"
             )
         return front, ids[first:last], back
+
+    def _text_of(self, ids: list[int]) -> str:
+        """Token ids as text; "" of none."""
+        return str(self._model.tokenizer.decode(ids)) if ids else ""
 
     @torch.no_grad()
     def _features(
@@ -325,18 +330,16 @@ class Images:
 
     def _check_given(self, given: Mapping[str, Any], where: str) -> None:
         """Raise GfoError where the text model is called with what is not known here."""
-        position, mask = given.get("position_ids"), given.get("attention_mask")
-        moved = position is not None and not counts(position)
-        told = any(name in DEEP and has_tensors(value) for name, value in given.items())
-        for name, value in given.items():
-            if name not in PLAIN | DEEP and has_tensors(value):
-                raise self._refused(where, f"its text model takes {name}, too")
-        ones = isinstance(mask, Tensor) and mask.ndim == 2 and bool((mask == 1).all())
-        if mask is not None and not (ones or self.tokens.whole or isinstance(self._model, PrefixLM)):
+        whole, tensors = self.tokens.whole, {name for name, value in given.items() if has_tensors(value)}
+        unknown = [name for name in given if name in tensors - PLAIN - DEEP]
+        if unknown:
+            raise self._refused(where, f"its text model takes {unknown[0]}, too")
+        if not (whole or isinstance(self._model, PrefixLM) or shows_all(given.get("attention_mask"))):
             raise self._refused(where, "its images are seen in other ways than text is")
-        if position is not None and moved and position.ndim != 3:
+        dimensions = dimensions_of_moves(given.get("position_ids"))
+        if dimensions not in (0, 3):
             raise self._refused(where, "its images have positions of their own")
-        if (moved or told or self.tokens.whole) and not isinstance(self._model, Decoder):
+        if (dimensions or tensors & DEEP or whole) and not isinstance(self._model, Decoder):
             raise self._refused(where, "its images are no words to it, and its rows run whole")
 
     def _refused(self, where: str, why: str) -> GfoError:
@@ -351,6 +354,11 @@ def _parts(content: str) -> list[dict[str, str]]:
     """A message's content as chat templates of images take it."""
     pieces = [piece for piece in re.split(f"({PLACE})", content) if piece]
     return [{"type": "image"} if piece == PLACE else {"type": "text", "text": piece} for piece in pieces]
+
+
+def _pictures(row: Pieces) -> list[Picture]:
+    """The images of a row."""
+    return [piece for piece in row if isinstance(piece, Picture)]
 
 
 def _line(error: Exception) -> str:
@@ -372,7 +380,11 @@ def _key(value: Any) -> Any:
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str | Path):
-        path = os.path.abspath(os.path.expanduser(value))
-        found = os.stat(path) if os.path.exists(path) else None
-        return path, found and (found.st_mtime_ns, found.st_size)
+        return _key_of_file(os.path.abspath(os.path.expanduser(value)))
     return bytes(value) if isinstance(value, bytes | bytearray) else ("object", id(value))
+
+
+def _key_of_file(path: str) -> tuple[str, tuple[int, int] | None]:
+    """A path, and by what a file that changes there is another one; None where there is no file."""
+    found = os.stat(path) if os.path.exists(path) else None
+    return path, found and (found.st_mtime_ns, found.st_size)

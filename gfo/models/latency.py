@@ -21,7 +21,7 @@ from gfo.core.sub_blocks import SUB_BLOCKS, SubBlock
 from gfo.models.families import sub_block_of
 from gfo.models.probing import evaluating
 from gfo.models.shrinking import shrink, tell_heads
-from gfo.models.structure import hooked
+from gfo.models.structure import hooked, names_of
 from gfo.models.units import heads_of
 
 TOKENS, ROUNDS, WARM = 128, 15, 2
@@ -109,14 +109,19 @@ def _measured(
             entered = _entering(model, place, ids)
             for n in numbers:
                 runs[place, n] = _run(_shrunk(model, place, n, max(numbers)), *entered)
-        times: dict[Any, list[float]] = {key: [] for key in runs}
-        for _ in range(WARM + ROUNDS):
-            for key, run in runs.items():
-                times[key].append(_milliseconds(run, model.device))
-    spent = {key: median(some[WARM:]) for key, some in times.items()}
+        spent = _medians(runs, model.device)
     whole = sum(spent[_twin_of(model, place, units), max(numbers)] for place, numbers in units.items())
     found = {str(place): {str(n): spent[place, n] for n in numbers} for place, numbers in wanted.items()}
     return {"rest": max(0.0, spent["whole"] - whole), "milliseconds": found}
+
+
+def _medians(runs: Mapping[Any, Callable[[], Any]], device: torch.device) -> dict[Any, float]:
+    """Milliseconds of each call, in rounds of all; the first rounds do not count."""
+    times: dict[Any, list[float]] = {key: [] for key in runs}
+    for _ in range(WARM + ROUNDS):
+        for key, run in runs.items():
+            times[key].append(_milliseconds(run, device))
+    return {key: median(some[WARM:]) for key, some in times.items()}
 
 
 def _milliseconds(run: Callable[[], Any], device: torch.device) -> float:
@@ -161,7 +166,7 @@ def _shrunk(model: Any, place: SubBlock, number: int, most: int) -> nn.Module:
     part = _module_of(model, place)
     if number == most:
         return part
-    names = {id(module): name for name, module in model.module.named_modules()}
+    names = names_of(model.module)
     holder = _Holder(names[id(part)], copy.deepcopy(part))
     kept = torch.arange(most, device=model.device) < number
     if place.kind == SUB_BLOCKS[0]:

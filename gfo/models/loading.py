@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gfo.core.checking import checked
-from gfo.core.errors import GfoError, shown, unknown_name
+from gfo.core.errors import GfoError, check_name, shown
 from gfo.models.opening import find_source, kind_of, no_progress_bars, open_model, open_processor
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ def load_model(
     """
     import torch
 
-    if dtype not in DTYPES:
-        raise unknown_name("model dtype", dtype, DTYPES)
+    check_name("model dtype", dtype, DTYPES)
     place = _place(device, device_map)
     source = find_source(str(name), revision, gguf_file)
     kept = dtype if dtype == "auto" else getattr(torch, dtype)
@@ -90,11 +89,7 @@ def freeze(module: Any, tokenizer: Any, name: str = "", *, check: bool = True) -
     processor = tokenizer if hasattr(tokenizer, "image_processor") else None
     tokenizer = tokenizer if processor is None else processor.tokenizer
     _check_given(module, tokenizer)
-    if hasattr(module, "get_base_model"):  # PEFT's, whose modules are not where the model's are
-        raise GfoError(
-            f"model '{name}': it is a {type(module).__name__}; merge its adapter (merge_and_unload), give "
-            "the adapter's folder to gfo.load_model, or start a space from that (from_peft)"
-        )
+    _check_plain(module, name)
     _check_one_device(module, name)
     kind = (
         "encoder" if module.get_output_embeddings() is None else kind_of(module.config, type(module).__name__)
@@ -120,6 +115,15 @@ def _check_given(module: Any, tokenizer: Any) -> None:
             raise GfoError(
                 f"freeze: {name} = {shown(value)}; give a {name.replace('module', 'model')} of transformers"
             )
+
+
+def _check_plain(module: Any, name: str) -> None:
+    """Raise GfoError for a model of PEFT's, whose modules are not where the model's are."""
+    if hasattr(module, "get_base_model"):
+        raise GfoError(
+            f"model '{name}': it is a {type(module).__name__}; merge its adapter (merge_and_unload), give "
+            "the adapter's folder to gfo.load_model, or start a space from that (from_peft)"
+        )
 
 
 def _check_one_device(module: torch.nn.Module, name: str) -> None:
@@ -159,12 +163,20 @@ def _device(device: str) -> object:
 
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = _named_device(device)
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise GfoError(f"device = '{device}': no CUDA device is available here; give cpu or auto")
+    return found
+
+
+def _named_device(device: str) -> torch.device:
+    """The device of a name, wherever it is; GfoError for what is none, or holds no numbers."""
+    import torch
+
     try:
         found = torch.device(device)
         if found.type == "meta":
             raise RuntimeError("it holds no numbers")
     except RuntimeError:
         raise GfoError(f"device = '{device}': give auto, cpu, cuda or cuda:N") from None
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise GfoError(f"device = '{device}': no CUDA device is available here; give cpu or auto")
     return found

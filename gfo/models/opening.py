@@ -106,12 +106,17 @@ def open_processor(source: Source, module: Any) -> tuple[Any, str | None]:
     try:
         with no_progress_bars():
             found = transformers.AutoProcessor.from_pretrained(source.path, **source.options)
-    except ImportError as error:
-        package = next((name for name in PROCESSORS_NEED if name in str(error).lower()), "a package")
-        return None, f"reads images by a processor that needs {package}; pip install 'gfo-llm[images]'"
     except Exception as error:  # of any kind: rows of text need none
-        return None, f"has no processor that transformers can open ({_reason(error)[:100]}); save it there"
+        return None, _why_no_processor(error)
     return (found, None) if hasattr(found, "image_processor") else (None, "has no processor of images")
+
+
+def _why_no_processor(error: Exception) -> str:
+    """What an error says of a processor that was not opened."""
+    if not isinstance(error, ImportError):
+        return f"has no processor that transformers can open ({_reason(error)[:100]}); save it there"
+    package = next((name for name in PROCESSORS_NEED if name in str(error).lower()), "a package")
+    return f"reads images by a processor that needs {package}; pip install 'gfo-llm[images]'"
 
 
 @contextmanager

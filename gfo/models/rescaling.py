@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gfo.models.families import RESCALED_FAMILIES, RESCALED_PLACES, RESCALED_VALUES
+from gfo.models.structure import names_of
 
 if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
@@ -53,7 +54,7 @@ def find_rescalings(model: FrozenModel) -> tuple[Rescaling, ...]:
     if model.config.model_type not in RESCALED_FAMILIES:
         return ()
     keys = int(model.config.num_key_value_heads)
-    names = {id(part): name for name, part in model.module.named_modules()}
+    names = names_of(model.module)
     found = []
     for layer in model.all_layers:
         at = names[id(layer)]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gfo.core.errors import GfoError
 from gfo.core.sub_blocks import SUB_BLOCKS, SubBlock
 from gfo.models.families import HEADS_OF_ATTENTION
+from gfo.models.structure import names_of
 from gfo.models.units import Heads, heads_of, matrices_of
 from gfo.models.weights import is_transposed, linear_sizes, weight_of
 
@@ -40,7 +41,7 @@ def shrink(twin: Any, model: Any, place: SubBlock, kept: Tensor) -> None:
     Raises:
         GfoError: where the matrices are not those of queries, keys and values apart, or of neurons.
     """
-    names = {id(part): name for name, part in model.module.named_modules()}
+    names = names_of(model.module)
     last = model.last_matrices[place]
     columns, rows = _kept(model, place, kept)
     for part in matrices_of(model, place):

@@ -115,6 +115,11 @@ def hooked(*handles: Any) -> Iterator[None]:
             handle.remove()
 
 
+def names_of(module: nn.Module) -> dict[int, str]:
+    """id(part) -> the name of each module in it."""
+    return {id(part): name for name, part in module.named_modules()}
+
+
 def find_stacks(body: nn.Module, size: int | None = None) -> list[Stack]:
     """The body's list of layers: the outermost one of the size given, or the only one a text runs through.
 
@@ -142,15 +147,20 @@ def find_layers(module: nn.Module) -> Stack:
     lists = {name: part for name, part in _lists(module) if part}
     ran = _run_of(module, lists)
     if len(ran) > 1:  # such as projections in front of the layers
-        config: Any = module.config
-        size = getattr(config.get_text_config(), "num_hidden_layers", None)
-        ran = {name for name in ran if len(lists[name]) == size} or ran
+        ran = _as_many_as_named(module, lists, ran) or ran
     if len(ran) != 1:
         raise GfoError(
             f"model: a text runs through {len(ran)} lists of modules "
             f"({', '.join(sorted(ran)) or 'none'}); take a model whose layers are in one list"
         )
     return Stack(module, ran.pop())
+
+
+def _as_many_as_named(module: nn.Module, lists: Mapping[str, nn.ModuleList], names: set[str]) -> set[str]:
+    """The names of the lists with as many layers as the config says."""
+    config: Any = module.config
+    size = getattr(config.get_text_config(), "num_hidden_layers", None)
+    return {name for name in names if len(lists[name]) == size}
 
 
 def _run_of(module: nn.Module, lists: Mapping[str, nn.ModuleList]) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from gfo.models.latency import Latency, latency_of
 from gfo.models.narrowing import Narrow, every_second
 from gfo.models.probing import ROWS, evaluating, rows_of
 from gfo.models.sizes import Size
-from gfo.models.structure import hidden_of, hooked
+from gfo.models.structure import hidden_of, hooked, names_of
 from gfo.models.units import Units, last_matrices, networks_of, units_of
 
 SAME = 1e-4  # of their spread: so near are the states of a pass whose rows part to those of one that masks
@@ -108,7 +109,8 @@ def _sizes(model: Any) -> dict[SubBlock, Size]:
     for number, layer in enumerate(model.all_layers):
         for kind in SUB_BLOCKS:
             modules = sub_block_of(layer, kind) or ()
-            size = Size.of((p for part in modules for p in part.parameters()), kept * (kind == SUB_BLOCKS[0]))
+            parameters = itertools.chain(*map(nn.Module.parameters, modules))
+            size = Size.of(parameters, kept * (kind == SUB_BLOCKS[0]))
             found |= {SubBlock(number, kind): size} if modules else {}
     return found
 
@@ -125,7 +127,7 @@ def whole_size(model: Any) -> Size:
 
 def _by_name(model: Any) -> dict[str, SubBlock]:
     """Name of a module in a sub-block -> that."""
-    names = {id(part): name for name, part in model.module.named_modules()}
+    names = names_of(model.module)
     found: dict[str, SubBlock] = {}
     for place in model.sub_blocks:
         for part in sub_block_of(model.all_layers[place.layer], place.kind) or ():

@@ -117,34 +117,33 @@ class TextTokens:
         for contexts in ([(ANCHOR,)] * len(rows), behind):
             first = self._encoded(contexts, where)
             joint = self._encoded([(*c, *row) for c, row in zip(contexts, rows, strict=True)], where)
-            for i, (context, ids) in enumerate(zip(first, joint, strict=True)):
-                if context and ids[: len(context)] == context:
-                    found[i] = ids[len(context) :]
+            found = list(map(_behind, joint, first, found))
         return found
 
     def _encoded(self, rows: Sequence[Pieces], where: Where) -> list[Tokens]:
         """Tokens of whole texts, data as text."""
         found = self._tokenized(["".join(row) for row in rows], where)
         for i, (row, ids) in enumerate(zip(rows, found, strict=True)):
-            wanted = sum(self._count(piece) for piece in row if not isinstance(piece, Plain))
+            wanted = self._wanted(row)
             if self._number(ids) != wanted or self._mark_in(row) is not None:
                 found[i] = self._as_text(row, wanted, where(i))
         return found
 
+    def _wanted(self, row: Pieces) -> int:
+        """How many special tokens the template has put into a row."""
+        return sum(self._count(piece) for piece in row if not isinstance(piece, Plain))
+
     def _tokenized(self, texts: Sequence[str], where: Where = text_number) -> list[Tokens]:
         """Tokens of texts all of which may be markup."""
-        full = [i for i, text in enumerate(texts) if text]
-        found: list[Tokens] = [()] * len(texts)
+        full = list(filter(None, texts))
         if not full:
-            return found
+            return [()] * len(texts)
         try:
-            ids = self._tokenizer([texts[i] for i in full], add_special_tokens=False)["input_ids"]
+            ids = iter(self._tokenizer(full, add_special_tokens=False)["input_ids"])
         except (TypeError, UnicodeError):
             _check_surrogates(texts, where)
             raise
-        for i, each in zip(full, ids, strict=True):
-            found[i] = tuple(each)
-        return found
+        return [tuple(next(ids)) if text else () for text in texts]
 
     def _as_text(self, row: Pieces, wanted: int, where: str) -> Tokens:
         """Tokens of one text whose data hold what would be special tokens, as text."""
@@ -218,16 +217,15 @@ class TextTokens:
         from tokenizers import AddedToken, Tokenizer
 
         spec = json.loads(backend.to_str())
-        added = spec["added_tokens"]
-        others = [token for token in added if token["content"] not in self._special]
+        special, others = _parted(spec["added_tokens"], self._special)
         copy = Tokenizer.from_str(json.dumps({**spec, "added_tokens": others, "post_processor": None}))
         numbers: dict[Any, int] = {copy.token_to_id(token["content"]): token["id"] for token in others}
         written: dict[str, str] = {}
-        for token in (token for token in added if token["content"] in self._special):
-            name = STAND_IN.format(token["id"])
-            kept = {key: value for key, value in token.items() if key not in ("id", "content")}
-            copy.add_special_tokens([AddedToken(name, **kept)])
-            written[token["content"]], numbers[copy.token_to_id(name)] = name, token["id"]
+        for token in special:
+            number, content = token.pop("id"), token.pop("content")
+            written[content] = STAND_IN.format(number)
+            copy.add_special_tokens([AddedToken(written[content], **token)])
+            numbers[copy.token_to_id(written[content])] = number
         return copy, numbers, written
 
     def _special_ends(self) -> tuple[Tokens, Tokens]:
@@ -240,6 +238,12 @@ class TextTokens:
         return (), ()
 
 
+def _parted(added: Sequence[Any], special: Mapping[str, int]) -> tuple[list[Any], list[Any]]:
+    """A tokenizer's added tokens: the special ones, and the others."""
+    kept = [token for token in added if token["content"] in special]
+    return kept, [token for token in added if token["content"] not in special]
+
+
 def _check_surrogates(texts: Sequence[str], where: Where) -> None:
     """Raise GfoError for a text with half a character."""
     for i, text in enumerate(texts):
@@ -248,6 +252,11 @@ def _check_surrogates(texts: Sequence[str], where: Where) -> None:
                 f"{where(i)}: U+{ord(at[0]):04X} at character {at.start() + 1} is a lone surrogate, "
                 "half of a character; mend the text, or drop it"
             ) from None
+
+
+def _behind(joint: Tokens, context: Tokens, otherwise: Tokens) -> Tokens:
+    """The tokens behind those of a context, where a text of both begins with these; else what is given."""
+    return joint[len(context) :] if context and joint[: len(context)] == context else otherwise
 
 
 def _with_ends(ids: Tokens, front: Tokens, back: Tokens) -> Tokens:

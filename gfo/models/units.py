@@ -16,7 +16,7 @@ from gfo.core.errors import GfoError
 from gfo.core.sub_blocks import SUB_BLOCKS, SubBlock
 from gfo.models.families import sub_block_of
 from gfo.models.sizes import Size
-from gfo.models.structure import hooked
+from gfo.models.structure import hooked, names_of
 from gfo.models.weights import is_quantized, linear_sizes
 
 
@@ -58,7 +58,7 @@ def units_of(model: Any, place: SubBlock, kind: str) -> Units:
     if name is None:
         raise _unknown(model, place, "no matrix gives its output")
     last: Any = model.module.get_submodule(name)
-    others = [part for part in matrices_of(model, place) if part is not last]
+    others = _before(model, place, last)
     if kind == "neurons":
         return _neurons(model, place, name, last, others)
     heads = heads_of(model, place)
@@ -79,17 +79,21 @@ def heads_of(model: Any, place: SubBlock) -> Heads:
     Raises:
         GfoError: if its matrices are not those of queries, keys and values of so many heads.
     """
-    config, name = model.config, model.last_matrices.get(place)
-    queries = int(getattr(config, "num_attention_heads", 0) or 0)
-    groups = int(getattr(config, "num_key_value_heads", None) or queries)
+    name, (queries, groups) = model.last_matrices.get(place), _heads_named(model.config)
     if name is None or not queries or queries % groups:
         raise _unknown(model, place, "its heads are not known")
     last = model.module.get_submodule(name)
     width, rest = divmod(_sizes(last)[0], queries)
-    out = sum(_sizes(part)[1] for part in matrices_of(model, place) if part is not last)
+    out = sum(_sizes(part)[1] for part in _before(model, place, last))
     if rest or out != (queries + 2 * groups) * width:
         raise _unknown(model, place, f"its matrices give {out} numbers, not those of {queries} heads")
     return Heads(queries, groups, width)
+
+
+def _heads_named(config: Any) -> tuple[int, int]:
+    """How many heads a config says that queries have, and keys and values; 0 where it says nothing."""
+    queries = int(getattr(config, "num_attention_heads", 0) or 0)
+    return queries, int(getattr(config, "num_key_value_heads", None) or queries)
 
 
 def _neurons(model: Any, place: SubBlock, name: str, last: Any, others: list[nn.Module]) -> Units:
@@ -107,18 +111,25 @@ def matrices_of(model: Any, place: SubBlock) -> list[nn.Module]:
     return list({id(part): part for module in modules for part in _linears(module)}.values())
 
 
+def _before(model: Any, place: SubBlock, last: nn.Module) -> list[nn.Module]:
+    """The linear modules of a sub-block without its last one."""
+    return [part for part in matrices_of(model, place) if part is not last]
+
+
 def networks_of(model: Any) -> dict[str, tuple[str, ...]]:
     """The last matrix of each feed-forward network -> those that give its neurons, as many each."""
-    names = {id(part): name for name, part in model.module.named_modules()}
-    found = {}
-    for place, last in model.last_matrices.items():
-        parts = matrices_of(model, place) if place.kind == SUB_BLOCKS[1] else []
-        number = _sizes(model.module.get_submodule(last))[0]
-        before = [part for part in parts if names[id(part)] != last]
-        fits = all(_sizes(part)[1] == number for part in before) and not any(map(is_quantized, parts))
-        if before and fits:
-            found[last] = tuple(names[id(part)] for part in before)
-    return found
+    names = names_of(model.module)
+    networks = {place: last for place, last in model.last_matrices.items() if place.kind == SUB_BLOCKS[1]}
+    givers = {last: _giving_neurons(model, place, last) for place, last in networks.items()}
+    return {last: tuple(names[id(part)] for part in before) for last, before in givers.items() if before}
+
+
+def _giving_neurons(model: Any, place: SubBlock, name: str) -> list[nn.Module]:
+    """The matrices that give a network's neurons, as many each; none where it is other or quantized."""
+    last = model.module.get_submodule(name)
+    before = _before(model, place, last)
+    alike = all(_sizes(part)[1] == _sizes(last)[0] for part in before)
+    return before if alike and not any(map(is_quantized, matrices_of(model, place))) else []
 
 
 def _sizes(part: nn.Module) -> tuple[int, int]:
@@ -147,7 +158,7 @@ def _unknown(model: Any, place: SubBlock, why: str) -> GfoError:
 @torch.no_grad()
 def last_matrices(model: Any) -> dict[SubBlock, str]:
     """Sub-block -> the name of the linear module whose output is the sub-block's, found by running it."""
-    names = {id(part): name for name, part in model.module.named_modules()}
+    names = names_of(model.module)
     ends: dict[SubBlock, nn.Module] = {}
     for place in model.sub_blocks:
         if modules := sub_block_of(model.all_layers[place.layer], place.kind):

@@ -27,14 +27,9 @@ def write_answers(
     Raises:
         GfoError: for a model that does not continue texts.
     """
-    from transformers import GenerationConfig
-
     if not model.generates or model.reads != "next":
         raise GfoError(f"rewrite: model '{model.name}' writes no texts; take a decoder or an Endpoint")
-    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {}
-    ends = sorted(model.end_tokens)
-    pad = ends[0] if ends else 0
-    config = GenerationConfig(max_new_tokens=max_tokens, eos_token_id=ends or None, pad_token_id=pad, **drawn)
+    config = _config(model, max_tokens, temperature)
     on_gpu = [model.device] if model.device.type == "cuda" else []
     found: list[str | None] = []
     with model.lock, torch.no_grad(), torch.random.fork_rng(on_gpu):
@@ -42,6 +37,16 @@ def write_answers(
             torch.manual_seed(seed + i)
             found.append(_answer(model, prompt, config, max_tokens))
     return found
+
+
+def _config(model: Any, max_tokens: int, temperature: float) -> Any:
+    """What `generate` is told: the highest token each time at the temperature 0, else of all drawn one."""
+    from transformers import GenerationConfig
+
+    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {}
+    ends = sorted(model.end_tokens)
+    pad = ends[0] if ends else 0
+    return GenerationConfig(max_new_tokens=max_tokens, eos_token_id=ends or None, pad_token_id=pad, **drawn)
 
 
 def _answer(model: Any, prompt: str, config: Any, max_tokens: int) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import zlib
@@ -141,8 +142,9 @@ class Comparison(Tabled):
 
     def _metrics(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Metric]:
         """The rows' keys of test scores -> the metrics that they are."""
-        names = dict.fromkeys(key for row in rows for key in row if key.startswith("test_"))
-        known = [metric for group in self.groups for run in group.runs for metric in run.metrics]
+        names = dict.fromkeys(key for key in itertools.chain(*rows) if key.startswith("test_"))
+        runs = itertools.chain(*(group.runs for group in self.groups))
+        known = list(itertools.chain(*(run.metrics for run in runs)))
         metrics = metrics_named(known, (name.removeprefix("test_") for name in names))
         return dict(zip(names, metrics, strict=True))
 
@@ -268,7 +270,7 @@ def _row(group: Group) -> dict[str, Any]:
 
 def _test_scores(scored: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
     """test_NAME -> mean and deviation, over the runs that have the metric."""
-    names = dict.fromkeys(name for test in scored for name in test)
+    names = dict.fromkeys(itertools.chain(*scored))
     return {f"test_{name}": mean_and_deviation(_known(scored, name)) for name in names}
 
 

@@ -12,7 +12,7 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.ticker import FuncFormatter
 
-from gfo.core.errors import GfoError, printable, unknown_name
+from gfo.core.errors import GfoError, check_name, printable, unknown_name
 from gfo.core.files import absolute, write_whole
 
 # Okabe and Ito 2008, without yellow, which is faint on white: told apart by colour-blind people too
@@ -102,8 +102,7 @@ def x_values(steps: Sequence[Mapping[str, Any]], x: str) -> list[float]:
     Raises:
         GfoError: for an unknown axis, no steps, or tokens where none were counted.
     """
-    if x not in X_AXES:
-        raise unknown_name("x", x, X_AXES)
+    check_name("x", x, X_AXES)
     if not steps:
         raise GfoError("plot: the run has no steps, or none yet; there is nothing to draw")
     values = [float(step[x]) for step in steps]

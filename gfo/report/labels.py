@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -58,7 +59,7 @@ def labels(facts: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[str
 
 def _telling_apart(facts: Sequence[Mapping[str, str]]) -> list[list[str]]:
     """Keys that may tell runs apart: those of NAMES that differ, and all that do, if these are few."""
-    keys = list(dict.fromkeys(key for each in facts for key in each))
+    keys = list(dict.fromkeys(itertools.chain(*facts)))
     differing = [key for key in keys if _differs(key, facts)]
     few = _named(NAMES, differing) or _named(NAMES[:5], keys)
     every = list(dict.fromkeys([*few, *differing]))

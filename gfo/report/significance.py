@@ -5,10 +5,10 @@ Methods are compared where they were run on the same block, a task and a seed.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,7 @@ class Blocks:
         Raises:
             GfoError: for an unknown metric, or fewer than two methods.
         """
-        runs = [run for group in groups for run in group.runs]
+        runs = list(itertools.chain(*(group.runs for group in groups)))
         chosen = _chosen(runs, metric)
         methods = list(dict.fromkeys(_method(group) for group in groups))
         if len(methods) < 2:
@@ -68,13 +68,13 @@ class Blocks:
         values = _means(groups, methods, chosen)
         if chosen == TRAIN_LOSS:
             return cls(tuple(methods), values, LOSS, "train loss, the lowest")
-        [what] = metrics_named([m for run in runs for m in run.metrics], [chosen])
+        [what] = metrics_named(list(itertools.chain(*(run.metrics for run in runs))), [chosen])
         return cls(tuple(methods), values, what, f"test {chosen}")
 
 
 def _chosen(runs: Sequence[RunValues], metric: str | None) -> str:
     """The metric asked for; or the first on test beside the loss, the test loss or the train loss."""
-    known = [*dict.fromkeys(name for run in runs for name in run.test), TRAIN_LOSS]
+    known = [*dict.fromkeys(itertools.chain(*(run.test for run in runs))), TRAIN_LOSS]
     if metric is None:
         scored = [name for name in known[:-1] if name != LOSS.name]
         return (scored or known)[0]
@@ -84,12 +84,11 @@ def _chosen(runs: Sequence[RunValues], metric: str | None) -> str:
 
 def _means(groups: Sequence[Group], methods: Sequence[str], metric: str) -> Array:
     """A metric's mean over the runs of each method on each block, [blocks, methods]; nan without any."""
-    blocks = list(dict.fromkeys(run.block for group in groups for run in group.runs))
+    runs = [(methods.index(_method(group)), run) for group in groups for run in group.runs]
+    blocks = list(dict.fromkeys(run.block for _, run in runs))
     cells: dict[tuple[int, int], list[float]] = {}
-    for group in groups:
-        column = methods.index(_method(group))
-        for run in group.runs:
-            cells.setdefault((blocks.index(run.block), column), []).append(_value(run, metric))
+    for column, run in runs:
+        cells.setdefault((blocks.index(run.block), column), []).append(_value(run, metric))
     values = np.full((len(blocks), len(methods)), math.nan)
     for at, found in cells.items():
         values[at] = np.mean(found)
@@ -135,7 +134,7 @@ def differences(groups: Sequence[Group], metric: str | None = None, against: str
 def _pairs(methods: Sequence[str], against: str | None) -> list[tuple[str, str]]:
     """All pairs, or each of the other methods with the one that it is set against."""
     if against is None:
-        return list(combinations(methods, 2))
+        return list(itertools.combinations(methods, 2))
     return [(name, against) for name in methods if name != against]
 
 

@@ -45,14 +45,7 @@ class Plane:
             GfoError: if the points do not span a plane.
         """
         u = result - start
-        if not np.linalg.norm(u) > 0:
-            raise GfoError("slice: the result is the starting point; there is no direction between them")
-        if len(u) < 2:
-            raise GfoError("slice: the search space has one dimension; a plane needs two")
-        if third is not None and np.shape(third) != u.shape:
-            raise GfoError(
-                f"slice: through has the shape {np.shape(third)}; give {u.shape}, a point of the search"
-            )
+        _check_span(u, third)
         v = rng.standard_normal(len(u)) if third is None else np.asarray(third, dtype=np.float64) - start
         size = np.linalg.norm(v)
         v = v - u * (v @ u) / (u @ u)
@@ -63,6 +56,18 @@ class Plane:
     def points(self, a: Array, b: Array) -> Array:
         """a [...], b [...] -> points [..., d]."""
         return np.asarray(self.start + a[..., None] * self.u + b[..., None] * self.v)
+
+
+def _check_span(u: Array, third: Array | None) -> None:
+    """Raise GfoError for no direction from the start to the result, or a point that is none of the search."""
+    if not np.linalg.norm(u) > 0:
+        raise GfoError("slice: the result is the starting point; there is no direction between them")
+    if len(u) < 2:
+        raise GfoError("slice: the search space has one dimension; a plane needs two")
+    if third is not None and np.shape(third) != u.shape:
+        raise GfoError(
+            f"slice: through has the shape {np.shape(third)}; give {u.shape}, a point of the search"
+        )
 
 
 @dataclass(frozen=True)

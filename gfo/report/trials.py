@@ -40,19 +40,24 @@ def plot_trials(
     figure = figures.Figure(HEIGHT * rows)
     panels = figure.subplots(rows, min(ACROSS, len(log)), squeeze=False, sharey=True)
     for axes, name in zip(panels.flat, log, strict=False):
-        there = [i for i, given in enumerate(values) if name in given and math.isfinite(loss[i])]
-        there.sort(key=lambda i: (-budget[i], loss[i]))  # the best first
+        there = _best_first(name, values, loss, budget)
         colour = {"c": [budget[i] for i in there]} if several else {}
         drawn = _panel(axes, [values[i][name] for i in there], [loss[i] for i in there], **colour, **shade)
         axes.set_xlabel(figures.text(name.rsplit(".", 1)[-1]))
         if log[name]:
             axes.set_xscale("log")
-    for number, axes in enumerate(panels.flat):
-        axes.set_ylabel("loss" if number % ACROSS == 0 else "")
-        axes.set_visible(number < len(log))
+    _tidy_panels(panels.flat, len(log))
     if several:
         figure.colorbar(drawn, ax=list(panels.flat), label="budget")
     return figure.write(path)
+
+
+def _best_first(
+    name: str, values: Sequence[Mapping[str, Any]], loss: Sequence[float], budget: Sequence[float]
+) -> list[int]:
+    """The trials that have a hyperparameter and a loss, by how far they went and how good they are."""
+    there = [i for i, given in enumerate(values) if name in given and math.isfinite(loss[i])]
+    return sorted(there, key=lambda i: (-budget[i], loss[i]))
 
 
 def _panel(axes: Any, values: Sequence[Any], loss: Sequence[float], **colour: Any) -> Any:
@@ -63,6 +68,13 @@ def _panel(axes: Any, values: Sequence[Any], loss: Sequence[float], **colour: An
     x = [_number(value) for value in values]
     axes.plot(x[:1], loss[:1], "D", ms=8, mfc="none", mec=figures.ORANGE)
     return axes.scatter(x, loss, s=16, **colour)
+
+
+def _tidy_panels(panels: Any, used: int) -> None:
+    """Name the losses of the first in each row, and hide those without a hyperparameter."""
+    for number, axes in enumerate(panels):
+        axes.set_ylabel("loss" if number % ACROSS == 0 else "")
+        axes.set_visible(number < used)
 
 
 def _number(value: Any) -> Any:

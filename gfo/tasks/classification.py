@@ -111,16 +111,18 @@ class Classification(LabelledRows):
         return BoundClassification(self, tokenizer)
 
 
+def _content_free(fields: Sequence[str], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Rows that say nothing: the same text in all fields, and no images."""
+    texts = [text for text in CONTENT_FREE if tokenizer.reads != "mask" or text != CONTENT_FREE[-1]]
+    return [{field: [] if is_image_field(field) else text for field in fields} for text in texts]
+
+
 class BoundClassification(BoundLabels):
     """A classification task whose rows and label words are tokens of one model; see `BoundLabels`."""
 
     def __init__(self, task: Classification, tokenizer: Tokenizer) -> None:
         super().__init__(task, tokenizer)
-        texts = [text for text in CONTENT_FREE if tokenizer.reads != "mask" or text != CONTENT_FREE[-1]]
-        free = [
-            {field: [] if is_image_field(field) else text for field in task.template.fields}
-            for text in (texts if task.calibrated else ())
-        ]
+        free = _content_free(task.template.fields, tokenizer) if task.calibrated else []
         self._free = self.template.encode(free, tokenizer)  # they stand behind the others in each batch
 
     def scores(self, answers: Tensor, batch: Batch) -> Tensor:

@@ -86,10 +86,7 @@ class Distillation:
         check_name("over", over, OVER)
         if not 0 < temperature < math.inf:
             raise GfoError(f"temperature = {temperature} must be above 0")
-        if teacher is None and teacher_template is None:
-            raise GfoError("teacher: give a teacher, a teacher_template, or both")
-        if over == "labels" and labels is None:
-            raise GfoError("over = 'labels': give labels with their words")
+        _check_given(teacher, teacher_template, over, labels)
         self.template = Template.parse(template)
         self.teacher_template = self.template.without_soft()
         if teacher_template is not None:
@@ -121,6 +118,14 @@ class Distillation:
                 f"no row has its label: {unknown_name('label_field', field, map(str, rows['train'][0]))}"
             )
         return {split: label_indices(some, field, self.words, split) for split, some in labelled.items()}
+
+
+def _check_given(teacher: Any, teacher_template: Any, over: str, labels: Any) -> None:
+    """Raise GfoError where there is nothing to learn from, or no labels to learn over."""
+    if teacher is None and teacher_template is None:
+        raise GfoError("teacher: give a teacher, a teacher_template, or both")
+    if over == "labels" and labels is None:
+        raise GfoError("over = 'labels': give labels with their words")
 
 
 def _of_teacher(given: GivenTemplate) -> Template:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from gfo.tasks.parts.datasets import Source
 from gfo.tasks.parts.labelled import BoundClasses, ClassTask, GivenMetrics, NamedLoss, chosen_metrics
 from gfo.tasks.parts.metrics import ACCURACY, CE
 from gfo.tasks.parts.running import LOOKED_AT, tell_joints, tokens_behind
-from gfo.tasks.parts.templates import GivenTemplate, Template, is_missing, is_plain, rows_of
+from gfo.tasks.parts.templates import GivenTemplate, Template, is_list, is_missing, is_plain, rows_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -207,12 +208,12 @@ def _endings(
     """The tokens of each row's options, behind its text."""
     fronts = [_running(template, row, tokenizer) for row in rows]
     owner = [i for i, texts in enumerate(options) for _ in texts]
-    texts: list[Pieces] = [(delimiter, Plain(text)) for some in options for text in some]
+    texts: list[Pieces] = [(delimiter, Plain(text)) for text in itertools.chain(*options)]
     contexts: list[Pieces] = [fronts[i] for i in owner]
     where = rows_of(split)
     found = iter(tokens_behind(contexts, texts, tokenizer, lambda i: f"{where(owner[i])}: an option"))
     if split == "train" and (template.after or not template.soft):
-        looked_at = sum(i < LOOKED_AT for i in owner)
+        looked_at = bisect.bisect_left(owner, LOOKED_AT)
         tell_joints(contexts[:looked_at], texts[:looked_at], "the option", tokenizer)
     return [tuple(itertools.islice(found, len(some))) for some in options]
 
@@ -245,7 +246,7 @@ def _given_options(row: Mapping[str, Any], fields: str | Sequence[str], where: s
     if fields not in row:
         raise GfoError(f"{where}: {unknown_name('field of options', fields, map(str, row))}")
     found = row[fields]
-    if isinstance(found, str) or not isinstance(found, Sequence):
+    if not is_list(found):
         raise GfoError(
             f"{where}: field '{fields}' is {found!r}; give a list of texts, or name one field an option"
         )

@@ -79,15 +79,14 @@ class Weighted:
         constraints: Sequence[Constraint] = (),
         names: Sequence[str] | None = None,
     ) -> None:
-        self.names = [f"task{i}" for i in range(1, len(tasks) + 1)] if names is None else list(names)
+        self.names = _numbered("task", len(tasks)) if names is None else list(names)
         _check_parts(tasks, self.names)
         self.parts = [task for task, _ in tasks]
         self.weights = [float(weight) for _, weight in tasks]
         self.constraints = tuple(constraints)
-        for constraint in constraints:
-            if not any(constraint.task is part for part in self.parts):
-                self.names.append(f"constraint{len(self.parts) - len(tasks) + 1}")
-                self.parts.append(constraint.task)
+        others = _beside(self.parts, constraints)
+        self.names += _numbered("constraint", len(others))
+        self.parts += others
 
     def bind(self, tokenizer: Tokenizer) -> BoundWeighted:
         """Tokenize all tasks for one model.
@@ -98,11 +97,23 @@ class Weighted:
         return BoundWeighted(self, tokenizer)
 
 
+def _numbered(word: str, number: int) -> list[str]:
+    """Names of so many tasks."""
+    return [f"{word}{i}" for i in range(1, number + 1)]
+
+
+def _beside(parts: Sequence[Task], constraints: Sequence[Constraint]) -> list[Task]:
+    """The tasks that take part by constraints alone."""
+    known = set(map(id, parts))
+    tasks = {id(constraint.task): constraint.task for constraint in constraints}
+    return [task for key, task in tasks.items() if key not in known]
+
+
 def _check_parts(tasks: Sequence[tuple[Task, float]], names: Sequence[str]) -> None:
     """Raise GfoError for names, weights or tasks that cannot be used."""
     if not len(tasks):
         raise GfoError("tasks: there are none; give at least one with its weight")
-    if len(names) != len(tasks) or len(set(names)) < len(tasks) or "" in names:
+    if len(names) != len(tasks) or len({*names} - {""}) < len(tasks):
         raise GfoError(f"names = {names}: give {len(tasks)} different names, one a task")
     _check_weights([weight for _, weight in tasks], names)
     if len({id(task) for task, _ in tasks}) < len(tasks):
@@ -125,8 +136,8 @@ class BoundWeighted:
         self.splits = tuple(split for split in self.parts[0].splits if not self._lacking(split))
         if "train" not in self.splits:
             raise GfoError("tasks: not all have training rows; give each its own")
-        places = {id(part): i for i, part in enumerate(task.parts)}
-        self._at = [places[id(constraint.task)] for constraint in task.constraints]
+        places = list(map(id, task.parts))
+        self._at = [places.index(id(constraint.task)) for constraint in task.constraints]
 
     def batch(self, split: str, step: int) -> Batches:
         """The rows of a step, of each task."""
@@ -157,11 +168,7 @@ class BoundWeighted:
     def loss(self, answers: Sequence[Any], batch: Batches) -> Tensor | Array:
         """The tasks' answers -> the joint loss [K]; differentiable where all of its terms are."""
         losses = self._losses(answers, batch)
-        metrics = {
-            i: self.parts[i].score(answers[i], batch.parts[i])
-            for i, constraint in zip(self._at, self._task.constraints, strict=True)
-            if constraint.metric != "loss"
-        }
+        metrics = {i: self.parts[i].score(answers[i], batch.parts[i]) for i in self._scored}
         joint: Tensor | Array = self._joint(losses, metrics)
         return joint
 
@@ -181,10 +188,14 @@ class BoundWeighted:
         sizes = {rows.shape for scores in found for rows in scores.values()}
         if len(sizes) != 1 or not all(found):
             return {}
-        named = self._named(found)
-        if self._task.constraints or not all(LOSS.name in scores for scores in found):
-            return named
-        return {LOSS.name: self._joint([scores[LOSS.name] for scores in found], {}), **named}
+        return {**self._joint_rows(found), **self._named(found)}
+
+    def _joint_rows(self, found: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        """The joint loss of the rows of a number, by its name; none with constraints, or a task without."""
+        losses = [scores.get(LOSS.name) for scores in found]
+        if self._task.constraints or any(loss is None for loss in losses):
+            return {}
+        return {LOSS.name: self._joint(losses, {})}
 
     def _rows_of_parts(self, answers: Sequence[Any], batch: Batches) -> list[dict[str, Array]]:
         """The rows' values of each task; none at all if one of the tasks has no values of rows."""
@@ -223,11 +234,15 @@ class BoundWeighted:
             part.loss(answer, rows)
             for part, answer, rows in zip(self.parts, answers, batch.parts, strict=True)
         ]
-        if any(isinstance(loss, np.ndarray) for loss in losses) or any(
-            constraint.metric != "loss" for constraint in self._task.constraints
-        ):
-            return [as_array(loss) for loss in losses]
+        if self._scored or any(isinstance(loss, np.ndarray) for loss in losses):
+            return list(map(as_array, losses))
         return losses
+
+    @property
+    def _scored(self) -> list[int]:
+        """The numbers of the tasks with a bound on another metric than the loss."""
+        bounds = zip(self._at, self._task.constraints, strict=True)
+        return [i for i, constraint in bounds if constraint.metric != "loss"]
 
     def _joint(self, losses: Sequence[Any], metrics: dict[int, dict[str, Array]]) -> Any:
         """The weighted sum and the penalties, [K]."""

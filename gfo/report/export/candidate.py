@@ -19,6 +19,7 @@ from gfo.core.files import write_whole
 from gfo.core.protocols import Repairing
 from gfo.core.slots import LayerPrompts, Prompts
 from gfo.evaluation.local import LocalEvaluator
+from gfo.models.structure import hooked
 
 if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
@@ -117,12 +118,10 @@ class Candidate:
         Raises:
             GfoError: if there are none.
         """
-        batches = [self.task.all_rows(split) for split in self.task.splits]
-        rows = [pair for batch in batches for pair in zip(batch.before, batch.after, strict=True)]
-        if self.begins == "read":
-            rows = [((*before, *after)[:-1], (*before, *after)[-1:]) for before, after in rows]
-        afters = [after for _, after in rows]
-        columns = itertools.takewhile(lambda some: len({*some}) == 1, zip(*afters, strict=False))
+        rows = self._rows_around_begin()
+        columns = itertools.takewhile(
+            lambda some: len({*some}) == 1, zip(*(after for _, after in rows), strict=False)
+        )
         same = tuple(some[0] for some in columns)
         if not same:
             where = (
@@ -139,6 +138,14 @@ class Candidate:
                 "write other text there",
             )
         return list(same)
+
+    def _rows_around_begin(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """The tokens of all rows in front of the place where changes begin, and behind it."""
+        batches = [self.task.all_rows(split) for split in self.task.splits]
+        rows = [pair for batch in batches for pair in zip(batch.before, batch.after, strict=True)]
+        if self.begins == "read":
+            return [((*before, *after)[:-1], (*before, *after)[-1:]) for before, after in rows]
+        return rows
 
     @property
     def in_front(self) -> bool:
@@ -216,9 +223,6 @@ def _enters_as_embedded(model: FrozenModel) -> bool:
         id(part): part for part in named if isinstance(part, torch.nn.Embedding)
     }  # one may have many names
     hooks = [part.register_forward_hook(lambda module, args, out: out + added) for part in parts.values()]
-    try:
+    with hooked(*hooks):
         change = model.hidden_states(ids)[0] - plain
-    finally:
-        for hook in hooks:
-            hook.remove()
     return bool(torch.allclose(change, added.expand_as(change), rtol=1e-3, atol=1e-3))

@@ -18,6 +18,7 @@ from gfo.core.delta import Delta
 from gfo.core.files import write_whole
 from gfo.core.sub_blocks import SUB_BLOCKS, SubBlock
 from gfo.models.apply import Change, applied
+from gfo.models.structure import names_of
 from gfo.report.export.candidate import cannot
 from gfo.report.export.cut import Smaller
 
@@ -60,7 +61,7 @@ def put_zeros(twin: Any, model: FrozenModel, closed: Sequence[SubBlock]) -> None
 
 def remove_layers(twin: Any, model: FrozenModel, layers: Sequence[int]) -> None:
     """Leave layers out of a copy of the model, and out of its config."""
-    names = {id(part): name for name, part in model.module.named_modules()}
+    names = names_of(model.module)
     path = names[id(model.all_layers[0])].rpartition(".")[0]
     holder, _, name = path.rpartition(".")
     kept = [n for n in range(model.layers) if n not in layers]

@@ -6,6 +6,7 @@ than the model has is tried, as with layers that are left out.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,10 @@ class Smaller:
     kept: Mapping[SubBlock, Tensor] = field(default_factory=dict)
     config: Mapping[str, int] = field(default_factory=dict)
 
+    def beside(self, other: Smaller) -> Smaller:
+        """Both left out."""
+        return Smaller({**self.kept, **other.kept}, {**self.config, **other.config})
+
     def put(self, twin: Any, model: FrozenModel) -> None:
         """Leave the parts out of a copy of the model, and its config."""
         for place, kept in self.kept.items():
@@ -47,13 +52,17 @@ class Smaller:
 
 def cut_parts(delta: Delta, model: FrozenModel) -> dict[SubBlock, Tensor]:
     """Sub-block -> which inputs of its last matrix a single candidate keeps, bool, where some are closed."""
-    places = {name: place for place, name in model.last_matrices.items()} if delta.input_scale else {}
-    found = {}
-    for name, factors in delta.input_scale.items():
-        zeros = (factors[0] == 0) | (factors[0] == 1)
-        if name in places and bool(zeros.all()) and not bool(factors[0].all()):
-            found[places[name]] = factors[0] > 0
-    return found
+    if not delta.input_scale:
+        return {}
+    places = {name: place for place, name in model.last_matrices.items()}
+    closed = {name: factors[0] for name, factors in delta.input_scale.items() if _closes(factors[0])}
+    return {places[name]: factors > 0 for name, factors in closed.items() if name in places}
+
+
+def _closes(factors: Tensor) -> bool:
+    """Whether factors are zeros and ones, and some of them zeros."""
+    zeros = (factors == 0) | (factors == 1)
+    return bool(zeros.all()) and not bool(factors.all())
 
 
 def smaller(
@@ -67,19 +76,30 @@ def smaller(
         closed: sub-blocks that are closed as a whole, and so may keep any number.
         removed: layers that are left out.
     """
-    found = []
-    for kind, of_kind in zip(SUB_BLOCKS, (_heads, _neurons), strict=True):
-        places = [place for place in model.last_matrices if place.kind == kind and place.layer not in removed]
-        if any(place.kind == kind for place in parts) and places:
-            try:
-                found.append(of_kind(model, places, parts, closed))
-            except GfoError:  # of a family whose heads are fused, or unknown
-                continue
-    found = [some for some in found if some.kept]
+    there = [place for place in model.last_matrices if place.layer not in removed]
+    kinds = sorted({place.kind for place in parts}, key=SUB_BLOCKS.index)
+    tried = [_of_kind(kind, model, there, parts, closed) for kind in kinds]
+    found = [some for some in tried if some.kept]
     for i in range(len(found)):
-        kept = {place: which for some in found[i:] for place, which in some.kept.items()}
-        yield Smaller(kept, {name: n for some in found[i:] for name, n in some.config.items()})
+        yield functools.reduce(Smaller.beside, found[i:])
     yield Smaller()
+
+
+def _of_kind(
+    kind: str,
+    model: FrozenModel,
+    there: Sequence[SubBlock],
+    parts: Mapping[SubBlock, Tensor],
+    closed: Sequence[SubBlock],
+) -> Smaller:
+    """What of the sub-blocks of a kind can be left out; nothing where heads are fused, or unknown."""
+    places = [place for place in there if place.kind == kind]
+    if not places:
+        return Smaller()
+    try:
+        return WAYS[kind](model, places, parts, closed)
+    except GfoError:
+        return Smaller()
 
 
 def _neurons(
@@ -90,17 +110,14 @@ def _neurons(
 ) -> Smaller:
     """The neurons that are left, where they are as many in each network."""
     sizes = {place: model.linears[model.last_matrices[place]].in_features for place in places}
-    whole = {place: parts.get(place, torch.ones(size, dtype=torch.bool)) for place, size in sizes.items()}
-    bound = [place for place in places if place not in closed and bool(whole[place].any())]
-    numbers = {int(whole[place].sum()) for place in bound}
+    bound = _bound(sizes, parts, closed)
+    numbers = {int(which.sum()) for which in bound.values()}
     if len(numbers) != 1 or numbers <= set(sizes.values()):
         return Smaller()
     number = numbers.pop()
-    kept = {
-        place: whole[place] if place in bound else torch.arange(sizes[place]) < number for place in places
-    }
+    free = {place: torch.arange(size) < number for place, size in sizes.items()}
     names = [name for name in NEURONS_IN_CONFIG if hasattr(model.config, name)]
-    return Smaller(kept, dict.fromkeys(names, number))
+    return Smaller({**free, **bound}, dict.fromkeys(names, number))
 
 
 def _heads(
@@ -111,14 +128,8 @@ def _heads(
 ) -> Smaller:
     """The heads that are left, where they are as many in each attention."""
     heads = {place: heads_of(model, place) for place in places}
-    whole = {
-        place: parts[place].view(some.queries, -1)[:, 0]
-        if place in parts
-        else torch.ones(some.queries).bool()
-        for place, some in heads.items()
-    }
-    bound = [place for place in places if place not in closed and bool(whole[place].any())]
-    numbers = {evenly(whole[place], heads[place]) for place in bound}
+    bound = _bound({place: some.queries for place, some in heads.items()}, parts, closed)
+    numbers = {evenly(which, heads[place]) for place, which in bound.items()}
     first = heads[places[0]]
     left = next(iter(numbers), None)
     if len(numbers) != 1 or left is None or left == (first.groups, first.queries // first.groups):
@@ -126,17 +137,28 @@ def _heads(
     groups, queries = left
     some = torch.arange(first.queries).view(first.groups, -1)
     free = ((some // some.shape[1] < groups) & (some % some.shape[1] < queries)).flatten()
-    kept = {place: whole[place] if place in bound else free for place in places}
     has = {"queries": groups * queries, "groups": groups}
     config = {name: has[what] for name, what in HEADS_IN_CONFIG.items() if hasattr(model.config, name)}
-    return Smaller(kept, config | {HEAD_WIDTH_IN_CONFIG: first.width})
+    return Smaller(dict.fromkeys(places, free) | bound, config | {HEAD_WIDTH_IN_CONFIG: first.width})
+
+
+WAYS = dict(zip(SUB_BLOCKS, (_heads, _neurons), strict=True))
+
+
+def _bound(
+    numbers: Mapping[SubBlock, int], parts: Mapping[SubBlock, Tensor], closed: Sequence[SubBlock]
+) -> dict[SubBlock, Tensor]:
+    """Sub-block -> which of its heads, or neurons, are open, bool, where just these must be kept."""
+    whole = {place: torch.ones(number, dtype=torch.bool) for place, number in numbers.items()}
+    opened = {place: parts.get(place, every).view(len(every), -1)[:, 0] for place, every in whole.items()}
+    return {place: some for place, some in opened.items() if place not in closed and bool(some.any())}
 
 
 def notes_on_cuts(parts: Mapping[SubBlock, Tensor], left_out: Smaller) -> list[str]:
     """What to mind of closed heads and neurons that are still there."""
-    zeros = [place for place in parts if place not in left_out.kept]
+    zeros = {place.kind for place in parts.keys() - left_out.kept.keys()}
     words = {SUB_BLOCKS[0]: "heads", SUB_BLOCKS[1]: "neurons"}
-    kinds = [word for kind, word in words.items() if any(place.kind == kind for place in zeros)]
+    kinds = [word for kind, word in words.items() if kind in zeros]
     if not kinds:
         return []
     return [f"closed {' and '.join(kinds)} are zeros, which take their room"]

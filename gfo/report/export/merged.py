@@ -147,11 +147,7 @@ def _write_closed(candidate: Candidate, soft: SoftTokens | None, folder: Path) -
     model, closed = candidate.model, closed_in(candidate.delta)
     parts = cut_parts(candidate.delta, model)
     for removed, left_out in _ways(model, parts, closed):
-        twin = _merged(candidate, soft)
-        put_zeros(twin, model, [place for place in closed if place.layer not in removed])
-        left_out.put(twin, model)
-        if removed:
-            remove_layers(twin, model, removed)
+        twin = _closed(candidate, soft, closed, removed, left_out)
         if _is_saved(twin, folder) and _is_loaded_as(candidate, type(twin), folder):
             write_structure(folder, closed, removed, parts, left_out)
             there = {place: kept for place, kept in parts.items() if place.layer not in removed}
@@ -161,6 +157,22 @@ def _write_closed(candidate: Candidate, soft: SoftTokens | None, folder: Path) -
     raise cannot(
         f"what transformers loads is not '{model.name}' with these sub-blocks closed", "take another model"
     )
+
+
+def _closed(
+    candidate: Candidate,
+    soft: SoftTokens | None,
+    closed: Sequence[SubBlock],
+    removed: list[int],
+    left_out: Smaller,
+) -> Any:
+    """The changed model, with zeros in closed sub-blocks, and without some layers, heads and neurons."""
+    model, twin = candidate.model, _merged(candidate, soft)
+    put_zeros(twin, model, [place for place in closed if place.layer not in removed])
+    left_out.put(twin, model)
+    if removed:
+        remove_layers(twin, model, removed)
+    return twin
 
 
 def _checked_recipe(candidate: Candidate, space: Merge, kind: Any, folder: Path) -> list[str]:
@@ -281,11 +293,11 @@ def _check(candidate: Candidate) -> None:
     """Raise GfoError for a change that has no place in the weights."""
     if candidate.begins:
         raise cannot(f"weights change all tokens, this those from {candidate.begins} on", BEGIN_LORA)
-    other = [type(slot) for slot in candidate.delta.slots if not _is_merged(slot)]
-    if LayerPrompts in other:
+    other = [slot for slot in candidate.delta.slots if not _is_merged(slot)]
+    if LayerPrompts in map(type, other):
         raise deep_prompt("the weights of a model")
     if other:
-        alone = [type(slot) for slot in candidate.delta.slots] == [Prefixes]
+        alone = list(map(type, candidate.delta.slots)) == [Prefixes]
         remedy = "export peft" if alone else "search LoRASubspace or Scaling"
         raise cannot(f"no weight of a model holds the {other[0].name}", remedy)
     _check_biases(candidate)
@@ -307,14 +319,21 @@ def _check_biases(candidate: Candidate) -> None:
 
 def _merge(part: Any, name: str, delta: Delta) -> None:
     """Write a candidate's changes into a module of the copy, rounding once."""
-    found = ((merge, delta.by_class.get(kind)) for kind, merge in _MERGES.items())
-    todo = [(merge, slot) for merge, slot in found if slot is not None and name in slot.at]
+    todo = list(_todo(name, delta))
     if linear_sizes(part) is not None:
         _merge_linear(part, name, todo)
     elif [type(slot) for _, slot in todo] == [Scales]:
         _scale_norm(part, name, delta.scale[name][0].to(part.weight.device))
     else:
         raise cannot(f"'{name}' is no linear module", "LoRASubspace and Scaling can be exported")
+
+
+def _todo(name: str, delta: Delta) -> Iterator[tuple[Step, Slot]]:
+    """The slots that change a module, in their order, with what writes them."""
+    for kind, merge in _MERGES.items():
+        slot = delta.by_class.get(kind)
+        if slot is not None and name in slot.at:
+            yield merge, slot
 
 
 def _merge_linear(part: Any, name: str, todo: Sequence[tuple[Step, Slot]]) -> None:
@@ -354,17 +373,26 @@ def _put_rows(twin: Any, soft: SoftTokens, V: int) -> None:
     Where the head is a matrix of its own, new tokens get the mean of its rows: their logits are the mean of
     all and never the highest. Where it is tied to the embeddings, `suppress_tokens` alone keeps them out.
     """
-    head = twin.get_output_embeddings()
-    tied = head is not None and head.weight is twin.get_input_embeddings().weight
+    own_head = _has_own_head(twin)
     if soft.vocabulary_size > V:
         twin.resize_token_embeddings(soft.vocabulary_size, mean_resizing=False)
     embedding, ids = twin.get_input_embeddings().weight, list(soft.ids)
     embedding[ids] = soft.rows.to(embedding)
-    head = twin.get_output_embeddings()
-    if head is not None and not tied:
-        head.weight[ids] = head.weight[:V].float().mean(0).to(head.weight)
-        if getattr(head, "bias", None) is not None:
-            head.bias[ids] = head.bias[:V].float().mean().to(head.bias)
+    if own_head:
+        _put_mean_logits(twin.get_output_embeddings(), ids, V)
     generation = getattr(twin, "generation_config", None)
     if generation is not None:
         generation.suppress_tokens = [*(generation.suppress_tokens or []), *ids]
+
+
+def _has_own_head(twin: Any) -> bool:
+    """Whether a model has a head, and another matrix in it than that of its embeddings."""
+    head = twin.get_output_embeddings()
+    return head is not None and head.weight is not twin.get_input_embeddings().weight
+
+
+def _put_mean_logits(head: Any, ids: list[int], V: int) -> None:
+    """Give tokens the mean of a head's first V rows."""
+    head.weight[ids] = head.weight[:V].float().mean(0).to(head.weight)
+    if getattr(head, "bias", None) is not None:
+        head.bias[ids] = head.bias[:V].float().mean().to(head.bias)

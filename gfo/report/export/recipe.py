@@ -44,17 +44,22 @@ def _lines(candidate: Candidate, space: Merge, rest: float) -> Iterator[str]:
     """The recipe, line by line."""
     base = _path(candidate.base)
     names = [f"{base}+{_path(path)}" if space.adapters else _path(path) for path in space.checkpoints]
+    yield from _head(candidate, space, base, names)
+    shares = space.shares(torch.from_numpy(candidate.z[None]))[0]
+    yield "slices:"
+    for layers in dict.fromkeys(place.layers for place in space.places):
+        found = {place: shares[i] for i, place in enumerate(space.places) if place.layers == layers}
+        yield from _slice(space, layers, [base, *names], found, rest)
+
+
+def _head(candidate: Candidate, space: Merge, base: str, names: list[str]) -> Iterator[str]:
+    """The method, and what holds for all modules."""
     yield f"merge_method: {'linear' if space.method in SUMS else space.method}"
     if space.method not in SUMS:
         yield f"base_model: {json.dumps(names[0] if space.method == 'slerp' else base)}"
     yield f"dtype: {str(candidate.model.dtype).removeprefix('torch.')}"
     if space.method != "slerp":
         yield f"parameters: {{normalize: {str(space.method == 'ties').lower()}}}"
-    shares = space.shares(torch.from_numpy(candidate.z[None]))[0]
-    yield "slices:"
-    for layers in dict.fromkeys(place.layers for place in space.places):
-        found = {place: shares[i] for i, place in enumerate(space.places) if place.layers == layers}
-        yield from _slice(space, layers, [base, *names], found, rest)
 
 
 def _slice(

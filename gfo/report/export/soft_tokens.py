@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gfo.core.images import PLACE
+from gfo.core.protocols import Tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,20 +86,25 @@ def _difference(
     ends = getattr(task, "template", None) is None or task.template.ends  # a chat has its own special tokens
     compared = different = 0
     example = ""
-    for split in task.splits:
-        batch = task.all_rows(split)
-        rows = zip(task.texts(split), batch.before, batch.after, strict=True)
-        for (before, after), first, last in list(rows)[:ROWS]:
-            if PLACE in before + after:  # an image, which the processor puts among the tokens
-                continue
-            joint = tuple(tokenizer(before + "".join(texts) + after, add_special_tokens=ends)["input_ids"])
-            compared += 1
-            if joint != (*first, *ids, *last):
-                different += 1
-                example = example or before + "".join(texts) + after
+    for (before, after), first, last in _compared(task):
+        joint = tuple(tokenizer(before + "".join(texts) + after, add_special_tokens=ends)["input_ids"])
+        compared += 1
+        if joint != (*first, *ids, *last):
+            different += 1
+            example = example or before + "".join(texts) + after
     if not different:
         return None
     return (
         f"the tokenizer gives other tokens around the soft tokens than gfo searched with in {different} of "
         f"{compared} rows, as in {example!r}: tokenize the text in front of them and behind them apart"
     )
+
+
+def _compared(task: Any) -> Iterator[tuple[tuple[str, str], Tokens, Tokens]]:
+    """The first rows of each split: the texts around the prompt, and their tokens."""
+    for split in task.splits:
+        batch = task.all_rows(split)
+        rows = zip(task.texts(split), batch.before, batch.after, strict=True)
+        for texts, first, last in list(rows)[:ROWS]:
+            if PLACE not in "".join(texts):  # in whose place the processor puts an image's tokens
+                yield texts, first, last

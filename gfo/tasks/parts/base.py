@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from gfo.core.domain import Array
-from gfo.core.errors import GfoError, GfoWarning, unknown_name
+from gfo.core.errors import GfoError, GfoWarning, check_name
 from gfo.core.metric import Metric
 from gfo.core.protocols import Batch, Tokenizer, Tokens
 from gfo.core.seeding import stream
@@ -121,8 +121,7 @@ def _check_splits(**options: Iterable[str]) -> None:
     """Raise GfoError for an option of splits that are none."""
     for option, splits in options.items():
         for split in splits:
-            if split not in SPLITS:
-                raise unknown_name(f"split in {option}", split, SPLITS)
+            check_name(f"split in {option}", split, SPLITS)
 
 
 def _same(given: Mapping[str, Source]) -> frozenset[tuple[str, str]]:

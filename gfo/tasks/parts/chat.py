@@ -52,12 +52,15 @@ def checked_messages(given: Any) -> tuple[Message, ...]:
 def _checked_message(message: Any, wanted: str) -> Message:
     if not isinstance(message, Mapping) or {*message} != {"role", "content"}:
         raise GfoError(f"template: the message {message!r} is not of 'role' and 'content'; {wanted}")
-    role, content = message["role"], message["content"]
-    if isinstance(content, list | tuple):
-        content = "".join(_content(part) for part in content)
+    role, content = message["role"], _joined(message["content"])
     if not (isinstance(role, str) and isinstance(content, str)):
         raise GfoError(f"template: role and content of {message!r} must be texts")
     return role, content
+
+
+def _joined(content: Any) -> Any:
+    """A message's content, its parts as one text if it is a list."""
+    return "".join(map(_content, content)) if isinstance(content, list | tuple) else content
 
 
 def _content(part: Any) -> str:

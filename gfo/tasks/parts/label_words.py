@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gfo.core.errors import GfoError, unknown_name
+from gfo.core.errors import GfoError, check_name
 from gfo.core.protocols import Tokenizer, Tokens
 from gfo.core.texts import Pieces, Where
 from gfo.tasks.parts.running import tokens_behind
+from gfo.tasks.parts.templates import is_list
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +37,7 @@ def words_by_label(labels: Mapping[Any, str | Sequence[str]]) -> dict[str, tuple
 
 def _words_of(label: Any, given: Any) -> tuple[str, ...]:
     """The words of a label, one at least, each with some text."""
-    words = (given,) if isinstance(given, str) or not isinstance(given, Sequence) else tuple(given)
+    words = tuple(given) if is_list(given) else (given,)
     if not words:
         raise GfoError(f"labels: '{label}' has no word; give it at least one")
     for word in words:
@@ -76,8 +77,7 @@ class LabelWords:
     def __init__(
         self, words: Words, tokenizer: Tokenizer, normalize: str = "sum", behind: Pieces = ()
     ) -> None:
-        if normalize not in NORMALIZE:
-            raise unknown_name("normalize", normalize, NORMALIZE)
+        check_name("normalize", normalize, NORMALIZE)
         self.labels = tuple(words)
         self._sizes = [len(some) for some in words.values()]
         self._mean = normalize == "mean"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gfo.core.errors import GfoError, GfoWarning, unknown_name
+from gfo.core.errors import GfoError, GfoWarning, check_name
 from gfo.core.protocols import Tokenizer, Tokens
 from gfo.core.texts import Plain
 from gfo.tasks.parts.templates import Template
@@ -87,8 +87,7 @@ class Longest:
     def _cut(self, row: Mapping[str, Any], template: Template, tokenizer: Tokenizer, where: str) -> Encoded:
         """The row with as much of the field's beginning as fits."""
         field = str(self.truncate)
-        if field not in template.fields:
-            raise unknown_name("truncate", field, template.fields)
+        check_name("truncate", field, template.fields)
         whole = str(row[field])
         tokens = tokenizer.encode_rows([(Plain(whole),)], where=lambda _: where)[0]
         (found,) = template.encode([row], tokenizer, lambda _: where)

@@ -8,6 +8,7 @@ gets around: a sandbox by limits is no sandbox against malice.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -145,8 +146,8 @@ class Sandbox:
         who = () if root else ("--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY))
         wanted = (*SYSTEM, sys.base_prefix, sys.prefix, str(Path(contained.__file__).resolve().parent))
         above = {str(parent) for path in (*wanted, folder) for parent in Path(path).parents}
-        made = [part for path in sorted(above - {"/"}) for part in ("--dir", path)]  # else root's alone
-        seen = [part for path in wanted for part in ("--ro-bind-try", path, path)]
+        made = itertools.chain(*(("--dir", path) for path in sorted(above - {"/"})))  # else root's alone
+        seen = itertools.chain(*(("--ro-bind-try", path, path) for path in wanted))
         rest = ("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp")
         last = ("--bind", folder, folder, "--chdir", folder, "--")
         return [str(self.bubblewrap), *UNSHARED, *who, *rest, *made, *seen, *last]

@@ -35,6 +35,11 @@ def is_plain(value: Any) -> bool:
     return isinstance(value, str | int | float) and not isinstance(value, bool) and not is_missing(value)
 
 
+def is_list(value: Any) -> bool:
+    """Whether a value lists others: a sequence that is no text."""
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
 @dataclass(frozen=True)
 class Template:
     """A parsed template.
@@ -96,9 +101,10 @@ class Template:
         self.check_mask(tokenizer)
         if self.is_text:
             return self
-        parts, trims = in_chat([(role, _parsed(text)) for role, text in self.messages], tokenizer)
-        fields = [piece.field for _, text in self.messages for piece in _parsed(text) if piece.field]
-        pieces = [Piece(*each) for each in zip(parts, [*fields, None], [*trims, ""], strict=True)]
+        messages = self._parsed_messages()
+        parts, trims = in_chat(messages, tokenizer)
+        fields = [piece.field for _, some in messages for piece in some if piece.field]
+        pieces = list(map(Piece, parts, [*fields, None], [*trims, ""]))
         before, after = _around(pieces, fields.index(self.place) if self.place else None)
         return Template(before, after, self.place, self.messages, ends=False)
 
@@ -129,6 +135,10 @@ class Template:
         """The messages, with texts put into some places."""
         return [{"role": role, "content": _text(_parsed(text), places)} for role, text in self.messages]
 
+    def _parsed_messages(self) -> list[tuple[str, list[Piece]]]:
+        """Role and pieces of each message."""
+        return [(role, _parsed(text)) for role, text in self.messages]
+
     def check(self, row: Row, where: str) -> None:
         """Raise GfoError if the row lacks a field or holds something that is not text, or has an image, or a
         field of images has none."""
@@ -138,12 +148,7 @@ class Template:
                 raise GfoError(f"template at {where}: {unknown_name('field', field, map(str, row))}")
             check = check_images if is_image_field(field) else _check_text
             check(row[field], f"{where}: field '{field}'")
-        for field in filter(is_image_field, map(str, row)):
-            if field not in fields and images_of(row[field]):
-                raise GfoError(
-                    f"{where}: field '{field}' has no place in the template; write {{{field}}} where its "
-                    "image goes, or drop the field"
-                )
+        _check_no_other_image(row, fields, where)
 
     def check_rows(self, rows: Mapping[str, Sequence[Row]]) -> None:
         """Check all rows of all splits."""
@@ -191,7 +196,7 @@ class Template:
 
     def _check_chat(self, rows: Sequence[Row], tokenizer: Tokenizer, where: Where) -> None:
         """Raise GfoError for a row, the first or an odd one, of which the chat makes another text."""
-        messages = [(role, _parsed(text)) for role, text in self.messages]
+        messages = self._parsed_messages()
         for i, row in enumerate(rows if messages else ()):
             if i and not any(_is_odd(field, row[field]) for field in self.fields):
                 continue
@@ -270,6 +275,16 @@ def _filled(pieces: Sequence[Piece], row: Row) -> Pieces:
             value = str(row[field])
             found.append(value if field == MASK else Plain(_trimmed(value, trim)))
     return found
+
+
+def _check_no_other_image(row: Row, fields: Sequence[str], where: str) -> None:
+    """Raise GfoError for a row with an image in a field that a template does not have."""
+    for field in filter(is_image_field, map(str, row)):
+        if field not in fields and images_of(row[field]):
+            raise GfoError(
+                f"{where}: field '{field}' has no place in the template; write {{{field}}} where its "
+                "image goes, or drop the field"
+            )
 
 
 def _check_text(value: Any, where: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -21,9 +21,7 @@ def with_prompt(task: Task, text: str, splits: Collection[str]) -> Task:
     """
     made: Any = copy.copy(task)
     if hasattr(made, "parts"):  # a task made of tasks
-        parts = {id(part): with_prompt(part, text, splits) for part in made.parts}
-        made.parts = [parts[id(part)] for part in made.parts]
-        made.constraints = tuple(replace(each, task=parts[id(each.task)]) for each in made.constraints)
+        _put_parts(made, {id(part): with_prompt(part, text, splits) for part in made.parts})
         return cast(Task, made)
     template = getattr(made, "template", None)
     if template is None or not template.soft:
@@ -36,3 +34,9 @@ def with_prompt(task: Task, text: str, splits: Collection[str]) -> Task:
     }
     made.data = replace(made.data, rows=rows)
     return cast(Task, made)
+
+
+def _put_parts(made: Any, parts: Mapping[int, Task]) -> None:
+    """Give a task made of tasks others in the places of its own, by their ids."""
+    made.parts = [parts[id(part)] for part in made.parts]
+    made.constraints = tuple(replace(each, task=parts[id(each.task)]) for each in made.constraints)
