@@ -47,7 +47,7 @@ def test_from_a_csv_to_plain_peft(folder, monkeypatch, capsys):  # noqa: F811
     evaluator = kept.model_copy(
         update={"task": kept.task.model_copy(update={"test": "one.jsonl", "data_dir": "."})}
     )
-    judge = evaluator.evaluator()
+    judge = evaluator.local_evaluator()
     batch = judge.task.all_rows("test")
     z = load_point(folder / "runs" / "auto")
     ours = judge.answers(z[None], batch)[0, 0]
