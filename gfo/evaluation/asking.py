@@ -80,12 +80,7 @@ class Asker:
         chat = messages_in(prompts[0]) is not None
         if not chat and (options or longest > LONG) and self.model.echoes:
             return self._echoed(prompts, endings)
-        if longest > LONG:
-            raise GfoError(
-                f"task: an option has {longest} characters, and the server gives no log-probabilities of a "
-                "prompt's tokens (echo); write the options into the template with a letter each, and take "
-                "gfo.Classification of the letters"
-            )
+        _check_short(longest)
         return self._in_chat(prompts, endings) if chat else self._token_by_token(prompts, endings)
 
     def _echoed(self, prompts: Sequence[str], endings: Sequence[Sequence[str]]) -> Array:
@@ -133,20 +128,22 @@ class Asker:
 
     def _lists(self, texts: Sequence[str]) -> list[Listed | None]:
         """The next tokens behind texts; None where a request failed."""
-        replies = self.model.ask([self._request(text) for text in texts])
-        found = [None if reply is None else next_tokens(reply) for reply in replies]
+        replies = self._asked(texts, SHORT)
+        found = list(map(next_tokens, replies))
         bare = [i for i, reply in enumerate(replies) if reply is not None and found[i] is None]
-        if bare and len(bare) == len(texts):
+        if 0 < len(bare) == len(texts):
             raise GfoError(NO_LOGPROBS)
-        for i, reply in zip(
-            bare, self.model.ask([self._request(texts[i], LONGER) for i in bare]), strict=True
-        ):
-            found[i] = None if reply is None else next_tokens(reply)
+        for i, reply in zip(bare, self._asked([texts[i] for i in bare], LONGER), strict=True):
+            found[i] = next_tokens(reply)
         if any(len(listed) < min(2, self.model.top) for listed in found if listed):
             raise GfoError(NO_LOGPROBS)
         return found
 
-    def _request(self, prompt: str, more: Mapping[str, Any] = SHORT) -> Request:
+    def _asked(self, texts: Sequence[str], more: Mapping[str, Any]) -> list[Reply | None]:
+        """The replies that have the likeliest next tokens behind texts."""
+        return self.model.ask([self._request(text, more) for text in texts])
+
+    def _request(self, prompt: str, more: Mapping[str, Any]) -> Request:
         """What asks for the likeliest next tokens."""
         top, request = self.model.top, self.model.request(prompt, temperature=0, **more)
         if request.path == COMPLETIONS:
@@ -158,7 +155,7 @@ class Asker:
         nothing if none is listed, nan without a list."""
         if listed is None:
             return math.nan, b""
-        token = max((token for token, _ in listed if rest.startswith(token)), key=len, default=b"")
+        token = _begun_with(rest, listed)
         if token:
             return float(np.logaddexp.reduce([value for each, value in listed if each == token])), token
         self._unlisted += 1
@@ -175,6 +172,11 @@ class Asker:
                 GfoWarning,
                 stacklevel=2,
             )
+
+
+def _begun_with(rest: bytes, listed: Listed) -> bytes:
+    """The longest token of a list that the rest of a word begins with; nothing if none does."""
+    return max((token for token, _ in listed if rest.startswith(token)), key=len, default=b"")
 
 
 def _bound(values: Sequence[float]) -> float:
@@ -197,6 +199,16 @@ def _is_text(front: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _check_short(longest: int) -> None:
+    """Raise GfoError for endings of so many characters, if they are too long to be read token by token."""
+    if longest > LONG:
+        raise GfoError(
+            f"task: an option has {longest} characters, and the server gives no log-probabilities of a "
+            "prompt's tokens (echo); write the options into the template with a letter each, and take "
+            "gfo.Classification of the letters"
+        )
 
 
 def _check_alone(words: Sequence[str], j: int, token: bytes) -> None:
@@ -222,8 +234,8 @@ def _how(decoding: Decoding) -> dict[str, Any]:
 
 def _written(reply: Reply | None) -> Tokens | None:
     """What was written, in pieces."""
-    text = None if reply is None else text_of(reply)
-    return None if reply is None or text is None else in_pieces(text, usage_of(reply)[1])
+    text = text_of(reply)
+    return None if text is None else in_pieces(text, usage_of(reply)[1])
 
 
 def _places(endings: Sequence[Sequence[str]]) -> tuple[Array, list[tuple[int, int]]]:
@@ -236,6 +248,6 @@ def _places(endings: Sequence[Sequence[str]]) -> tuple[Array, list[tuple[int, in
 
 def _sum_behind(reply: Reply | None, start: int, length: int) -> float:
     """The log-probability of the characters of an echoed text from one on; nan where there is none."""
-    tokens = (None if reply is None else prompt_tokens(reply)) or []
-    inside = [value for first, last, value in tokens if last > start and first < start + length]
-    return sum(value or 0.0 for value in inside) if inside else math.nan
+    tokens = prompt_tokens(reply) or []
+    inside = [value or 0.0 for first, last, value in tokens if last > start and first < start + length]
+    return sum(inside) if inside else math.nan

@@ -47,6 +47,11 @@ class Chunk:
     example: Array
     by_example: bool = False
 
+    @property
+    def owner(self) -> Array:
+        """By what they are sorted: of each sequence its example or candidate, int [N]."""
+        return self.example if self.by_example else self.candidate
+
     @classmethod
     def of(cls, k: slice, b: list[int], *, by_example: bool = False) -> Chunk:
         """All candidates k with all examples b: sorted by example or by candidate."""
@@ -92,7 +97,7 @@ def kept(alive: Array, chunk: Chunk, *, equally_many: bool) -> Array:
     """
     if not equally_many:
         return np.flatnonzero(alive)
-    grid = alive.reshape(len(np.unique(chunk.example if chunk.by_example else chunk.candidate)), -1)
+    grid = alive.reshape(len(np.unique(chunk.owner)), -1)
     if chunk.by_example:
         return np.flatnonzero(np.broadcast_to(grid.any(axis=1, keepdims=True), grid.shape))
     count = grid.sum(axis=1)

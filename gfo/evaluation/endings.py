@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gfo.core.errors import GfoError
 from gfo.core.protocols import Batch, Tokens
-from gfo.evaluation.plan import Plan, Row, Tree
+from gfo.evaluation.plan import Plan, Row, Tree, picked
 
 if TYPE_CHECKING:
     from gfo.models.encoder_decoder import EncoderDecoder
@@ -244,4 +244,4 @@ def _padded(rows: Sequence[list[int]], padding: int) -> list[list[int]]:
 
 def wanted_of(todo: Plan, groups: Sequence[Sequence[int]], device: Any) -> list[Wanted]:
     """What is wanted of each group of a plan's trees; none where it has no trees."""
-    return [Wanted.of([todo.trees[i] for i in group], device) for group in groups] if todo.trees else []
+    return [Wanted.of(picked(todo.trees, group), device) for group in groups] if todo.trees else []

@@ -12,15 +12,15 @@ import numpy as np
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError
 from gfo.core.metric import Metric
-from gfo.core.protocols import Answers, Batch, Batches, Cost, Evaluation, Measuring, Scores, Task
+from gfo.core.protocols import Answers, Batch, Batches, Cost, Evaluation, Scores, Task
 from gfo.core.recording import recorded
 from gfo.core.text_domain import TextSpace
 from gfo.evaluation.asking import Asker
 from gfo.evaluation.feedback import NO_FEEDBACK, RowFeedback, feedback_on
 from gfo.evaluation.incomplete import losses, scores
-from gfo.evaluation.local import scored_values
-from gfo.evaluation.parts import parts_of
+from gfo.evaluation.parts import batches_differ, parts_of, training_rows
 from gfo.evaluation.racing import of_rows
+from gfo.evaluation.values import measured, measuring_of, points_of, scored_values
 from gfo.models.endpoint import Endpoint
 
 
@@ -47,9 +47,9 @@ class EndpointEvaluator:
         self.model, self.space = model, space
         self.task = task.bind(model)
         check_soft(self.task)
-        self._measuring = space if isinstance(space, Measuring) else None
-        if isinstance(space, Measuring):
-            self.measure = space.measure
+        self._measuring = measuring_of(space)
+        if self._measuring is not None:
+            self.measure = self._measuring.measure
         self._scored = scored_values(values, self.task, self._measuring, space.domain)
         self._asker = Asker(model)
         self._paid = model.spent
@@ -68,7 +68,7 @@ class EndpointEvaluator:
         self._asker.tell_unlisted()
         loss, rows = losses(self.task, answers, batch, len(z))
         loss[~np.isfinite(loss)] = np.nan
-        values = {} if self._measuring is None else dict(self._measuring.measure(z))
+        values = measured(self._measuring, z)
         if self._scored:
             found = scores(self.task, answers, batch, len(z)).metrics
             values |= {name: found[name] for name in self._scored}
@@ -100,7 +100,7 @@ class EndpointEvaluator:
     @property
     def row_count(self) -> int:
         """How many training rows `feedback` is on."""
-        return sum(len(part.target) for part in parts_of(self.task.batch("train", 0)))
+        return training_rows(self.task)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -110,7 +110,7 @@ class EndpointEvaluator:
     @property
     def batches_differ(self) -> bool:
         """Whether each step has rows of its own."""
-        return not all(part.recurs for part in parts_of(self.task.batch("train", 0)))
+        return batches_differ(self.task)
 
     def _cost(self, K: int, start: float) -> Cost:
         """Of what was asked since the last call, by whomever: a method may ask the same server."""
@@ -122,27 +122,24 @@ class EndpointEvaluator:
 
     def _answers(self, z: Array, batch: Batch | Batches) -> Answers:
         """What the model answers with the texts of z [K, d]; nothing for a point that is not finite."""
-        z = np.asarray(z, dtype=np.float64)
-        if z.ndim != 2 or z.shape[1] != self.space.domain.d:
-            raise GfoError(f"z has the shape {z.shape}; the evaluator takes (K, {self.space.domain.d})")
-        texts = [self.space.text(point) if np.isfinite(point).all() else None for point in z]
+        points = points_of(z, self.space.domain.d)
+        texts = [self.space.text(point) if np.isfinite(point).all() else None for point in points]
         return self._read(texts, batch)
 
     def _read(self, texts: Sequence[str | None], batch: Batch | Batches) -> Answers:
         if isinstance(batch, Batches):
             return tuple(self._read(texts, part) for part in batch.parts)
-        fronts, backs = self.model.decode(batch.before), self.model.decode(batch.after)
-        prompts = [
-            front + text + back
-            for text in texts
-            if text is not None
-            for front, back in zip(fronts, backs, strict=True)
-        ]
+        prompts = self._prompts([text for text in texts if text is not None], batch)
         if batch.decoding is not None:
             written = iter(self._asker.written(prompts, batch.decoding))
-            return [[None if text is None else next(written) for _ in fronts] for text in texts]
+            return [[None if text is None else next(written) for _ in batch.before] for text in texts]
         options = len(set((batch.whole or batch).endings)) > 1
         return self._likelihoods(texts, prompts, _endings(batch), options)
+
+    def _prompts(self, texts: Sequence[str], batch: Batch) -> list[str]:
+        """Each text in all of a batch's rows, one text's after the other's."""
+        fronts, backs = self.model.decode(batch.before), self.model.decode(batch.after)
+        return [front + text + back for text in texts for front, back in zip(fronts, backs, strict=True)]
 
     def _likelihoods(
         self, texts: Sequence[str | None], prompts: Sequence[str], endings: list[list[str]], options: bool

@@ -7,6 +7,7 @@ sequences of like length, and then take a token each a step until all are done.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import cast
@@ -24,7 +25,7 @@ from gfo.evaluation.chunks import Chunk, Room, answers_to, each_sample, kept, of
 from gfo.evaluation.joining import parts
 from gfo.evaluation.layouts import ByCandidate, ByExample
 from gfo.evaluation.memory import kept_bytes
-from gfo.evaluation.plan import tiles
+from gfo.evaluation.plan import picked, tiles
 from gfo.evaluation.rows import TokenRows
 from gfo.evaluation.shape import Meter, Shape
 from gfo.models.apply import Change
@@ -121,7 +122,7 @@ class AnswerWriter:
         model, new = cast(WholeRows, self._model), self._decoding.max_tokens
         n = self._decoding.samples  # which begin anew, as caches of all kinds are kept as they are
         for b, states in self._of_one_length():
-            tokens = TokenRows.padded([self._branches[i] for i in b for _ in range(n)], model.device)
+            tokens = TokenRows.padded(picked(self._branches, np.repeat(b, n)), model.device)
             held = 0 if states is None else states.bytes // (len(b) * kept_bytes(model))
             B, T = tokens.ids.shape
             for k in parts(delta.candidates, self._room.sequences(T + new + held) // B):
@@ -138,26 +139,24 @@ class AnswerWriter:
     def _of_one_length(self) -> Iterator[tuple[list[int], States | None]]:
         """Examples whose branches have one length each, and the states that they continue."""
         most, layout = self._room.most, self._layout
-        lengths = [len(row) for row in self._branches]
+        lengths = list(map(len, self._branches))
         if isinstance(layout, ByCandidate):
             for b in tiles(lengths, most_tokens=most, waste=0.0):
                 yield b, None
             return
         for group, states in zip(layout.groups, cast(list[States], layout.contexts), strict=True):
-            for tile in tiles([lengths[b] for b in group], most_tokens=most, waste=0.0):
-                yield [group[i] for i in tile], states.take(torch.tensor(tile, device=self._model.device))
+            for tile in tiles(picked(lengths, group), most_tokens=most, waste=0.0):
+                yield picked(group, tile), states.take(torch.tensor(tile, device=self._model.device))
 
     def _continuations(self, delta: Delta) -> Iterator[tuple[Chunk, DecoderSequences, Tensor]]:
         """A decoder's chunks: sequences begun, and the hidden states [N, D] of their last tokens."""
         model = cast(Decoder, self._model)
-        spread = self._by_example if isinstance(self._layout, ByExample) else self._by_candidate
+        by_example = isinstance(self._layout, ByExample)
+        spread = self._by_example if by_example else self._by_candidate
         for k, b, context in spread(delta):
-            by_example = isinstance(self._layout, ByExample)
             chunk = Chunk.of(k, b, by_example=by_example)
-            owner = chunk.example if by_example else chunk.candidate
-            longest = max(len(self._branches[i]) for i in b)
-            capacity = longest + self._decoding.max_tokens - 1  # the last token is not computed any more
-            sequences = DecoderSequences(model, context, owner, capacity)
+            capacity = self._longest(b) - 1  # the last token is not computed any more
+            sequences = DecoderSequences(model, context, chunk.owner, capacity)
             yield chunk, sequences, self._begin(chunk, sequences, delta.select(k))
 
     def _by_example(self, delta: Delta) -> Iterator[tuple[slice, list[int], Context]]:
@@ -174,13 +173,12 @@ class AnswerWriter:
     def _by_candidate(self, delta: Delta) -> Iterator[tuple[slice, list[int], Context | None]]:
         """Candidates, examples and the candidates' contexts of each chunk."""
         layout = cast(ByCandidate, self._layout)
-        order = sorted(range(len(self._branches)), key=lambda b: len(self._branches[b]))
+        lengths = list(map(len, self._branches))
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
         at_once = self._at_once(order)
         groups = [order[part] for part in parts(len(order), at_once)]
         widest, own = max(map(len, groups)), layout.own_tokens
-        each = own + widest * self._decoding.samples * (
-            len(self._branches[order[-1]]) + self._decoding.max_tokens
-        )
+        each = own + widest * self._decoding.samples * self._longest(order)
         most = min(at_once // widest, self._room.kept // each, self._room.most // max(1, own))
         for k in parts(delta.candidates, most):
             context = layout.context_of(delta.select(k), self._meter)
@@ -189,26 +187,27 @@ class AnswerWriter:
 
     def _at_once(self, examples: Sequence[int]) -> int:
         """The most sequences of a chunk that begin, each of which goes on as so many as there are samples."""
-        tokens = max(len(self._branches[b]) for b in examples) + self._decoding.max_tokens
-        return max(1, self._room.sequences(tokens) // self._decoding.samples)
+        return max(1, self._room.sequences(self._longest(examples)) // self._decoding.samples)
+
+    def _longest(self, examples: Sequence[int]) -> int:
+        """Tokens of the longest sequence of some examples: what it begins with, and its answer."""
+        return max(map(len, picked(self._branches, examples))) + self._decoding.max_tokens
 
     def _begin(self, chunk: Chunk, sequences: DecoderSequences, delta: Delta) -> Tensor:
         """What the examples' rows begin with, in passes of like length: last hidden states [N, D]."""
         model, P, most = self._model, self._shape.P, self._room.most
-        rows_of = [self._branches[b] for b in chunk.b]
+        rows_of = picked(self._branches, chunk.b)
         out = torch.empty(len(chunk.example), model.hidden_size, dtype=model.dtype, device=model.device)
-        for tile in tiles([len(row) for row in rows_of], most_tokens=most):
-            tokens = TokenRows.padded([rows_of[i] for i in tile], model.device)
+        for tile in tiles(list(map(len, rows_of)), most_tokens=most):
+            tokens = TokenRows.padded(picked(rows_of, tile), model.device)
             place_in_tile = np.full(len(rows_of), -1)
             place_in_tile[tile] = np.arange(len(tile))
             for k in parts(delta.candidates, most // tokens.ids.numel()):
                 own = (chunk.candidate >= k.start) & (chunk.candidate < k.stop)
                 rows = np.flatnonzero(own & (place_in_tile[chunk.example] >= 0))
-                lengths = np.array([len(rows_of[e]) for e in chunk.example[rows]])
-                at, candidate = (
-                    torch.from_numpy(numbers).to(model.device)
-                    for numbers in (place_in_tile[chunk.example[rows]], chunk.candidate[rows] - k.start)
-                )
+                lengths = np.array(list(map(len, picked(rows_of, chunk.example[rows]))))
+                at = torch.from_numpy(place_in_tile[chunk.example[rows]]).to(model.device)
+                candidate = torch.from_numpy(chunk.candidate[rows] - k.start).to(model.device)
                 cycles = len(tile) if chunk.by_example else None
                 change = _change_of(tokens, delta.select(k), P, candidate, at, cycles)
                 entry = change.put_prompts(tokens.embed(model)[at])
@@ -222,7 +221,7 @@ class AnswerWriter:
         model, layout = cast(EncoderDecoder, self._model), cast(ByCandidate, self._layout)
         once = self._shape.first_layer > 0
         for groups in self._groups_together(layout):
-            b = [example for i in groups for example in layout.groups[i]]
+            b = _examples(layout, groups)
             for k in parts(delta.candidates, self._at_once(b) // len(b)):
                 some, C = delta.select(k), k.stop - k.start
                 encoded, real = self._encode(layout, groups, some.select(slice(1)) if once else some)
@@ -243,7 +242,7 @@ class AnswerWriter:
         """The layout's groups, as many together as there is room for one candidate's."""
         together: list[int] = []
         for i in range(len(layout.groups)):
-            b = [example for j in [*together, i] for example in layout.groups[j]]
+            b = _examples(layout, [*together, i])
             if together and len(b) > self._at_once(b):
                 yield together
                 together = []
@@ -261,12 +260,7 @@ class AnswerWriter:
                 for k in parts(delta.candidates, self._room.most // real[-1].numel())
             ]
             found.append(torch.cat(passes))
-        T = max(r.shape[1] for r in real)
-        pad = torch.nn.functional.pad
-        return (
-            torch.cat([pad(f, (0, 0, 0, T - f.shape[2])) for f in found], dim=1),
-            torch.cat([pad(r, (0, T - r.shape[1])) for r in real]),
-        )
+        return _side_by_side(found, real)
 
     def _sampled(self, chunk: Chunk, sequences: Sequences, hidden: Tensor) -> tuple[Chunk, Sequences, Tensor]:
         """What begins, once for each sample; sequences that do not shrink have begun so."""
@@ -311,14 +305,13 @@ class AnswerWriter:
                     at, chunk = torch.from_numpy(rows).to(device), chunk.take(rows)
                     alive, token, candidate = alive[at], token[at], candidate[at]
                     if change is not None:
-                        left = torch.from_numpy(np.unique(chunk.candidate)).to(device)
-                        change = of_modules(delta.take(left), chunk, device)
+                        change = _of_those_left(delta, chunk, device)
             hidden = sequences.step(token, change)
             needed = needed + alive.sum()
             self._meter.count(len(token) * sequences.tokens_a_step, 0, layers)
         *failures, tokens = torch.cat([broken.long(), needed[None]]).tolist()
         self._meter.count(0, tokens, layers)
-        return {chunk.k.start + k for k, failed in enumerate(failures) if failed}
+        return {chunk.k.start + int(k) for k in np.flatnonzero(failures)}
 
     def _look(self, chunk: Chunk, unseen: Sequence[Tensor], found: list[list[list[int]]]) -> Array:
         """Append tokens, each int [N], to `found` [K][B], up to a stop text; which go on, bool [N]."""
@@ -369,6 +362,27 @@ class AnswerWriter:
             for b in set(examples)
         }
         return torch.stack([drawn[b] for b in examples])
+
+
+def _examples(layout: ByCandidate, groups: Sequence[int]) -> list[int]:
+    """The examples of some groups of a layout."""
+    return [*itertools.chain(*picked(layout.groups, groups))]
+
+
+def _side_by_side(outputs: Sequence[Tensor], real: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """An encoder's outputs [K, R, T, D] of groups, and what of each is real, bool [R, T], as one of all rows,
+    padded to the longest."""
+    T, pad = max(r.shape[1] for r in real), torch.nn.functional.pad
+    return (
+        torch.cat([pad(output, (0, 0, 0, T - output.shape[2])) for output in outputs], dim=1),
+        torch.cat([pad(r, (0, T - r.shape[1])) for r in real]),
+    )
+
+
+def _of_those_left(delta: Delta, chunk: Chunk, device: torch.device) -> Change | None:
+    """What reaches generated tokens of the changes of candidates that a chunk still has."""
+    left = torch.from_numpy(np.unique(chunk.candidate)).to(device)
+    return of_modules(delta.take(left), chunk, device)
 
 
 def _change_of(

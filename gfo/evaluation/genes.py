@@ -63,8 +63,7 @@ class Genes:
         differ[1:, :L] = keys[1:] != keys[:-1]
         parting = differ.argmax(axis=1)
         parting[0] = L
-        names = {name for slot in _others(delta) for name in slot.modules}
-        masked = frozenset(place for name in names if (place := model.sub_block_of(name)) is not None)
+        masked = _masked(delta, model)
         where = torch.from_numpy(order).to(model.device)
         inputs = {name: factors[where] for name, factors in delta.input_scale.items()}
         parting = np.minimum(parting, apart)
@@ -102,12 +101,15 @@ class Genes:
         total = 0.0
         for layer, fork in forks.layers.items():
             for kind in SUB_BLOCKS:
-                some = fork.open.get(kind)
-                n: float = fork.nodes if some is None or some.run is None else len(some.run)
-                if kind == SUB_BLOCKS[1] and fork.narrow:
-                    n = sum(narrow.work / self.inputs[name].shape[1] for name, narrow in fork.narrow.items())
-                total += n * self.shares.get(SubBlock(layer, kind), 0.0)
+                total += self._nodes_run(fork, kind) * self.shares.get(SubBlock(layer, kind), 0.0)
         return total
+
+    def _nodes_run(self, fork: Fork, kind: str) -> float:
+        """The nodes that a sub-block runs for; of a network for some inputs alone, that share of them."""
+        if kind == SUB_BLOCKS[1] and fork.narrow:
+            return sum(narrow.work / self.inputs[name].shape[1] for name, narrow in fork.narrow.items())
+        some = fork.open.get(kind)
+        return fork.nodes if some is None or some.run is None else len(some.run)
 
     def _fork(self, part: slice, layer: int, device: torch.device) -> Fork:
         """The nodes of a layer, where those in front of it part."""
@@ -171,6 +173,12 @@ def _networks(
     alone = {name: x for name, x in inputs.items() if sub_blocks[name] not in masked}
     whole = {name for name, x in alone.items() if bool(((x == 0) | (x == 1)).all())}
     return {name: model.networks[name] for name in whole if name in model.networks}
+
+
+def _masked(delta: Delta, model: FrozenModel) -> frozenset[SubBlock]:
+    """See `Genes.masked`."""
+    places = {model.sub_block_of(name) for slot in _others(delta) for name in slot.modules}
+    return frozenset(place for place in places if place is not None)
 
 
 def _others(delta: Delta) -> list[Slot]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,15 +83,20 @@ def _fitted(rows: Array, known: Array) -> Array:
 def _groups(answers: Answers, batch: Batch | Batches, K: int) -> Iterator[Group]:
     """The candidates by the rows that they have; without those that lack all of a batch."""
     masks = _present(answers, batch, K)
-    by_rows: dict[bytes, list[int]] = {}
-    for k in range(K):
-        by_rows.setdefault(b"|".join(mask[k].tobytes() for mask in masks), []).append(k)
     sizes = [len(part.target) for part in parts_of(batch)]
-    for numbers in by_rows.values():
+    for numbers in _alike(masks, K):
         rows = tuple(mask[numbers[0]] for mask in masks)
         pairs = list(zip(rows, sizes, strict=True))
         if all(each[:size].any() and each[size:].all() for each, size in pairs):
             yield Group(np.array(numbers), rows)
+
+
+def _alike(masks: Sequence[Array], K: int) -> Collection[list[int]]:
+    """The candidates that have the same rows of each mask, bool [K, N]."""
+    by_rows: dict[bytes, list[int]] = {}
+    for k in range(K):
+        by_rows.setdefault(b"|".join(mask[k].tobytes() for mask in masks), []).append(k)
+    return by_rows.values()
 
 
 def _present(answers: Answers, batch: Batch | Batches, K: int) -> list[Array]:
@@ -107,12 +112,7 @@ def _present(answers: Answers, batch: Batch | Batches, K: int) -> list[Array]:
 def _taken(answers: Answers, batch: Batch | Batches, group: Group) -> tuple[Answers, Any]:
     """Answers and batch of the group's candidates and rows; the whole ones where that is all."""
     if isinstance(batch, Batches):
-        found, at = [], 0
-        for answer, part in zip(answers, batch.parts, strict=True):
-            n = len(parts_of(part))
-            found.append(_taken(answer, part, replace(group, rows=group.rows[at : at + n])))
-            at += n
-        return tuple(answer for answer, _ in found), Batches(tuple(part for _, part in found))
+        return _taken_parts(answers, batch, group)
     rows, whole = group.rows[0], len(group.numbers) == len(answers)
     if whole and rows.all():
         return answers, batch
@@ -120,6 +120,17 @@ def _taken(answers: Answers, batch: Batch | Batches, group: Group) -> tuple[Answ
         return answers[group.numbers.tolist()][:, np.flatnonzero(rows).tolist()], _some(batch, rows)
     chosen = [[answers[k][b] for b in np.flatnonzero(rows)] for k in group.numbers]
     return chosen, _some(batch, rows)
+
+
+def _taken_parts(answers: Answers, batch: Batches, group: Group) -> tuple[Answers, Batches]:
+    """The same of each part of a batch, whose rows come one part's after the other's."""
+    found, at = [], 0
+    for answer, part in zip(answers, batch.parts, strict=True):
+        n = len(parts_of(part))
+        found.append(_taken(answer, part, replace(group, rows=group.rows[at : at + n])))
+        at += n
+    some, parts = zip(*found, strict=True)
+    return some, Batches(parts)
 
 
 def _some(batch: Batch, rows: Array) -> Batch:

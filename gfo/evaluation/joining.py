@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -23,20 +23,25 @@ def in_parts(z: Array, most: int) -> list[Array]:
     return [z[part] for part in parts(len(z), most)]
 
 
+def concatenated(found: Sequence[Mapping[str, Array]], names: Iterable[str]) -> dict[str, Array]:
+    """Of each name what the parts found, in their order."""
+    return {name: np.concatenate([each[name] for each in found]) for name in names}
+
+
 def joined(found: Sequence[Evaluation]) -> Evaluation:
     """What the parts of a population got, in their order, as one; costs are summed."""
     first = found[0]
-    names = {name: np.concatenate([each.values[name] for each in found]) for name in first.values}
+    values = concatenated([each.values for each in found], first.values)
     rows = (
         None if first.rows is None else np.concatenate([each.rows for each in found if each.rows is not None])
     )
     loss = np.concatenate([each.loss for each in found])
-    return Evaluation(loss, sum((each.cost for each in found), Cost()), names, rows)
+    return Evaluation(loss, sum((each.cost for each in found), Cost()), values, rows)
 
 
 def joined_scores(found: Sequence[Scores]) -> Scores:
     """The same of scores."""
     first = found[0]
-    metrics = {name: np.concatenate([each.metrics[name] for each in found]) for name in first.metrics}
-    rows = {name: np.concatenate([each.rows[name] for each in found]) for name in first.rows}
+    metrics = concatenated([each.metrics for each in found], first.metrics)
+    rows = concatenated([each.rows for each in found], first.rows)
     return Scores(metrics, sum((each.cost for each in found), Cost()), rows)

@@ -6,6 +6,7 @@ Called with candidates it yields the hidden states that the task reads, chunk by
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -18,7 +19,7 @@ from gfo.evaluation.endings import wanted_of
 from gfo.evaluation.joining import parts
 from gfo.evaluation.memory import token_bytes
 from gfo.evaluation.packing import SPARE, groups_of_texts, lay_out, rows_of_branches
-from gfo.evaluation.plan import Plan, Row, tiles
+from gfo.evaluation.plan import Plan, Row, picked, tiles
 from gfo.evaluation.rows import Forks, TokenRows
 from gfo.evaluation.shape import Meter, Shape
 from gfo.models.apply import Change, context_of
@@ -79,11 +80,11 @@ class ByExample:
         self.model, self.shape, self._most = model, shape, most
         self.branches = todo.branches
         self.groups = groups_of_texts(todo, most, alike=model.states)
-        self._tokens = [TokenRows.padded([todo.branches[b] for b in g], model.device) for g in self.groups]
+        self._tokens = [TokenRows.padded(picked(todo.branches, g), model.device) for g in self.groups]
         self.wanted = wanted_of(todo, self.groups, model.device)
         self._forks = _forks(todo, self.groups, self._tokens)
         self._spreads: dict[tuple[int, int], Spread] = {}
-        self.contexts = [self._context([todo.shared[b] for b in g], meter) for g in self.groups]
+        self.contexts = [self._context(picked(todo.shared, g), meter) for g in self.groups]
         self._entries = [self._entry(i, meter) for i in range(len(self.groups))]
         if shape.first_layer:
             self.contexts = [context.above(shape.first_layer) for context in self.contexts]
@@ -160,14 +161,14 @@ class ByExample:
     def _context(self, texts: list[Row], meter: Meter) -> Context:
         """The texts' keys and values, computed side by side with texts of like length."""
         found = []
-        order = tiles([len(text) for text in texts], most_tokens=self._most)
+        order = tiles(list(map(len, texts)), most_tokens=self._most)
         for tile in order:
-            tokens = TokenRows.padded([texts[i] for i in tile], self.model.device)
+            tokens = TokenRows.padded(picked(texts, tile), self.model.device)
             entry = tokens.embed(self.model)
             found.append(self.model.context(entry, tokens.length, ids=tokens.ids)[0])
             meter.count(tokens.ids.numel(), tokens.real, meter.layers)
         stacked = found[0] if len(found) == 1 else Context.stack(found)
-        back = torch.tensor([i for tile in order for i in tile]).argsort()
+        back = torch.tensor([*itertools.chain(*order)]).argsort()
         return stacked.take(back.to(self.model.device))
 
     def _entry(self, i: int, meter: Meter) -> Tensor:
@@ -185,7 +186,7 @@ def _forks(todo: Plan, groups: Sequence[Sequence[int]], tokens: Sequence[TokenRo
     if not todo.trees:
         return []
     return [
-        Forks.of([todo.trees[b] for b in group], rows.ids.shape[1], rows.ids.device)
+        Forks.of(picked(todo.trees, group), rows.ids.shape[1], rows.ids.device)
         for group, rows in zip(groups, tokens, strict=True)
     ]
 

@@ -16,17 +16,15 @@ from torch import Tensor
 
 from gfo.core.compared import Compared
 from gfo.core.delta import Delta
-from gfo.core.domain import Array, Domain
-from gfo.core.errors import GfoError, check_name
-from gfo.core.metric import LOSS, Metric
+from gfo.core.domain import Array
+from gfo.core.errors import GfoError
+from gfo.core.metric import Metric
 from gfo.core.protocols import (
     Answers,
     Batch,
     Batches,
-    BoundTask,
     Cost,
     Evaluation,
-    Measuring,
     Repairing,
     RowTask,
     Scores,
@@ -50,12 +48,13 @@ from gfo.evaluation.memory import (
     halved,
     kept_tokens,
 )
-from gfo.evaluation.parts import parts_of
+from gfo.evaluation.parts import batches_differ, parts_of
 from gfo.evaluation.racing import Racing, check_racing, no_rows, of_rows
 from gfo.evaluation.reading import read_log_likelihoods, read_logits
 from gfo.evaluation.shape import Meter, Shape
 from gfo.evaluation.store import Store
 from gfo.evaluation.tower import Tower
+from gfo.evaluation.values import measured, measuring_of, scored_values
 from gfo.models.checking import exact
 from gfo.models.frozen import FrozenModel
 
@@ -103,9 +102,9 @@ class LocalEvaluator:
         self._repairing = space if isinstance(space, Repairing) else None
         if isinstance(space, Repairing):
             self.repair = space.repair  # for the loop, which tells the points that are evaluated
-        self._measuring = space if isinstance(space, Measuring) else None
-        if isinstance(space, Measuring):
-            self.measure = space.measure
+        self._measuring = measuring_of(space)
+        if self._measuring is not None:
+            self.measure = self._measuring.measure
         self._scored = scored_values(values, self.task, self._measuring, space.domain)
         self._row_task = self.task if isinstance(self.task, RowTask) else None
         self._tokens_kept: int | None = None
@@ -142,9 +141,13 @@ class LocalEvaluator:
         loss[~np.isfinite(loss)] = np.nan
         values = {} if self._measuring is None else self._measuring.measure(z)
         if self._scored:
-            scores = self.task.score(answers, batch)
-            values = {**values, **{name: scores[name] for name in self._scored}}
+            values = {**values, **self._scores(answers, batch)}
         return Evaluation(loss, meter.cost(len(z), start), values, rows)
+
+    def _scores(self, answers: Answers, batch: Batch | Batches) -> dict[str, Array]:
+        """The metrics that a step is to give, [K] each."""
+        found = self.task.score(answers, batch)
+        return {name: found[name] for name in self._scored}
 
     def _raced(
         self, racing: Racing, z: Array, batch: Batch | Batches, meter: Meter, start: float
@@ -164,7 +167,7 @@ class LocalEvaluator:
             return found
 
         told, rows = racing.race(len(z), len(batch), losses)
-        values = {} if self._measuring is None else dict(self._measuring.measure(z))
+        values = measured(self._measuring, z)
         values["rows"] = np.isfinite(rows).sum(axis=1).astype(np.float64)
         return Evaluation(told, meter.cost(len(z), start), values, rows)
 
@@ -218,7 +221,7 @@ class LocalEvaluator:
     @property
     def batches_differ(self) -> bool:
         """Whether each step has rows of its own."""
-        return not all(part.recurs for part in parts_of(self.task.batch("train", 0)))
+        return batches_differ(self.task)
 
     @property
     def tokens_at_once(self) -> int:
@@ -283,10 +286,14 @@ class LocalEvaluator:
                     return read(layout, delta, batch, meter)
                 except (RuntimeError, MemoryError) as error:
                     fewer = halved(self.tokens_at_once, error)
-                self._chunk_tokens, self._tokens_kept = fewer, self.tokens_kept // 2
-                self._store.clear()  # which is laid out for larger passes
-                meter.laid.clear()
-                empty_cache(self.model.device)
+                self._take_less(fewer, meter)
+
+    def _take_less(self, tokens: int, meter: Meter) -> None:
+        """Go on with passes of so many tokens, as memory ran out; what was laid out for larger ones goes."""
+        self._chunk_tokens, self._tokens_kept = tokens, self.tokens_kept // 2
+        self._store.clear()
+        meter.laid.clear()
+        empty_cache(self.model.device)
 
     @torch.no_grad()
     def _lay_out(self, batch: Batch, meter: Meter, states: bool) -> ByExample | ByCandidate:
@@ -320,15 +327,17 @@ class LocalEvaluator:
 
     def _extreme_rows(self) -> list[tuple[int, ...]]:
         """The shortest row and the longest of all splits, with words in the soft prompt's places."""
+        rows = list(self._probed_rows())
+        ends = [min(rows, key=len), max(rows, key=len)] if rows else []
+        return list(filter(None, ends))
+
+    def _probed_rows(self) -> Iterator[tuple[int, ...]]:
+        """All rows, with words in the soft prompt's places."""
         text = self.model.probe_text.tolist()
         soft = tuple(text[p % len(text)] for p in range(self._shape.P))
-        rows = [
-            before + soft + after
-            for _, batch in self._batches()
-            for before, after in zip(batch.before, batch.after, strict=True)
-        ]
-        ends = [min(rows, key=len), max(rows, key=len)] if rows else []
-        return [row for row in ends if row]
+        for _, batch in self._batches():
+            for before, after in zip(batch.before, batch.after, strict=True):
+                yield before + soft + after
 
     def _check_rows(self) -> None:
         """Raise GfoError for a row that does not fit into the context, or lacks a place or its endings."""
@@ -375,20 +384,3 @@ def _check_positive(**numbers: int | None) -> None:
     for name, value in numbers.items():
         if value is not None and value < 1:
             raise GfoError(f"{name} = {value} must be at least 1")
-
-
-def scored_values(
-    names: Sequence[str], task: BoundTask, measuring: Measuring | None, domain: Domain
-) -> tuple[str, ...]:
-    """Those of the names that are metrics of the task, but the loss.
-
-    Raises:
-        GfoError: for a name that is neither one nor a measure of the space.
-    """
-    if not names:
-        return ()
-    measures = set() if measuring is None else set(measuring.measure(domain.clip(np.zeros((1, domain.d)))))
-    metrics = [metric.name for metric in task.metrics]
-    for name in names:
-        check_name("objective or limit", name, dict.fromkeys([*metrics, *measures]))
-    return tuple(name for name in names if name in metrics and name not in measures and name != LOSS.name)

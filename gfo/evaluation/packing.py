@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from gfo.evaluation.plan import Plan, bins, tiles
+from gfo.evaluation.plan import Plan, bins, picked, tiles
 from gfo.evaluation.rows import TokenRows, forced, packed
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ def groups_of_texts(todo: Plan, most: int, *, alike: bool = False) -> list[list[
         alike: whether only texts of one length may go together.
     """
     groups: list[list[int]] = []
-    for group in tiles([len(row) for row in todo.branches], most_tokens=most):
-        texts = [len(todo.shared[b]) for b in group]
-        longest = max(len(todo.branches[b]) for b in group)
+    for group in tiles(list(map(len, todo.branches)), most_tokens=most):
+        texts = list(map(len, picked(todo.shared, group)))
+        longest = max(map(len, picked(todo.branches, group)))
         parts = tiles(texts, most_tokens=most, waste=0.0) if alike else _near(texts, longest, most)
-        groups += [[group[i] for i in part] for part in parts]
+        groups += [picked(group, part) for part in parts]
     return groups
 
 
@@ -62,7 +62,7 @@ def lay_out(
 
 def _in_rows(model: FrozenModel, todo: Plan, most: int) -> list[tuple[int, list[list[int]]]]:
     """Groups of rows, as `_packed_together`: short branches packed, the others alone."""
-    lengths = [len(row) for row in todo.branches]
+    lengths = list(map(len, todo.branches))
     packs = [i for i, length in enumerate(lengths) if model.contexts and length <= LONG_BRANCH]
     alone = sorted(set(range(len(lengths))) - set(packs))
     layouts = _packed_together(lengths, packs, most) if packs else []
@@ -73,15 +73,16 @@ def _with_forced(
     todo: Plan, group: list[int], tokens: TokenRows, lie: RowLayout
 ) -> tuple[TokenRows, RowLayout]:
     """A group of an encoder-decoder's branches, with what is forced in the decoder behind each."""
-    read, ways = forced([todo.trees[i] for i in group], tokens.ids.device)
+    read, ways = forced(picked(todo.trees, group), tokens.ids.device)
     return tokens, replace(lie, read=read, forced=ways)
 
 
 def _packed_together(lengths: list[int], packs: list[int], most: int) -> list[tuple[int, list[list[int]]]]:
     """Groups of packed rows, each (tokens of a row, branches of each row), of at most `most` tokens."""
-    T, rows = bins([lengths[i] for i in packs], _row_sizes([lengths[i] for i in packs]))
+    some = picked(lengths, packs)
+    T, rows = bins(some, _row_sizes(some))
     at_once = max(1, most // T)
-    rows = [[packs[i] for i in row] for row in rows]
+    rows = [picked(packs, row) for row in rows]
     return [(T, rows[i : i + at_once]) for i in range(0, len(rows), at_once)]
 
 
@@ -90,9 +91,9 @@ def _alone(
 ) -> list[tuple[int, list[list[int]]]]:
     """Groups of rows of one branch each, of like length, as `_packed_together`."""
     found = []
-    for tile in tiles([lengths[i] for i in alone], most_tokens=most, waste=waste):
-        for part in _forced_together(todo, [alone[i] for i in tile], most):
-            found.append((max(lengths[i] for i in part), [[i] for i in part]))
+    for tile in tiles(picked(lengths, alone), most_tokens=most, waste=waste):
+        for part in _forced_together(todo, picked(alone, tile), most):
+            found.append((max(picked(lengths, part)), [[i] for i in part]))
     return found
 
 

@@ -18,13 +18,15 @@ a LoRA changes all tokens) by candidate; what they share in front of that token 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 from gfo.core.images import FIRST
 from gfo.core.protocols import Batch
 
+T = TypeVar("T")
 Row = tuple[int, ...]
 """Token ids; the soft prompt's token p stands as -1 - p, a token that no module changes as UNCHANGED + id."""
 UNCHANGED = 2**40
@@ -174,6 +176,11 @@ def _common(rows: Sequence[Row]) -> int:
     """The number of first tokens that all rows share, leaving each one token at least."""
     most = min(map(len, rows)) - 1
     return next((i for i in range(most) if len({row[i] for row in rows}) > 1), most)
+
+
+def picked(values: Sequence[T], numbers: Iterable[int]) -> list[T]:
+    """Some of the values, by their numbers."""
+    return [values[i] for i in numbers]
 
 
 def tiles(lengths: Sequence[int], *, most_tokens: int, waste: float = 0.05) -> list[list[int]]:

@@ -138,21 +138,29 @@ class Pool:
         """Put another worker in its place, and have its message done again."""
         message, _ = self._busy.pop(worker, (None, 0.0))
         if self.ready.pop(worker, None) is None:
-            self._unmade += 1
-            if self._unmade >= MOST_DEATHS:
-                raise GfoError(
-                    f"worker {worker} died while it was made, as {self._unmade - 1} before it ({how.why}); a "
-                    'script must start them under `if __name__ == "__main__":`; else see its stderr'
-                )
+            self._died_unmade(worker, how)
         if message is not None and message.number in self._wanted:
-            self._deaths[message.number] += 1
-            if self._deaths[message.number] >= MOST_DEATHS:
-                self._wanted.remove(message.number)
-                error = f"died, as {MOST_DEATHS - 1} others did over the same candidates ({how.why})"
-                self._replies[message.number] = Reply(message.number, worker, error=error)
-            elif not any(other is message for other, _ in self._busy.values()):
-                self._todo.appendleft(message)
+            self._died_over(message, worker, how)
         self._engine.start(worker)
+
+    def _died_unmade(self, worker: int, how: Died) -> None:
+        """Raise GfoError for a worker that died while it was made, as too many before it."""
+        self._unmade += 1
+        if self._unmade >= MOST_DEATHS:
+            raise GfoError(
+                f"worker {worker} died while it was made, as {self._unmade - 1} before it ({how.why}); a "
+                'script must start them under `if __name__ == "__main__":`; else see its stderr'
+            )
+
+    def _died_over(self, message: Message, worker: int, how: Died) -> None:
+        """Have a wanted message done again, unless too many workers died over it: that is its reply."""
+        self._deaths[message.number] += 1
+        if self._deaths[message.number] >= MOST_DEATHS:
+            self._wanted.remove(message.number)
+            error = f"died, as {MOST_DEATHS - 1} others did over the same candidates ({how.why})"
+            self._replies[message.number] = Reply(message.number, worker, error=error)
+        elif not any(other is message for other, _ in self._busy.values()):
+            self._todo.appendleft(message)
 
     def _hand_out(self) -> None:
         """Give idle workers what is to be done, else what is late."""

@@ -51,15 +51,14 @@ class Shape:
         """The shape of a space for a model, from any of its Deltas."""
         prompt = None if delta.prompt is None else delta.prompt[:1]
         everywhere = delta.everywhere and not model.unseen(delta)
-        begins = delta.begins.place if everywhere and delta.begins is not None else None
-        if not model.causal:  # all that changes is in the decoder, whose tokens stand behind the row's
-            begins = None
+        begins = _begins(delta, model) if everywhere else None
+        everywhere = everywhere and begins is None
         return cls(
             delta.prompt_tokens,
             delta.prefix_tokens,
-            everywhere and begins is None,
+            everywhere,
             delta.lasting,
-            bool(delta.gate) or (everywhere and begins is None and _has_nodes(delta, model)),
+            bool(delta.gate) or (everywhere and _has_nodes(delta, model)),
             begins,
             delta.first_layer if model.shares_layers else 0,
             prompt,
@@ -75,6 +74,13 @@ class Shape:
         if self.prompt is None:
             return words
         return Change(Delta(prompt=self.prompt), rows.places(1, self.P)[0]).put_prompts(words)
+
+
+def _begins(delta: Delta, model: FrozenModel) -> str | None:
+    """The place in each row where modules begin to change; None for the start."""
+    if not model.causal:  # all that changes is in the decoder, whose tokens stand behind the row's
+        return None
+    return None if delta.begins is None else delta.begins.place
 
 
 def _has_nodes(delta: Delta, model: FrozenModel) -> bool:

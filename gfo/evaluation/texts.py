@@ -13,14 +13,16 @@ import numpy as np
 from gfo.core.domain import Array
 from gfo.core.errors import GfoError, GfoWarning
 from gfo.core.metric import Metric
-from gfo.core.protocols import Answers, Batch, Batches, BoundTask, Cost, Evaluation, Measuring, Scores, Task
+from gfo.core.protocols import Answers, Batch, Batches, BoundTask, Cost, Evaluation, Scores, Task
 from gfo.core.recording import recorded
 from gfo.core.text_domain import TextSpace
 from gfo.evaluation.feedback import NO_FEEDBACK, RowFeedback, feedback_on
 from gfo.evaluation.incomplete import losses, scores
-from gfo.evaluation.local import LocalEvaluator, scored_values
-from gfo.evaluation.parts import parts_of
+from gfo.evaluation.joining import concatenated
+from gfo.evaluation.local import LocalEvaluator
+from gfo.evaluation.parts import parts_of, training_rows
 from gfo.evaluation.shape import Meter
+from gfo.evaluation.values import measured, measuring_of, points_of, scored_values
 from gfo.models.frozen import FrozenModel
 from gfo.spaces.parts.unchanged import Unchanged
 from gfo.tasks.parts.worded import with_prompt
@@ -68,9 +70,9 @@ class TextEvaluator:
         worded = with_prompt(task, self._start, splits)
         self._local = LocalEvaluator(model, worded, Unchanged(model), memory=memory)
         self.model, self.task = self._local.model, self._local.task
-        self._measuring = space if isinstance(space, Measuring) else None
-        if isinstance(space, Measuring):
-            self.measure = space.measure
+        self._measuring = measuring_of(space)
+        if self._measuring is not None:
+            self.measure = self._measuring.measure
         self._scored = scored_values(values, self.task, self._measuring, space.domain)
         self._meter = Meter(model.layers)  # of what is not told yet
         self._last: dict[str, Read] = {}
@@ -92,10 +94,10 @@ class TextEvaluator:
         start = time.perf_counter()
         self.task.all_rows(split)  # which says so
         found = [self._scores(self._read(point, split, None)) for point in self._points(z)]
-        metrics = {m.name: np.concatenate([each.metrics[m.name] for each in found]) for m in self.metrics}
-        names = set.intersection(*(set(each.rows) for each in found))
-        rows = {name: np.concatenate([each.rows[name] for each in found]) for name in sorted(names)}
-        return Scores(metrics, self._cost(len(z), start), rows)
+        metrics = concatenated([each.metrics for each in found], [metric.name for metric in self.metrics])
+        rows = [each.rows for each in found]
+        names = sorted(set(rows[0]).intersection(*rows))
+        return Scores(metrics, self._cost(len(z), start), concatenated(rows, names))
 
     def answers(self, z: Array, batch: Batch | Batches) -> Answers:
         """What the model answers a batch with the texts of z [K, d], as far as its rows are of one split."""
@@ -120,7 +122,7 @@ class TextEvaluator:
     @property
     def row_count(self) -> int:
         """How many training rows `feedback` is on."""
-        return sum(len(part.target) for part in parts_of(self.task.batch("train", 0)))
+        return training_rows(self.task)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -141,10 +143,7 @@ class TextEvaluator:
         self._local.use(settings)
 
     def _points(self, z: Array) -> Iterator[Array]:
-        z = np.asarray(z, dtype=np.float64)
-        if z.ndim != 2 or z.shape[1] != self.space.domain.d:
-            raise GfoError(f"z has the shape {z.shape}; the evaluator takes (K, {self.space.domain.d})")
-        yield from z
+        yield from points_of(z, self.space.domain.d)
 
     def _read(self, z: Array, split: str, step: int | None) -> Read | None:
         """The answers to the rows of a step, or of a whole split, with the text of z [d]; None for one that
@@ -167,22 +166,21 @@ class TextEvaluator:
         return replace(batch, recurs=False)
 
     def _losses(self, read: Sequence[Read | None]) -> Array:
-        found = [np.full(1, np.nan) if r is None else losses(r.task, r.answers, r.batch, 1)[0] for r in read]
-        loss = np.concatenate(found)
+        loss = np.concatenate([_losses_of(each)[0] for each in read])
         loss[~np.isfinite(loss)] = np.nan
         return loss
 
     def _rows(self, read: Sequence[Read | None]) -> Array | None:
         """Losses of rows [K, B], if all candidates have them."""
-        found = [None if r is None else losses(r.task, r.answers, r.batch, 1)[1] for r in read]
+        found = [_losses_of(each)[1] for each in read]
         rows = [each for each in found if each is not None]
         return np.concatenate(rows) if len(rows) == len(read) else None
 
     def _values(self, z: Array, read: Sequence[Read | None]) -> dict[str, Array]:
-        values = {} if self._measuring is None else dict(self._measuring.measure(z))
+        values = measured(self._measuring, z)
         if self._scored:
             found = [self._scores(each).metrics for each in read]
-            values |= {name: np.concatenate([each[name] for each in found]) for name in self._scored}
+            values |= concatenated(found, self._scored)
         return values
 
     def _scores(self, read: Read | None) -> Scores:
@@ -193,6 +191,13 @@ class TextEvaluator:
     def _cost(self, K: int, start: float) -> Cost:
         meter, self._meter = self._meter, Meter(self.model.layers)
         return meter.cost(K, start)
+
+
+def _losses_of(read: Read | None) -> tuple[Array, Array | None]:
+    """The loss of a candidate, [1], and those of its rows [1, B], if there are such; nan without answers."""
+    if read is None:
+        return np.full(1, np.nan), None
+    return losses(read.task, read.answers, read.batch, 1)
 
 
 def _longest(batch: Batch) -> int:

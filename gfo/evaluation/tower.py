@@ -6,7 +6,7 @@ of an evaluation is that of a soft prompt. Of the tower, layers below the first 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -130,9 +130,7 @@ class Tower:
                 "candidates share; take modules of the text model"
             )
         text, own = self._parted(delta)
-        P = delta.prompt_tokens
-        firsts = sorted({token for row in (*batch.before, *batch.after) for token in row if token >= FIRST})
-        blocks = list(filter(None, map(self._images.block, firsts)))
+        P, blocks = delta.prompt_tokens, self._blocks(batch)
         with self._model.lock:
             features = [self._features(Delta(*own), block, meter, most) for block in blocks]
         features = features or [torch.zeros(delta.candidates, 1, self._model.hidden_size)]
@@ -144,20 +142,21 @@ class Tower:
         others = [slot for slot in text if not isinstance(slot, Prompts)]
         return Delta(Prompts.of(prompt), *others), _seen(batch, P, places, prompt.shape[1])
 
+    def _blocks(self, batch: Batch) -> list[Block]:
+        """The images of a batch, in the order of their tokens."""
+        firsts = {token for row in (*batch.before, *batch.after) for token in row if token >= FIRST}
+        return list(filter(None, map(self._images.block, sorted(firsts))))
+
     def _parted(self, delta: Delta) -> tuple[list[Slot], list[Slot]]:
         """The slots of the text model, and those of what reads images."""
         text: list[Slot] = []
         own: list[Slot] = []
         for slot in delta.slots:
-            mine = (
-                {n: v for n, v in slot.at.items() if n in self.names} if isinstance(slot, ModuleSlot) else {}
-            )
+            mine = slot.at.keys() & self.names if isinstance(slot, ModuleSlot) else ()
             if mine:
-                own.append(replace(slot, at=mine))
+                own.append(_at(slot, mine))
             if len(mine) < len(slot.at):
-                text.append(
-                    replace(slot, at={n: v for n, v in slot.at.items() if n not in mine}) if mine else slot
-                )
+                text.append(_at(slot, slot.at.keys() - mine) if mine else slot)
         return text, own
 
     def _features(self, delta: Delta, block: Block, meter: Meter, most: int) -> Tensor:
@@ -226,6 +225,11 @@ class Tower:
         return given["inputs_embeds"][:, kept.image]  # type: ignore[no-any-return]
 
 
+def _at(slot: Slot, names: Collection[str]) -> Slot:
+    """What of a slot is at some modules."""
+    return replace(slot, at={name: value for name, value in slot.at.items() if name in names})
+
+
 def delta_like(delta: Delta) -> Tensor:
     """A tensor of a Delta, for its device and dtype."""
     return next(delta.tensors())
@@ -251,17 +255,22 @@ def _check(model: FrozenModel, zero: Delta) -> None:
 
 def _lower_layers(model: FrozenModel, names: Sequence[str]) -> tuple[Sequence[nn.Module], int]:
     """The layers of what reads images, and how many of the first do not change nor see what does."""
-    lists = {
-        name: list(part)
-        for name, part in model.module.named_modules()
-        if isinstance(part, nn.ModuleList) and part and not any(p.startswith(name) for p in model.linears)
-    }
+    lists = _lists_of_layers(model)
     changed = {path: [n for n in names if n.startswith(f"{path}.")] for path in lists}
     own = [path for path, found in changed.items() if found]
     path = own[0] if own else max(lists, key=lambda path: len(lists[path]))
     layers = lists[path]
     inside = [int(name.removeprefix(f"{path}.").split(".")[0]) for name in changed[path]]
     return layers, min(inside, default=len(layers)) if len(own) < 2 else 0
+
+
+def _lists_of_layers(model: FrozenModel) -> dict[str, list[nn.Module]]:
+    """The lists of layers that are not the text model's, by their names."""
+    return {
+        name: list(part)
+        for name, part in model.module.named_modules()
+        if isinstance(part, nn.ModuleList) and part and not any(p.startswith(name) for p in model.linears)
+    }
 
 
 def _seen(batch: Batch, P: int, places: dict[int, int], soft: int) -> Seen:

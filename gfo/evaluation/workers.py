@@ -76,10 +76,7 @@ class Workers:
         address: str | None = None,
     ) -> None:
         _check(n=n, part=part, threads=threads)
-        if gpus is not None and not 0 <= gpus < 2**16:
-            raise GfoError(f"gpus = {gpus} must be 0 or more")
-        if address is not None and engine != "ray":
-            raise GfoError(f"address = {address}: it is of Ray's cluster; give engine='ray', or leave it out")
+        _check_place(engine, gpus, address)
         threads = max(1, (os.cpu_count() or 1) // n) if threads is None else threads
         made = _engine(engine, make_evaluator, n, threads, gpus, address)
         self.n, self.at_once, self._part, self.engine = n, n + 1, part, made
@@ -229,6 +226,14 @@ def _engine(name: str, make: Make, n: int, threads: int, gpus: float | None, add
     from gfo.evaluation.processes import Processes, gpus_of_workers
 
     return Processes(make, threads, gpus_of_workers(n, gpus))
+
+
+def _check_place(engine: str, gpus: float | None, address: str | None) -> None:
+    """Raise GfoError for GPUs out of range, or the address of a cluster that the engine has not."""
+    if gpus is not None and not 0 <= gpus < 2**16:
+        raise GfoError(f"gpus = {gpus} must be 0 or more")
+    if address is not None and engine != "ray":
+        raise GfoError(f"address = {address}: it is of Ray's cluster; give engine='ray', or leave it out")
 
 
 def _check(**numbers: int | None) -> None:

@@ -135,12 +135,7 @@ class Endpoint(Characters):
             if "HTTP" not in reason:
                 raise GfoError(f"url = {self.url}: no server answers there ({reason}); start it, or mend url")
             return []
-        data = found[0].get("data")
-        return (
-            [str(each["id"]) for each in data if isinstance(each, Mapping) and "id" in each]
-            if isinstance(data, list)
-            else []
-        )
+        return _names_in(found[0])
 
     def request(self, prompt: str, **more: Any) -> Request:
         """What asks for what follows a prompt: its messages as a chat, or its text as a completion."""
@@ -177,16 +172,14 @@ class Endpoint(Characters):
             )
             for i, prompt in enumerate(prompts)
         ]
-        return [None if reply is None else text_of(reply) for reply in self.ask(requests)]
+        return list(map(text_of, self.ask(requests)))
 
     @functools.cached_property
     def echoes(self) -> bool:
         """Whether the server gives the log-probabilities of a prompt's own tokens."""
         reply = self.ask([Request(COMPLETIONS, {**self._start(), **ECHO})])[0]
-        tokens = None if reply is None else prompt_tokens(reply)
-        return (
-            tokens is not None and len(tokens) > 1 and any(value is not None for _, _, value in tokens[:-1])
-        )
+        tokens = prompt_tokens(reply) or []
+        return any(value is not None for _, _, value in tokens[:-1])
 
     def _start(self) -> dict[str, Any]:
         return {**self.body, "model": self.name}
@@ -262,11 +255,20 @@ class Endpoint(Characters):
         return text.replace(key, "***") if key else text
 
 
+def _names_in(reply: Reply) -> list[str]:
+    """The names of models that a reply lists."""
+    data = reply.get("data")
+    if not isinstance(data, list):
+        return []
+    return [str(each["id"]) for each in data if isinstance(each, Mapping) and "id" in each]
+
+
 def _check_url(url: str) -> None:
     """Raise GfoError for an address that is none, or holds what may be a key."""
     try:
         parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        good = parts.scheme in ("http", "https") and bool(parts.hostname)
+        _ = parts.port  # ValueError for one that is out of range
     except ValueError:
         good = False
     if not good:
