@@ -275,7 +275,7 @@ def _check_range(name: str, low: float, high: float, *, log: bool) -> None:
 def _range(name: str, low: float, high: float, *, log: bool) -> Gene:
     """Real numbers, linear in the gene or in its logarithm."""
     _check_range(name, low, high, log=log)
-    scaled, back = (math.log, math.exp) if log else (_linear, _linear)
+    scaled, back = SCALES[log]
     a, b = scaled(low), scaled(high)
 
     def value(gene: float) -> float:
@@ -292,6 +292,13 @@ def _range(name: str, low: float, high: float, *, log: bool) -> Gene:
 def _linear(number: float) -> float:
     """The number itself."""
     return number
+
+
+SCALES: dict[bool, tuple[Callable[[float], float], Callable[[float], float]]] = {
+    False: (_linear, _linear),
+    True: (math.log, math.exp),
+}
+"""Whether a scale is logarithmic -> number to scale, and back."""
 
 
 def _whole(name: str, given: Int) -> Gene:
