@@ -47,6 +47,7 @@ WITHOUT_NUMBERS = (  # with all that is in them
     "gfo.run.progress",
     "gfo.run.result",
     "gfo.run.state",
+    "gfo.run.terms",
     "gfo.core.errors",
     "gfo.testing",
 )

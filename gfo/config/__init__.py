@@ -141,9 +141,9 @@ class Config(Section):
         test: bool,
     ) -> Result:
         """The same, with paths that mean the same everywhere."""
-        from gfo.run.checkpoint import check_terms
         from gfo.run.files import write_json
         from gfo.run.folder import RunFolder
+        from gfo.run.terms import check_terms
 
         if resume and os.path.exists(out / CONFIG):
             then = load_config(out / CONFIG).record()

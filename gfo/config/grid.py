@@ -90,11 +90,16 @@ def _values(key: str, values: Any) -> list[Any]:
     """Those of a key, each once."""
     if isinstance(values, str) or not isinstance(values, Sequence) or not values:
         raise GfoError(f"grid: {key} = {shown(values)}; give a list of values, such as [0, 1, 2]")
+    _check_once(key, values)
+    return list(values)
+
+
+def _check_once(key: str, values: Sequence[Any]) -> None:
+    """Raise GfoError for a value that a key has twice."""
     texts = [json.dumps(value, sort_keys=True, default=repr) for value in values]
     twice = next((text for text in texts if texts.count(text) > 1), None)
     if twice is not None:
         raise GfoError(f"grid: {key} has {twice} twice; give each value once")
-    return list(values)
 
 
 def _full(key: str, values: Any) -> str:
@@ -107,10 +112,15 @@ def _points(base: Mapping[str, Any], grid: Grid) -> Iterator[Changes]:
     """What each run changes: the searches, and then each baseline."""
     of_baselines = {key: values for key, values in grid.items() if _section(key) == "baseline"}
     others = {key: values for key, values in grid.items() if key not in of_baselines}
-    searches = "baseline" not in base or any(_section(key) in OF_SEARCH for key in others)
-    if searches or not of_baselines:
-        yield from _product(others if others or of_baselines else grid)
-    for changes in _product(of_baselines) if of_baselines else ():
+    if not of_baselines or "baseline" not in base or _searches(others):
+        yield from _product(others)
+    if of_baselines:
+        yield from _baselines(base, of_baselines, others)
+
+
+def _baselines(base: Mapping[str, Any], of_baselines: Grid, others: Grid) -> Iterator[Changes]:
+    """What each baseline changes, beside it what it has of the other keys."""
+    for changes in _product(of_baselines):
         beside = {key: values for key, values in others.items() if _has(changes, base, _section(key))}
         for more in _product(beside):
             yield {**changes, **more}
@@ -136,8 +146,7 @@ def _section(key: str) -> str:
 def _changed(base: Mapping[str, Any], changes: Changes, at: str) -> dict[str, Any]:
     """The base config's values with changes, sections before what is in them."""
     values = copy.deepcopy(dict(base))
-    of_baseline = any(_section(key) == "baseline" for key in changes)
-    for section in OF_SEARCH if of_baseline else ("baseline",) * _searches(changes):
+    for section in _left_out(changes):
         values.pop(section, None)
     for key in sorted(changes, key=lambda key: (key.count("."), key not in BEGINS_ANEW)):
         section, _, last = key.partition(".")
@@ -147,7 +156,13 @@ def _changed(base: Mapping[str, Any], changes: Changes, at: str) -> dict[str, An
     return values
 
 
-def _searches(changes: Changes) -> bool:
+def _left_out(changes: Changes) -> tuple[str, ...]:
+    """The sections of the base config that are not of a run with these changes."""
+    of_baseline = any(_section(key) == "baseline" for key in changes)
+    return OF_SEARCH if of_baseline else ("baseline",) * _searches(changes)
+
+
+def _searches(changes: Mapping[str, Any]) -> bool:
     """Whether changes are of an optimizer, so that a baseline of the base config is not run."""
     return any(_section(key) in OF_SEARCH for key in changes)
 

@@ -75,13 +75,18 @@ def named(name: str) -> list[Description]:
     Raises:
         GfoError: if no kind has it; suggests the nearest name.
     """
+    return [describe(entry) for entry in _entries_of(name)]
+
+
+def _entries_of(name: str) -> list[Entry]:
+    """Those of each kind that has the name."""
     known = names()
     found = [of[name] for of in known.values() if name in of]
     if not found and ":" in name:  # of a family
         found = [find("optimizer", name)]
     if not found:
         raise unknown_name("name", name, {each for of in known.values() for each in of})
-    return [describe(entry) for entry in found]
+    return found
 
 
 def describe(entry: Entry) -> Description:
@@ -144,17 +149,33 @@ def _fields(recipe: Any) -> Iterable[Option]:
 
 def _written(hint: Any) -> str:
     """A type as hints write it."""
-    if hint is inspect.Parameter.empty:
-        return ""
-    if get_origin(hint) in (Union, types.UnionType):
-        return " | ".join(_written(each) for each in get_args(hint))
-    if get_origin(hint) is list:
-        inner = _written(get_args(hint)[0])
-        return "list of sections" if inner.endswith("Section") else f"list[{inner}]"
-    if get_origin(hint) is Annotated:
-        return _written(get_args(hint)[0])
-    if hint is type(None):
-        return "None"
+    if get_origin(hint) in WRITTEN:
+        return WRITTEN[get_origin(hint)](*get_args(hint))
+    if hint in PLAIN:
+        return PLAIN[hint]
     return (
         hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
     )
+
+
+def _union(*hints: Any) -> str:
+    return " | ".join(map(_written, hints))
+
+
+def _list(hint: Any) -> str:
+    inner = _written(hint)
+    return "list of sections" if inner.endswith("Section") else f"list[{inner}]"
+
+
+def _annotated(hint: Any, *notes: Any) -> str:
+    return _written(hint)
+
+
+WRITTEN: dict[Any, Callable[..., str]] = {
+    Union: _union,
+    types.UnionType: _union,
+    list: _list,
+    Annotated: _annotated,
+}
+"""Origin of a hint -> how it is written, by its arguments."""
+PLAIN = {inspect.Parameter.empty: "", type(None): "None"}

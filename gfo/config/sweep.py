@@ -19,12 +19,13 @@ from gfo.core.errors import GfoError, printable
 from gfo.core.files import absolute
 from gfo.core.metric import LOSS, main_metric
 from gfo.report.scores import metrics_named, recorded_metrics
-from gfo.run.checkpoint import check_terms, ended
+from gfo.run.checkpoint import ended
 from gfo.run.files import read_json, write_json
 from gfo.run.folder import RunFolder
 from gfo.run.history import HISTORY
 from gfo.run.schema import RESULT, read_result
 from gfo.run.signals import as_interrupts
+from gfo.run.terms import check_terms
 
 STUDY = "sweep.json"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any
@@ -122,19 +123,13 @@ class Hyperparameters:
         if not space:
             raise GfoError("hyperparameters: there are none; give a name and its values at least")
         self._when = {name: given for name, given in space.items() if isinstance(given, When)}
-        self._genes = {
-            name: _gene(name, given.values if isinstance(given, When) else given)
-            for name, given in space.items()
-        }
+        self._genes = {name: _gene(name, _unconditional(given)) for name, given in space.items()}
         if continuous:
             self._genes = {name: _in_parts(gene) for name, gene in self._genes.items()}
         for name in self._when:
             self._check_condition(name)
-        genes = self._genes.values()
-        low, high = np.array([[gene.low, gene.high] for gene in genes], dtype=np.float64).T
-        integer, categorical = np.array([[gene.integer, gene.categorical] for gene in genes]).T
         self.names = tuple(self._genes)
-        self.domain = Domain(low, high, integer, categorical, self.names)
+        self.domain = _domain(self._genes)
 
     def values(self, z: Array) -> dict[str, Any]:
         """The values of a point z [d], without those whose condition does not hold."""
@@ -173,8 +168,7 @@ class Hyperparameters:
 
     def is_log(self, name: str) -> bool:
         """Whether the scale of a hyperparameter is logarithmic."""
-        given = self.space[name]
-        given = given.values if isinstance(given, When) else given
+        given = _unconditional(self.space[name])
         return isinstance(given, Log) or (isinstance(given, Int) and given.log)
 
     def choices(self, name: str) -> tuple[Any, ...]:
@@ -198,7 +192,7 @@ class Hyperparameters:
 
     def _check_condition(self, name: str) -> None:
         """Raise GfoError for a condition that cannot hold, or that goes round in a circle."""
-        seen, at = {name}, self._when[name]
+        at = self._when[name]
         other = self._genes.get(at.name)
         if other is None:
             raise GfoError(f"hyperparameter '{name}': {unknown_name('other', at.name, self._genes)}")
@@ -208,13 +202,30 @@ class Hyperparameters:
                     f"hyperparameter '{name}': '{at.name}' is never {value!r}; its choices are "
                     f"{', '.join(map(repr, other.choices)) or 'none, it is a range'}"
                 )
+        self._check_circle(name)
+
+    def _check_circle(self, name: str) -> None:
+        """Raise GfoError for a condition that goes round in a circle."""
+        seen, at = {name}, self._when.get(name)
         while at is not None:
             if at.name in seen:
                 raise GfoError(
                     f"hyperparameter '{name}': its condition goes round in a circle; leave one out"
                 )
             seen.add(at.name)
-            at = self._when.get(at.name)  # type: ignore[assignment]
+            at = self._when.get(at.name)
+
+
+def _unconditional(given: Any) -> Any:
+    """What a hyperparameter's values may be where there is one."""
+    return given.values if isinstance(given, When) else given
+
+
+def _domain(genes: Mapping[str, Gene]) -> Domain:
+    """A gene for each name, in order."""
+    low, high = np.array([[gene.low, gene.high] for gene in genes.values()], dtype=np.float64).T
+    integer, categorical = np.array([[gene.integer, gene.categorical] for gene in genes.values()]).T
+    return Domain(low, high, integer, categorical, tuple(genes))
 
 
 def _middle(gene: Gene) -> float:
@@ -240,7 +251,7 @@ def _gene(name: str, given: Any) -> Gene:
         return _range(name, given.low, given.high, log=True)
     if isinstance(given, Int):
         return _whole(name, given)
-    if isinstance(given, tuple) and len(given) == 2 and all(_is_real(value) for value in given):
+    if isinstance(given, tuple) and len(given) == 2 and all(map(_is_real, given)):
         return _range(name, float(given[0]), float(given[1]), log=False)
     if isinstance(given, list):
         return _choice(name, given)
@@ -264,18 +275,30 @@ def _check_range(name: str, low: float, high: float, *, log: bool) -> None:
 def _range(name: str, low: float, high: float, *, log: bool) -> Gene:
     """Real numbers, linear in the gene or in its logarithm."""
     _check_range(name, low, high, log=log)
-    a, b = (math.log(low), math.log(high)) if log else (low, high)
+    scaled, back = SCALES[log]
+    a, b = scaled(low), scaled(high)
 
     def value(gene: float) -> float:
-        at = a + gene * (b - a)
-        return min(max(math.exp(at) if log else at, low), high)
+        return min(max(back(a + gene * (b - a)), low), high)
 
     def gene(value: Any) -> float:
         if not (_is_real(value) and low <= value <= high):
             raise GfoError(f"hyperparameter '{name}' = {shown(value)} must be a number from {low} to {high}")
-        return ((math.log(value) if log else value) - a) / (b - a)
+        return (scaled(value) - a) / (b - a)
 
     return Gene(0.0, 1.0, value, gene, real=True)
+
+
+def _linear(number: float) -> float:
+    """The number itself."""
+    return number
+
+
+SCALES: dict[bool, tuple[Callable[[float], float], Callable[[float], float]]] = {
+    False: (_linear, _linear),
+    True: (math.log, math.exp),
+}
+"""Whether a scale is logarithmic -> number to scale, and back."""
 
 
 def _whole(name: str, given: Int) -> Gene:
@@ -283,14 +306,7 @@ def _whole(name: str, given: Int) -> Gene:
     low, high = given.low, given.high
     _check_range(name, low, high, log=given.log)
     real = _range(name, low - 0.5, high + 0.5, log=given.log)
-
-    def check(value: Any) -> int:
-        if not (isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) <= high):
-            raise GfoError(
-                f"hyperparameter '{name}' = {shown(value)} must be a whole number from {low} to {high}"
-            )
-        return int(value)
-
+    check = partial(_whole_number, name, low, high)
     if given.log:
         return Gene(
             0.0,
@@ -299,6 +315,15 @@ def _whole(name: str, given: Int) -> Gene:
             lambda value: real.gene(check(value)),
         )
     return Gene(low, high, lambda gene: round(gene), lambda value: float(check(value)), integer=True)
+
+
+def _whole_number(name: str, low: int, high: int, value: Any) -> int:
+    """A value of a hyperparameter, as Python's; GfoError for one that it cannot have."""
+    if not (isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) <= high):
+        raise GfoError(
+            f"hyperparameter '{name}' = {shown(value)} must be a whole number from {low} to {high}"
+        )
+    return int(value)
 
 
 def _choice(name: str, given: Sequence[Any]) -> Gene:

@@ -19,12 +19,11 @@ that tokens are counted as if there had been no stop.
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,21 +32,19 @@ from gfo.core.domain import Array
 from gfo.core.errors import GfoError, GfoWarning
 from gfo.core.files import remove
 from gfo.core.protocols import Cost, Evaluator, Resumable
-from gfo.core.recording import walk
 from gfo.run.callbacks import Run
 from gfo.run.environment import threads, versions
 from gfo.run.files import FORMAT, format_of, write_json
 from gfo.run.history import HISTORY, History, Step, checksum, recorded_losses
 from gfo.run.memo import Memo
 from gfo.run.schema import RESULT, RUN, read_result, read_run, read_state
-from gfo.run.selection import Snapshot
+from gfo.run.selection import DevSelection, Snapshot
 from gfo.run.state import Training, save_state
+from gfo.run.terms import as_json, check_terms, differences, upgraded
 
 STATE = "state.safetensors"
 SAVE_EVERY = 10.0  # seconds that a resumed run may lose: of the optimizer's own, of a training's all
 SAVING = 0.05  # the most of a run's time that saving takes: large states are saved less often
-FREE = ("budget", "config.budget", "config.stop", "config.evaluator")  # what may change when a run goes on
-MODEL = ("model", "config.model.name")
 TOLERANCE = 0.05  # of losses, relative and absolute: more is no rounding
 
 
@@ -74,20 +71,12 @@ class Checkpoint:
         if folder is None:
             return
         if run.history.recorded:
-            self._then = read_run(folder)
-            run.history.check_sealed(folder, format_of(self._then))
-            then, now = upgraded(folder, self._then, _json(terms))
-            check_terms(folder, then, now, same_gfo=self._same_gfo)
-            run.memo = Memo() if self._then.get("memo") else None
-            if isinstance(run.evaluator, Resumable) and self._then.get("evaluator"):
-                _use(run.evaluator, self._then["evaluator"], folder)
-            if not run.history.checked:
-                run.history.seal()
+            self._take_up(folder, run, terms)
         else:
             remove(folder / STATE)
         metrics = [metric.record() for metric in run.metrics]  # so that the folder says what its scores are
         self._facts = {
-            "terms": _json(terms),
+            "terms": as_json(terms),
             "evaluator": _settings(run.evaluator),
             "metrics": metrics,
             "memo": run.memo is not None,
@@ -96,6 +85,22 @@ class Checkpoint:
         if "plan" in self._then:
             self._facts["plan"] = self._then["plan"]
         self._write(run)
+
+    def _take_up(self, folder: Path, run: Run, terms: Mapping[str, Any]) -> None:
+        """Read what was run, and let the run decide as it did then.
+
+        Raises:
+            GfoError: if it was another one.
+        """
+        self._then = read_run(folder)
+        run.history.check_sealed(folder, format_of(self._then))
+        then, now = upgraded(folder, self._then, as_json(terms))
+        check_terms(folder, then, now, same_gfo=self._same_gfo)
+        run.memo = Memo() if self._then.get("memo") else None
+        if isinstance(run.evaluator, Resumable) and self._then.get("evaluator"):
+            _use(run.evaluator, self._then["evaluator"], folder)
+        if not run.history.checked:
+            run.history.seal()
 
     def plan(self, run: Run, now: dict[str, Any]) -> dict[str, Any] | None:
         """What the optimizer is told of the run ahead: that of now, or of the start of a run that goes on.
@@ -113,11 +118,10 @@ class Checkpoint:
         """Put a saved state back; the number of steps that need not be told again."""
         if self._folder is None or not run.history.recorded:
             return 0
-        state = read_state(self._folder / STATE, run.optimizer.domain.d)
-        usable = state is not None and state["steps"] <= len(run.history.recorded)
+        state = _usable_state(self._folder, run)
         if isinstance(run.optimizer, Training):
-            self._leave_out(self._folder, run, state["steps"] if state and usable else 0)
-        if state is None or not usable or not saves_state(run):
+            self._leave_out(self._folder, run, state["steps"] if state else 0)
+        if state is None or not saves_state(run):
             return 0
         try:
             return self._put_back(run, state)
@@ -133,11 +137,7 @@ class Checkpoint:
         self._saved_steps, self._loss_then = state["steps"], state.get("loss_now")
         self.evaluated(state["steps"] - 1, self._points, np.ones(len(self._points), dtype=bool))
         if run.selection is not None:
-            scored = [step for step in run.history.recorded[: state["steps"]] if step.dev]
-            run.selection.reads += len(scored)
-            run.selection.cost = scoring_cost(scored[-1]) if scored else run.selection.cost
-            if state["best"] is not None:
-                run.selection.best = Snapshot(**state["best"])
+            _put_back_selection(run.selection, state, run.history.recorded[: state["steps"]])
         return int(state["steps"])
 
     def losses(self, z: Array, then: Step) -> Array:
@@ -270,6 +270,21 @@ class Checkpoint:
         return "versions and threads are as they were: its seed, its options or the machine must be others"
 
 
+def _usable_state(folder: Path, run: Run) -> dict[str, Any] | None:
+    """The state that was saved, if the history has all of its steps."""
+    state = read_state(folder / STATE, run.optimizer.domain.d)
+    return state if state and state["steps"] <= len(run.history.recorded) else None
+
+
+def _put_back_selection(selection: DevSelection, state: Mapping[str, Any], steps: Sequence[Step]) -> None:
+    """What was read on dev in recorded steps, and the best of it."""
+    scored = [step for step in steps if step.dev]
+    selection.reads += len(scored)
+    selection.cost = scoring_cost(scored[-1]) if scored else selection.cost
+    if state["best"] is not None:
+        selection.best = Snapshot(**state["best"])
+
+
 def _at_stake(run: Run) -> float:
     """Seconds that would be spent again without a saved state: all of a training's, else the optimizer's."""
     if isinstance(run.optimizer, Training):
@@ -292,29 +307,6 @@ def scoring_cost(step: Step) -> Cost:
     return Cost(**step.scoring) if step.scoring else Cost()
 
 
-def upgraded(
-    folder: Path, found: Mapping[str, Any], now: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The terms of then and now, to be compared: those of an older format without what it did not record.
-
-    Format 1 has attributes of space and task in the place of what they were made with. A config says that,
-    too, so that a run with one goes on.
-
-    Raises:
-        GfoError: for a run of format 1 whose space and task nothing tells.
-    """
-    then = dict(found["terms"])
-    if format_of(found) > 1 or "space" not in then:
-        return then, now
-    if "config" not in then:
-        raise GfoError(
-            f"out = {folder}: gfo 0.1.0 began the run and did not record what its space and task were made "
-            "with, so it cannot go on here; finish it with gfo 0.1.0, or begin a new run"
-        )
-    left_out = ("space", "task", "options")
-    return tuple({k: v for k, v in terms.items() if k not in left_out} for terms in (then, now))  # type: ignore[return-value]
-
-
 def ended(folder: Path, config: Mapping[str, Any], *, scored: bool) -> str | None:
     """Why a run ended; None if it can go on.
 
@@ -326,45 +318,11 @@ def ended(folder: Path, config: Mapping[str, Any], *, scored: bool) -> str | Non
     if not (folder / RESULT).exists():
         return None
     result = read_result(folder)
-    same = not differences(result.get("config", {}), _json(config))
+    same = not differences(result.get("config", {}), as_json(config))
     whole = same and result.get("steps") == len(History.read(folder / HISTORY))
     tested = not scored or "test" in result.get("scores", {}).get("after", {})
     stopped: str | None = result.get("stopped")
     return stopped if whole and tested and stopped != "interrupted" else None
-
-
-def check_terms(
-    folder: Path, then: Mapping[str, Any], now: Mapping[str, Any], *, same_gfo: bool = True
-) -> None:
-    """Raise GfoError unless a run that goes on is the one of then, but for its budget and stops.
-
-    Args:
-        folder: of the run.
-        then: its terms.
-        now: those it would go on with.
-        same_gfo: whether one version of gfo wrote both. Of two versions one may know keys that the other
-            does not; what they mean is the same, as another meaning is another format.
-    """
-    in_both = _keys(then) & _keys(now)
-    for key, old, new in differences(then, now):
-        moved = key in MODEL and PurePath(str(old)).name == new  # recorded without its folder since 0.2
-        if not key.startswith(FREE) and not moved and (same_gfo or key in in_both):
-            raise GfoError(
-                f"out = {folder}: the run there has {key} = {old}, not {new}; only the budget and [stop] may "
-                "change when a run goes on: begin a new run for the rest"
-            )
-
-
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key, value then, value now) of nested values that differ; None where there is none.
-
-    An empty list is none: an option that came later, with nothing in it, is no difference.
-    """
-    old, new = (
-        {key: value for key, _, value in walk(each) if value or not isinstance(value, list | tuple)}
-        for each in (then, now)
-    )
-    return [(key, old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)]
 
 
 def _use(evaluator: Resumable, settings: dict[str, Any], folder: Path) -> None:
@@ -381,19 +339,5 @@ def _use(evaluator: Resumable, settings: dict[str, Any], folder: Path) -> None:
         ) from None
 
 
-def _keys(terms: Mapping[str, Any]) -> set[str]:
-    return {key for key, _, _ in walk(terms)}
-
-
 def _settings(evaluator: Evaluator) -> dict[str, Any]:
     return evaluator.settings() if isinstance(evaluator, Resumable) else {}
-
-
-def _json(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as they come back from JSON; what it does not have, as text."""
-    plain: dict[str, Any] = json.loads(json.dumps(values, default=_plain))
-    return plain
-
-
-def _plain(value: object) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else repr(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -44,6 +45,11 @@ class _Found:
         """What of it was made with arguments that were not recorded."""
         return [key.split(".")[0] for key, value in self.facts.items() if NOT_RECORDED in value]
 
+    @property
+    def known_seed(self) -> Any:
+        """The seed, None where the run cannot be told from others by it."""
+        return None if self.unknown else self.seed
+
 
 @checked
 def compare(
@@ -72,7 +78,7 @@ def compare(
         raise GfoError(f"compare: runs = {runs!r}; give a list of results or run folders")
     if isinstance(runs, Mapping):
         return _joined(_named(runs), x, [])
-    found = [_read(each) for run in runs for each in _runs_in(run)]
+    found = _read_all(runs)
     return _joined(_grouped(found), x, _notes_on_unknown(found))
 
 
@@ -81,20 +87,17 @@ def _named(runs: Mapping[str, RunLike | Sequence[RunLike]]) -> list[Named]:
     lists = {k: [v] if isinstance(v, RunLike) else list(v) for k, v in runs.items()}
     if not all(lists.values()):
         raise GfoError("compare: a label has no runs; leave it out")
-    return [
-        (k, [_read(each).values for run in v for each in _runs_in(run)], False, k) for k, v in lists.items()
-    ]
+    return [(k, [run.values for run in _read_all(v)], False, k) for k, v in lists.items()]
 
 
 def _grouped(found: Sequence[_Found]) -> list[Named]:
     """Groups of runs that differ by their seeds alone, labelled by what else differs."""
-    indices = group_runs([f.facts for f in found], [None if f.unknown else f.seed for f in found])
-    first = [found[group[0]] for group in indices]
+    indices = group_runs([f.facts for f in found], [f.known_seed for f in found])
+    groups = [[found[i] for i in group] for group in indices]
+    first = [group[0] for group in groups]
     names = labels([f.facts for f in first], [f.name for f in first])
-    return [
-        (label, [found[i].values for i in group], True, method)
-        for label, group, method in zip(names, indices, _methods(first), strict=True)
-    ]
+    values = [[run.values for run in group] for group in groups]
+    return list(zip(names, values, itertools.repeat(True), _methods(first)))
 
 
 def _methods(first: Sequence[_Found]) -> list[str]:
@@ -110,12 +113,17 @@ def _joined(groups: Sequence[Named], x: str, notes: Sequence[str]) -> Comparison
     """The groups, those of equal runs as one run with a note."""
     shown, said = [], list(notes)
     for label, runs, counted, method in groups:
-        if len(runs) > 1 and all(_same(runs[0], run) for run in runs[1:]):
+        if _all_same(runs):
             said.append(f"{label}: {len(runs)} runs are equal in every number: nothing varies; one is shown")
             runs, counted = runs[:1], False
         text = f"{label} ({len(runs)} seeds)" if counted and len(runs) > 1 else label
         shown.append(Group(text, tuple(runs), method))
     return Comparison(tuple(shown), x, tuple(said))
+
+
+def _all_same(runs: Sequence[RunValues]) -> bool:
+    """Whether they are several that are one."""
+    return len(runs) > 1 and all(_same(runs[0], run) for run in runs[1:])
 
 
 def _same(one: RunValues, other: RunValues) -> bool:
@@ -135,6 +143,11 @@ def _notes_on_unknown(found: Sequence[_Found]) -> list[str]:
         f"{what}: made with arguments that were not recorded, so these runs are not grouped; decorate the "
         "class with gfo.recorded, or group runs by a mapping"
     ]
+
+
+def _read_all(runs: Sequence[RunLike]) -> list[_Found]:
+    """The runs, and those in folders of runs."""
+    return [_read(each) for run in runs for each in _runs_in(run)]
 
 
 def _runs_in(run: RunLike) -> Sequence[RunLike]:

@@ -81,14 +81,19 @@ def minimize(
     evaluate = Guarded(stream or judge)
     chosen = None if dev_every is None else _selection(evaluate, selection, judge)
     with as_interrupts(), _held(out, resume) as folder:
-        path = folder and folder / HISTORY
-        history = History.resumed(path) if path and resume else History(path)
+        history = _history(folder, resume)
         aims = Aims.of(optimizer, judge, limits or {})
         run = Run(stream or optimizer, judge, budget, history, chosen, aims=aims, stream=stream)
         run.memo = Memo() if _remembers(run, memo) else None
         checkpoint = Checkpoint(folder, run, _terms(run, dev_every, record or {}))
         stopped = _watched(run, evaluate, callbacks, dev_every or 0, checkpoint)
         return _kept(Result.of(run, stopped, record or {}), folder)
+
+
+def _history(folder: Path | None, resume: bool) -> History:
+    """The run's history, with the steps recorded in its folder where it goes on."""
+    path = folder and folder / HISTORY
+    return History.resumed(path) if path and resume else History(path)
 
 
 def _kept(result: Result, folder: Path | None) -> Result:
@@ -133,13 +138,19 @@ def _selection(evaluate: Guarded, options: Selection | None, judge: Evaluator) -
 
 def _remembers(run: Run, memo: bool | None) -> bool:
     """Whether points asked before are not evaluated again."""
+    if memo:
+        _check_memo(run)
     if run.stream is not None:
-        if memo:
-            raise GfoError("memo = True: what is under way is not known yet; leave it, or asynchronous, out")
         return False
-    if memo and getattr(run.evaluator, "batches_differ", False):
-        raise GfoError("memo = True: losses of different steps are of different batches; leave it out")
     return repeats_itself(run.optimizer, run.evaluator) if memo is None else memo
+
+
+def _check_memo(run: Run) -> None:
+    """Raise GfoError for a run in which points asked before have no loss that is known."""
+    if run.stream is not None:
+        raise GfoError("memo = True: what is under way is not known yet; leave it, or asynchronous, out")
+    if getattr(run.evaluator, "batches_differ", False):
+        raise GfoError("memo = True: losses of different steps are of different batches; leave it out")
 
 
 def _watched(
@@ -171,18 +182,26 @@ def _steps(
     _tell_plan(run, checkpoint)
     if run.selection is not None:
         run.selection.consider(_point(run), -1)
-    reason = None
-    for then in run.history.recorded[: checkpoint.load(run)]:
-        repeat(run, then)
-        reason = _reason(run, callbacks)
-    while (again := run.history.again) is not None:
-        reason = _step(run, Recorded(run, again, checkpoint), callbacks, dev_every)
+    reason = _recorded_steps(run, callbacks, dev_every, checkpoint)
     while reason is None:
         reason = _step(run, live, callbacks, dev_every)
         checkpoint.save_if_due(run)
     checkpoint.keep(run)
     if run.selection is not None and run.history[-1].dev is None:  # the last step did not
         run.selection.consider(_point(run), run.history[-1].step)
+    return reason
+
+
+def _recorded_steps(
+    run: Run, callbacks: Sequence[Callback], dev_every: int, checkpoint: Checkpoint
+) -> str | None:
+    """Repeat the steps that were recorded before a run goes on; why it had ended with them, or None."""
+    reason = None
+    for then in run.history.recorded[: checkpoint.load(run)]:
+        repeat(run, then)
+        reason = _reason(run, callbacks)
+    while (again := run.history.again) is not None:
+        reason = _step(run, Recorded(run, again, checkpoint), callbacks, dev_every)
     return reason
 
 

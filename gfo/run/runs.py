@@ -66,9 +66,7 @@ class Runs(Tabled):
 
     def table(self) -> Table:
         """What differs between the runs, test scores, cost and why each ended."""
-        scores = list(dict.fromkeys(n for run in self.found for n in run.numbers if n.startswith("test.")))
-        several = [key for key in FACTS if len({run.facts.get(key) for run in self.found}) > 1]
-        shown = list(dict.fromkeys(["method", *several]))
+        scores, shown = _test_scores(self.found), list(dict.fromkeys(["method", *_differing(self.found)]))
         header = ("run", *shown, "evaluations", "tokens", "train loss", *scores, "ended")
         metrics = _metrics(self.found, [name.removeprefix("test.") for name in scores])
         numbers = {"loss": LOSS, **dict(zip(scores, metrics, strict=True))}
@@ -99,12 +97,7 @@ def runs(folder: str | Path, *, sort: str | None = None, filter: Sequence[str] |
     place = Path(folder)
     if not place.is_dir():
         raise GfoError(f"runs: {folder} is no folder; give one that run folders are in")
-    found, notes = [], []
-    for path in folders_in(place):
-        try:
-            found.append(_read(path, path.relative_to(place).as_posix()))
-        except GfoError as error:
-            notes.append(f"left out: {error}")
+    found, notes = _read_all(place)
     if not found:
         raise GfoError("; ".join([f"runs: {folder} holds no run that can be read", *notes[:1]]))
     for text in [filter] if isinstance(filter, str) else filter:
@@ -120,6 +113,17 @@ def folders_in(place: Path) -> Iterator[Path]:
     for inner in sorted(place.iterdir()):
         if inner.is_dir() and not inner.is_symlink():
             yield from folders_in(inner)
+
+
+def _read_all(place: Path) -> tuple[list[FoundRun], list[str]]:
+    """The runs in a folder that can be read, and a note on each that cannot."""
+    found, notes = [], []
+    for path in folders_in(place):
+        try:
+            found.append(_read(path, path.relative_to(place).as_posix()))
+        except GfoError as error:
+            notes.append(f"left out: {error}")
+    return found, notes
 
 
 def _read(folder: Path, name: str) -> FoundRun:
@@ -156,12 +160,22 @@ def _filtered(found: Sequence[FoundRun], text: str) -> list[FoundRun]:
     key, equals, value = text.partition("=")
     if not equals:
         raise GfoError(f"runs: filter = {text!r} must be KEY=VALUE, such as optimizer=cma")
+    key = _fact(found, key)
+    return [run for run in found if run.facts.get(key) == value]
+
+
+def _fact(found: Sequence[FoundRun], key: str) -> str:
+    """A key of runs' facts; of those without an optimizer's the method.
+
+    Raises:
+        GfoError: for one that none of them has.
+    """
     keys = {name for run in found for name in run.facts}
     if key == "optimizer" and key not in keys:
         key = "method"
     if found:
         check_name("key of runs", key, keys)
-    return [run for run in found if run.facts.get(key) == value]
+    return key
 
 
 def _sorted(found: Sequence[FoundRun], key: str) -> list[FoundRun]:
@@ -172,6 +186,16 @@ def _sorted(found: Sequence[FoundRun], key: str) -> list[FoundRun]:
     lower = key in NUMBERS or _metrics(found, [name])[0].lower_is_better
     sign = 1 if lower else -1
     return sorted(found, key=lambda run: (key not in run.numbers, sign * run.numbers.get(key, 0.0)))
+
+
+def _test_scores(found: Sequence[FoundRun]) -> list[str]:
+    """The names of the runs' test scores, each once."""
+    return list(dict.fromkeys(n for run in found for n in run.numbers if n.startswith("test.")))
+
+
+def _differing(found: Sequence[FoundRun]) -> list[str]:
+    """The names of FACTS in which runs differ."""
+    return [key for key in FACTS if len({run.facts.get(key) for run in found}) > 1]
 
 
 def _metrics(found: Sequence[FoundRun], names: Sequence[str]) -> tuple[Metric, ...]:

@@ -155,9 +155,16 @@ class Trials:
                 cost += self._note(record)
             jobs = self._next()
         trials = range(first, len(self._bracket))
-        if step == 0 and all(self._reached[trial][0].error for trial in trials):
-            raise GfoError(f"each of the first {len(z)} trials failed ({self.records[-1].error}); mend that")
+        if step == 0:
+            self._check_any(trials)
         return Evaluation(np.array([self._told(trial) for trial in trials]), cost)
+
+    def _check_any(self, trials: Sequence[int]) -> None:
+        """Raise GfoError if all of the trials failed."""
+        if all(self._reached[trial][0].error for trial in trials):
+            raise GfoError(
+                f"each of the first {len(trials)} trials failed ({self.records[-1].error}); mend that"
+            )
 
     def score(self, z: Array, split: str) -> Scores:
         """The losses [K] that trials with these values had last; nan for others."""
@@ -167,17 +174,21 @@ class Trials:
 
     def _begin(self, z: Array) -> Job:
         """A new trial's first job, in the first bracket with a place."""
-        if all(bracket.full for bracket in self._open):
-            self._open = [bracket for bracket in self._open if not bracket.ended]
-            new = [Bracket((0,), 2)] if self._halving is None else self._halving.brackets()
-            self._open += new
-        bracket = next(bracket for bracket in self._open if not bracket.full)
+        bracket = self._with_a_place()
         trial = len(self._bracket)
         bracket.begun += 1
         self._bracket.append(bracket)
         self._reached.append({})
         point = tuple(z.tolist())
         return Job(trial, point, self.hyperparameters.values(z), 0, bracket.rungs[0] or None)
+
+    def _with_a_place(self) -> Bracket:
+        """The first open bracket with a place; where none has, new ones are opened."""
+        if all(bracket.full for bracket in self._open):
+            self._open = [bracket for bracket in self._open if not bracket.ended]
+            new = [Bracket((0,), 2)] if self._halving is None else self._halving.brackets()
+            self._open += new
+        return next(bracket for bracket in self._open if not bracket.full)
 
     def _next(self) -> list[Job]:
         """The jobs of trials that may go on now."""
@@ -191,14 +202,7 @@ class Trials:
     def _run(self, jobs: Sequence[Job], step: int) -> Iterator[Record]:
         """What each job gives, in their order, as it ends; what is kept is not run again."""
         known = {(record.trial, record.rung): record for record in self._kept}
-        new = [job for job in jobs if (job.trial, job.rung) not in known]
-        tasks = [(self._trial, job, step, self._home(job.trial)) for job in new]
-        found = (
-            (map if self._executor is None else self._executor.map)(attempt, *zip(*tasks, strict=True))
-            if new
-            else ()
-        )
-        fresh = iter(found)
+        fresh = self._attempted([job for job in jobs if (job.trial, job.rung) not in known], step)
         for job in jobs:
             record = known.get((job.trial, job.rung))
             if record is None:
@@ -207,6 +211,14 @@ class Trials:
             elif record.z != job.z:
                 raise self._another(record)
             yield record
+
+    def _attempted(self, jobs: Sequence[Job], step: int) -> Iterator[Record]:
+        """What jobs give when they are run, in their order, as it ends."""
+        if not jobs:
+            return iter(())
+        tasks = [(self._trial, job, step, self._home(job.trial)) for job in jobs]
+        run = map if self._executor is None else self._executor.map
+        return iter(run(attempt, *zip(*tasks, strict=True)))
 
     def _note(self, record: Record) -> Cost:
         """Take down what a trial got; what it took since its last rung."""

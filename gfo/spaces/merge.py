@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -110,11 +110,13 @@ class Merge:
         if method == "slerp" and self.N != 2:
             raise GfoError(f"space: checkpoints: SLERP is between two, {self.N} are given; give two")
         self.adapters = isinstance(self._found[0], Adapter)
-        groups = (model.layers if method == "pick" else 1) if groups is None else groups
+        if groups is None:
+            groups = self._usual_groups()
         self.places = _places(model, self._modules(), groups, filters)
+        self._place_of = {name: i for i, place in enumerate(self.places) for name in place.names}
         self.domain = self._domain()
         self.dim = self.domain.d
-        self.first_layer = min(model.linears[name].layer for place in self.places for name in place.names)
+        self.first_layer = min(model.linears[name].layer for name in self._place_of)
         self._recipe = Recipe(self._how, self.density, seed)
         self._reader = Reader(self._weights)
         self._make = self._low_rank() if self.adapters and self._how.low_rank else self._banks()
@@ -213,6 +215,10 @@ class Merge:
             raise GfoError(f"space: density = {given} must be above 0 and at most 1")
         return given
 
+    def _usual_groups(self) -> int:
+        """The number of groups of layers, where none is given."""
+        return self._model.layers if self.method == "pick" else 1
+
     def _modules(self) -> list[str]:
         """What is merged, in the model's order: of adapters what any of them changes."""
         names = list(self._model.linears)
@@ -233,14 +239,13 @@ class Merge:
 
     def _low_rank(self) -> Callable[[Tensor], Delta]:
         """Shares [K, places, N] -> low-rank changes: A is shared by all candidates."""
-        stacked = {name: _stacked(self._found, name) for place in self.places for name in place.names}  # type: ignore[arg-type]
+        stacked = {name: _stacked(self._found, name) for name in self._place_of}  # type: ignore[arg-type]
 
         def make(shares: Tensor) -> Delta:
             lora = {}
-            for i, place in enumerate(self.places):
-                for name in place.names:
-                    A, B, which = stacked[name]
-                    lora[name] = A.expand(len(shares), -1, -1), B * shares[:, i, which][:, None]
+            for name, (A, B, which) in stacked.items():
+                share = shares[:, self._place_of[name], which]
+                lora[name] = A.expand(len(shares), -1, -1), B * share[:, None]
             return Delta(lora=lora, first_layer=self.first_layer)
 
         return make
@@ -249,19 +254,15 @@ class Merge:
         """Shares [K, places, M] -> weights, each mixed where it is used, and what biases change by."""
         M = 1 if self.method == "slerp" else self.N
         banks, biases = {}, {}
-        for place in self.places:
-            for name in place.names:
-                banks[name] = Merged(name, self._reader, self._how, M, self._model.weight(name))
-                if (found := self._biases(name)) is not None:
-                    biases[name] = found
+        for name in self._place_of:
+            banks[name] = Merged(name, self._reader, self._how, M, self._model.weight(name))
+            if (found := self._biases(name)) is not None:
+                biases[name] = found
 
         def make(shares: Tensor) -> Delta:
-            bank, bias = {}, {}
-            for i, place in enumerate(self.places):
-                for name in place.names:
-                    bank[name] = shares[:, i], banks[name]
-                    if name in biases:
-                        bias[name] = self._added(biases[name], shares[:, i])
+            of = {name: shares[:, i] for name, i in self._place_of.items()}
+            bank = {name: (of[name], merged) for name, merged in banks.items()}
+            bias = {name: self._added(parts, of[name]) for name, parts in biases.items()}
             return Delta(bank=bank, bias=bias, first_layer=self.first_layer)
 
         return make
@@ -305,19 +306,35 @@ def _places(model: HasTokens, names: Sequence[str], groups: int, filters: Sequen
     if not 1 <= groups <= model.layers:
         raise GfoError(f"space: groups = {groups} must be 1 to {model.layers}, the model's layers")
     filters = [filters] if isinstance(filters, str) else list(filters)
-    if len(set(filters)) < len(filters) or REST in filters:
+    kinds = _kinds(names, filters)
+    starts = np.cumsum([0, *even_sizes(model.layers, groups)]).tolist()
+    places = itertools.product(itertools.pairwise(starts), (*filters, REST))
+    found = [_place(model, kinds, layers, kind) for layers, kind in places]
+    return [place for place in found if place.names]
+
+
+def _place(model: HasTokens, kinds: Mapping[str, str], layers: tuple[int, int], kind: str) -> Place:
+    """The modules of a kind in some layers, of all modules' kinds."""
+    of_kind = [name for name, its_kind in kinds.items() if its_kind == kind]
+    return Place(layers, kind, tuple(name for name in of_kind if model.linears[name].layer in range(*layers)))
+
+
+def _kinds(names: Sequence[str], filters: Sequence[str]) -> dict[str, str]:
+    """Module -> the first filter that fits its name, or REST.
+
+    Raises:
+        GfoError: for a filter given twice, or one that no module fits.
+    """
+    if len({*filters, REST}) <= len(filters):
         raise GfoError(f"space: filters = {filters}; give each once, and '*' not at all: it is the rest")
     kinds = {name: next((part for part in filters if part in name), REST) for name in names}
-    for part in filters:
-        if part not in kinds.values():
-            known = sorted({piece for name in names for piece in name.split(".") if not piece.isdigit()})
-            raise GfoError(
-                f"space: filters: '{part}' is first in no module's name; give some of {', '.join(known)}"
-            )
-    starts = np.cumsum([0, *even_sizes(model.layers, groups)]).tolist()
-    found = []
-    for start, stop in itertools.pairwise(starts):
-        for kind in (*filters, REST):
-            inside = [n for n in names if kinds[n] == kind and start <= model.linears[n].layer < stop]
-            found += [Place((start, stop), kind, tuple(inside))] if inside else []
-    return found
+    unused = next((part for part in filters if part not in kinds.values()), None)
+    if unused is not None:
+        known = ", ".join(_words(names))
+        raise GfoError(f"space: filters: '{unused}' is first in no module's name; give some of {known}")
+    return kinds
+
+
+def _words(names: Sequence[str]) -> list[str]:
+    """The parts of modules' names but their numbers, sorted."""
+    return sorted({piece for name in names for piece in name.split(".") if not piece.isdigit()})

@@ -67,23 +67,37 @@ def read_prompt(folder: str | Path, model: HasEmbeddings) -> Tensor:
     """
     config, tensors = _read(folder)
     kind = str(config.get("peft_type"))
-    if kind in ("PROMPT_TUNING", "TRAINABLE_TOKENS"):
-        _check_known(folder, config)
-    if kind == "PROMPT_TUNING":
-        P = config.get("num_virtual_tokens")
-        _check_keys(folder, tensors, ["prompt_embeddings"])
-        prompt = tensors["prompt_embeddings"][:P]  # behind them a decoder's, which PEFT does not use
-    elif kind == "TRAINABLE_TOKENS":
-        P = len(config.get("token_indices") or ())
-        prompt = _token_rows(folder, tensors).float() * model.embedding_scale
-    else:
+    if kind not in PROMPTS:
         raise _other_kind(folder, kind, "prompt tuning or trainable tokens")
+    _check_known(folder, config)
+    P, prompt = PROMPTS[kind](folder, config, tensors, model)
     if tuple(prompt.shape) != (P, model.hidden_size) or not P:
         raise GfoError(
             f"from_peft = {folder}: its prompt is {tuple(prompt.shape)}, the model wants "
             f"{(P, model.hidden_size)}; {OWN_MODEL}"
         )
     return prompt.float().to(model.device)
+
+
+def _tuned(
+    folder: str | Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], model: HasEmbeddings
+) -> tuple[int | None, Tensor]:
+    """P, and the prompt of prompt tuning."""
+    P = config.get("num_virtual_tokens")
+    _check_keys(folder, tensors, ["prompt_embeddings"])
+    return P, tensors["prompt_embeddings"][:P]  # behind them a decoder's, which PEFT does not use
+
+
+def _trained(
+    folder: str | Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], model: HasEmbeddings
+) -> tuple[int | None, Tensor]:
+    """P, and the prompt of trainable tokens."""
+    rows = _token_rows(folder, tensors).float()
+    return len(config.get("token_indices") or ()), rows * model.embedding_scale
+
+
+PROMPTS = {"PROMPT_TUNING": _tuned, "TRAINABLE_TOKENS": _trained}
+"""Kind of adapter -> how a prompt is read from it."""
 
 
 def _token_rows(folder: str | Path, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -93,7 +107,7 @@ def _token_rows(folder: str | Path, tensors: Mapping[str, Tensor]) -> Tensor:
     keys = sorted(key for key in tensors if key.endswith(TOKENS))
     _check_keys(folder, tensors, keys or [f"{BASE}...{TOKENS}"])
     rows = [tensors[key] for key in keys]
-    if not all(row.shape == rows[0].shape and torch.equal(row, rows[0]) for row in rows):
+    if not all(torch.equal(row, rows[0]) for row in rows):
         raise GfoError(f"from_peft = {folder}: the tokens' rows differ between {keys[0]} and others")
     return rows[0]
 
@@ -120,9 +134,14 @@ def _invocation(folder: str | Path, tokens: Any) -> tuple[int, ...]:
     """The tokens from which on an activated adapter acts; none for a plain one."""
     if tokens is None:
         return ()
-    if not isinstance(tokens, list) or not tokens or not all(type(t) is int and t >= 0 for t in tokens):
+    if not _are_tokens(tokens):
         raise _strange(folder, "alora_invocation_tokens", tokens)
     return tuple(tokens)
+
+
+def _are_tokens(tokens: Any) -> bool:
+    """Whether it is a list of tokens' numbers, of one at least."""
+    return isinstance(tokens, list) and tokens != [] and all(type(t) is int and t >= 0 for t in tokens)
 
 
 def _check_lora(folder: str | Path, config: Mapping[str, Any]) -> None:
@@ -130,15 +149,20 @@ def _check_lora(folder: str | Path, config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
         raise _other_kind(folder, str(config.get("peft_type")), "LoRA")
     _check_known(folder, config)
+    _check_scaling(folder, config)
+    for name, known in (("bias", (None, "none")), ("init_lora_weights", STARTS), ("use_rslora", FLAGS)):
+        if config.get(name) not in known:
+            raise _strange(folder, name, config.get(name))
+
+
+def _check_scaling(folder: str | Path, config: Mapping[str, Any]) -> None:
+    """Raise GfoError for ranks and alphas, or patterns of them, that are no numbers above 0."""
     for name, pattern, kinds in NUMBERS:
         values = config.get(pattern) or {}
         if not isinstance(values, dict):
             raise _strange(folder, pattern, values)
         _check_numbers(folder, name, {name: config.get(name)}, kinds)
         _check_numbers(folder, name, values, kinds)
-    for name, known in (("bias", (None, "none")), ("init_lora_weights", STARTS), ("use_rslora", FLAGS)):
-        if config.get(name) not in known:
-            raise _strange(folder, name, config.get(name))
 
 
 def _check_numbers(folder: str | Path, name: str, values: Mapping[str, Any], kinds: tuple[type, ...]) -> None:
@@ -174,17 +198,23 @@ def _changed_modules(
     folder: str | Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], model: HasLinears
 ) -> list[str]:
     """The modules that the adapter changes, in the model's order; GfoError for missing or extra keys."""
+    found = _modules_in(folder, tensors, model)
+    wanted = sorted({*found, *_targets(folder, config, model)})
+    _check_keys(folder, tensors, [f"{BASE}{name}.lora_{x}.weight" for name in wanted for x in "AB"])
+    if not wanted:
+        raise GfoError(f"from_peft = {folder}: it changes no module; give another")
+    return [name for name in linears_of(model) if name in found]
+
+
+def _modules_in(folder: str | Path, tensors: Mapping[str, Tensor], model: HasLinears) -> set[str]:
+    """The modules that there are matrices of; GfoError for one that the model lacks."""
     found = {key.rsplit(".lora_", 1)[0].removeprefix(BASE) for key in tensors if ".lora_" in key}
     unknown = sorted(found.difference(linears_of(model)))
     if unknown:
         raise GfoError(
             f"from_peft = {folder}: '{unknown[0]}' is no linear module in the model's layers; {OWN_MODEL}"
         )
-    wanted = sorted({*found, *_targets(folder, config, model)})
-    _check_keys(folder, tensors, [f"{BASE}{name}.lora_{x}.weight" for name in wanted for x in "AB"])
-    if not wanted:
-        raise GfoError(f"from_peft = {folder}: it changes no module; give another")
-    return [name for name in linears_of(model) if name in found]
+    return found
 
 
 def _of_one_module(
@@ -212,8 +242,11 @@ def _targets(folder: str | Path, config: Mapping[str, Any], model: HasLinears) -
     """The modules in the layers that PEFT changes by this config, where the config names them alone."""
     targets = config.get("target_modules")
     narrowed = config.get("layers_to_transform") is not None or config.get("exclude_modules")
-    if not targets or narrowed:
-        return []
+    return [] if not targets or narrowed else _targeted(folder, targets, model)
+
+
+def _targeted(folder: str | Path, targets: Any, model: HasLinears) -> list[str]:
+    """The modules in the layers that targets mean: all, those of a pattern, or those of some ends."""
     if targets == ALL_LINEAR:
         return list(model.linears)
     if isinstance(targets, str):
