@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -152,7 +153,7 @@ def _read_all(runs: Sequence[RunLike]) -> list[_Found]:
 
 def _runs_in(run: RunLike) -> Sequence[RunLike]:
     """The runs in a folder that is none itself; else the run."""
-    if isinstance(run, Result) or not Path(run).is_dir():
+    if isinstance(run, Result) or not os.path.isdir(run):
         return [run]
     return list(folders_in(Path(run))) or [run]
 

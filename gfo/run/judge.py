@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class Judge:
     @classmethod
     def of(cls, evaluator: Evaluator) -> Judge:
         """One that is there."""
-        return cls(lambda: evaluator)
+        return cls(partial(_given, evaluator))
 
     @classmethod
     def stored(cls, folder: Path, summary: Mapping[str, Any], parts: Mapping[str, Any]) -> Judge:
@@ -53,7 +53,7 @@ class Judge:
         names = list(dict.fromkeys(name for split in _after(summary).values() for name in split))
         metrics = recorded_metrics(summary) or metrics_named((), names or [LOSS.name])
         prompts = load_point(folder), summary.get("prompt")
-        return cls(lambda: opened(folder, parts), metrics, prompts)
+        return cls(partial(opened, folder, parts), metrics, prompts)
 
     @cached_property
     def evaluator(self) -> Evaluator:
@@ -98,3 +98,7 @@ def opened(folder: Path, parts: Mapping[str, Any]) -> Evaluator:
 def _after(summary: Mapping[str, Any]) -> Mapping[str, Any]:
     found: Mapping[str, Any] = summary.get("scores", {}).get("after", {})
     return found
+
+
+def _given(evaluator: Evaluator) -> Evaluator:
+    return evaluator

@@ -250,7 +250,7 @@ def _given_options(row: Mapping[str, Any], fields: str | Sequence[str], where: s
         raise GfoError(
             f"{where}: field '{fields}' is {found!r}; give a list of texts, or name one field an option"
         )
-    return found
+    return list(found)
 
 
 def _right(row: Mapping[str, Any], field: str, options: tuple[str, ...], where: str) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import gfo
-from gfo import cli
+from gfo.cli import folders, results, running
 from gfo.config import DEMO, load_config
 from gfo.core import files, reading
 from gfo.core.errors import GfoError
@@ -164,11 +164,11 @@ NAME = "é" * 300  # more bytes than a file's name may have
         lambda: gfo.load_model(NAME),
         lambda: gfo.load_model(f"{NAME}.gguf"),
         lambda: gfo.compare([NAME]),
-        lambda: cli.check(Path(NAME)),
-        lambda: cli.resume(Path(NAME)),
-        lambda: cli.evaluate(Path(NAME)),
-        lambda: cli.plot([Path(NAME)]),
-        lambda: cli.export(Path(NAME)),
+        lambda: folders.check(Path(NAME)),
+        lambda: running.resume(Path(NAME)),
+        lambda: results.evaluate(Path(NAME)),
+        lambda: results.plot(Path(NAME)),
+        lambda: results.export(Path(NAME)),
         lambda: load_config(DEMO).run(NAME, resume=True),
         lambda: gfo.datasets.load(NAME),
     ],

@@ -267,15 +267,17 @@ def process_of(pid):
         return None
 
 
-def test_tune_and_resume_with_other_workers(workers, tmp_path):
-    """Begun with as many workers as the fixture says, to the end with two, as one evaluator did."""
+@pytest.mark.parametrize("n", [1, 3])
+def test_tune_and_resume_with_other_workers(n, tmp_path):
+    """Begun with n workers, to the end with two, as one evaluator did."""
     model, task, space = on_workers.model(), on_workers.task(), on_workers.space("soft prompt")
     options = {"optimizer": "snes", "progress": False, "dev_every": 2}
 
     def tune(evaluations, **more):
         return gfo.tune(model, task, space, budget=gfo.Budget(evaluations=evaluations), **options, **more)
 
-    tune(30, evaluator=workers, out=tmp_path / "run")
+    with gfo.Workers(on_workers.soft_prompt, n, part=PART, threads=1) as workers:
+        tune(30, evaluator=workers, out=tmp_path / "run")
     with gfo.Workers(on_workers.soft_prompt, 2, part=8, threads=1) as others:
         result = tune(90, evaluator=others, out=tmp_path / "run", resume=True)
         scored = result.score("dev")

@@ -56,7 +56,7 @@ def test_points_come_again_and_differ_by_order(name):
     np.testing.assert_array_equal(points, same)
     np.testing.assert_array_equal(first.recommend(), again.recommend())
     assert first.domain.contains(points).all()
-    assert len(np.unique(points.round(12), axis=0)) > 0.9 * len(points)
+    assert len(np.unique(points.round(12), axis=0)) > 0.8 * len(points)  # de crosses parents
     _, other = searched(name, parts, order=1)
     assert np.array_equal(points, other) == (name in ("random", "sobol"))
 
