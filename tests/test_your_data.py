@@ -61,4 +61,4 @@ def test_from_a_csv_to_plain_peft(folder, monkeypatch, capsys):  # noqa: F811
     far = far[list(batch.vocabulary)]
     assert torch.allclose(judge.answers(moved[None], batch)[0, 0], far, atol=1e-4)
     assert not torch.allclose(far, theirs, atol=1e-3)  # control
-    assert names["answer"] == ["bad", "good"][int(ours.argmax())]
+    assert names["ids"][names["answer"]] == batch.vocabulary[int(ours.argmax())]
