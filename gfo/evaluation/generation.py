@@ -370,8 +370,7 @@ def _examples(layout: ByCandidate, groups: Sequence[int]) -> list[int]:
 
 
 def _side_by_side(outputs: Sequence[Tensor], real: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """An encoder's outputs [K, R, T, D] of groups, and what of each is real, bool [R, T], as one of all rows,
-    padded to the longest."""
+    """An encoder's outputs [K, R, T, D] of groups and what of each is real, bool [R, T], padded, as one."""
     T, pad = max(r.shape[1] for r in real), torch.nn.functional.pad
     return (
         torch.cat([pad(output, (0, 0, 0, T - output.shape[2])) for output in outputs], dim=1),
@@ -381,8 +380,7 @@ def _side_by_side(outputs: Sequence[Tensor], real: Sequence[Tensor]) -> tuple[Te
 
 def _of_those_left(delta: Delta, chunk: Chunk, device: torch.device) -> Change | None:
     """What reaches generated tokens of the changes of candidates that a chunk still has."""
-    left = torch.from_numpy(np.unique(chunk.candidate)).to(device)
-    return of_modules(delta.take(left), chunk, device)
+    return of_modules(delta.take(torch.from_numpy(np.unique(chunk.candidate)).to(device)), chunk, device)
 
 
 def _change_of(
