@@ -28,7 +28,7 @@ LONGROPE = {
 }
 PER_LAYER = {"hidden_size_per_layer_input": 8}
 SHARED = {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2}
-FASTEST = (Decoder, Encoder, EncoderDecoder)
+FASTEST = (Decoder, Encoder, EncoderDecoder, PrefixLM)
 # name -> family, mapping, config, class, whether only rows of one length go together, whether by token ids
 MODELS = {
     "longrope across its threshold": (

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,23 +100,32 @@ def references_of(row: Row, fields: Sequence[str], where: str = "row") -> list[s
 
 
 def _by_name(name: str, target: Sequence[str], options: Options) -> Measure:
-    measure = Measure(own_metric(name), lambda rows: METRICS[name](references(rows)), _shortfall)
-
-    def references(rows: Sequence[Row]) -> References:
-        return [references_of(row, target) for row in rows]
-
+    """The parts are functions of modules, so that a task can go to another process."""
+    target, make = tuple(target), partial(_against_references, name, tuple(target))
+    measure = Measure(own_metric(name), make, _shortfall)
     if name in METRICS:
         return replace(measure, scores_targets=True)
     if name == PASS_AT_K.name:
         return _of_programs(options)
     if name == JSON_SCHEMA:
-        return replace(measure, make=lambda rows: valid_json(rows, options.json_schema), reads_targets=False)
+        return replace(measure, make=partial(valid_json, schema=options.json_schema), reads_targets=False)
     if name == COUNTDOWN:
-        return replace(measure, make=lambda rows: countdown(rows, references(rows)))
+        return replace(measure, make=partial(_countdown, target))
     if name == REGEX:
-        pattern = _compiled(str(options.pattern))
-        return replace(measure, make=lambda rows: NumberMatch(references(rows), pattern))
-    return replace(measure, make=lambda rows: SEARCHED[name](references(rows)))
+        return replace(measure, make=partial(_matches, target, _compiled(str(options.pattern))))
+    return measure
+
+
+def _against_references(name: str, target: Sequence[str], rows: Sequence[Row]) -> TextMetric:
+    return (METRICS | SEARCHED)[name]([references_of(row, target) for row in rows])
+
+
+def _countdown(target: Sequence[str], rows: Sequence[Row]) -> TextMetric:
+    return countdown(rows, [references_of(row, target) for row in rows])
+
+
+def _matches(target: Sequence[str], pattern: re.Pattern[str], rows: Sequence[Row]) -> TextMetric:
+    return NumberMatch([references_of(row, target) for row in rows], pattern)
 
 
 def _of_programs(options: Options) -> Measure:
@@ -133,7 +143,7 @@ def _of_programs(options: Options) -> Measure:
         warnings.warn(f"pass@k: {sandbox.shortcomings}", GfoWarning, stacklevel=2)
     return Measure(
         replace(PASS_AT_K, name=f"pass@{k}"),
-        lambda rows: PassAtK(rows, k, sandbox),
+        partial(PassAtK, k=k, sandbox=sandbox),
         _shortfall,
         reads_targets=False,
         verbatim=True,
@@ -157,7 +167,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _by_user(function: Score) -> Callable[[Sequence[Row]], TextMetric]:
-    return lambda rows: ByUser(function, rows)
+    return partial(ByUser, function)
 
 
 def _shortfall(values: Array) -> Array:
