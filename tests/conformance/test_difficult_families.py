@@ -59,7 +59,7 @@ def test_it_is_right(name):
     assert bool(warning) == (expected not in [(kind, False, False) for kind in FASTEST])
     for kind in ("prompt behind", "lora", "bias"):
         check_change(model, kind)
-    if model.generates:
+    if model.generates and not isinstance(model, PrefixLM):  # whose answers are causal: test_images
         check_generation(model)
 
 
