@@ -94,14 +94,12 @@ class Gene:
 class Hyperparameters:
     """Hyperparameters by name, each with the values it may have.
 
-    | given | values | gene |
-    |---|---|---|
-    | `(low, high)` | real numbers | 0 to 1 |
-    | `gfo.Log(low, high)` | real numbers on a logarithmic scale | 0 to 1 |
-    | `gfo.Int(low, high)` | whole numbers; `log=True` on a logarithmic scale | themselves; 0 to 1 |
-    | `[4, 8, 16]` | rising numbers | their places, which have an order |
-    | `["sgd", "adam"]` | other choices | their places, which have none |
-    | `gfo.When("optimizer", "sgd", (0.0, 0.9))` | there only where `optimizer` is "sgd" | as above |
+    - `(low, high)`: real numbers, by a gene from 0 to 1;
+    - `gfo.Log(low, high)`: real numbers on a logarithmic scale, by a gene from 0 to 1;
+    - `gfo.Int(low, high)`: whole numbers, their own genes; with `log=True` by a gene from 0 to 1;
+    - `[4, 8, 16]`, rising numbers: by their places, which have an order;
+    - `["sgd", "adam"]`, other choices: by their places, which have none;
+    - `gfo.When("optimizer", "sgd", values)`: there only where `optimizer` is "sgd".
 
     Args:
         space: name -> values.
