@@ -76,8 +76,9 @@ def prompt_text(evaluator: Any, z: Array) -> str:
     Raises:
         GfoError: if the space has no prompt.
     """
-    if isinstance(evaluator.space, TextSpace):
-        return evaluator.space.text(z)
+    space = getattr(evaluator, "space", None)
+    if isinstance(space, TextSpace):
+        return space.text(z)
     evaluator = local(evaluator)
     for space, part in _parts(evaluator.space, z):
         if hasattr(space, "text"):
