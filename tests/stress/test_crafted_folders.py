@@ -20,7 +20,7 @@ from runs import go, snapshot
 from test_run_folders import CONFIG
 
 import gfo
-from gfo import cli
+from gfo.cli import folders, results, running
 from gfo.config import load_config
 from gfo.models import loading
 from gfo.run import checkpoint
@@ -56,20 +56,20 @@ def exits(command, *arguments, **options):
 
 USES = {
     "of_a_function": {
-        "check": lambda folder: exits(cli.check, folder),
+        "check": lambda folder: exits(folders.check, folder),
         "compare": lambda folder: str(gfo.compare([folder])),
-        "plot": lambda folder: cli.plot([folder], "seconds", None),
+        "plot": lambda folder: results.plot(folder, "seconds"),
         "point": load_point,
-        "eval": lambda folder: cli.evaluate(folder, "train"),
+        "eval": lambda folder: results.evaluate(folder, "train"),
         "go on": lambda folder: str(go(folder, 72)),
     },
     "of_a_config": {
-        "check": lambda folder: exits(cli.check, folder),
+        "check": lambda folder: exits(folders.check, folder),
         "compare": lambda folder: gfo.compare([folder, folder]).plot(folder / "c.png"),
-        "plot": lambda folder: cli.plot([folder], "evaluations", None),
-        "eval": lambda folder: cli.evaluate(folder, "dev"),
-        "export": lambda folder: cli.export(folder, "merged", None),
-        "go on": lambda folder: exits(cli.resume, folder, ["budget.evaluations=16"]),
+        "plot": lambda folder: results.plot(folder, "evaluations"),
+        "eval": lambda folder: results.evaluate(folder, "dev"),
+        "export": lambda folder: results.export(folder, "merged", None),
+        "go on": lambda folder: exits(running.resume, folder, ["budget.evaluations=16"]),
     },
 }
 
