@@ -16,13 +16,13 @@ from examples import (
     tokens_computed,
     whole_rows,
 )
-from gfo.baselines.unchanged import Unchanged
 from transformers import get_scheduler
 
 from gfo import Budget, DiscretePrompt, LocalEvaluator, Prefix, SoftPrompt, baselines
 from gfo.baselines.training import Recipe
 from gfo.core.errors import GfoError
 from gfo.run.callbacks import Callback
+from gfo.spaces.parts.unchanged import Unchanged
 
 P = 4
 # lr for 100 steps of a tiny model of random weights, much higher than the defaults
