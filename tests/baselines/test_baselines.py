@@ -363,7 +363,7 @@ def test_spaces_that_do_not_fit(tiny):
 
 def test_names_and_lines():
     lines = baselines.describe()
-    assert list(lines) == baselines.names() == sorted([*TRAINED, "in-context", "manual"])
+    assert list(lines) == baselines.names() == sorted([*TRAINED, "eggroll", "in-context", "manual"])
     assert all(lines.values())
     assert [name for name in lines if baselines.needs_space(name)] == [
         "gradient",
