@@ -109,11 +109,13 @@ def run_search(
     jobs: Annotated[int, typer.Option(help="Processes at once, a whole number; each has its own model.")] = 1,
 ) -> None:
     """Search hyperparameters of a config: trials that do badly are stopped, others go on."""
-    from gfo.config.search import load_search
+    from gfo.config.search import BEST, load_search
 
     found = load_search(config, override or ()).run(out, jobs=jobs)
     show(str(found.table()))
-    show(f"best: {', '.join(f'{name} = {value}' for name, value in found.best.items())}; {out}/best.json")
+    if found.trials and found.trials[0].loss is not None:
+        values = ", ".join(f"{name} = {value}" for name, value in found.best.items())
+        show(f"best: {values}; {out}/{BEST}")
     if found.result.stopped == "interrupted":
         show("interrupted; the same command goes on")
         raise typer.Exit(INTERRUPTED)

@@ -11,6 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from pydantic import Field, ValidationError
 
 from gfo.config import Config, make_config, read_values
@@ -18,6 +19,7 @@ from gfo.config.dotted import put
 from gfo.config.explaining import one_line
 from gfo.config.parts import BudgetConfig
 from gfo.config.sections import Section
+from gfo.core.domain import Array
 from gfo.core.errors import GfoError, shown, unknown_name
 from gfo.core.files import absolute
 from gfo.core.hyperparameters import Hyperparameters, Int, Log, When
@@ -62,16 +64,22 @@ class Pause(Callback):
     """Stops a run once it has spent so much, so that it can go on; keeps the best scores on dev.
 
     A run that goes on is not paused before it is where it was.
+
+    Attributes:
+        reached: whether that much was spent, and so the run was stopped by this and by nobody else.
+        scores: the best on dev, once the run has ended.
     """
 
     def __init__(self, unit: str, most: int | None) -> None:
         self._unit, self._most = unit, most
+        self.reached = False
         self.scores: Mapping[str, float] = {}
 
     def step(self, run: Run) -> None:
         """End the run as Ctrl-C would."""
         spent = run.cost.forward_tokens if self._unit == "forward_tokens" else run.cost.candidates
         if self._most is not None and spent >= self._most and run.history.again is None:
+            self.reached = True
             raise KeyboardInterrupt
 
     def end(self, run: Run) -> None:
@@ -97,11 +105,18 @@ class ConfigTrial:
     metric: str = "loss"
 
     def __call__(self, values: Mapping[str, Any], budget: int | None, folder: Path | None) -> Outcome:
-        """Run, or go on, until so much is spent."""
+        """Run, or go on, until so much is spent.
+
+        Raises:
+            KeyboardInterrupt: if something else stops the run, which goes on from there the next time.
+            GfoError: for a task without dev rows.
+        """
         assert folder is not None
         config, pause = self.config(values), Pause(self.unit, budget)
         begun = (folder / CONFIG).exists()
         result = config.run(folder, resume=begun, callbacks=[pause], progress=False, test=False)
+        if result.stopped == "interrupted" and not pause.reached:
+            raise KeyboardInterrupt
         if not pause.scores:
             raise GfoError("the task has no dev rows to compare trials by; give task.dev")
         lower = next(metric.lower_is_better for metric in result.metrics if metric.name == self.metric)
@@ -156,9 +171,10 @@ class SearchConfig:
                 resume=True,
                 executor=executor,
             )
-        found.to_csv(out / TABLE)
-        found.plot(out / FIGURE)
-        write_json(out / BEST, self.trial.config(found.best).values())
+        if any(record.loss is not None for record in found.records):
+            found.to_csv(out / TABLE)
+            found.plot(out / FIGURE)
+            write_json(out / BEST, self.trial.config(found.best).values())
         return found
 
 
@@ -226,9 +242,15 @@ def _values(key: str, given: Any) -> Any:
     if others or scale not in known:
         raise GfoError(f"[search] '{key}': {unknown_name('kind of values', (others or [scale])[0], known)}")
     found = given[scale] if scale == "choices" else _scaled(key, scale, given[scale])
-    for name, value in given.get("when", {}).items():
-        return When(name, value, found)
-    return found
+    if "when" not in given:
+        return found
+    when = given["when"]
+    if not (isinstance(when, dict) and len(when) == 1):
+        raise GfoError(
+            f"[search] '{key}': when = {shown(when)}; give one key and its value, {{ KEY = VALUE }}"
+        )
+    ((name, value),) = when.items()
+    return When(name, value, found)
 
 
 def _scaled(key: str, scale: str, given: Any) -> Any:
@@ -236,12 +258,14 @@ def _scaled(key: str, scale: str, given: Any) -> Any:
     if not (isinstance(given, list) and len(given) == 2):
         raise GfoError(f"[search] '{key}': {scale} = {shown(given)}; give [low, high]")
     low, high = given
-    return (low, high) if scale == "range" else {"log": Log, "int": Int}[scale](low, high)
+    try:
+        return (low, high) if scale == "range" else {"log": Log, "int": Int}[scale](low, high)
+    except GfoError as error:
+        raise GfoError(f"[search] '{key}': {error}") from None
 
 
-def _corners(hyperparameters: Hyperparameters) -> list[Any]:
-    """Points that between them have each bound and choice."""
+def _corners(hyperparameters: Hyperparameters) -> Array:
+    """Points [n, d] that between them have each bound, and each choice for which there is no condition."""
     domain = hyperparameters.domain
-    return [
-        hyperparameters.repair(z[None])[0] for z in (domain.low, domain.high, (domain.low + domain.high) / 2)
-    ]
+    most = max(3, *(len(hyperparameters.choices(name)) for name in hyperparameters.names))
+    return hyperparameters.repair(np.linspace(domain.low, domain.high, most))

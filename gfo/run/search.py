@@ -144,7 +144,11 @@ class FunctionTrial:
     def __call__(self, values: Mapping[str, Any], budget: int | None, folder: Path | None) -> Outcome:
         """What the function gives."""
         known = inspect.signature(self.function).parameters
-        more = {name: value for name, value in (("budget", budget), ("folder", folder)) if name in known}
+        more = {
+            name: value
+            for name, value in (("budget", budget), ("folder", folder))
+            if name in known and name not in values
+        }
         found = self.function(**values, **more)
         return found if isinstance(found, Outcome) else Outcome(float(found))
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from commands import bad, caller, fill
 
-from gfo.config.search import BEST, FIGURE, TABLE, load_search
+from gfo.config.search import BEST, FIGURE, TABLE, Pause, load_search
 from gfo.run.trials import read_records
 
 SEARCH = """
@@ -95,7 +95,12 @@ def test_trials_go_on_as_if_they_had_not_stopped(work, call):
         ("log = [1e-4, 1e-1]", "log = [1e-1, 1e-4]", ["'baseline.options.lr'", "must be below"]),
         ("log = [1e-4, 1e-1]", "log = [0.0, 1e-1]", ["'baseline.options.lr'", "above 0"]),
         ("log = [1e-4, 1e-1]", "log = [1e-4]", ["'baseline.options.lr'", "[low, high]"]),
+        ("log = [1e-4, 1e-1]", 'log = ["a", "b"]', ["'baseline.options.lr'", "low = 'a'"]),
+        ("log = [1e-4, 1e-1]", "int = [1.5, 3]", ["'baseline.options.lr'", "1.5"]),
+        ("log = [1e-4, 1e-1]", "when = 3, log = [1e-4, 1e-1]", ["'baseline.options.lr'", "when = 3"]),
         ('["linear", "constant"]', '["linear", "constnt"]', ["constnt"]),
+        ('["linear", "constant"]', '["linear", "cosine", "constnt", "constant"]', ["constnt"]),
+        ("budget = { evaluations = 8 }", "", ["[study]", "budget"]),
         ("rungs = [4, 8, 16]", "rungs = [8, 4]", ["rungs = [8, 4]"]),
         ("rungs = [4, 8, 16]", "", ["study: give halving and rungs"]),
         ('halving = "asha"', 'halving = "ashe"', ["ashe"]),
@@ -112,3 +117,28 @@ def test_bad_input(work, call, old, new, words):
 def test_another_config_does_not_go_on(work, call):
     assert call("search", "search.toml", "--out", "study", "--set", "study.budget.evaluations=4")[0] == 0
     bad(call("search", "search.toml", "--out", "study", "--set", "baseline.options.rank=3"), "study", "rank")
+
+
+@pytest.mark.parametrize("stops", [[1], [9, 20], [3, 3, 5]])
+def test_ctrl_c_in_a_trial_stops_the_search_and_loses_nothing(work, call, monkeypatch, stops):
+    """The trial that ran goes on; it does not count as one that has reached its rung."""
+    assert call("search", "search.toml", "--out", "whole")[0] == 0
+    step = Pause.step
+    for left in stops:
+        steps = iter(range(left))
+
+        def interrupted(self, run, steps=steps):
+            if next(steps, None) is None:
+                raise KeyboardInterrupt
+            return step(self, run)
+
+        monkeypatch.setattr(Pause, "step", interrupted)
+        code, out, err = call("search", "search.toml", "--out", "study")
+        assert code == 130, err
+        assert "the same command goes on" in out or "interrupted" in err
+    monkeypatch.setattr(Pause, "step", step)
+    assert call("search", "search.toml", "--out", "study")[0] == 0
+    whole, study = (
+        [vars(r) | {"seconds": 0} for r in read_records(work / name)] for name in ("whole", "study")
+    )
+    assert study == whole
