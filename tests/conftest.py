@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; no test needs a hub
 
@@ -28,6 +29,12 @@ from gfo.testing.tiny import draw_weights, token_ids, train_tokenizer
 torch.set_num_threads(int(os.environ.get("GFO_TEST_THREADS", "1")))  # see .ci/processors
 hypothesis.settings.register_profile("gfo", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("gfo")
+
+
+def pytest_configure() -> None:
+    """Ctrl-C is heard, by what tests start, too; a job that a shell runs with "&" ignores it, as do its own."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup() -> None:

@@ -78,3 +78,10 @@ def check_name(kind: str, name: str, known: Iterable[str]) -> None:
     known = list(known)
     if name not in known:
         raise unknown_name(kind, name, known)
+
+
+def check_at_least_one(**numbers: int | None) -> None:
+    """Raise GfoError for a number, if it is given, below 1."""
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise GfoError(f"{name} = {value} must be at least 1")

@@ -17,7 +17,7 @@ from torch import Tensor
 from gfo.core.compared import Compared
 from gfo.core.delta import Delta
 from gfo.core.domain import Array
-from gfo.core.errors import GfoError
+from gfo.core.errors import GfoError, check_at_least_one
 from gfo.core.metric import Metric
 from gfo.core.protocols import (
     Answers,
@@ -96,7 +96,7 @@ class LocalEvaluator:
         values: Sequence[str] = (),
         part: int | None = None,
     ) -> None:
-        _check_positive(chunk_tokens=chunk_tokens, memory=memory, part=part)
+        check_at_least_one(chunk_tokens=chunk_tokens, memory=memory, part=part)
         self.model, self.space, self.task = model, space, task.bind(model)
         self._reuse, self._chunk_tokens, self._memory = reuse, chunk_tokens, memory
         self._repairing = space if isinstance(space, Repairing) else None
@@ -377,10 +377,3 @@ class LocalEvaluator:
         for split in self.task.splits:
             for batch in parts_of(self.task.all_rows(split)):
                 yield split, batch
-
-
-def _check_positive(**numbers: int | None) -> None:
-    """Raise GfoError for a number, if it is given, below 1."""
-    for name, value in numbers.items():
-        if value is not None and value < 1:
-            raise GfoError(f"{name} = {value} must be at least 1")

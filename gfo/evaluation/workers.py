@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from gfo.core.checking import checked
 from gfo.core.domain import Array
-from gfo.core.errors import GfoError
+from gfo.core.errors import GfoError, check_at_least_one
 from gfo.core.protocols import Evaluation, Scores
 from gfo.evaluation.joining import in_parts, joined, joined_scores
 from gfo.evaluation.ledger import Ledger
@@ -75,7 +75,7 @@ class Workers:
         gpus: float | None = None,
         address: str | None = None,
     ) -> None:
-        _check(n=n, part=part, threads=threads)
+        check_at_least_one(n=n, part=part, threads=threads)
         _check_place(engine, gpus, address)
         threads = max(1, (os.cpu_count() or 1) // n) if threads is None else threads
         made = _engine(engine, make_evaluator, n, threads, gpus, address)
@@ -234,10 +234,3 @@ def _check_place(engine: str, gpus: float | None, address: str | None) -> None:
         raise GfoError(f"gpus = {gpus} must be 0 or more")
     if address is not None and engine != "ray":
         raise GfoError(f"address = {address}: it is of Ray's cluster; give engine='ray', or leave it out")
-
-
-def _check(**numbers: int | None) -> None:
-    """Raise GfoError for a number, if it is given, below 1."""
-    for name, value in numbers.items():
-        if value is not None and value < 1:
-            raise GfoError(f"{name} = {value} must be at least 1")

@@ -300,9 +300,6 @@ def test_ctrl_c_saves_and_says_where(work, number):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        ),  # a shell's "&" ignores it for all below
     )
     history = work / "run" / "history.jsonl"
     deadline = time.monotonic() + 90

@@ -130,7 +130,6 @@ class Impatient(gfo.Callback):
 
 
 def test_the_second_ctrl_c_says_what_is_kept(tmp_path):
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     with pytest.raises(KeyboardInterrupt) as error:
         go(tmp_path / "run", callbacks=[Impatient(4)])
     assert str(error.value) == (
