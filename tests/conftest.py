@@ -32,7 +32,7 @@ hypothesis.settings.load_profile("gfo")
 
 
 def pytest_configure() -> None:
-    """Ctrl-C is heard, by what tests start, too; a job that a shell runs with "&" ignores it, as do its own."""
+    """Ctrl-C is heard, by what tests start, too; a job that a shell runs with "&" ignores it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
