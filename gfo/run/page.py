@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gfo.core.errors import GfoError
+from gfo.core.errors import GfoError, printable
 from gfo.report.labels import flatten
 from gfo.run.history import HISTORY, History
 from gfo.run.integrity import check_folder
@@ -71,4 +71,4 @@ def _others(folder: Path, findings: Iterable[Any]) -> list[str]:
 def _lines(values: Mapping[str, str]) -> str:
     """A line a value, behind its name."""
     width = max(map(len, values), default=0)
-    return "\n".join(f"{key:<{width}}  {value}" for key, value in values.items())
+    return "\n".join(f"{key:<{width}}  {printable(value)}" for key, value in values.items())

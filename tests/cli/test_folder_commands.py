@@ -33,6 +33,7 @@ def test_a_run_is_shown_asked_and_deleted(work, gfo, monkeypatch):
     for words in ("method", "cma", "budget.evaluations", "40 evaluations", "test accuracy", "date",
                   "history.jsonl      whole, ", "also there: log.csv, plot.png"):  # fmt: skip
         assert words in out, words
+    assert "{text}\\n{soft}Sentiment:" in out  # a value is a line, whatever it holds
     (work / "runs" / "a" / "result.json").rename(work / "kept.json")
     assert "gfo resume runs/a goes on" in gfo("show", "runs/a")[1]
     damaged = (work / "kept.json").read_text().replace('"steps": ', '"steps": 1')
