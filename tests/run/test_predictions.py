@@ -97,6 +97,9 @@ def test_what_cannot_be_predicted_is_one_line(tiny):
     modeling = gfo.LanguageModeling([{"text": "the food was good"}], window=8)
     with pytest.raises(GfoError, match=r"predict: .* predicts nothing of a row"):
         result(model, modeling).predict(WRITTEN)
+    trained = gfo.baselines.run("lora", model, task, budget=gfo.Budget(evaluations=2), progress=False)
+    with pytest.raises(GfoError, match="predict: a baseline on weights gives scores, no answers"):
+        trained.predict([{"text": "a"}])
 
 
 def test_changed_rows_are_those_that_changed(tiny):
