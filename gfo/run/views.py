@@ -58,14 +58,14 @@ def predictions_of(judge: Evaluator, z: Array, rows: Sequence[Mapping[str, Any]]
     """What the model says of each of new rows at a point [d]; see `gfo.Result.predict`."""
     evaluator: Any = judge
     task: Any = getattr(evaluator, "task", None)
+    if task is not None and not hasattr(evaluator, "answers"):
+        raise GfoError("predict: a baseline on weights gives scores, no answers; take a run in a space")
     if not hasattr(task, "predictions"):
         what = type(judge if task is None else task).__name__
         raise GfoError(
             f"predict: {what} predicts nothing of a row; gfo.Classification, gfo.MultipleChoice and "
             "gfo.Generation do"
         )
-    if not hasattr(evaluator, "answers"):
-        raise GfoError("predict: a baseline on weights gives scores, no answers; take a run in a space")
     batch = task.batch_of(rows)
     found: list[dict[str, Any]] = task.predictions(evaluator.answers(z[None], batch), batch)
     return found
