@@ -1,10 +1,9 @@
 """`auto`: which space and optimizer to take for a model, a task and a budget.
 
-RECIPES is the whole of it: the first whose conditions hold is taken. Where they come from, on tuning splits
-of SST-2 and AG News with SmolLM2-135M: a change of the token that is read, in the upper half of the layers,
-held out best from 5,000 forward tokens on, and costs one token a row; where most of the budget goes to the
-rows themselves, many candidates in the last layer, which cost next to nothing, were better. CMA-ES for those,
-OpenAI's evolution strategy for the others. Both are low-rank changes, which leave as adapters of PEFT.
+RECIPES is the whole of it: the first whose conditions hold is taken. They follow what candidates cost: a
+change of the token that is read, in the upper half of the layers, one token a row; one in the last layer, for
+many candidates where most of the budget goes to the rows themselves, next to nothing. Both are low-rank
+changes, which leave as adapters of PEFT. Which of them is best at which budget is for the leaderboard to say.
 """
 
 from __future__ import annotations
