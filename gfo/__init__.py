@@ -90,7 +90,7 @@ if TYPE_CHECKING:
     from gfo.tasks.weighted import Constraint as Constraint
     from gfo.tasks.weighted import Weighted as Weighted
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # public name -> the module that has it: spaces and tasks by the table of names
 _PUBLIC = {

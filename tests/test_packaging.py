@@ -37,9 +37,11 @@ def test_messages_install_this_package_and_extras_that_it_has():
 
 def test_the_version_is_one():
     assert PROJECT["version"] == gfo.__version__
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    last, date = re.findall(r"^## (\d\S*) \((.*)\)$", changes, re.M)[0]
+    assert last == gfo.__version__
     cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
-    assert f"version: {gfo.__version__}\n" in cited
-    assert f"## {gfo.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"version: {last}\ndate-released: {date}\n" in cited
 
 
 def test_the_licence_is_carried():

@@ -297,7 +297,16 @@ def eggroll(
 
     sigma and lr as Qiu et al. 2025 (arXiv:2509.24372): 1e-3 and, of a mean over 30 candidates, 5e-4, which is
     1e-4 times sqrt(N). Embeddings and the head stay as they are, as in Sarkar et al. 2025 (arXiv:2511.16652).
-    `targets` are as in gfo.LoRASubspace.
+
+    Args:
+        population: candidates of a step, N, an even number.
+        rank: of the perturbations, r.
+        sigma: standard deviation of a perturbation's entries.
+        lr: learning rate, of the mean over the candidates times sqrt(N).
+        decay: weight decay, the share of the weights that a step takes away, before lr.
+        vectors: whether biases and norms' gains move, too, not the matrices alone.
+        targets: modules whose matrices move, as in gfo.LoRASubspace; all linear ones of the layers by
+            default.
     """
     model = copied(setting, setting.model.dtype, 0.0)
     places = Places(model, targets, vectors)

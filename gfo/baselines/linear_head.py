@@ -155,7 +155,11 @@ class LinearHead(Searching):
 
 
 def linear_head(setting: Setting, *, strengths: Sequence[float] = GRID) -> LinearHead:
-    """Logistic regression with each strength, of which dev chooses; without dev the last one counts."""
+    """Logistic regression with each strength, of which dev chooses; without dev the last one counts.
+
+    Args:
+        strengths: scikit-learn's C, the inverse strength of the penalty, for standardized features.
+    """
     if not strengths or not all(np.isfinite(s) and s > 0 for s in strengths):
         raise GfoError(f"baseline: strengths = {list(strengths)} must be positive numbers")
     return LinearHead(setting, strengths)

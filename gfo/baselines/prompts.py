@@ -131,6 +131,9 @@ class Shots:
 def manual(setting: Setting, *, text: str = "") -> Fixed:
     """The model as it is, on the template with `text` in the `{soft}` place.
 
+    Args:
+        text: the prompt; none by default, so that the template stands without one.
+
     Raises:
         GfoError: for a text without a place.
     """

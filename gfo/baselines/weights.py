@@ -242,14 +242,24 @@ def lora(
     """AdamW on LoRA's matrices at queries and values.
 
     lr as Hu et al. for RoBERTa-base (4e-4 to 5e-4, table 9), rank too; alpha, which they set to the rank, as
-    in MeZO's LoRA. `targets` are as in gfo.LoRASubspace.
+    in MeZO's LoRA.
+
+    Args:
+        rank: of the matrices.
+        alpha: LoRA's scale, divided by the rank.
+        targets: modules that get matrices, as in gfo.LoRASubspace; queries and values by default.
     """
     matrices = Lora(setting, rank=rank, alpha=alpha, dropout=recipe.dropout, targets=targets)
     return AdamW(matrices, recipe, seed=setting.seed)
 
 
 def mezo(setting: Setting, *, lr: float = 1e-6, eps: float = 1e-3) -> MeZO:
-    """MeZO on all weights; lr and eps as Malladi et al. 2023 (arXiv:2305.17333) for OPT: 1e-6 or 1e-7."""
+    """MeZO on all weights; lr and eps as Malladi et al. 2023 (arXiv:2305.17333) for OPT: 1e-6 or 1e-7.
+
+    Args:
+        lr: learning rate.
+        eps: length of the step to each side, in standard deviations of the perturbation.
+    """
     weights = _all_weights(setting, setting.model.dtype, 0.0)
     return MeZO(weights, lr=lr, eps=eps, seed=setting.seed)
 
@@ -263,7 +273,15 @@ def mezo_lora(
     alpha: float = 16.0,
     targets: str | Sequence[str] | None = None,
 ) -> MeZO:
-    """MeZO on LoRA's matrices; lr, eps, rank and alpha as Malladi et al. 2023 for OPT."""
+    """MeZO on LoRA's matrices; lr, eps, rank and alpha as Malladi et al. 2023 for OPT.
+
+    Args:
+        lr: learning rate.
+        eps: length of the step to each side, in standard deviations of the perturbation.
+        rank: of the matrices.
+        alpha: LoRA's scale, divided by the rank.
+        targets: modules that get matrices, as in gfo.LoRASubspace; queries and values by default.
+    """
     matrices = Lora(setting, rank=rank, alpha=alpha, dropout=0.0, targets=targets)
     return MeZO(matrices, lr=lr, eps=eps, seed=setting.seed)
 

@@ -15,6 +15,8 @@ NAMED = {  # the key of a config that takes a name -> its kind
     "selection.metric": "metric",
     "stop.metric": "metric",
 }
+OPTIONS = {"optimizer.options": "optimizer", "baseline.options": "baseline", "space": "space", "task": "task"}
+"""The section of a config that takes the options of what it names -> the kind of that."""
 
 
 def of(kind: str, incomplete: str) -> list[str]:
@@ -59,11 +61,29 @@ def keys(incomplete: str) -> list[str]:
     if equals:
         kind = NAMED.get(key)
         return [] if kind is None else [f"{key}={name}" for name in of(kind, begun)]
-    known = []
+    known = [f"{section}." for section in OPTIONS]
     for name, field in Config.model_fields.items():
         inner = getattr(field.annotation, "model_fields", None)
-        known += [f"{name}={''}"] if inner is None else [f"{name}.{each}=" for each in inner]
-    return _begun({*known, *(f"{each}=" for each in NAMED)}, incomplete)
+        known += [f"{name}="] if inner is None else [f"{name}.{each}=" for each in inner]
+    return _begun({*known, *(f"{each}=" for each in NAMED), *_options(incomplete), *_logs()}, incomplete)
+
+
+def _options(incomplete: str) -> Iterable[str]:
+    """Options of all that a kind has, once its section is written out: classes are loaded for them."""
+    from gfo.config import listing
+    from gfo.core.registry import entries
+
+    for section, kind in OPTIONS.items():
+        if incomplete.startswith(f"{section}."):
+            for entry in entries(kind).values():
+                yield from (f"{section}.{option.name}=" for option in listing.describe(entry).options)
+
+
+def _logs() -> Iterable[str]:
+    """Arguments of callbacks that log."""
+    from gfo.config.logs import LOGS, arguments
+
+    return [f"log.{name}.{argument}=" for name in LOGS for argument in arguments(name)]
 
 
 def facts(incomplete: str) -> list[str]:

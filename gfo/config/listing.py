@@ -20,9 +20,10 @@ from gfo.tasks.parts.losses import LOSSES
 
 # keys that are no arguments, or of another constructor
 OF_SECTIONS = {
-    "seed": "replaces the root seed for all that it draws.",
+    "seed": "of all that it draws, a whole number; the root seed's by default.",
     "data_dir": "paths are relative to it; the working folder by default, gfo:NAME for data of gfo's.",
-    "from_peft": "the folder of a PEFT adapter to search around.",
+    "from_peft": "the folder of a PEFT adapter to search around; none by default.",
+    "weights": "of the tasks, in their order, positive; 1 each by default.",
 }
 
 SECTIONS: dict[str, Callable[[Entry], type[Section]]] = {"space": space_section, "task": task_section}
@@ -125,7 +126,7 @@ def _keys(section: type[Section], said: Mapping[str, str]) -> Iterable[Option]:
     for name, field in section.model_fields.items():
         if name != "kind":
             default = "" if field.is_required() else repr(field.get_default(call_default_factory=True))
-            line = said.get(name) or OF_SECTIONS.get(name) or of_rows.get(name, "")
+            line = OF_SECTIONS.get(name) or said.get(name) or of_rows.get(name, "")
             yield Option(name, _written(field.annotation), default, line)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,12 +39,21 @@ def callbacks(log: Mapping[str, Mapping[str, Any]], out: Path) -> list[Callback]
     return [_callback(name, dict(options), out) for name, options in log.items()]
 
 
-def _callback(name: str, options: dict[str, Any], out: Path) -> Callback:
+def arguments(name: str) -> list[str]:
+    """What the callback of a log takes."""
+    return list(inspect.signature(_class(name)).parameters)
+
+
+def _class(name: str) -> Callable[..., Callback]:
     module, attribute = LOGS[name]
+    return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
+
+
+def _callback(name: str, options: dict[str, Any], out: Path) -> Callback:
     if name in PLACES:
         key, default = PLACES[name]
         options[key] = str(out / Path(options.get(key, default)).expanduser())
     try:
-        return getattr(import_module(module), attribute)(**options)  # type: ignore[no-any-return]
+        return _class(name)(**options)
     except GfoError as error:
         raise GfoError(f"config: [log.{name}]: {error}") from None

@@ -9,7 +9,7 @@ import textwrap
 from typing import Any
 
 SECTION = re.compile(r"^(Args|Attributes|Raises|Returns|Yields):$", re.M)
-ARGUMENT = re.compile(r"^    ([\w, ]+): ", re.M)
+ARGUMENT = re.compile(r"^    (\w[\w, ]*): ", re.M)
 # an identifier, or a year behind names
 SOURCE = re.compile(r"arXiv:|doi:|https?://|inria-\d|\b[A-Z]\w+\b.{0,120}?\b(?:19|20)\d\d\b")
 

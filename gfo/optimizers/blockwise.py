@@ -38,7 +38,7 @@ class Blockwise(BaseOptimizer):
         hand_on: what the other blocks are evaluated beside, and what is recommended in the end: each block's
             "recommendation", or its "incumbent", the best point it was ever told, as BBTv2 has it.
         scale: a typical change of a coordinate, handed on; 1 by default, within a box a fifth of its width.
-        options: the optimizer's options.
+        options: the optimizer's options; its own defaults without.
     """
 
     name = "blockwise"

@@ -74,7 +74,8 @@ class CMAES(BaseOptimizer):
         scale: a typical change of a coordinate; 1 by default, within a box a fifth of its width.
         sigma0: the first step size in z; half of `scale` by default; at most a quarter of a box's width.
         x0: the first mean [d]; zero, moved into the domain, by default.
-        options: further pycma options by their pycma names, `{"tolfun": 1e-6, "CMA_active": False}`.
+        options: further pycma options by their pycma names, `{"tolfun": 1e-6, "CMA_active": False}`; none by
+            default.
     """
 
     name = "cma"

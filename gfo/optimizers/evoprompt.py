@@ -54,8 +54,8 @@ class EvoPrompt(BaseOptimizer):
         rewrite: what writes: a model of `gfo.load_model`, a `gfo.Endpoint`, or a function text -> text.
         population: N, texts that are kept, and written in a step.
         variant: "ga" or "de".
-        asked: in place of the own words what the model is asked, by "vary" (with the place {first}), "cross"
-            ({first}, {second}) and "differ" ({first}, {second}, {best}, {parent}).
+        asked: what the model is asked, in place of the default words, by "vary" (with the place {first}),
+            "cross" ({first}, {second}) and "differ" ({first}, {second}, {best}, {parent}).
         max_tokens, temperature: of what the model writes.
     """
 

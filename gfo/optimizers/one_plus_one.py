@@ -36,7 +36,8 @@ class OnePlusOneEA(Championed):
     Args:
         domain: the box searched; for genes of whole numbers, binary and categorical ones.
         seed: of the method's own random generator.
-        population: lambda, mutants a step; 1 is the (1 + 1) EA, the best use of evaluations one by one.
+        population: lambda, mutants a step; 4 + floor(3 ln d) by default. 1 is the (1 + 1) EA, the best use of
+            evaluations one by one.
         scale: a typical change of a real coordinate; 1 by default, within a box a fifth of its width.
         sigma0: step of real genes in z; half of `scale` by default.
         x0: the first parent [d]; zero, moved into the domain, by default.

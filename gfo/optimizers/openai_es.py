@@ -41,7 +41,7 @@ class OpenAIES(BaseOptimizer):
     Args:
         domain: the box searched; samples are clipped into it.
         seed: of the method's own random generator.
-        population: K, even.
+        population: K, even; 4 + floor(3 ln d) by default, made even.
         scale: a typical change of a coordinate; 1 by default, within a box a fifth of its width.
         sigma: the standard deviation of the perturbations in z; 0.35 `scale` by default. A narrow one, 0.1,
             gets nearer to a sharp optimum; on a soft prompt's rugged loss it went less deep, and held less on

@@ -47,7 +47,8 @@ class IPOP(BaseOptimizer):
         seed: of the choice of starts and of every run's own seed.
         optimizer: name of the method restarted; it must have the options population and x0.
         scale: a typical change of a coordinate, handed on; 1 by default, within a box a fifth of its width.
-        options: its options in the first run; later runs change population, x0 and sigma0.
+        options: its options in the first run, its own defaults without; later runs change population, x0 and
+            sigma0.
         factor: growth of the population (Auger and Hansen: 2).
         restarts: how often the population grows (Hansen 2009: 9); later restarts keep the largest.
         tolfun: spread of the best losses at which a run has come to its end.

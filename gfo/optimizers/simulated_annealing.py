@@ -53,7 +53,7 @@ class SimulatedAnnealing(Championed, SteadyState):
         domain: the box searched; proposals are clipped into it. Integer, binary and categorical
             genes are allowed.
         seed: of the method's own random generator.
-        population: K, chains; half of it where losses are noisy.
+        population: K, chains, half of it where losses are noisy; 4 + floor(3 ln d) by default.
         scale: a typical change of a coordinate; 1 by default, within a box a fifth of its width.
         sigma0: the first step size in z, half of `scale` by default; all chains start one step from x0, also
             within a box: points drawn all over it would set T0 by the box, and the cooling is lost.

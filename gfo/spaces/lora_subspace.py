@@ -164,7 +164,7 @@ class LoRASubspace:
         method: "lora-fa": random A frozen, B from z. "lora-xs": a core between frozen singular vectors.
             "vera": two vectors between random bases that all modules share. "tiny": a handful of
             numbers, through random projections into the cores of "lora-xs" of rank 2.
-        alpha: the size of a typical change, as a share of each weight's norm.
+        alpha: the size of a typical change, as a share of each weight's norm; by default the method's.
         begins: where in a row the change begins: None for its start; "{here}" or "{soft}", where the template
             has it; "read", the token at which the answer is read. The tokens in front are the frozen model's,
             and computed once for all candidates.

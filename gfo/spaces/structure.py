@@ -49,10 +49,11 @@ class Structure:
             repaired: the genes nearest to 1 are closed, of equal ones some that depend on the point alone.
             "ga" exchanges a closed sub-block for an open one.
         heads: "groups" for a gene for each head of keys and values, with which its queries' heads fall;
-            "queries" for one for each queries' head, keys and values of all kept. 1 closes it.
-        closed_heads: how many of them are closed, as `closed` has it.
+            "queries" for one for each queries' head, keys and values of all kept. 1 closes it. None, the
+            default, for no such genes.
+        closed_heads: how many of them are closed; None, the default, for any number.
         widths: shares of its neurons that a feed-forward network may keep, 1 and then less and less: a gene
-            for each network, the number of its share.
+            for each network, the number of its share. None, the default, for no such genes.
         narrower: the sum of these genes; None for any. Points with another are repaired, step by step.
         calibration: texts on which the norm of what neurons give is measured: those of the least norm fall
             first. By default the norm of the columns that read them says so.

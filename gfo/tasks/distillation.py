@@ -53,7 +53,7 @@ class Distillation:
         teacher: a model of `gfo.load_model` with the same tokenizer; None for the model that is tuned,
             unchanged.
         labels: label -> the word, or words, of one token that stand for it, for rows that have labels:
-            `score` then gives the accuracy of the candidate and of the teacher.
+            `score` then gives the accuracy of the candidate and of the teacher. None for rows without.
         label_field: the rows' field that holds the label; splits without it have no accuracy.
         over: "vocabulary" for the distribution over all tokens, "labels" for that over the labels alone.
         loss: "kl" or "ce"; they differ by the teacher's entropy.

@@ -51,7 +51,7 @@ class Generation:
             lower is better, else 1 - a share, or the negative of another number. A function that fails for a
             candidate makes the candidate's loss nan, and a warning tells of the first failure.
         pattern: for "regex": the answer is the first group of its last match in the output, compared with
-            the target as a number where both are.
+            the target as a number where both are. None with the others.
         k: for "pass@k": draws of which one is to pass; 1 by default.
         timeout: for "pass@k": seconds of a processor that a program has, 3 by default; and five times as
             many of the clock.

@@ -11,6 +11,7 @@ import typer.main
 from commands import bad, caller
 
 from gfo.cli import app, names
+from gfo.config import listing
 from gfo.core.registry import entries
 
 COMMANDS = typer.main.get_command(app).commands
@@ -127,6 +128,26 @@ def test_keys_of_configs_and_their_names_are_completed():
     assert set(names.everything("")) >= {
         name for kind in ("optimizer", "space", "task") for name in entries(kind)
     }
+
+
+@pytest.mark.parametrize(("section", "kind"), names.OPTIONS.items())
+def test_every_option_is_completed(section, kind):
+    found = set(names.keys(f"{section}."))
+    for entry in entries(kind).values():
+        for option in listing.describe(entry).options:
+            assert f"{section}.{option.name}=" in found
+    assert f"{section}." in names.keys(section[:-1])
+    assert not any(key.startswith("space.dim") for key in names.keys("spac"))  # control: not yet asked for
+
+
+def test_logs_are_completed():
+    assert names.keys("log.wandb.") == [
+        "log.wandb.folder=",
+        "log.wandb.mode=",
+        "log.wandb.name=",
+        "log.wandb.project=",
+    ]
+    assert names.keys("log.csv") == ["log.csv.path="]
 
 
 def test_a_shell_can_ask(gfo, monkeypatch):
