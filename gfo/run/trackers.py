@@ -7,7 +7,8 @@ that is made anew has all of them; where the place of the log keeps runs, it is 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,37 @@ def facts(run: Run) -> dict[str, Any]:
 
 
 class Tracker(Callback):
-    """A place to log to; one adds `log`, and what opens and closes it."""
+    """A place to log to; one adds `open`, `log` and what closes it.
+
+    Raises:
+        GfoError: for what the place raises.
+    """
+
+    def start(self, run: Run) -> None:
+        """Open the log."""
+        with self._told():
+            self.open(run)
 
     def step(self, run: Run) -> str | None:
         """Log the scalars of the last step."""
         last = run.history[-1]
-        self.log(scalars(last), last.evaluations)
+        with self._told():
+            self.log(scalars(last), last.evaluations)
         return None
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What comes from a tracker, in a line."""
+        try:
+            yield
+        except Exception as error:  # of many kinds: the network's, the server's, those of settings
+            name = type(self).__name__
+            said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            raise GfoError(f"{name} cannot log: {said}; mend it, or take gfo.CSVLog") from error
+
+    @abstractmethod
+    def open(self, run: Run) -> None:
+        """Begin a log."""
 
     @abstractmethod
     def log(self, values: Mapping[str, float], evaluations: int) -> None:
@@ -69,7 +94,7 @@ class TensorBoard(Tracker):
         self.folder = absolute(folder, "TensorBoard: folder")
         self._writer: Any = None
 
-    def start(self, run: Run) -> None:
+    def open(self, run: Run) -> None:
         self._writer = self._make(str(self.folder), purge_step=0)  # hides what a stopped run wrote
 
     def log(self, values: Mapping[str, float], evaluations: int) -> None:
@@ -113,7 +138,7 @@ class WandB(Tracker):
         self.folder = None if folder is None else absolute(folder, "WandB: folder")
         self._run: Any = None
 
-    def start(self, run: Run) -> None:
+    def open(self, run: Run) -> None:
         self._run = self._wandb.init(
             project=self.project, name=self.name, mode=self.mode, dir=self.folder, config=facts(run),
             reinit="create_new",
@@ -133,7 +158,8 @@ class MLflow(Tracker):
 
     Args:
         experiment: there; made if missing.
-        uri: of the tracking server or the folder; what MLflow is set to by default.
+        uri: of the tracking server, or of a database, as "sqlite:///mlflow.db"; what MLflow is set to by
+            default.
         name: of the run; its own choice by default.
 
     Raises:
@@ -146,7 +172,7 @@ class MLflow(Tracker):
         self._client: Any = None
         self._run = ""
 
-    def start(self, run: Run) -> None:
+    def open(self, run: Run) -> None:
         self._client = self._mlflow.MlflowClient(tracking_uri=self.uri)
         known = self._client.get_experiment_by_name(self.experiment)
         number = self._client.create_experiment(self.experiment) if known is None else known.experiment_id
@@ -180,7 +206,7 @@ class Trackio(Tracker):
         self.project, self.name = project, name
         self._run: Any = None
 
-    def start(self, run: Run) -> None:
+    def open(self, run: Run) -> None:
         self._run = self._trackio.init(
             project=self.project, name=self.name, config=facts(run), embed=False, resume="never"
         )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 
-import numpy as np
 import pytest
+import tracker_logs
+from tracker_logs import EACH, HAS, options
 
 import gfo
+from gfo.config import make_config
 from gfo.run.trackers import scalars
 
-TRACKERS = ("wandb", "mlflow", "trackio", "tensorboard")
-HAS = {name: importlib.util.find_spec(name) is not None for name in TRACKERS}
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what mlflow uses
+CALLBACKS = {"wandb": gfo.WandB, "mlflow": gfo.MLflow, "trackio": gfo.Trackio, "tensorboard": gfo.TensorBoard}
 
 
 def needs(name):
@@ -29,95 +30,81 @@ def run(callback, evaluations=40):
     return gfo.minimize(optimizer, sphere, budget=gfo.Budget(evaluations=evaluations), callbacks=[callback])
 
 
-def expected(result, name):
-    return [scalars(step)[name] for step in result.history]
+@pytest.mark.parametrize("name", EACH)
+def test_what_is_read_back_is_the_history(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
+    result = run(CALLBACKS[name](**options(name, tmp_path)))
+    tracker_logs.check(name, tmp_path, result.history, scalars)
 
 
-NAMES = ("train/mean_loss", "train/best", "search/spread", "cost/forward_tokens")
+@pytest.mark.parametrize("name", EACH)
+def test_a_config_logs_the_history_dev_with_it(name, tmp_path, monkeypatch, tiny):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
+    model = tiny("llama")
+    model.module.save_pretrained(tmp_path / "model")
+    model.tokenizer.save_pretrained(tmp_path / "model")
+    rows = [f"gfo:sentiment/{split}.jsonl" for split in ("train", "dev")]
+    values = {
+        "model": {"name": str(tmp_path / "model"), "device": "cpu"},
+        "task": {"train": rows[0], "dev": rows[1], "template": "{text}\n{soft}:",
+                 "limits": {"train": 4, "dev": 4}, "max_length": 100,
+                 "labels": {"positive": " good", "negative": " bad"}},
+        "space": {"kind": "soft-prompt", "tokens": 2, "dim": 4},
+        "budget": {"evaluations": 24},
+        "dev_every": 1,
+        "log": {name: options(name, tmp_path)},
+    }  # fmt: skip
+    result = make_config(values, "a test").run(tmp_path / "run", progress=False)
+    logged = tracker_logs.check(name, tmp_path, result.history, scalars)
+    assert len(logged["dev/loss"]) == len(result.history) > 1
 
 
 @needs("tensorboard")
-def test_tensorboard(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    result = run(gfo.TensorBoard(tmp_path / "log"))
-    events = EventAccumulator(str(tmp_path / "log"))
-    events.Reload()
-    for name in NAMES:
-        found = events.Scalars(name)
-        assert [event.step for event in found] == [step.evaluations for step in result.history]
-        np.testing.assert_allclose([event.value for event in found], expected(result, name), rtol=1e-6)
-
-
-def leveldb_log(data):
-    """The records of LevelDB's log format: blocks of 32 KiB, the first here 7 bytes shorter."""
-    position, record = 7, b""
-    while position <= len(data):
-        left = 32768 - position % 32768
-        if left < 7:
-            position += left
-            continue
-        at = position - 7
-        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
-        record += data[at + 7 : at + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            yield record
-            record = b""
+def test_a_log_of_another_run_is_seen(tmp_path):
+    """A control of the tests above."""
+    run(gfo.TensorBoard(**options("tensorboard", tmp_path)))
+    other = run(gfo.CSVLog(tmp_path / "log.csv"), evaluations=48)
+    with pytest.raises(AssertionError, match="train/mean_loss"):
+        tracker_logs.check("tensorboard", tmp_path, other.history, scalars)
 
 
 @needs("wandb")
-def test_wandb_offline(tmp_path):
-    from wandb.proto import wandb_internal_pb2
-
-    result = run(gfo.WandB("gfo-test", mode="offline", folder=tmp_path))
-    [file] = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    rows, config = [], {}
-    for data in leveldb_log(file.read_bytes()[7:]):  # behind its own header
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if record.history.item:
-            items = record.history.item
-            rows.append(
-                {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
-            )
+def test_wandb_has_what_the_run_is(tmp_path):
+    run(gfo.WandB(**options("wandb", tmp_path)))
+    config = {}
+    for record in tracker_logs.wandb_records(tmp_path):
         for update in (record.run.config.update, record.config.update):
             config |= {item.key: json.loads(item.value_json) for item in update}
-    assert [row["_step"] for row in rows] == [step.evaluations for step in result.history]
-    for name in NAMES:
-        assert [row[name] for row in rows] == expected(result, name)
     assert (config["optimizer"], config["d"]) == ("snes", 3)
 
 
 @needs("mlflow")
-def test_mlflow_in_a_folder(tmp_path, monkeypatch):
+def test_mlflow_has_what_each_run_is(tmp_path):
     import mlflow
 
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    uri = (tmp_path / "mlruns").as_uri()
-    results = [run(gfo.MLflow("gfo-test", uri=uri, name=name)) for name in ("one", "two")]
-    client = mlflow.MlflowClient(tracking_uri=uri)
+    place = options("mlflow", tmp_path)
+    for name in ("one", "two"):
+        run(gfo.MLflow(**place, name=name))
+    client = mlflow.MlflowClient(tracking_uri=place["uri"])
     experiment = client.get_experiment_by_name("gfo-test")
     runs = {each.info.run_name: each for each in client.search_runs([experiment.experiment_id])}
     assert set(runs) == {"one", "two"}
     assert runs["one"].data.params["optimizer"] == "snes"
-    assert runs["one"].info.status == "FINISHED"
-    for name in NAMES:
-        found = sorted(client.get_metric_history(runs["two"].info.run_id, name), key=lambda each: each.step)
-        assert [each.step for each in found] == [step.evaluations for step in results[1].history]
-        assert [each.value for each in found] == expected(results[1], name)
 
 
-@needs("trackio")
-def test_trackio(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
-    from trackio.sqlite_storage import SQLiteStorage
+@needs("tensorboard")
+def test_a_place_that_cannot_be_logged_to_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        gfo.GfoError, match=r"^TensorBoard cannot log: .*file.*; mend it, or take gfo.CSVLog$"
+    ):
+        run(gfo.TensorBoard(tmp_path / "file"))
 
-    result = run(gfo.Trackio("gfo-test", name="one"))
-    rows = SQLiteStorage.get_logs("gfo-test", "one")
-    assert [row["step"] for row in rows] == [step.evaluations for step in result.history]
-    for name in NAMES:
-        assert [row[name] for row in rows] == expected(result, name)
+
+@needs("mlflow")
+def test_an_address_that_is_none_is_one_line():
+    with pytest.raises(gfo.GfoError, match=r"^MLflow cannot log: .*nosuch.*; mend it, or take gfo.CSVLog$"):
+        run(gfo.MLflow("x", uri="nosuch://place"))
 
 
 @pytest.mark.parametrize(
