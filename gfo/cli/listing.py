@@ -1,4 +1,4 @@
-"""Commands on what has a name: list, init, download."""
+"""Commands on what has a name: list, init, data, download."""
 
 from __future__ import annotations
 
@@ -61,6 +61,36 @@ def init(
     from gfo.config.examples import example
 
     show(example(task).rstrip())
+
+
+@app.command()
+def data(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="One of the data sets; by default they are listed.",
+            show_default=False,
+            autocompletion=names.data_sets,
+        ),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(help="A new folder; by default data/NAME.", show_default=False, metavar="PATH"),
+    ] = None,
+    shots: Annotated[
+        int, typer.Option(help="Rows of each label in train, and others in dev, a whole number.")
+    ] = 16,
+    seed: Annotated[int, typer.Option(help="Of the rows that are drawn, a whole number.")] = 0,
+) -> None:
+    """Fetch a public data set from the Hugging Face hub, a few rows of each label and the test rows."""
+    from gfo.tasks.parts.public import SETS, fetch
+
+    if name is None:
+        for each, of in SETS.items():
+            show(f"{each:<17}{of.task}, {len(of.labels)} labels; licence: {of.licence}")
+        return
+    found = fetch(name, out or f"data/{name}", shots=shots, seed=seed)
+    show(str(found))
 
 
 @app.command()

@@ -46,6 +46,13 @@ def metrics(incomplete: str) -> list[str]:
     return of("metric", incomplete)
 
 
+def data_sets(incomplete: str) -> list[str]:
+    """Public data sets."""
+    from gfo.tasks.parts.public import SETS
+
+    return _begun(SETS, incomplete)
+
+
 def everything(incomplete: str) -> list[str]:
     """All names that `gfo list` explains."""
     from gfo.config import listing
