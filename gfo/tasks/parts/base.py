@@ -87,9 +87,8 @@ class Data:
             train, dev, test: where their rows come from; see `gfo.datasets.load`.
             limits: split -> use only its first rows; all by default.
             skip: split -> leave out its first rows, before its limit counts; none by default.
-            shuffle: a seed to put rows in random order before `skip` and `limits` count, as they stand by
-                default; the same seed gives the same order, so that splits of one file can be told apart by
-                skip and limits.
+            shuffle: a seed to put rows in random order before `skip` and `limits` count, the same for the
+                same seed, so that these tell splits of one file apart; by default they stay as they are.
             batch_size: see above.
             max_length: the most tokens of a row in its template, without soft prompt and answer; longer rows
                 are left out, and a warning gives their number. By default none are left out.
