@@ -28,6 +28,7 @@ include_patterns = [
 ]  # fmt: skip
 html_theme, html_title = "furo", f"gfo {release}"
 html_show_sourcelink = False
+html_static_path, html_css_files = ["static"], ["site.css"]
 nb_execution_mode = "off"  # the notebooks hold their outputs
 myst_heading_anchors = 4  # as GitHub names them
 default_role = "literal"
@@ -44,6 +45,7 @@ MENU = {
     "Extending it": "extending reference",
 }
 LETTER = re.compile(r"^(\s*\w+: )(\w\.$)")
+UNIT = re.compile(r"(?<=\d) (?=[%±])|(?<=±) (?=\d)")
 LINK = re.compile(r"\[([^\]\[]+)\]\(([^)#\s:]+)\)")
 
 
@@ -80,14 +82,20 @@ def _title(words: str, line: str) -> list[str]:
 
 
 def read_source(app: Any, name: str, source: list[str]) -> None:
-    """The menu, and folders, which a site does not have, by their names."""
+    """The menu, folders, which a site does not have, by their names, and numbers of tables in a line."""
     folder = (ROOT / name).parent
+    source[0] = "".join(map(unbroken, source[0].splitlines(keepends=True)))
     source[0] = LINK.sub(lambda found: _named(folder, found), source[0])
     if name == root_doc:
         source[0] += "".join(_menu(title, pages.split()) for title, pages in MENU.items())
         notebooks = sorted(f"../notebooks/{path.stem}" for path in (ROOT / "notebooks").glob("*.ipynb"))
         more = ["../README", "../benchmarks/README", "../CHANGELOG", "../CONTRIBUTING", "../SECURITY"]
         source[0] += _menu("Notebooks", notebooks) + _menu("More", more)
+
+
+def unbroken(line: str) -> str:
+    """A row of a table whose numbers stay with their units and errors."""
+    return UNIT.sub("\N{NO-BREAK SPACE}", line) if line.startswith("|") else line
 
 
 def _named(folder: Path, link: re.Match[str]) -> str:

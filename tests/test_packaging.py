@@ -44,6 +44,11 @@ def test_the_version_is_one():
     assert f"version: {last}\ndate-released: {date}\n" in cited
 
 
+def test_the_torch_that_a_page_installs_is_the_tested_one():
+    pinned = re.findall(r"^torch==(\S+)$", (ROOT / ".ci" / "tested-versions.txt").read_text(), re.M)
+    assert re.findall(r"torch==(\S+)", (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")) == pinned
+
+
 def test_the_licence_is_carried():
     assert PROJECT["license"] == "Apache-2.0"
     for name in PROJECT["license-files"]:
@@ -70,3 +75,9 @@ def test_the_reference_has_every_public_name():
 def test_the_menu_has_every_page():
     pages = {page for pages in documentation().MENU.values() for page in pages.split()}
     assert pages == {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"} | {"reference"}
+
+
+def test_numbers_of_tables_stay_with_their_units_on_the_site():
+    unbroken = documentation().unbroken
+    assert unbroken("| a b | 85.2 ± 0.2 % |\n") == "| a b | 85.2\xa0±\xa00.2\xa0% |\n"
+    assert unbroken("x = 5 % 3\n") == "x = 5 % 3\n"  # control: no row of a table
