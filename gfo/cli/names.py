@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 SPLITS = ("train", "dev", "test")
 AXES = ("evaluations", "forward_tokens", "seconds")
+BANDS, SIZES = ("quartiles", "mean", "seeds"), ("screen", "single", "double")
 NAMED = {  # the key of a config that takes a name -> its kind
     "optimizer.name": "optimizer",
     "baseline.name": "baseline",
@@ -121,6 +122,16 @@ def splits(incomplete: str) -> list[str]:
 def axes(incomplete: str) -> list[str]:
     """What figures have along x."""
     return _begun(AXES, incomplete)
+
+
+def bands(incomplete: str) -> list[str]:
+    """What stands for several seeds in figures."""
+    return _begun(BANDS, incomplete)
+
+
+def sizes(incomplete: str) -> list[str]:
+    """Sizes of figures."""
+    return _begun(SIZES, incomplete)
 
 
 def forms(incomplete: str) -> list[str]:

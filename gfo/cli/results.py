@@ -20,6 +20,28 @@ FigureFile = Annotated[
         "--out", help="A file for the figure, .png, .pdf or .svg; by default none.", show_default=False
     ),
 ]
+Band = Annotated[
+    str,
+    typer.Option(
+        help="For several seeds the figure has: quartiles, mean (with its 95 % interval) or seeds.",
+        autocompletion=names.bands,
+    ),
+]
+Size = Annotated[
+    str,
+    typer.Option(
+        help="Of the figure: screen, single or double (a paper's columns, 3.4 and 7 inches).",
+        autocompletion=names.sizes,
+    ),
+]
+Drawn = Annotated[
+    str | None,
+    typer.Option(
+        help="A test metric in the figure, methods without a search among them; by default none.",
+        show_default=False,
+        autocompletion=names.metrics,
+    ),
+]
 TableFile = Annotated[
     Path | None,
     typer.Option(
@@ -127,6 +149,9 @@ def compare(
     ],
     x: XAxis = "evaluations",
     out: FigureFile = None,
+    band: Band = "quartiles",
+    size: Size = "screen",
+    metric: Drawn = None,
     table: TableFile = None,
     test: Tested = None,
 ) -> None:
@@ -142,7 +167,7 @@ def compare(
         write_table(comparison.table(), table)
         show(f"table: {table}")
     if out is not None:
-        comparison.plot(out)
+        comparison.plot(out, band=band, size=size, metric=metric)
         show(f"figure: {out}")
 
 

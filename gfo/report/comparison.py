@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gfo.core.checking import checked
-from gfo.core.errors import GfoError
 from gfo.core.metric import LOSS, Metric
-from gfo.report.curves import Curve, dev_curve, quartiles, train_curve
 from gfo.report.groups import Group
 from gfo.report.scores import metrics_named
 from gfo.report.tables import Table, Tabled
@@ -27,8 +23,6 @@ if TYPE_CHECKING:
     from gfo.report.figures import Figure
 
 NONE = (math.nan, math.nan)  # mean and deviation where there is no value
-STYLES = ("-", "--", ":")  # once the colours are used up
-MOST_ABOVE, ABOVE_IN_A_ROW = 4, 110  # lines whose names have room above the panels; letters of a row there
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,40 +40,39 @@ class Comparison(Tabled):
     notes: tuple[str, ...] = ()
 
     @checked
-    def plot(self, path: str | Path | None = None, *, x: str | None = None) -> Figure:
+    def plot(
+        self,
+        path: str | Path | None = None,
+        *,
+        x: str | None = None,
+        band: str = "quartiles",
+        metric: str | None = None,
+        size: str = "screen",
+    ) -> Figure:
         """The lowest loss so far, of any candidate on train and of the snapshots on dev.
 
-        Several seeds are one line, their median, with a band between the quartiles. It starts where all
-        have a value and ends, with a dot, where the longest ends; seeds that ended before keep their last
-        value. Lines are named in the order of their last training losses.
+        Several seeds are one line with a band. It starts where all have a value and ends, with a dot, where
+        the longest ends; seeds that ended before keep their last value. Lines are named in the order of
+        their last training losses, and a method has its colour in every figure.
 
         Args:
             path: where to save it, as PNG, PDF or SVG.
             x: "evaluations", "forward_tokens" or "seconds" (dev scoring included); the comparison's own
                 by default.
+            band: what stands for several seeds: "quartiles" for the median between the quartiles, "mean" for
+                the mean with its 95 % interval (Student's t), "seeds" for a line each.
+            metric: of the test scores, for a panel of what results reach there, methods without a search
+                among them: means with 95 % intervals. None for no such panel.
+            size: "screen", or "single" or "double" for a paper's one or two columns, 3.4 and 7 inches.
 
         Raises:
-            GfoError: for an unknown x, runs none of which has steps, tokens where none were counted, or a
-                path that cannot be written.
+            GfoError: for an unknown x, band, metric or size, runs none of which has steps, tokens where none
+                were counted, or a path that cannot be written.
         """
-        from gfo.report import figures
+        from gfo.report import panels
 
-        x = self.x if x is None else x
-        groups = sorted(_with_steps(self.groups), key=lambda group: _last(group, x))
-        curves = _curves(groups, x)
-        looks = _looks(curves["train"])
-        height, width, columns = _layout(groups)
-        figure = figures.Figure(height, width=width)
-        axes = np.ravel(figure.subplots(1, len(curves)))
-        end = max(group.end(x) for group in groups)
-        for panel, (split, found) in zip(axes, curves.items(), strict=True):
-            _panel(panel, found, looks)
-            panel.set_title(f"{split} loss, lowest so far", fontsize=10, loc="left")
-            panel.set_xlabel(figures.X_AXES[x])
-            panel.set_xlim(0, 1.02 * end or 1)
-            figures.number_axis(panel.xaxis, end)
-        figure.legend_outside(axes[0], columns)
-        return figure.write(path)
+        drawn = panels.draw(self.groups, self.x if x is None else x, band, metric, size)
+        return drawn.write(path)
 
     @checked
     def differences(self, metric: str | None = None, *, against: str | None = None) -> Table:
@@ -158,84 +151,6 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation; nan where there are too few values."""
     mean = float(np.mean(values)) if values else math.nan
     return mean, float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-
-
-def _with_steps(groups: Iterable[Group]) -> list[Group]:
-    """Groups that have a line; GfoError if none has."""
-    found = [group for group in groups if any(run.steps for run in group.runs)]
-    if not found:
-        raise GfoError("plot: none of the runs has steps; there is nothing to draw")
-    return found
-
-
-def _layout(groups: Sequence[Group]) -> tuple[float, float, int | None]:
-    """Height and width of the figure, inches, and columns of names above it; None has them beside it."""
-    if len(groups) > MOST_ABOVE:
-        return max(3.4, 1.0 + 0.22 * len(groups)), 9.4, None
-    wide = sum(len(group.label) + 6 for group in groups) > ABOVE_IN_A_ROW
-    return 3.7, 8.4, 2 if wide else len(groups)
-
-
-def _panel(axes: Any, curves: Mapping[str, Sequence[Curve]], looks: Mapping[str, tuple[str, str]]) -> None:
-    """A line for each label in its colour and style, the median over its runs, with a band between the
-    quartiles of several."""
-    from gfo.report import figures
-
-    figures.tidy(axes)
-    values: list[float] = []
-    for label, found in curves.items():
-        colour, style = looks[label]
-        grid, (low, median, high) = quartiles(found)
-        axes.plot(
-            grid, median, color=colour, ls=style, lw=1.7, drawstyle="steps-post", label=figures.text(label)
-        )
-        if len(grid):  # an empty one that is not clipped takes all of the figure's room
-            axes.plot(grid[-1:], median[-1:], "o", color=colour, ms=4, clip_on=False)
-        if sum(len(x) > 0 for x, _ in found) > 1:
-            axes.fill_between(grid, low, high, step="post", color=colour, alpha=0.18, lw=0)
-        values += [*low, *high]
-    figures.log_where_wide(axes, values)
-
-
-def _looks(labels: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Label -> colour and style of its line: the label's own, whatever else is drawn and however it ranks,
-    unless another label of the figure has it already."""
-    from gfo.report.figures import COLOURS
-
-    found: dict[str, tuple[str, str]] = {}
-    for label in sorted(labels):
-        first = zlib.crc32(_method(label).encode()) % len(COLOURS)
-        every = [
-            (COLOURS[(first + i) % len(COLOURS)], STYLES[i // len(COLOURS)])
-            for i in range(len(COLOURS) * len(STYLES))
-        ]
-        free = [look for look in every if look not in found.values()]
-        found[label] = (free or every)[0]
-    return found
-
-
-def _method(label: str) -> str:
-    """A label without the number of its seeds."""
-    return re.sub(r" \(\d+ seeds\)$", "", label)
-
-
-def _last(group: Group, x: str) -> float:
-    """The median of the last training losses; inf where there is none."""
-    median = quartiles(group.curves(train_curve, x))[1][1]
-    return float(median[-1]) if len(median) else math.inf
-
-
-def _curves(groups: Sequence[Group], x: str) -> dict[str, dict[str, list[Curve]]]:
-    """What each panel shows: split -> label -> the curves of its runs; dev only where there are any."""
-    lowest = {"train": train_curve, "dev": dev_curve}
-    curves = {
-        split: {group.label: group.curves(curve, x) for group in groups} for split, curve in lowest.items()
-    }
-    return {split: found for split, found in curves.items() if split == "train" or _some(found)}
-
-
-def _some(curves: Mapping[str, Sequence[Curve]]) -> bool:
-    return any(len(x) for found in curves.values() for x, _ in found)
 
 
 def _cells(row: Mapping[str, Any], metrics: Mapping[str, Metric]) -> tuple[str, ...]:

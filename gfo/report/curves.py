@@ -1,4 +1,4 @@
-"""The lowest loss so far of a run, and its quartiles over several runs."""
+"""The lowest loss so far of a run, and its quartiles or mean over several runs."""
 
 from __future__ import annotations
 
@@ -33,13 +33,39 @@ def quartiles(curves: Sequence[Curve]) -> tuple[Array, Array]:
     Returns:
         Where any run has a point and all have begun, [n], and the quartiles there, [3, n].
     """
+    grid, rows = _together(curves)
+    return grid, np.quantile(rows, QUARTILES, axis=0)
+
+
+def means(curves: Sequence[Curve]) -> tuple[Array, Array]:
+    """As `quartiles`: the mean over runs, between the ends of its 95 % interval, which one run has not."""
+    grid, rows = _together(curves)
+    mean, half = interval(rows)
+    return grid, np.stack([mean - np.nan_to_num(half), mean, mean + np.nan_to_num(half)])
+
+
+def interval(values: Array) -> tuple[Any, Any]:
+    """The mean over the first axis, and half of its 95 % interval by Student's t; nan for one value."""
+    from scipy.special import stdtrit
+
+    n = len(values)
+    if n < 2:
+        return values.mean(axis=0), np.full(values.shape[1:], np.nan)[()]
+    return values.mean(axis=0), stdtrit(n - 1, 0.975) * values.std(axis=0, ddof=1) / np.sqrt(n)
+
+
+BANDS = {"quartiles": quartiles, "mean": means}
+"""What stands for several runs: where, [n], and low, middle and high there, [3, n]."""
+
+
+def _together(curves: Sequence[Curve]) -> tuple[Array, Array]:
+    """Where any run has a point and all have begun, [n], and each run's lowest loss there, [runs, n]."""
     curves = [curve for curve in curves if len(curve[0])]
     if not curves:
-        return np.empty(0), np.empty((3, 0))
+        return np.empty(0), np.empty((1, 0))
     grid = np.unique(np.concatenate([x for x, _ in curves]))
     grid = grid[grid >= max(x[0] for x, _ in curves)]
-    rows = [y[np.searchsorted(x, grid, side="right") - 1] for x, y in curves]  # (runs, n)
-    return grid, np.quantile(rows, QUARTILES, axis=0)
+    return grid, np.stack([y[np.searchsorted(x, grid, side="right") - 1] for x, y in curves])
 
 
 def _curve(steps: Sequence[Mapping[str, Any]], x: str, losses: Sequence[Any]) -> Curve:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib import rcParams
+from matplotlib import rc_context, rcParams
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.ticker import FuncFormatter
 
@@ -54,7 +54,8 @@ class Figure(MatplotlibFigure):  # type: ignore[misc]
         if kind not in kinds:
             raise GfoError(f"plot: {path}: {unknown_name('format', kind, kinds)}")
         drawn = io.BytesIO()
-        self.savefig(drawn, dpi=DPI, format=kind)
+        with rc_context({"pdf.fonttype": 42, "ps.fonttype": 42}):  # fonts as they are, as journals ask for
+            self.savefig(drawn, dpi=DPI, format=kind)
         write_whole(file if file.suffix else file.with_suffix(f".{kind}"), drawn.getvalue(), name="plot")
         return self
 
@@ -88,12 +89,25 @@ def number_axis(axis: Any, largest: float) -> None:
 
 
 def log_where_wide(axes: Any, values: Sequence[float]) -> bool:
-    """Make the y axis logarithmic if the values are positive and span a wide range; whether it is."""
-    finite = [value for value in values if math.isfinite(value)]
-    wide = bool(finite) and min(finite) > 0 and max(finite) / min(finite) > WIDE_RANGE
+    """Make the y axis logarithmic if the values are positive and span a wide range; whether it is.
+
+    One value far below or above all others does not stretch it: the line leaves the panel there.
+    """
+    found = sorted({value for value in values if math.isfinite(value)})
+    wide = bool(found) and found[0] > 0 and found[-1] / found[0] > WIDE_RANGE
     if wide:
         axes.set_yscale("log")
+        _leave_out(axes, found)
     return wide
+
+
+def _leave_out(axes: Any, found: Sequence[float]) -> None:
+    """Limits of a logarithmic axis without a lowest or a highest value that is alone, of 5 values or more."""
+    low, high = found[0], found[-1]
+    if len(found) >= 5 and found[1] / low > WIDE_RANGE:
+        axes.set_ylim(bottom=found[1] / 2)
+    if len(found) >= 5 and high / found[-2] > WIDE_RANGE:
+        axes.set_ylim(top=found[-2] * 2)
 
 
 def x_values(steps: Sequence[Mapping[str, Any]], x: str) -> list[float]:

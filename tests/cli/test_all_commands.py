@@ -13,6 +13,8 @@ from commands import bad, caller
 from gfo.cli import app, names
 from gfo.config import listing
 from gfo.core.registry import entries
+from gfo.report.curves import BANDS
+from gfo.report.panels import SEEDS, SIZES
 
 COMMANDS = typer.main.get_command(app).commands
 PARAMETERS = [
@@ -138,6 +140,11 @@ def test_every_option_is_completed(section, kind):
             assert f"{section}.{option.name}=" in found
     assert f"{section}." in names.keys(section[:-1])
     assert not any(key.startswith("space.dim") for key in names.keys("spac"))  # control: not yet asked for
+
+
+def test_what_figures_take_is_completed():
+    assert set(names.bands("")) == {*BANDS, SEEDS}
+    assert set(names.sizes("")) == set(SIZES)
 
 
 def test_logs_are_completed():

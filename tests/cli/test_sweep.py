@@ -307,7 +307,7 @@ differences = comparison.differences("accuracy")
 SHELL = """
 gfo sweep run.toml --grid optimizer=cma,openai-es,random --grid space=soft-prompt,bias \\
     --grid baseline=linear-head,manual --grid seed=0,1,2 --out runs/study
-gfo compare runs/study --out shell.pdf --table shell.tex --test accuracy
+gfo compare runs/study --out shell.pdf --band mean --size double --table shell.tex --test accuracy
 """
 
 

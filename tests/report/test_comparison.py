@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from gfo.core.errors import GfoError
 from gfo.report.comparison import Comparison
-from gfo.report.curves import dev_curve, quartiles, train_curve
+from gfo.report.curves import dev_curve, means, quartiles, train_curve
 from gfo.report.groups import Group, RunValues, group_runs
 from gfo.report.labels import flatten, labels, seeds
 
@@ -239,3 +240,70 @@ def test_the_numbers_of_a_comparison_as_pandas():
     latex = Comparison((Group("x_1", (A, B)),)).to_latex()
     assert r"x\_1 & 2 &" in latex
     assert r"80.0\% $\pm$ 7.1" in latex
+
+
+def test_the_mean_and_its_interval_by_hand():
+    """At 3: 9, 7 and 8, whose mean is 8 and deviation 1; t of two degrees of freedom is 4.3027."""
+    grid, (low, middle, high) = means([train_curve(each.steps, "evaluations") for each in (A, B, C)])
+    assert grid.tolist() == [3, 4, 5, 6, 8]
+    assert middle.tolist() == pytest.approx([8, 20 / 3, 16 / 3, 4, 8 / 3])
+    assert (high - middle)[0] == (middle - low)[0] == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
+    assert means([train_curve(C.steps, "evaluations")])[1].tolist() == [[8, 4]] * 3  # no interval of one
+    assert means([])[0].size == 0
+
+
+def test_a_figure_with_means_or_a_line_a_seed():
+    comparison = Comparison((Group("two", (A, B)), Group("one", (C,))))
+    train = comparison.plot(band="mean").axes[0]
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in train.lines}
+    assert drawn["two"] == [[3, 8], [4, 6], [5, 4], [6, 2]]
+    band = train.collections[0].get_paths()[0].vertices[:, 1]
+    assert max(band) == pytest.approx(8 + 12.706, rel=1e-4)  # t of one degree of freedom, deviation sqrt 2
+    train = comparison.plot(band="seeds").axes[0]
+    lines = [line.get_xydata().tolist() for line in train.lines if len(line.get_xdata()) > 1]
+    assert sorted(lines) == [[[2, 8], [8, 4]], [[2, 9], [4, 5], [6, 1]], [[3, 7], [5, 3]]]
+    assert len(train.collections) == 0
+    assert len(train.figure.legends[0].get_texts()) == 2  # a name a method
+
+
+def test_a_panel_of_test_scores_holds_methods_without_a_search():
+    manual = RunValues([], {"accuracy": 0.5}, 1.0)
+    comparison = Comparison((Group("two (2 seeds)", (A, B)), Group("manual", (manual,)), Group("one", (C,))))
+    *_, test = comparison.plot(metric="accuracy").axes
+    assert test.get_title(loc="left") == "test accuracy"
+    assert [words.get_text() for words in test.texts] == ["two", "manual"]  # "one" was not scored
+    assert [line.get_xdata()[0] for line in test.lines if line.get_marker() == "o"] == pytest.approx(
+        [0.8, 0.5]
+    )
+    (interval,) = test.collections  # of the two seeds
+    assert interval.get_segments()[0][:, 0].tolist() == pytest.approx(
+        [0.8 - 12.706 * 0.05, 0.8 + 12.706 * 0.05], rel=1e-3
+    )
+    with pytest.raises(GfoError, match="unknown test metric 'acuracy': did you mean 'accuracy'"):
+        comparison.plot(metric="acuracy")
+
+
+@pytest.mark.parametrize(("size", "width"), [("single", 3.4), ("double", 7.0)])
+def test_sizes_of_papers(size, width, tmp_path):
+    comparison = Comparison((Group("two", (A, B)), Group("one", (C,))))
+    figure = comparison.plot(tmp_path / "figure.pdf", size=size, metric="accuracy")
+    assert figure.get_figwidth() == width
+    assert {words.get_fontsize() for words in figure.findobj(Text) if words.get_text()} == {7.5}
+    drawn = (tmp_path / "figure.pdf").read_bytes()
+    assert b"/FontFile2" in drawn
+    assert b"/Type3" not in drawn  # fonts are embedded as they are
+    assert comparison.plot().get_figwidth() > 8  # control
+    for option in ("size", "band"):
+        with pytest.raises(GfoError, match=f"unknown {option} 'x'"):
+            comparison.plot(**{option: "x"})
+
+
+def test_a_dot_alone_does_not_stretch_a_logarithmic_axis():
+    points = [(1, 1e9), *((i, 200.0 / i**2) for i in range(2, 30))]
+    (alone,) = Comparison((Group("a", (run(*points),)),)).plot().axes
+    assert alone.get_yscale() == "log"
+    assert alone.get_ylim()[1] < 1000
+    (all_of_them,) = Comparison((Group("a", (run(*points, (31, 1e-3)),)),)).plot().axes
+    assert all_of_them.get_ylim()[0] > 0.01
+    few = Comparison((Group("a", (run((1, 1e9), (2, 1.0)),)),)).plot().axes[0]
+    assert few.get_ylim()[1] > 1e9  # control: of few values none is alone
