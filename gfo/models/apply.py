@@ -127,7 +127,7 @@ def multiply_by_chosen(x: Tensor, module: nn.Module, shares: Tensor, bank: Bank)
 
 @applies(LowRank, "output")
 def add_low_rank(y: Tensor, x: Input, A: Tensor, B: Tensor) -> Tensor:
-    """y + (x A^T) B^T with A [K, r, in], B [K, out, r]; written into y where no gradient needs it as it was."""
+    """y + (x A^T) B^T with A [K, r, in], B [K, out, r]; written into y where no gradient needs it."""
     inner = times(x(), A)  # (K, N, r)
     to = y.clone() if torch.is_grad_enabled() else y
     if is_shared(B):
