@@ -102,4 +102,6 @@ def test_without_a_hub_a_line_says_where_it_is(tmp_path, monkeypatch):
         fetch("agnews", "out")
     with pytest.raises(GfoError, match="unknown data set 'sst': did you mean 'sst2'"):
         fetch("sst", "out")
+    with pytest.raises(GfoError, match="shots = 0 must be at least 1"):
+        fetch("sst2", "out", shots=0)
     assert list(tmp_path.iterdir()) == []

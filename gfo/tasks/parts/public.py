@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gfo.core.checking import checked
-from gfo.core.errors import GfoError, check_name, shown
+from gfo.core.errors import GfoError, check_at_least_one, check_name, shown
 from gfo.core.files import absolute, whole_folder, write_whole
 from gfo.tasks.parts.datasets import few_shot, load
 
@@ -154,6 +154,7 @@ def fetch(name: str, out: str | Path, *, shots: int = 16, seed: int = 0) -> Fetc
             not as they were.
     """
     check_name("data set", name, SETS)
+    check_at_least_one(shots=shots)
     folder = absolute(out)
     if folder.exists():
         raise GfoError(f"out = {shown(str(folder))} is there already; delete it, or give another folder")
