@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gfo.core.errors import GfoError, GfoWarning
 from gfo.core.images import FIRST
+from gfo.models.biased_decoder import BiasedDecoder
 from gfo.models.branches import RowLayout
 from gfo.models.continued_rows import ContinuedRows
 from gfo.models.decoder import Decoder
@@ -27,7 +28,11 @@ Rows = Sequence[Sequence[int]]
 
 
 WHOLE = (WholeRows, WholeEncoder)
-KEEPING = (Decoder, ContinuedRows)  # what they keep of a text must not depend on what stands behind it
+KEEPING = (
+    Decoder,
+    BiasedDecoder,
+    ContinuedRows,
+)  # what they keep of a text must not depend on what stands behind it
 
 
 class Way(NamedTuple):
@@ -81,7 +86,7 @@ def _ways(*models: Any) -> tuple[Way, ...]:
 
 # kind -> the ways that may be right, the fastest first
 WAYS: dict[str, tuple[Way, ...]] = {
-    "decoder": _ways(Decoder, ContinuedRows, WholeRows),
+    "decoder": _ways(Decoder, BiasedDecoder, ContinuedRows, WholeRows),
     "prefix-lm": _ways(PrefixLM, WholeRows),
     "encoder": _ways(Encoder, WholeEncoder),
     "encoder-decoder": _ways(EncoderDecoder),
@@ -97,7 +102,7 @@ def chosen(kind: str, module: Any, tokenizer: Any, name: str) -> FrozenModel:
 
     Raises:
         GfoError: if there is none.
-        GfoWarning: (a warning) if it is not the first.
+        GfoWarning: (a warning) if it is none of branches, though the kind has those.
     """
     found: list[str] = []
     for way in WAYS[kind]:
@@ -110,7 +115,7 @@ def chosen(kind: str, module: Any, tokenizer: Any, name: str) -> FrozenModel:
             if way == WAYS[kind][-1]:
                 raise _none(name or type(module).__name__, found) from error
             continue
-        if found:
+        if found and not model.contexts:
             _warn(model, way, found[0])
         _share_layers(model)
         break

@@ -60,12 +60,14 @@ class Decoder(FrozenModel):
 
     causal = True
     contexts = True
+    biased = False
+    """Whether positions are told by biases, not by position ids."""
 
     def __init__(self, module: Any, tokenizer: Any, name: str = "") -> None:
         config = module.config.get_text_config(decoder=True)
         name = name or str(module.config.name_or_path) or config.model_type
         body = module.base_model if config is module.config else module.get_decoder()  # of images and text
-        if "position_ids" not in inspect.signature(body.forward).parameters:
+        if not self.biased and "position_ids" not in inspect.signature(body.forward).parameters:
             raise _unbranched(name, config, "its forward pass takes no position_ids")
         if kinds := strange_layers(config):
             raise _unbranched(name, config, f"it has layers of the kind {kinds}")
@@ -171,6 +173,10 @@ class Decoder(FrozenModel):
         mask = self._masks(partial(rows.mask, context, C, dtype=dtype, together=together))
         return Placed(position, mask)
 
+    def mask_of_keys(self, mask: Tensor, position: Tensor) -> Any:
+        """What layers are given of a mask [rows, 1, T, keys] of keys that stand at positions [rows, keys]."""
+        return mask
+
     def stand(self, number: Tensor, rows: RowLayout, shift: Tensor | None) -> tuple[Tensor, Together | None]:
         """Where tokens numbered [C * R, T] stand, as `Placed` has it, and which see each other beyond what is
         in front of them; `shift` [C] is that of the contexts."""
@@ -183,7 +189,7 @@ class Decoder(FrozenModel):
         self,
         entry: Tensor,
         position: Tensor,
-        mask_of: Callable[[int | None], Tensor],
+        mask_of: Callable[[int | None], Any],
         cache: DynamicCache,
         *,
         ids: Tensor | None = None,
@@ -194,7 +200,7 @@ class Decoder(FrozenModel):
         Args:
             entry: input embeddings [rows, T, D].
             position: of the tokens, as `Placed` has them.
-            mask_of: sliding window, or None for none -> additive mask [rows, 1, T, keys].
+            mask_of: sliding window, or None for none -> what `mask_of_keys` makes of the mask.
             cache: takes up keys and values, and hands out what is seen.
             ids: the words, int [rows, T]; None for no images.
             change: candidates to apply, in the rows.
@@ -263,7 +269,7 @@ class Decoder(FrozenModel):
         hidden = self.branches(context, embeds[:, None, 7:].repeat(1, 1, 2, 1), rows)
         self.compare(self.logits(hidden[0, 0], some), plain)
 
-    def _masks(self, mask_of: Callable[[int | None], Tensor]) -> Any:
+    def _masks(self, mask_of: Callable[[int | None], Any]) -> Any:
         """The mask of the model's window, or one for each kind of layer, as transformers takes them."""
         if not self._mixed_windows:
             return mask_of(self._window)
@@ -307,5 +313,5 @@ class Decoder(FrozenModel):
 def _unbranched(name: str, config: Any, reason: str) -> GfoError:
     return GfoError(
         f"model '{name}' ({config.model_type}) cannot be evaluated in branches: {reason}; take gfo.freeze, "
-        "which runs it in whole rows"
+        "which finds another way"
     )

@@ -212,7 +212,7 @@ class DecoderSequences(Growing):
                 change=change,
             )
 
-    def _mask(self, position: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+    def _mask(self, position: Tensor, window: int | None, dtype: torch.dtype) -> Any:
         """Additive mask [rows, 1, T, S + n]: the context and, causally, what is the sequence's own."""
         own = self._start[self.rows][:, None] + torch.arange(self.columns, device=position.device)
         there = torch.ones_like(own, dtype=torch.bool)
@@ -230,7 +230,8 @@ class DecoderSequences(Growing):
         if together is not None and not together.windowed:
             visible[..., -self.columns :] |= together.pairs[0]
         mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-        return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+        mask.masked_fill_(~visible, torch.finfo(dtype).min)
+        return self._model.mask_of_keys(mask[:, None], own)
 
 
 class AnswerSequences(Growing):

@@ -163,6 +163,8 @@ WHOLE_PROMPTS = frozenset({"paligemma"})
 # Positions that begin behind the padding token's number, so that a table holds as many less.
 POSITIONS_BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer"})
 
+# Layers' arguments that hold what attention adds to the heads' scores by the key's position.
+KEY_BIASES = ("alibi", "position_bias")
 
 KNOWN_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})  # that masks express
 

@@ -22,7 +22,8 @@ FAMILIES = {
     "qwen3": {},  # norms of heads
     "gpt_neox": {},  # attention and feed-forward side by side
     "mixtral": {},  # experts
-    "bloom": {},  # copied states
+    "bloom": {},  # biases by position
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},  # copied states
     "mamba": {},  # copied states, token by token
     "minimax": {},  # copied states
     "roberta": {},  # whole rows

@@ -11,6 +11,7 @@ from family_models import build, frozen
 from test_families import TEXTS, check_change, check_generation, plain_logits, rows_of, task
 
 import gfo
+from gfo.models.biased_decoder import BiasedDecoder
 from gfo.models.continued_rows import ContinuedRows
 from gfo.models.decoder import Decoder
 from gfo.models.encoder import Encoder
@@ -28,7 +29,7 @@ LONGROPE = {
 }
 PER_LAYER = {"hidden_size_per_layer_input": 8}
 SHARED = {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2}
-FASTEST = (Decoder, Encoder, EncoderDecoder, PrefixLM)
+FASTEST = (Decoder, BiasedDecoder, Encoder, EncoderDecoder, PrefixLM)
 # name -> family, mapping, config, class, whether only rows of one length go together, whether by token ids
 MODELS = {
     "longrope across its threshold": (
@@ -46,7 +47,7 @@ MODELS = {
     "images for some of its layers": (("mllama", "causal", {}), (ContinuedRows, False, False)),
     "text that sees what is behind it": (("paligemma", "images", {}), (PrefixLM, False, False)),
     "a head of several parts": (("distilbert", "masked", {}), (WholeEncoder, False, False)),
-    "ALiBi": (("falcon", "causal", {"alibi": True}), (ContinuedRows, False, False)),
+    "ALiBi": (("falcon", "causal", {"alibi": True}), (BiasedDecoder, False, False)),
     "rotary, an attention of its own": (("falcon", "causal", {}), (Decoder, False, False)),
 }
 

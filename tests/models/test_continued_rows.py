@@ -28,7 +28,15 @@ CONFIGS = {
         layer_types=["conv", "full_attention"],
     ),
     "mamba": lambda: transformers.MambaConfig(**SIZES, state_size=8, num_hidden_layers=2),
-    "bloom": lambda: transformers.BloomConfig(**SIZES, n_layer=2, n_head=4),
+    "bart": lambda: transformers.BartConfig(
+        vocab_size=SIZES["vocab_size"],
+        d_model=32,
+        decoder_layers=2,
+        decoder_attention_heads=4,
+        decoder_ffn_dim=48,
+        max_position_embeddings=128,
+        is_decoder=True,
+    ),
 }
 TEXTS = ["good", "the food was good", "bad", "the movie is good, but short"]
 K, P = 3, 2
@@ -118,7 +126,7 @@ def test_racing_keeps_what_it_needs(model):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_how_passes_go_on_is_seen_in_half_precision_too(dtype):
     """Mamba's pass of several tokens begins without the state, whatever its cache holds."""
-    for family, several in (("mamba", False), ("lfm2_moe", True), ("bloom", True)):
+    for family, several in (("mamba", False), ("lfm2_moe", True), ("bart", True)):
         model, (warning,) = frozen(family, dtype)
         assert type(model) is ContinuedRows
         assert "continue copies of the text's states" in warning
