@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from gfo.core.errors import GfoError
 from gfo.models.apply import Change
 from gfo.models.attention import attention_of_branches
 from gfo.models.branches import Context, RowLayout, Together
-from gfo.models.families import attention_windows, feed_forward_of, strange_layers
+from gfo.models.families import attention_windows, feed_forward_of, strange_layers, why_not_placed
 from gfo.models.frozen import FrozenModel
 from gfo.models.gguf_form import GGUFForm
 from gfo.models.last_layer import read_tokens_only
@@ -67,8 +66,8 @@ class Decoder(FrozenModel):
         config = module.config.get_text_config(decoder=True)
         name = name or str(module.config.name_or_path) or config.model_type
         body = module.base_model if config is module.config else module.get_decoder()  # of images and text
-        if not self.biased and "position_ids" not in inspect.signature(body.forward).parameters:
-            raise _unbranched(name, config, "its forward pass takes no position_ids")
+        if not self.biased and (reason := why_not_placed(body, config)):
+            raise _unbranched(name, config, reason)
         if kinds := strange_layers(config):
             raise _unbranched(name, config, f"it has layers of the kind {kinds}")
         super().__init__(module, tokenizer, name, find_stacks(body, config.num_hidden_layers))

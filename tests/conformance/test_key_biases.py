@@ -222,6 +222,14 @@ def test_rows_are_as_long_as_there_are_biases(models):
         gfo.LocalEvaluator(short, task("{text} " * 3 + "{soft}"), gfo.SoftPrompt(short, tokens=P, dim=5))
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_model_that_has_passed_need_not_be_compared(models, name):
+    model, _ = models[name]
+    again = gfo.freeze(model.module, model.tokenizer, name, check=False)
+    assert type(again) is BiasedDecoder
+    assert not again.checks
+
+
 def test_other_decoders_have_no_biases(models):
     for family in ("llama", "falcon"):
         module = build(family)
