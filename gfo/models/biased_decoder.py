@@ -44,17 +44,22 @@ class KeysSeen:
         return self.mask.nbytes + self.position.nbytes
 
 
-class _Added(Tensor):
-    """An additive mask for attention that fills scores where a mask of booleans hides keys."""
+@dataclass(frozen=True)
+class _Added:
+    """In the place of a mask of booleans by which attention fills scores: one that is added to them.
+
+    Attributes:
+        mask: additive, [rows, heads, T, keys].
+    """
+
+    mask: Tensor
 
     @classmethod
-    def __torch_function__(
-        cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if function is Tensor.masked_fill:
-            scores, mask, _ = args
-            return scores + mask.as_subclass(Tensor)
-        return super().__torch_function__(function, types, args, kwargs or {})  # type: ignore[no-untyped-call]
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is not Tensor.masked_fill:
+            return NotImplemented
+        scores, added, _ = args
+        return scores + added.mask
 
 
 class BiasedDecoder(Decoder):
@@ -107,12 +112,12 @@ class BiasedDecoder(Decoder):
         with hooked(*hooks):
             return super()._through(part, **inputs)
 
-    def _give(self, mask: Tensor, layer: nn.Module, args: Any, kwargs: Any) -> Any:
+    def _give(self, mask: Tensor | _Added, layer: nn.Module, args: Any, kwargs: Any) -> Any:
         """A layer's arguments with the heads' mask, and with biases of 0 in the place of the body's."""
         none = torch.zeros_like(kwargs[self._name][..., :1])
         return args, kwargs | {"attention_mask": mask, self._name: none}
 
-    def _of_heads(self, seen: KeysSeen) -> Tensor:
+    def _of_heads(self, seen: KeysSeen) -> Tensor | _Added:
         """The heads' additive masks [rows, heads, T, keys]."""
         position = seen.position
         table = self._table(position.shape[1])
@@ -121,7 +126,7 @@ class BiasedDecoder(Decoder):
             place = position - position.amax(dim=1, keepdim=True) + table.shape[1] - 1
         bias = table[:, place.clamp(min=0)].transpose(0, 1)[:, :, None]  # (rows, heads, 1, keys)
         mask = torch.where(seen.mask < 0, torch.finfo(bias.dtype).min, bias)
-        return mask.as_subclass(_Added) if self._fills else mask
+        return _Added(mask) if self._fills else mask
 
     def _table(self, keys: int) -> Tensor:
         """The biases of as many keys or more."""

@@ -23,7 +23,6 @@ FAMILIES = {
     "gpt_neox": {},  # attention and feed-forward side by side
     "mixtral": {},  # experts
     "bloom": {},  # biases by position
-    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},  # copied states
     "mamba": {},  # copied states, token by token
     "minimax": {},  # copied states
     "roberta": {},  # whole rows

@@ -204,6 +204,20 @@ def test_texts_are_computed_once(models, name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_gradients_are_those_of_whole_rows(models, name):
+    model, found = models[name][0], []
+    for kind in (BiasedDecoder, WholeRows):
+        other = kind(model.module, model.tokenizer, name)
+        evaluator = gfo.LocalEvaluator(other, task(), gfo.SoftPrompt(other, tokens=P, dim=5))
+        point = torch.from_numpy(np.random.default_rng(0).standard_normal((K, 5))).requires_grad_()
+        loss, _ = evaluator.loss_tensor(point, 0)
+        loss.sum().backward()
+        found.append(point.grad)
+    torch.testing.assert_close(*found, atol=1e-6, rtol=1e-3)
+    assert float(found[0].abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_half_precision(name):
     family, more = MODELS[name]
     model, warning = frozen(build(family, **more).to(torch.bfloat16), family, "causal")
