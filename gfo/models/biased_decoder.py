@@ -53,6 +53,10 @@ class _Added:
     """
 
     mask: Tensor
+    ndim = 4
+
+    def __getitem__(self, part: Any) -> _Added:
+        return _Added(self.mask[part])
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

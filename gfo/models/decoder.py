@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from transformers import DynamicCache
 from gfo.core.delta import Delta
 from gfo.core.errors import GfoError
 from gfo.models.apply import Change
-from gfo.models.attention import attention_of_branches
+from gfo.models.attention import attention_of_branches, own_keys_alone
 from gfo.models.branches import Context, RowLayout, Together
 from gfo.models.families import attention_windows, feed_forward_of, strange_layers, why_not_placed
 from gfo.models.frozen import FrozenModel
@@ -34,10 +34,12 @@ class Placed:
     Attributes:
         position: int [rows, T], or [3, rows, T] where images have positions of three axes.
         mask: additive, [rows, 1, T, keys], or one for each kind of layer, as transformers takes them.
+        lacking: layers that have only the T tokens' own keys, where others have more.
     """
 
     position: Tensor
     mask: Any
+    lacking: tuple[int, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -170,7 +172,11 @@ class Decoder(FrozenModel):
             shift = None if context is None else context.shift
             position, together = self.stand(position, rows, shift)
         mask = self._masks(partial(rows.mask, context, C, dtype=dtype, together=together))
-        return Placed(position, mask)
+        return Placed(position, mask, () if context is None else context.lacking)
+
+    def own_keys_alone(self, layers: Sequence[int], keys: int) -> AbstractContextManager[None]:
+        """Within, these layers get masks of so many keys, the last ones."""
+        return own_keys_alone((self._layers[layer] for layer in layers), keys)
 
     def mask_of_keys(self, mask: Tensor, position: Tensor) -> Any:
         """What layers are given of a mask [rows, 1, T, keys] of keys that stand at positions [rows, keys]."""
@@ -292,6 +298,8 @@ class Decoder(FrozenModel):
             hooks.enter_context(attention_of_branches(self.config))
             if stop is None:
                 hooks.enter_context(read_tokens_only(self.last_network, rows))
+            if placed.lacking:
+                hooks.enter_context(self.own_keys_alone(placed.lacking, entry.shape[2]))
             if self.images is not None and rows.ids is not None:  # in front of what looks at the layers
                 ids = rows.ids.expand(len(entry), *entry.shape[1:3]).flatten(0, 1)
                 hooks.enter_context(self.images.tokens.deepened(self._layers, ids))

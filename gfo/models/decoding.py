@@ -202,7 +202,13 @@ class DecoderSequences(Growing):
         self.shared, config = None, self._model.config
         if grid is not None and self._may_share:
             self.shared = Shared(grid)
-        with attention_of_branches(config) if self.shared is None else shared_attention(config, self.shared):
+        lacking = () if self.context is None else self.context.lacking
+        with ExitStack() as within:
+            if self.shared is None:
+                within.enter_context(attention_of_branches(config))
+                within.enter_context(self._model.own_keys_alone(lacking, self.columns))
+            else:
+                within.enter_context(shared_attention(config, self.shared))
             return self._model.extend(
                 entry,
                 stands,
