@@ -216,3 +216,48 @@ def test_a_cache_that_does_not_go_on_is_seen(model):
         wrong.check_row(model.embed(model.probe_text))
     model.check_branches()  # control
     model.check_row(model.embed(model.probe_text))
+
+
+@torch.no_grad()
+def plain_answer(model, before, prompt, after, decoding):
+    """Greedy tokens by plain passes of all that stands in front of each."""
+    entry = torch.cat([model.embed(torch.tensor(before)), prompt, model.embed(torch.tensor(after))])[None]
+    answer = []
+    for _ in range(decoding.max_tokens):
+        token = model.module(inputs_embeds=entry, use_cache=False).logits[0, -1].argmax()
+        if int(token) in decoding.stop:
+            break
+        answer.append(int(token))
+        entry = torch.cat([entry, model.embed(token)[None, None]], dim=1)
+    return tuple(answer)
+
+
+@pytest.mark.parametrize("room", [None, 0])
+def test_answers_behind_kept_texts(model, room):
+    rows = [{"text": text, "answer": "x"} for text in TEXTS]
+    options = {"template": "Review: {text}\n{soft}It", "target": "answer", "max_tokens": 3}
+    space = gfo.SoftPrompt(model, tokens=P, dim=5)
+    evaluator = gfo.LocalEvaluator(model, gfo.Generation(rows, metric="exact_match", **options), space)
+    if room is not None:
+        evaluator.use(evaluator.settings() | {"store_bytes": room})
+    batch = evaluator.task.all_rows("train")
+    point = 30 * z()  # far, so that candidates write different words
+    prompts = space.decode(torch.from_numpy(point)).prompt.float()
+    wanted = [
+        [
+            plain_answer(model, before, prompt, after, batch.decoding)
+            for before, after in zip(batch.before, batch.after, strict=True)
+        ]
+        for prompt in prompts
+    ]
+    costs = []
+    for step in range(2):
+        assert evaluator.answers(point, batch) == wanted
+        costs.append(evaluator(point, step).cost.tokens_needed)
+    assert len({tuple(answers) for answers in wanted}) > 1  # control
+    assert costs[0] == costs[1]  # the texts are kept already, or computed each time
+    whole = gfo.LocalEvaluator(
+        model, gfo.Generation(rows, metric="exact_match", **options), space, reuse=False
+    )
+    times = (K if room is None else K - 1) if model.grows else 0  # that a text is not computed again
+    assert whole(point, 0).cost.tokens_needed - costs[0] == times * sum(map(len, batch.before))
