@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from gfo.models.structure import hooked
 
 NAME = "gfo_sdpa"
 
@@ -44,6 +46,23 @@ def branch_attention(
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return out.transpose(1, 2).contiguous(), None
+
+
+@contextmanager
+def own_keys_alone(layers: Iterable[torch.nn.Module], keys: int) -> Iterator[None]:
+    """Within, layers get masks of so many keys, the last ones, whatever their attention is."""
+
+    def cut(layer: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+        cut_kwargs = {name: _cut(value, keys) for name, value in kwargs.items()}
+        return tuple(_cut(value, keys) for value in args), cut_kwargs
+
+    with hooked(*(layer.register_forward_pre_hook(cut, with_kwargs=True) for layer in layers)):
+        yield
+
+
+def _cut(value: Any, keys: int) -> Any:
+    """A layer's argument, the last keys' if it is a mask [rows, ., T, keys]."""
+    return value[..., -keys:] if getattr(value, "ndim", 0) == 4 else value
 
 
 AttentionInterface.register(NAME, branch_attention)

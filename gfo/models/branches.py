@@ -104,6 +104,12 @@ class Context:
         shifts = [context.shift for context in contexts if context.shift is not None]
         return cls(layers, visible, position, length, torch.cat(shifts) if shifts else None)
 
+    @cached_property
+    def lacking(self) -> tuple[int, ...]:
+        """The layers without keys, where others have some."""
+        lacking = tuple(layer for layer, pair in enumerate(self.layers) if pair is None)
+        return lacking if len(lacking) < len(self.layers) else ()
+
     def expand(self, rows: int) -> Context:
         """A single row seen as `rows` equal rows, without copying."""
         layers = tuple(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from gfo.core.errors import GfoError, GfoWarning
 from gfo.core.images import FIRST
+from gfo.models.biased_decoder import BiasedDecoder
 from gfo.models.branches import RowLayout
 from gfo.models.continued_rows import ContinuedRows
 from gfo.models.decoder import Decoder
@@ -27,7 +29,11 @@ Rows = Sequence[Sequence[int]]
 
 
 WHOLE = (WholeRows, WholeEncoder)
-KEEPING = (Decoder, ContinuedRows)  # what they keep of a text must not depend on what stands behind it
+KEEPING = (
+    Decoder,
+    BiasedDecoder,
+    ContinuedRows,
+)  # what they keep of a text must not depend on what stands behind it
 
 
 class Way(NamedTuple):
@@ -81,7 +87,7 @@ def _ways(*models: Any) -> tuple[Way, ...]:
 
 # kind -> the ways that may be right, the fastest first
 WAYS: dict[str, tuple[Way, ...]] = {
-    "decoder": _ways(Decoder, ContinuedRows, WholeRows),
+    "decoder": _ways(Decoder, BiasedDecoder, ContinuedRows, WholeRows),
     "prefix-lm": _ways(PrefixLM, WholeRows),
     "encoder": _ways(Encoder, WholeEncoder),
     "encoder-decoder": _ways(EncoderDecoder),
@@ -97,7 +103,7 @@ def chosen(kind: str, module: Any, tokenizer: Any, name: str) -> FrozenModel:
 
     Raises:
         GfoError: if there is none.
-        GfoWarning: (a warning) if it is not the first.
+        GfoWarning: (a warning) if it is none of branches, though the kind has those.
     """
     found: list[str] = []
     for way in WAYS[kind]:
@@ -110,10 +116,27 @@ def chosen(kind: str, module: Any, tokenizer: Any, name: str) -> FrozenModel:
             if way == WAYS[kind][-1]:
                 raise _none(name or type(module).__name__, found) from error
             continue
-        if found:
+        if found and not model.contexts:
             _warn(model, way, found[0])
         _share_layers(model)
         break
+    return model
+
+
+def unchecked(kind: str, module: Any, tokenizer: Any, name: str) -> FrozenModel:
+    """The fastest way that can be built; nothing is compared, then or later.
+
+    Raises:
+        GfoError: if there is none.
+    """
+    *ways, last = WAYS[kind]
+    for way in ways:
+        with suppress(GfoError):
+            model = way(module, tokenizer, name)
+            break
+    else:
+        model = last(module, tokenizer, name)
+    model.checks = False
     return model
 
 

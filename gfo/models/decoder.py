@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,9 +16,9 @@ from transformers import DynamicCache
 from gfo.core.delta import Delta
 from gfo.core.errors import GfoError
 from gfo.models.apply import Change
-from gfo.models.attention import attention_of_branches
+from gfo.models.attention import attention_of_branches, own_keys_alone
 from gfo.models.branches import Context, RowLayout, Together
-from gfo.models.families import attention_windows, feed_forward_of, strange_layers
+from gfo.models.families import attention_windows, feed_forward_of, strange_layers, why_not_placed
 from gfo.models.frozen import FrozenModel
 from gfo.models.gguf_form import GGUFForm
 from gfo.models.last_layer import read_tokens_only
@@ -35,10 +34,12 @@ class Placed:
     Attributes:
         position: int [rows, T], or [3, rows, T] where images have positions of three axes.
         mask: additive, [rows, 1, T, keys], or one for each kind of layer, as transformers takes them.
+        lacking: layers that have only the T tokens' own keys, where others have more.
     """
 
     position: Tensor
     mask: Any
+    lacking: tuple[int, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -60,13 +61,15 @@ class Decoder(FrozenModel):
 
     causal = True
     contexts = True
+    biased = False
+    """Whether positions are told by biases, not by position ids."""
 
     def __init__(self, module: Any, tokenizer: Any, name: str = "") -> None:
         config = module.config.get_text_config(decoder=True)
         name = name or str(module.config.name_or_path) or config.model_type
         body = module.base_model if config is module.config else module.get_decoder()  # of images and text
-        if "position_ids" not in inspect.signature(body.forward).parameters:
-            raise _unbranched(name, config, "its forward pass takes no position_ids")
+        if not self.biased and (reason := why_not_placed(body, config)):
+            raise _unbranched(name, config, reason)
         if kinds := strange_layers(config):
             raise _unbranched(name, config, f"it has layers of the kind {kinds}")
         super().__init__(module, tokenizer, name, find_stacks(body, config.num_hidden_layers))
@@ -169,7 +172,15 @@ class Decoder(FrozenModel):
             shift = None if context is None else context.shift
             position, together = self.stand(position, rows, shift)
         mask = self._masks(partial(rows.mask, context, C, dtype=dtype, together=together))
-        return Placed(position, mask)
+        return Placed(position, mask, () if context is None else context.lacking)
+
+    def own_keys_alone(self, layers: Sequence[int], keys: int) -> AbstractContextManager[None]:
+        """Within, these layers get masks of so many keys, the last ones."""
+        return own_keys_alone((self._layers[layer] for layer in layers), keys)
+
+    def mask_of_keys(self, mask: Tensor, position: Tensor) -> Any:
+        """What layers are given of a mask [rows, 1, T, keys] of keys that stand at positions [rows, keys]."""
+        return mask
 
     def stand(self, number: Tensor, rows: RowLayout, shift: Tensor | None) -> tuple[Tensor, Together | None]:
         """Where tokens numbered [C * R, T] stand, as `Placed` has it, and which see each other beyond what is
@@ -183,7 +194,7 @@ class Decoder(FrozenModel):
         self,
         entry: Tensor,
         position: Tensor,
-        mask_of: Callable[[int | None], Tensor],
+        mask_of: Callable[[int | None], Any],
         cache: DynamicCache,
         *,
         ids: Tensor | None = None,
@@ -194,7 +205,7 @@ class Decoder(FrozenModel):
         Args:
             entry: input embeddings [rows, T, D].
             position: of the tokens, as `Placed` has them.
-            mask_of: sliding window, or None for none -> additive mask [rows, 1, T, keys].
+            mask_of: sliding window, or None for none -> what `mask_of_keys` makes of the mask.
             cache: takes up keys and values, and hands out what is seen.
             ids: the words, int [rows, T]; None for no images.
             change: candidates to apply, in the rows.
@@ -263,7 +274,7 @@ class Decoder(FrozenModel):
         hidden = self.branches(context, embeds[:, None, 7:].repeat(1, 1, 2, 1), rows)
         self.compare(self.logits(hidden[0, 0], some), plain)
 
-    def _masks(self, mask_of: Callable[[int | None], Tensor]) -> Any:
+    def _masks(self, mask_of: Callable[[int | None], Any]) -> Any:
         """The mask of the model's window, or one for each kind of layer, as transformers takes them."""
         if not self._mixed_windows:
             return mask_of(self._window)
@@ -287,6 +298,8 @@ class Decoder(FrozenModel):
             hooks.enter_context(attention_of_branches(self.config))
             if stop is None:
                 hooks.enter_context(read_tokens_only(self.last_network, rows))
+            if placed.lacking:
+                hooks.enter_context(self.own_keys_alone(placed.lacking, entry.shape[2]))
             if self.images is not None and rows.ids is not None:  # in front of what looks at the layers
                 ids = rows.ids.expand(len(entry), *entry.shape[1:3]).flatten(0, 1)
                 hooks.enter_context(self.images.tokens.deepened(self._layers, ids))
@@ -307,5 +320,5 @@ class Decoder(FrozenModel):
 def _unbranched(name: str, config: Any, reason: str) -> GfoError:
     return GfoError(
         f"model '{name}' ({config.model_type}) cannot be evaluated in branches: {reason}; take gfo.freeze, "
-        "which runs it in whole rows"
+        "which finds another way"
     )

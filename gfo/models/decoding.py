@@ -202,7 +202,13 @@ class DecoderSequences(Growing):
         self.shared, config = None, self._model.config
         if grid is not None and self._may_share:
             self.shared = Shared(grid)
-        with attention_of_branches(config) if self.shared is None else shared_attention(config, self.shared):
+        lacking = () if self.context is None else self.context.lacking
+        with ExitStack() as within:
+            if self.shared is None:
+                within.enter_context(attention_of_branches(config))
+                within.enter_context(self._model.own_keys_alone(lacking, self.columns))
+            else:
+                within.enter_context(shared_attention(config, self.shared))
             return self._model.extend(
                 entry,
                 stands,
@@ -212,7 +218,7 @@ class DecoderSequences(Growing):
                 change=change,
             )
 
-    def _mask(self, position: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+    def _mask(self, position: Tensor, window: int | None, dtype: torch.dtype) -> Any:
         """Additive mask [rows, 1, T, S + n]: the context and, causally, what is the sequence's own."""
         own = self._start[self.rows][:, None] + torch.arange(self.columns, device=position.device)
         there = torch.ones_like(own, dtype=torch.bool)
@@ -230,7 +236,8 @@ class DecoderSequences(Growing):
         if together is not None and not together.windowed:
             visible[..., -self.columns :] |= together.pairs[0]
         mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-        return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+        mask.masked_fill_(~visible, torch.finfo(dtype).min)
+        return self._model.mask_of_keys(mask[:, None], own)
 
 
 class AnswerSequences(Growing):

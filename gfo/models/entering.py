@@ -1,4 +1,4 @@
-"""What of a row with images enters the text model: a forward pass that is stopped there."""
+"""What a part of a model is given, as its text model of a row with images: a pass that is stopped there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gfo.models.structure import hooked
 
 
 class _ReachedError(Exception):
-    """The text model was called."""
+    """The part was called."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         super().__init__()
@@ -22,16 +22,23 @@ class _ReachedError(Exception):
 
 def entering(module: Any, **inputs: Tensor) -> Mapping[str, Any]:
     """What a model's forward pass calls its text model with; nothing of that runs."""
+    return given_to(module.get_decoder(), module, **inputs)
+
+
+def given_to(part: Any, module: Any, **inputs: Any) -> Mapping[str, Any]:
+    """What a model's forward pass calls a part of it with, by name; neither it nor what is behind it runs."""
 
     def stop(part: Any, args: Any, kwargs: Any) -> None:
         raise _ReachedError(kwargs)
 
     try:
-        with hooked(module.get_decoder().register_forward_pre_hook(stop, with_kwargs=True)):
+        with hooked(part.register_forward_pre_hook(stop, with_kwargs=True)):
             module(**inputs)
     except _ReachedError as reached:
         return reached.given
-    raise GfoError(f"model: the forward pass of {type(module).__name__} never calls its text model")
+    raise GfoError(
+        f"model: the forward pass of {type(module).__name__} never calls its {type(part).__name__}"
+    )
 
 
 def counts(position: Tensor) -> bool:

@@ -6,6 +6,7 @@ holds the rest.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -163,6 +164,8 @@ WHOLE_PROMPTS = frozenset({"paligemma"})
 # Positions that begin behind the padding token's number, so that a table holds as many less.
 POSITIONS_BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer"})
 
+# Layers' arguments that hold what attention adds to the heads' scores by the key's position.
+KEY_BIASES = ("alibi", "position_bias")
 
 KNOWN_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})  # that masks express
 
@@ -197,6 +200,13 @@ def context_length(config: Any) -> int:
     if config.model_type in POSITIONS_BEHIND_PADDING:
         length -= int(config.pad_token_id) + 1
     return length
+
+
+def why_not_placed(body: nn.Module, config: Any) -> str:
+    """Why position ids do not say where a decoder's tokens stand; "" where they do."""
+    if "position_ids" not in inspect.signature(body.forward).parameters:
+        return "its forward pass takes no position_ids"
+    return "its attention counts the keys (ALiBi)" if getattr(config, "alibi", False) else ""
 
 
 def strange_layers(config: Any) -> str:

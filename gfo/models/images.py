@@ -223,13 +223,15 @@ class Images:
     def _block(self, value: Any, where: str) -> Block:
         """The tokens of an image, which is processed if it is new."""
         key = _key(value)
-        if key not in self._known:
-            image = opened(value, where)
-            content = hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
-            if content not in self._known:
-                self._known[content] = self._added(value, image, where)
+        if key is not None and key in self._known:
+            return self._known[key]
+        image = opened(value, where)
+        content = hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
+        if content not in self._known:
+            self._known[content] = self._added(value, image, where)
+        if key is not None:
             self._known[key] = self._known[content]
-        return self._known[key]
+        return self._known[content]
 
     def _added(self, value: Any, image: Any, where: str) -> Block:
         """A new image, its features computed."""
@@ -376,12 +378,12 @@ def _signs_around(config: Any, tokenizer: Any) -> tuple[str, str]:
 
 
 def _key(value: Any) -> Any:
-    """What is equal for the same value, without opening it."""
+    """What is equal for the same value, without opening it; None for an object, whose pixels may change."""
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str | Path):
         return _key_of_file(os.path.abspath(os.path.expanduser(value)))
-    return bytes(value) if isinstance(value, bytes | bytearray) else ("object", id(value))
+    return bytes(value) if isinstance(value, bytes | bytearray) else None
 
 
 def _key_of_file(path: str) -> tuple[str, tuple[int, int] | None]:

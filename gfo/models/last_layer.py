@@ -28,8 +28,8 @@ def read_tokens_only(network: nn.Module | None, rows: RowLayout) -> Iterator[Non
         yield
         return
 
-    def gather(module: nn.Module, args: Any) -> Any:
-        return rows.reading(args[0].reshape(-1, R * T, args[0].shape[-1])), *args[1:]
+    def gather(module: nn.Module, args: Any) -> Any:  # some add the residual stream themselves
+        return tuple(rows.reading(x.reshape(-1, R * T, x.shape[-1])) for x in args)
 
     def scatter(module: nn.Module, args: Any, output: Any) -> Any:
         read = output if isinstance(output, Tensor) else output[0]

@@ -77,13 +77,13 @@ def freeze(module: Any, tokenizer: Any, name: str = "", *, check: bool = True) -
         tokenizer: its tokenizer; of a model of images and text its processor, if rows are to hold images.
         name: what results call it; by default what its config says.
         check: compare it with plain forward passes of a few tokens, and take the fastest way that equals
-            them. False takes the fastest there is, and nothing is compared later on: only for a model that
-            has passed.
+            them. False takes the fastest that can be built, and nothing is compared later on: only for a
+            model that has passed.
 
     Raises:
         GfoError: for a model that gfo cannot evaluate.
     """
-    from gfo.models.checking import WAYS, chosen
+    from gfo.models.checking import chosen, unchecked
     from gfo.models.images import Images
 
     processor = tokenizer if hasattr(tokenizer, "image_processor") else None
@@ -94,12 +94,7 @@ def freeze(module: Any, tokenizer: Any, name: str = "", *, check: bool = True) -
     kind = (
         "encoder" if module.get_output_embeddings() is None else kind_of(module.config, type(module).__name__)
     )
-    model: FrozenModel
-    if check:
-        model = chosen(kind, module, tokenizer, name)
-    else:
-        model = WAYS[kind][0](module, tokenizer, name)
-        model.checks = False
+    model = (chosen if check else unchecked)(kind, module, tokenizer, name)
     if processor is not None:
         model.images = Images(model, processor)
     return model

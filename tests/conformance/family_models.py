@@ -237,8 +237,8 @@ def way(family, mapping):
         model, warning = frozen(module, family, mapping)
     except gfo.GfoError as error:
         return "refused", str(error)
-    kinds = {"WholeRows": "whole rows", "ContinuedRows": "copied states", "Decoder": "branches"}
-    text = kinds.get(type(model).__name__, "whole sequences")
+    kinds = {"WholeRows": "whole rows", "ContinuedRows": "copied states"}
+    text = "branches" if model.contexts else kinds.get(type(model).__name__, "whole sequences")
     if model.by_ids:
         text += ", by token ids"
     if model.equal_lengths:

@@ -22,7 +22,7 @@ FAMILIES = {
     "qwen3": {},  # norms of heads
     "gpt_neox": {},  # attention and feed-forward side by side
     "mixtral": {},  # experts
-    "bloom": {},  # copied states
+    "bloom": {},  # biases by position
     "mamba": {},  # copied states, token by token
     "minimax": {},  # copied states
     "roberta": {},  # whole rows

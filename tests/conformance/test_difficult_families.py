@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import numpy as np
@@ -9,14 +10,17 @@ import pytest
 import torch
 from family_models import build, frozen
 from test_families import TEXTS, check_change, check_generation, plain_logits, rows_of, task
+from transformers import DynamicCache
 
 import gfo
+from gfo.models.biased_decoder import BiasedDecoder
 from gfo.models.continued_rows import ContinuedRows
 from gfo.models.decoder import Decoder
 from gfo.models.encoder import Encoder
 from gfo.models.encoder_decoder import EncoderDecoder
 from gfo.models.prefix_lm import PrefixLM
 from gfo.models.probing import check_modules
+from gfo.models.structure import hooked
 from gfo.models.whole_rows import WholeEncoder, WholeRows
 
 LONGROPE = {
@@ -28,7 +32,7 @@ LONGROPE = {
 }
 PER_LAYER = {"hidden_size_per_layer_input": 8}
 SHARED = {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2}
-FASTEST = (Decoder, Encoder, EncoderDecoder, PrefixLM)
+FASTEST = (Decoder, BiasedDecoder, Encoder, EncoderDecoder, PrefixLM)
 # name -> family, mapping, config, class, whether only rows of one length go together, whether by token ids
 MODELS = {
     "longrope across its threshold": (
@@ -46,7 +50,7 @@ MODELS = {
     "images for some of its layers": (("mllama", "causal", {}), (ContinuedRows, False, False)),
     "text that sees what is behind it": (("paligemma", "images", {}), (PrefixLM, False, False)),
     "a head of several parts": (("distilbert", "masked", {}), (WholeEncoder, False, False)),
-    "ALiBi": (("falcon", "causal", {"alibi": True}), (ContinuedRows, False, False)),
+    "ALiBi": (("falcon", "causal", {"alibi": True}), (BiasedDecoder, False, False)),
     "rotary, an attention of its own": (("falcon", "causal", {}), (Decoder, False, False)),
 }
 
@@ -109,3 +113,52 @@ def test_a_prefix_of_keys_and_values_of_unequal_widths(family):
             wanted = logits[list(batch.vocabulary)]
             assert float((found[k % 2, b] - wanted).abs().max()) <= 1e-4 * float(logits.std())
         assert float((plain[0] - plain[1]).abs().max()) > 1e-2 * float(plain[0].std())  # control
+
+
+@torch.no_grad()
+def logits_behind_a_prefix(model, row, prefix):
+    """Logits [V] of a row's last token in a plain pass; in layers without a prefix other keys are hidden."""
+    S = next(iter(prefix.values()))[0].shape[2]
+    cache = DynamicCache()
+    for layer in range(model.layers):
+        pair = prefix.get(layer) or tuple(torch.full_like(t, 0.5) for t in next(iter(prefix.values())))
+        cache.update(*pair, layer)
+
+    def hide(layer, args, kwargs):
+        mask = kwargs["attention_mask"].clone()
+        seen = mask[0, 0, -1, -1]  # by the last token, itself: what stands there is not what hides
+        mask[..., :S] = ~seen if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+        return args, kwargs | {"attention_mask": mask}
+
+    lacking = [part for i, part in enumerate(model.all_layers) if i not in prefix]
+    with hooked(*(part.register_forward_pre_hook(hide, with_kwargs=True) for part in lacking)):
+        return model.module(input_ids=torch.tensor([row]), past_key_values=cache).logits[0, -1]
+
+
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [("gptj", {}), ("falcon", {}), ("falcon", {"alibi": True}), ("bloom", {}), ("mpt", {})],
+)
+def test_a_prefix_of_some_layers(family, more):
+    """Attention of a family's own, too, sees no place for keys that a layer lacks; so do answers."""
+    model, _ = frozen(build(family, **more), family, "causal")
+    for layers in ([0, 2], "upper"):
+        space = gfo.Prefix(model, dim=3, tokens=2, layers=layers)
+        z = np.array([[0.0] * 3, [3.0] * 3])
+        evaluator = gfo.LocalEvaluator(model, task(model, "nowhere"), space)
+        batch = evaluator.task.all_rows("train")
+        found = evaluator.answers(z, batch)
+        rows = [{"text": text, "answer": "x"} for text in TEXTS]
+        options = {"template": "{text} It", "target": "answer", "metric": "exact_match", "max_tokens": 3}
+        writer = gfo.LocalEvaluator(model, gfo.Generation(rows, **options), space)
+        written = writer.answers(z, writer.task.all_rows("train"))
+        for k, b in itertools.product(range(2), range(len(TEXTS))):
+            prefix, row = space.decode(torch.from_numpy(z[k : k + 1])).prefix, list(rows_of(batch)[b])
+            wanted = logits_behind_a_prefix(model, row, prefix)[list(batch.vocabulary)]
+            assert float((found[k, b] - wanted).abs().max()) <= 1e-4 * float(wanted.std())
+            for token in written[k][b]:
+                assert token == int(logits_behind_a_prefix(model, row, prefix).argmax())
+                row.append(token)
+        whole = gfo.LocalEvaluator(model, task(model, "nowhere"), gfo.Prefix(model, dim=3, tokens=2))
+        assert float((whole.answers(z, batch) - found).abs().max()) > 1e-3  # control
+        assert any(map(len, written[0]))

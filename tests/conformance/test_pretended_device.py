@@ -42,7 +42,7 @@ TASKS = {
         ROWS, template=t, target="target", metric="exact_match", max_tokens=16
     ),
 }
-DECODERS = ("llama", "gpt2", "gemma2", "qwen3", "bloom", "gpt_neox")
+DECODERS = ("llama", "gpt2", "gemma2", "qwen3", "bloom", "mpt", "gpt_neox")
 OTHERS = [(family, space) for family in DECODERS[1:] for space in ("soft", "lora")]
 ANSWERS = [(space, task) for space in ("soft", "lora", "lora here") for task in list(TASKS)[1:]]
 CASES = [

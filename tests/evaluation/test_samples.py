@@ -20,25 +20,32 @@ WORKLOADS = {
     "text first": ("llama", ["prompt"], "Review: {text}\n{soft}Sentiment:"),
     "prompt first": ("llama", ["prompt"], "{soft}Review: {text}\nSentiment:"),
     "prefix and lora": ("llama", ["prefix", "lora"], "Review: {text}\nSentiment:"),
-    "lora in whole rows": ("bloom", ["lora"], "Review: {text}\nSentiment:"),
+    "lora in whole rows": ("gpt_neo", ["lora"], "Review: {text}\nSentiment:"),
     "encoder-decoder": ("t5", ["prompt", "lora"], "Review: {text}\n{soft}Sentiment:"),
 }
 
 
-def bloom():
+def whole_rows():
     """A model without branches: every row is run whole."""
-    module = transformers.BloomForCausalLM(
-        transformers.BloomConfig(vocab_size=VOCABULARY + 8, hidden_size=32, n_layer=2, n_head=4)
+    sizes = {
+        "vocab_size": VOCABULARY + 8,
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 4,
+        "window_size": 6,
+    }
+    module = transformers.GPTNeoForCausalLM(
+        transformers.GPTNeoConfig(**sizes, attention_types=[[["global", "local"], 1]])
     ).eval()
     draw_weights(module, 0)
     with pytest.warns(gfo.GfoWarning):
-        return gfo.freeze(module, make_tokenizer(start=True), "bloom")
+        return gfo.freeze(module, make_tokenizer(start=True), "gpt_neo")
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_samples_are_the_answers_to_repeated_rows(tiny, workload):
     family, slots, template = WORKLOADS[workload]
-    model = bloom() if family == "bloom" else tiny(family)
+    model = whole_rows() if family == "gpt_neo" else tiny(family)
     space, z = Changes(model, slots), np.random.default_rng(0).standard_normal((K, DIM))
     how = decoding(N, temperature=1.0, seed=3)
     again = Writing(template, how, texts=[text for text in TEXTS for _ in range(SAMPLES)])

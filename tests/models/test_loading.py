@@ -159,13 +159,13 @@ def test_device_that_is_not_here(folder):
     assert load_model(folder, device="auto").device.type == "cpu"
 
 
-def test_a_family_with_position_biases_is_no_decoder(tokenizer):
-    config = transformers.BloomConfig(vocab_size=200, hidden_size=32, n_layer=1, n_head=2)
+def test_a_family_whose_positions_cannot_be_chosen_is_no_decoder(tokenizer):
+    config = transformers.RwkvConfig(vocab_size=200, hidden_size=32, num_hidden_layers=2)
     module = transformers.AutoModelForCausalLM.from_config(config)
     with pytest.raises(GfoError) as error:
-        Decoder(module, tokenizer(), "tiny-bloom")
+        Decoder(module, tokenizer(), "tiny-rwkv")
     message = one_line(error)
-    for part in ("model 'tiny-bloom' (bloom)", "takes no position_ids", "take gfo.freeze"):
+    for part in ("model 'tiny-rwkv' (rwkv)", "takes no position_ids", "take gfo.freeze"):
         assert part in message
 
 

@@ -229,6 +229,28 @@ def test_equal_rows_are_told_by_their_images():
         gfo.Classification(same, template="{image} It", labels=LABELS).bind(model)
 
 
+def test_an_object_is_known_by_its_pixels():
+    """Not by the object, whose pixels may change, and in whose place in memory another may lie."""
+    model, pixels = make_model("llava"), np.array(draw(0))
+
+    def tokens():
+        task = gfo.Classification([{"image": pixels, "label": "good"}], template="{image} It", labels=LABELS)
+        return task.bind(model).all_rows("train").before
+
+    first = tokens()
+    pixels[:] = np.array(draw(1))
+    assert tokens() != first
+    pixels[:] = np.array(draw(0))
+    assert tokens() == first
+    seen = [tokens_of_a_new_one(model, seed) for seed in range(20)]  # each freed before the next
+    assert len(set(seen)) == 20
+
+
+def tokens_of_a_new_one(model, seed):
+    rows = [{"image": draw(seed), "label": "good"}]
+    return gfo.Classification(rows, template="{image} It", labels=LABELS).bind(model).all_rows("train").before
+
+
 def test_calibration_leaves_images_out():
     evaluator_task = task([draw(1), draw(2)], calibration="contextual").bind(make_model("llava"))
     batch = evaluator_task.all_rows("train")
