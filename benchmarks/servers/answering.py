@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
+import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -54,20 +55,21 @@ class Server(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def answering(seconds: float) -> Iterator[str]:
-    """The address of a server in a process of its own, which ends with the block."""
+    """The address of a server in a process of its own, which ends with the block, or with this process."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(seconds, there), daemon=True)
     process.start()
-    try:
+    there.close()
+    with here:
         yield f"http://127.0.0.1:{here.recv()}/v1"
-    finally:
-        process.kill()
-        process.join()
+    process.join()
 
 
 def _serve(seconds: float, pipe: Connection) -> None:
     Handler.seconds = seconds
-    with Server(("127.0.0.1", 0), Handler) as server:
-        pipe.send(server.server_port)
-        server.serve_forever()
+    server = Server(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    pipe.send(server.server_port)
+    with contextlib.suppress(EOFError):
+        pipe.recv()  # nothing comes until the other end is closed

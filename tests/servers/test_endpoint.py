@@ -57,6 +57,13 @@ def test_losses_of_label_words_are_those_of_the_servers_probabilities():
     assert found.values["characters"].tolist() == [len(SPACE.text(z)) for z in Z]
 
 
+def test_a_model_that_would_end_at_once_is_asked_to_go_on():
+    with Scripted(sentiment(), ends=True) as server:
+        found = EndpointEvaluator(endpoint(server), task(), SPACE)(Z, 0)
+    np.testing.assert_allclose(found.loss, losses_by_hand([SPACE.text(z) for z in Z]), rtol=1e-12)
+    assert found.cost.requests == 2 * 61
+
+
 def test_messages_stay_messages_and_blanks_of_words_do_not_count():
     words = {"positive": lambda text: 0.7, " positive": lambda text: 0.1, "Negative": lambda text: 0.2}
     labels = {"negative": "Negative", "positive": " positive"}
