@@ -23,13 +23,13 @@ from benchmarks.workers.evaluators import DIM, nothing, sleeper, soft_prompts
 
 LATE = 10.0  # times as long as the others
 CALLS = 40  # of each worker that is not late
+TICK = 0.01  # seconds of a processor, the least that are told apart
 MESSAGES = 40  # calls of which a message's time is the median
 
 
 def throughput(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Steps of each number of workers: all pools are open, and have their rounds in turn."""
     import numpy as np
-    import psutil
 
     import gfo
 
@@ -48,24 +48,17 @@ def throughput(options: argparse.Namespace) -> list[dict[str, Any]]:
         for i in range(options.rounds):
             for n in list(pools)[:: 1 if i % 2 else -1]:
                 rounds[n].append(_step(pools[n], rng.standard_normal((options.candidates, DIM))))
-        held = {
-            n: [psutil.Process(pid).memory_full_info() for pid in _pids(workers)]
-            for n, workers in pools.items()
-        }
-    return [
-        {
-            "workers": n,
-            **{name: median(each[name] for each in rounds[n]) for name in rounds[n][0]},
-            "candidates_per_second": options.candidates / median(each["seconds"] for each in rounds[n]),
-            "candidates_per_second_of_whole_cores": n
-            * options.candidates
-            / median(each["cpu_seconds"] for each in rounds[n]),
-            "rounds": rounds[n],
-            "resident_bytes": [each.rss for each in held[n]],
-            "unshared_bytes": [each.uss for each in held[n]],
-        }
-        for n in pools
-    ]
+        held = {n: _memory(workers) for n, workers in pools.items()}
+    return [{"workers": n, **_point(options, n, rounds[n]), **held[n]} for n in pools]
+
+
+def _point(options: argparse.Namespace, n: int, rounds: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Medians of rounds, and the candidates a second: as it was, and by the processors' seconds."""
+    found = {name: median(each[name] for each in rounds) for name in rounds[0]}
+    whole = n * options.candidates / max(found["cpu_seconds"], TICK)
+    rate = options.candidates / found["seconds"]
+    rates = {"candidates_per_second": rate, "candidates_per_second_of_whole_cores": whole}
+    return {**found, **rates, "rounds": rounds}
 
 
 def _step(workers: Any, z: Any) -> dict[str, float]:
@@ -86,6 +79,13 @@ def _cpu_seconds(workers: Any) -> float:
 
     times = [psutil.Process(pid).cpu_times() for pid in _pids(workers)]
     return float(sum(each.user + each.system for each in times))
+
+
+def _memory(workers: Any) -> dict[str, list[int]]:
+    import psutil
+
+    found = [psutil.Process(pid).memory_full_info() for pid in _pids(workers)]
+    return {"resident_bytes": [each.rss for each in found], "unshared_bytes": [each.uss for each in found]}
 
 
 def _pids(workers: Any) -> list[int]:
