@@ -37,6 +37,7 @@ def sweep(
     *,
     out: str | Path,
     jobs: int = 1,
+    slurm: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Sweep:
     """Run a config at each point of a grid, each in a folder of its own; give the same sweep again to go on.
@@ -54,6 +55,9 @@ def sweep(
         out: the folder; a run is in OUT/NAME, with its config.
         jobs: processes at once, each with its own model and its share of the threads; 1 runs in this one,
             where names given by `gfo.register` are known.
+        slurm: runs are jobs of Slurm, `jobs` at once, by the package submitit (extra `slurm`): options as it
+            names them, such as {"timeout_min": 60, "slurm_partition": "gpu"}. The folder must be one that all
+            machines share.
         progress: whether a table of the runs is shown on standard error as they go.
 
     Raises:
@@ -70,7 +74,7 @@ def sweep(
     _check_alone(planned)
     with as_interrupts(), RunFolder(folder, resume=True):
         _check_base(folder, values)
-        return _Study(Path(out), planned, view_of(progress)).run(folder, jobs)
+        return _Study(Path(out), planned, view_of(progress)).run(folder, jobs, slurm)
 
 
 def _check_alone(planned: Sequence[Planned]) -> None:
@@ -114,13 +118,13 @@ class _Study:
         self._planned, self._view = planned, view
         self._sweep = Sweep(out, tuple(SweepRun(run.name, run.changes) for run in planned))
 
-    def run(self, folder: Path, jobs: int) -> Sweep:
+    def run(self, folder: Path, jobs: int, slurm: Mapping[str, Any] | None) -> Sweep:
         """All that are not done yet."""
         self._folder = folder
         todo = [run for run in self._planned if not self._is_done(run)]
         if not todo:
             return self._sweep
-        workers = Here() if jobs == 1 else Processes(min(jobs, len(todo)), folder)
+        workers = _workers(min(jobs, len(todo)), folder, slurm)
         self._view.start(self._sweep)
         try:
             able = self._able(todo, workers)
@@ -168,6 +172,15 @@ class _Study:
     def _put(self, name: str, **values: Any) -> None:
         found = tuple(replace(run, **values) if run.name == name else run for run in self._sweep.found)
         self._sweep = replace(self._sweep, found=found)
+
+
+def _workers(jobs: int, folder: Path, slurm: Mapping[str, Any] | None) -> Here | Processes:
+    """What runs the runs, so many at once."""
+    if slurm is not None:
+        from gfo.config.slurm import Slurm
+
+        return Slurm(jobs, folder, slurm)
+    return Here() if jobs == 1 else Processes(jobs, folder)
 
 
 def _ended_run(folder: Path) -> dict[str, Any]:
