@@ -15,7 +15,7 @@ from gfo.config.study import DONE, LEFT_OUT, RUNNING, Sweep, SweepRun
 from gfo.config.sweep_view import SweepView, view_of
 from gfo.config.workers import Here, Processes
 from gfo.core.checking import checked
-from gfo.core.errors import GfoError, printable
+from gfo.core.errors import GfoError, check_at_least_one, printable
 from gfo.core.files import absolute
 from gfo.core.metric import LOSS, main_metric
 from gfo.report.scores import metrics_named, recorded_metrics
@@ -42,9 +42,8 @@ def sweep(
 ) -> Sweep:
     """Run a config at each point of a grid, each in a folder of its own; give the same sweep again to go on.
 
-    Runs that are done are left as they are, those that were begun go on as if they had not been stopped. One
-    that fails is a row with its reason. Ctrl-C saves what runs; the sweep returned says what is left. More
-    values may be added to the grid, and the budget may grow.
+    Runs that are done are left as they are, those that were begun go on. One that fails is a row with its
+    reason. Ctrl-C saves what runs. More values may be added to the grid, and the budget may grow.
 
     Args:
         base: a .toml config, or its sections as nested mappings.
@@ -55,17 +54,14 @@ def sweep(
         out: the folder; a run is in OUT/NAME, with its config.
         jobs: processes at once, each with its own model and its share of the threads; 1 runs in this one,
             where names given by `gfo.register` are known.
-        slurm: runs are jobs of Slurm, `jobs` at once, by the package submitit (extra `slurm`): options as it
-            names them, such as {"timeout_min": 60, "slurm_partition": "gpu"}. The folder must be one that all
-            machines share.
+        slurm: of submitit, such as {"timeout_min": 60}, has runs be jobs of Slurm (extra `slurm`).
         progress: whether a table of the runs is shown on standard error as they go.
 
     Raises:
         GfoError: for a key or value that a config does not take, a folder that holds another sweep or in
             which one runs, or if no run of the grid can begin.
     """
-    if jobs < 1:
-        raise GfoError(f"sweep: jobs = {jobs} must be at least 1")
+    check_at_least_one(jobs=jobs)
     values = dict(base) if isinstance(base, Mapping) else read_values(base)
     name = "sweep" if isinstance(base, Mapping) else str(base)
     planned, folder = plan(values, grid, name), absolute(out)
