@@ -119,12 +119,15 @@ def test_killed_workers_change_nothing(bowls, kills, evaluations):
 @pytest.mark.stress
 def test_killed_workers_of_a_model_change_nothing():
     """Nor its tokens, though each new worker computes again what candidates share."""
+
+    def pids(workers):
+        return ready_pids(workers) if len(workers.pool.ready) == 2 else []
+
     with gfo.Workers(on_workers.soft_prompt, 2, part=PART, threads=1) as workers:
-        domain = on_workers.space("soft prompt").domain
-        found, killed = killed_at_random(workers, 20, domain=domain, evaluations=6000)
-    assert len(killed) == 20
-    local = on_workers.local("soft prompt", part=PART)
-    assert found == trajectory(local, domain=domain, evaluations=6000)
+        run = {"domain": on_workers.space("soft prompt").domain, "evaluations": 16_000}
+        found, killed = killed_at_random(workers, 20, pids, **run)
+    assert len(killed) > 3  # as many as there was time for
+    assert found == trajectory(on_workers.local("soft prompt", part=PART), **run)
 
 
 def test_a_worker_that_hangs_does_not_stop_a_run(monkeypatch, tmp_path):
