@@ -93,7 +93,9 @@ class Config(Section):
     @classmethod
     def _auto(cls, values: Any) -> Any:
         """A search without a space takes a recipe's; without an optimizer its optimizer, too."""
-        if not isinstance(values, dict) or "space" in values or values.get("baseline"):
+        if not isinstance(values, dict) or values.get("baseline"):
+            return values
+        if values.get("space", {"kind": AUTO}) != {"kind": AUTO}:
             return values
         method = {} if values.get("objectives") else {"optimizer": {"name": AUTO}}
         return {**method, **values, "space": {"kind": AUTO}}

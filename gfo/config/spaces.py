@@ -171,11 +171,12 @@ def takes_model(cls: Any) -> bool:
     return bool(getattr(cls, "takes_model", True))
 
 
-def _of_lora(section: Any) -> Domain:
+def _of_lora(section: Any) -> Domain | None:
     from gfo.spaces.lora_subspace import METHODS
 
     usual = METHODS.get(section.method, (0, 1, 0.0))[1]  # a wrong method is the space's to refuse
-    return Domain.unbounded(usual if section.dim is None else section.dim)
+    dim = usual if section.dim is None else section.dim
+    return None if dim is None else Domain.unbounded(dim)
 
 
 def _of_discrete_prompt(section: Any) -> Domain:

@@ -114,7 +114,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "lora": (
             "spaces.lora_subspace:LoRASubspace",
-            "low-rank changes of weights; method lora-fa, lora-xs, vera or tiny",
+            "low-rank changes of weights; method lora-fa, lora-xs, svd, vera or tiny",
         ),
         "merge": (
             "spaces.merge:Merge",

@@ -144,7 +144,7 @@ class AnswerWriter:
             for b in tiles(lengths, most_tokens=most, waste=0.0):
                 yield b, None
             return
-        for group, states in zip(layout.groups, cast(list[States], layout.contexts), strict=True):
+        for group, states in cast(Iterator[tuple[list[int], States]], layout.texts(self._meter)):
             for tile in tiles(picked(lengths, group), most_tokens=most, waste=0.0):
                 yield picked(group, tile), states.take(torch.tensor(tile, device=self._model.device))
 
@@ -162,7 +162,7 @@ class AnswerWriter:
     def _by_example(self, delta: Delta) -> Iterator[tuple[slice, list[int], Context]]:
         """Candidates, examples and the examples' contexts of each chunk."""
         layout = cast(ByExample, self._layout)
-        for group, context in zip(layout.groups, layout.contexts, strict=True):
+        for group, context in layout.texts(self._meter):
             at_once = self._at_once(group)
             for part in parts(len(group), at_once):
                 some = torch.arange(part.start, part.stop, device=self._model.device)

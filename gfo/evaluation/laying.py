@@ -25,6 +25,7 @@ def lay_out_batch(
     most: int,
     meter: Meter,
     *,
+    room: int,
     reuse: bool = True,
     states: bool = True,
 ) -> ByExample | ByCandidate:
@@ -36,6 +37,7 @@ def lay_out_batch(
         shape: of the space's Deltas.
         most: the most tokens of a forward pass.
         meter: counts what is computed here once.
+        room: bytes of texts that may be kept.
         reuse: False to compute every sequence whole, the slow way.
         states: False to compute it whole where the model keeps states, which have no gradients.
     """
@@ -57,7 +59,7 @@ def lay_out_batch(
     if batch.endings:
         todo = with_endings(todo, batch, model, most if reuse and forks else 0)
     if todo.by_example:
-        return ByExample(cast("Decoder", model), todo, shape, most, meter)
+        return ByExample(cast("Decoder", model), todo, shape, most, meter, room=room)
     return (ByGenes if by_genes else ByCandidate)(model, todo, shape, most, meter)
 
 

@@ -17,15 +17,16 @@ from torch import Tensor
 from gfo.core.delta import Delta
 from gfo.evaluation.endings import wanted_of
 from gfo.evaluation.joining import parts
-from gfo.evaluation.memory import token_bytes
+from gfo.evaluation.memory import state_tokens
 from gfo.evaluation.packing import SPARE, groups_of_texts, lay_out, rows_of_branches
-from gfo.evaluation.plan import Plan, Row, picked, tiles
+from gfo.evaluation.plan import Plan, picked, tiles
 from gfo.evaluation.rows import Forks, TokenRows
 from gfo.evaluation.shape import Meter, Shape
 from gfo.models.apply import Change, context_of
 from gfo.models.branches import Context, Forced, RowLayout
 
 if TYPE_CHECKING:
+    from gfo.models.continued_rows import ContinuedRows
     from gfo.models.decoder import Decoder, Placed
     from gfo.models.frozen import FrozenModel
 
@@ -64,56 +65,62 @@ class ByExample:
         shape: of the space's Deltas.
         most: the most tokens of a forward pass.
         meter: counts what is computed here once.
+        room: bytes of what may be kept.
 
     Attributes:
         model, shape: as given.
         branches: of the plan.
         groups: which branches are computed together.
         wanted: of each group, where its branches are trees.
-        contexts: of each group's texts.
+        contexts: of each group's texts; None where there is no room, so that they are computed in each call.
     """
 
     plain: Sequence[Tensor] = ()  # see `gfo.evaluation.distance`
     paid = (0.0, 0.0)  # tokens times layers that laying out took: computed and needed
 
-    def __init__(self, model: Decoder, todo: Plan, shape: Shape, most: int, meter: Meter) -> None:
-        self.model, self.shape, self._most = model, shape, most
+    def __init__(
+        self, model: Decoder, todo: Plan, shape: Shape, most: int, meter: Meter, *, room: int
+    ) -> None:
+        self.model, self.shape, self._most, self._room = model, shape, most, room
         self.branches = todo.branches
-        self.groups = groups_of_texts(todo, most, alike=model.states)
+        self.groups = groups_of_texts(todo, most, held=self._held if model.states else None)
         self._tokens = [TokenRows.padded(picked(todo.branches, g), model.device) for g in self.groups]
         self.wanted = wanted_of(todo, self.groups, model.device)
         self._forks = _forks(todo, self.groups, self._tokens)
         self._spreads: dict[tuple[int, int], Spread] = {}
-        self.contexts = [self._context(picked(todo.shared, g), meter) for g in self.groups]
-        self._entries = [self._entry(i, meter) for i in range(len(self.groups))]
-        if shape.first_layer:
-            self.contexts = [context.above(shape.first_layer) for context in self.contexts]
+        self._texts = [picked(todo.shared, g) for g in self.groups]
         self._sizes = [self._size(i) for i in range(len(self.groups))]
+        self.contexts: list[Context | None] = []
+        self._entries: list[Tensor] = []
+        for i in range(len(self.groups)):
+            self._compute(i, meter)
 
     @property
     def bytes(self) -> int:
         """Memory held."""
-        held = [context.bytes for context in self.contexts] + [t.nbytes for t in self._entries]
+        held = [context.bytes for context in self.contexts if context] + [t.nbytes for t in self._entries]
         return sum(held) + sum(each.placed.bytes for each in self._spreads.values() if each.placed)
 
     def __call__(self, delta: Delta, meter: Meter) -> Iterator[Hidden]:
         """Hidden states of the delta's K candidates."""
         K = delta.candidates
         for i in range(len(self.groups)):
+            context = self.contexts[i] or self._again(i, meter)
             todo = [*parts(K, self._most // self._sizes[i])]
             while todo:
                 k = todo.pop(0)
-                hidden = self._branches(i, delta if k == slice(0, K) else delta.select(k), meter)
+                some = delta if k == slice(0, K) else delta.select(k)
+                hidden = self._branches(i, context, some, meter)
                 if k.stop - k.start > 1 and not bool(hidden.isfinite().all()):
                     # nan gets through the mask to the others (0 * nan): each alone
                     todo[:0] = [slice(one, one + 1) for one in range(k.start, k.stop)]
                 else:
                     yield k, i, self._forks[i].reading(hidden) if self._forks else hidden.transpose(0, 1)
 
-    def _branches(self, i: int, delta: Delta, meter: Meter) -> Tensor:
+    def _branches(self, i: int, context: Context, delta: Delta, meter: Meter) -> Tensor:
         """Hidden states [C, K, D] of all candidates behind the texts of a group."""
         tokens, start, K = self._tokens[i], self.shape.first_layer, delta.candidates
-        spread = self._spreads.get((i, K)) or self._spread(i, K)
+        spread = self._spreads.get((i, K)) or self._spread(i, K, context)
         (C, n), R, m = tokens.ids.shape, spread.R, spread.m
         change = Change(delta, spread.place, cycles=C)
         entry = self._entries[i][:, None, None].expand(-1, R, m, -1, -1).reshape(C * R, m * n, -1)
@@ -121,29 +128,33 @@ class ByExample:
             entry = change.put_prompts(entry)
         entry = entry.view(C, R, m * n, -1)
         lie, placed = spread.lie, spread.placed
-        hidden = self.model.branches(self.contexts[i], entry, lie, change=change, start=start, placed=placed)
+        hidden = self.model.branches(context, entry, lie, change=change, start=start, placed=placed)
         meter.count(C * R * m * n, K * tokens.real, meter.layers - start)
         return hidden
 
     def _size(self, i: int) -> int:
         """Tokens of a candidate behind the texts of a group, and as many as take the memory of its states."""
-        states = self.contexts[i].bytes // token_bytes(self.model) if self.model.states else 0
+        states = sum(self._held(len(text)) for text in self._texts[i]) if self.model.states else 0
         return self._tokens[i].ids.numel() + states
 
-    def _spread(self, i: int, K: int) -> Spread:
+    def _held(self, length: int) -> int:
+        """As many tokens as take the memory of the states of a text."""
+        return state_tokens(cast("ContinuedRows", self.model), length)
+
+    def _spread(self, i: int, K: int, context: Context) -> Spread:
         """How the branches of K candidates behind the texts of a group lie; kept, for a few K."""
         tokens = self._tokens[i]
         C, n = tokens.ids.shape
         R, m = K, 1
         if not self.model.states:
-            text = self.contexts[i].visible.shape[1]
+            text = context.visible.shape[1]
             R, m = rows_of_branches(K, n, spare=0.0 if self.shape.modules else SPARE, text=text)
         candidate = torch.arange(R * m, device=tokens.ids.device).clamp(max=K - 1)
         place = tokens.places(K, self.shape.P)[candidate].transpose(0, 1).reshape(C * R, m * n)
         if len(self._spreads) >= SPREADS_KEPT * len(self._tokens):
             self._spreads.clear()
         lie = self._lie(i, K, R, m)
-        placed = self.model.place(self.contexts[i], C, lie, self._entries[i].dtype)
+        placed = self.model.place(context, C, lie, self._entries[i].dtype)
         self._spreads[i, K] = Spread(R, m, place, lie, placed)
         return self._spreads[i, K]
 
@@ -158,8 +169,30 @@ class ByExample:
         first = torch.arange(K, device=tokens.ids.device) * n  # m * n columns a row: branch j begins at j * n
         return RowLayout(column // n, column % n, first + tokens.length[:, None] - 1, ids=ids)
 
-    def _context(self, texts: list[Row], meter: Meter) -> Context:
-        """The texts' keys and values, computed side by side with texts of like length."""
+    def _compute(self, i: int, meter: Meter) -> None:
+        """What all candidates share of a group; of what there is no room for no more than is needed here."""
+        start, context = self.shape.first_layer, None
+        if self._room > 0 or start:
+            context = self._full(i, meter)
+        self._entries.append(self._entry(i, context, meter))
+        self._room -= self._entries[-1].nbytes
+        if context is not None:
+            context = context.above(start) if start else context
+            self._room -= context.bytes
+        self.contexts.append(context if self._room >= 0 else None)
+
+    def texts(self, meter: Meter) -> Iterator[tuple[list[int], Context]]:
+        """The groups, each with what is kept of its texts, or computed where there was no room for it."""
+        for i, group in enumerate(self.groups):
+            yield group, self.contexts[i] or self._again(i, meter)
+
+    def _again(self, i: int, meter: Meter) -> Context:
+        """What there was no room for of a group's texts."""
+        return self._full(i, meter).above(self.shape.first_layer)
+
+    def _full(self, i: int, meter: Meter) -> Context:
+        """Keys and values of a group's texts, each computed once, side by side with those of like length."""
+        texts = list(dict.fromkeys(self._texts[i]))
         found = []
         order = tiles(list(map(len, texts)), most_tokens=self._most)
         for tile in order:
@@ -168,17 +201,17 @@ class ByExample:
             found.append(self.model.context(entry, tokens.length, ids=tokens.ids)[0])
             meter.count(tokens.ids.numel(), tokens.real, meter.layers)
         stacked = found[0] if len(found) == 1 else Context.stack(found)
-        back = torch.tensor([*itertools.chain(*order)]).argsort()
-        return stacked.take(back.to(self.model.device))
+        place = {texts[number]: at for at, number in enumerate(itertools.chain(*order))}
+        return stacked.take(torch.tensor([place[text] for text in self._texts[i]], device=self.model.device))
 
-    def _entry(self, i: int, meter: Meter) -> Tensor:
+    def _entry(self, i: int, context: Context | None, meter: Meter) -> Tensor:
         """What enters the first layer that depends on the candidate, [C, n, D]: at 0 the words."""
         tokens, stop = self._tokens[i], self.shape.first_layer
         if not stop:
             return tokens.embed(self.model)
         entry = self.shape.enter(self.model, tokens)[:, None]
         meter.count(tokens.ids.numel(), tokens.real, stop)
-        return self.model.branches(self.contexts[i], entry, self._lie(i, 1, 1, 1), stop=stop)[:, 0]
+        return self.model.branches(context, entry, self._lie(i, 1, 1, 1), stop=stop)[:, 0]
 
 
 def _forks(todo: Plan, groups: Sequence[Sequence[int]], tokens: Sequence[TokenRows]) -> list[Forks]:

@@ -305,7 +305,10 @@ class LocalEvaluator:
             shape = shape_of(self.model, shape)
             states = states and begins_with_states(self.model)
         most, before = self.tokens_at_once, (meter.computed, meter.needed)
-        layout = lay_out_batch(self.model, batch, shape, most, meter, reuse=self._reuse, states=states)
+        room = self._store.most_bytes
+        layout = lay_out_batch(
+            self.model, batch, shape, most, meter, room=room, reuse=self._reuse, states=states
+        )
         if isinstance(batch, Compared):
             layout.plain = plain_states(self.model, batch, most, meter, layout.wanted)
         layout.paid = meter.computed - before[0], meter.needed - before[1]

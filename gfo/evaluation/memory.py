@@ -10,6 +10,7 @@ import torch
 from gfo.core.errors import GfoError
 
 if TYPE_CHECKING:
+    from gfo.models.continued_rows import ContinuedRows
     from gfo.models.frozen import FrozenModel
 
 # Beyond this many tokens a forward pass gains nothing: on a CPU the activations leave the cache,
@@ -45,6 +46,11 @@ def token_bytes(model: FrozenModel) -> int:
 def kept_bytes(model: FrozenModel) -> int:
     """Memory that the keys and values of a token take in all layers, by a probe."""
     return model.kept * torch.empty(0, dtype=model.dtype).element_size()
+
+
+def state_tokens(model: ContinuedRows, length: int) -> int:
+    """Tokens of a forward pass that take as much memory as the states of a text of so many tokens."""
+    return model.state_bytes(length) // token_bytes(model)
 
 
 def chunk_tokens(model: FrozenModel, memory: int | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -26,19 +27,21 @@ LONG_BRANCH = 128  # tokens; a longer one has a row to itself, beside those of l
 FEW_TEXTS = 64  # so few are packed in several ways to find the one with the least padding
 
 
-def groups_of_texts(todo: Plan, most: int, *, alike: bool = False) -> list[list[int]]:
+def groups_of_texts(todo: Plan, most: int, *, held: Callable[[int], int] | None = None) -> list[list[int]]:
     """By example: branches of like length behind texts of like length, of at most `most` tokens each.
 
     Args:
         todo: the plan.
         most: see above.
-        alike: whether only texts of one length may go together.
+        held: where only texts of one length may go together: as many tokens as take the memory of what is
+            kept of a text, by its length.
     """
     groups: list[list[int]] = []
     for group in tiles(list(map(len, todo.branches)), most_tokens=most):
         texts = list(map(len, picked(todo.shared, group)))
         longest = max(map(len, picked(todo.branches, group)))
-        parts = tiles(texts, most_tokens=most, waste=0.0) if alike else _near(texts, longest, most)
+        sizes = [n + held(n) for n in texts] if held else []
+        parts = tiles(sizes, most_tokens=most, waste=0.0) if held else _near(texts, longest, most)
         groups += [picked(group, part) for part in parts]
     return groups
 

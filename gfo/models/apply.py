@@ -13,7 +13,7 @@ in which they stand here. With K candidates of N tokens each they take and give:
 | "layer"      | what enters the layer, [rows, T, D], place int [rows, T], tensors -> [rows, T, D]     |
 | "input"      | the module's input x [K, N, in], tensors -> [K, N, in]                               |
 | "instead"    | the same x, the module, tensors -> its output [K, N, out]                            |
-| "output"     | its output y [K, N, out], x() -> [K, N, in], tensors -> [K, N, out]                  |
+| "output"     | its output y [K, N, out], theirs to write, x() -> [K, N, in], tensors -> [K, N, out] |
 | "sub-block"  | what a sub-block puts out, y [K, N, D], tensors -> [K, N, D]                          |
 """
 
@@ -127,11 +127,14 @@ def multiply_by_chosen(x: Tensor, module: nn.Module, shares: Tensor, bank: Bank)
 
 @applies(LowRank, "output")
 def add_low_rank(y: Tensor, x: Input, A: Tensor, B: Tensor) -> Tensor:
-    """y + (x A^T) B^T with A [K, r, in], B [K, out, r]."""
+    """y + (x A^T) B^T with A [K, r, in], B [K, out, r]; written into y where no gradient needs it."""
     inner = times(x(), A)  # (K, N, r)
+    to = y.clone() if torch.is_grad_enabled() else y
     if is_shared(B):
-        return torch.addmm(y.flatten(0, 1), inner.flatten(0, 1), B[0].T).view(y.shape)
-    return torch.baddbmm(y, inner, B.mT)
+        return to.flatten(0, 1).addmm_(inner.flatten(0, 1), B[0].T).view(y.shape)
+    if inner.shape[-1] == 1:  # an outer product, which is half as fast as a matrix product
+        return to.addcmul_(inner, B.mT)
+    return to.baddbmm_(inner, B.mT)
 
 
 @applies(Scales, "output")
@@ -356,7 +359,7 @@ def _change_output(change: Change, name: str, steps: Steps) -> Any:
     def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         _check_rows(change, name, args[0], output)
         x = functools.partial(by_candidate, args[0], K, again)
-        y = by_candidate(output, K, again)
+        y = by_candidate(output if change.changed is None else output.clone(), K, again)
         for function, tensors in steps:
             y = function(y, x, *tensors)
         y = as_it_lay(y, output, K, again)

@@ -33,34 +33,29 @@ class States:
     """What a model's cache keeps of C texts of one length.
 
     Attributes:
-        cache: the cache, of any class; in tensors of it whose first axis is C, each text has its part.
-        rows: C.
+        cache: the cache, of any class.
         length: tokens of each text.
+        axes: the axis of the texts in each of its tensors, in order; None where it has none.
     """
 
     cache: Any
-    rows: int
     length: int
+    axes: tuple[int | None, ...]
 
     @property
     def bytes(self) -> int:
         """Memory held."""
-        sizes: list[int] = []
-
-        def measure(tensor: Tensor) -> Tensor:
-            sizes.append(tensor.nbytes)
-            return tensor
-
-        _with_tensors(self.cache, measure)
-        return sum(sizes)
+        return sum(tensor.nbytes for tensor in _tensors(self.cache))
 
     def take(self, rows: Tensor) -> States:
         """Copies of some of the texts', by their numbers, each as often as it is named."""
+        axes = iter(self.axes)
 
         def some(tensor: Tensor) -> Tensor:
-            return tensor[rows] if tensor.ndim and len(tensor) == self.rows else tensor
+            axis = next(axes)
+            return tensor.clone() if axis is None else tensor.index_select(axis, rows)
 
-        return States(_with_tensors(self.cache, some), len(rows), self.length)
+        return States(_with_tensors(self.cache, some), self.length, self.axes)
 
     def above(self, layer: int) -> States:
         """The same: a pass that begins at a layer leaves alone what is kept of those below."""
@@ -97,7 +92,8 @@ class ContinuedRows(WholeRows):
         Returns:
             The states, and what enters the output embedding, [C, S, D].
         """
-        return self._context(self.going.name if self.going else "", entry)
+        hidden, cache = self.keeping(self.going.name if self.going else "", None, inputs_embeds=entry)
+        return States(cache, entry.shape[1], self._axes), hidden
 
     def branches(
         self,
@@ -116,7 +112,8 @@ class ContinuedRows(WholeRows):
         C, R = entry.shape[:2]
         assert self.going is not None  # there are states
         each = torch.arange(C, device=entry.device).repeat_interleave(R)
-        hidden = self._behind(self.going, context.take(each), entry.flatten(0, 1), change, start, stop)
+        cache = context.take(each).cache
+        hidden = self._behind(self.going, cache, context.length, entry.flatten(0, 1), change, start, stop)
         hidden = hidden.view(C, R, entry.shape[2], -1)
         return rows.reading(hidden.flatten(1, 2)) if stop is None else hidden
 
@@ -132,14 +129,39 @@ class ContinuedRows(WholeRows):
         found: dict[Going, float] = {}
         for way in map(Going._make, itertools.product(CACHES, (False, True), (True, False))):
             try:
-                states, _ = self._context(way.name, text[:, :6])
-                found[way] = self._distance(self._behind(way, states, text[:, 6:], None, 0, None), whole)
+                _, cache = self.keeping(way.name, None, inputs_embeds=text[:, :6])
+                found[way] = self._distance(self._behind(way, cache, 6, text[:, 6:], None, 0, None), whole)
             except Exception:  # of any kind: it is not the way
                 continue
         nearest = min(found.values(), default=math.inf)
         if not nearest <= (SAME if exact else SAME_HALF):
             return None
         return next(way for way, distance in found.items() if distance <= max(SAME, NOISE * nearest))
+
+    @functools.cached_property
+    def _axes(self) -> tuple[int | None, ...]:
+        """The axis of the texts in each tensor of a cache: the one that is longer for more of them."""
+        few, more = ([t.shape for t in self._kept_of(rows, 7)] for rows in (2, 3))
+        pairs = [list(zip(a, b, strict=True)) for a, b in zip(few, more, strict=True)]
+        return tuple(pair.index((2, 3)) if (2, 3) in pair else None for pair in pairs)
+
+    @functools.cached_property
+    def _state_sizes(self) -> tuple[int, int]:
+        """Bytes that are kept of a text of any length, and those that each of its tokens adds."""
+        few, more = (sum(t.nbytes for t in self._kept_of(1, length)) for length in (6, 12))
+        return max(0, 2 * few - more), (more - few) // 6
+
+    @torch.no_grad()
+    def _kept_of(self, rows: int, length: int) -> list[Tensor]:
+        """The tensors of what is kept of a text's first tokens, so many times."""
+        assert self.going is not None  # there are states
+        entry = self.embed(self.probe_text[:length]).expand(rows, -1, -1).contiguous()
+        return _tensors(self.keeping(self.going.name, None, inputs_embeds=entry)[1])
+
+    def state_bytes(self, length: int) -> int:
+        """Memory that the states of a text of so many tokens take, about."""
+        fixed, each = self._state_sizes
+        return fixed + each * length
 
     @functools.cached_property
     def grows(self) -> bool:
@@ -184,31 +206,39 @@ class ContinuedRows(WholeRows):
             )
             self.compare(self.logits(rest[0], self.probe_vocabulary), whole[size:])
 
-    def _context(self, name: str, entry: Tensor) -> tuple[States, Tensor]:
-        """See `context`; by the cache of a name."""
-        hidden, cache = self.keeping(name, None, inputs_embeds=entry)
-        return States(cache, *entry.shape[:2]), hidden
-
     def _behind(
         self,
         way: Going,
-        states: States,
+        cache: Any,
+        length: int,
         entry: Tensor,
         change: Change | None,
         start: int,
         stop: int | None,
     ) -> Tensor:
-        """Rows [rows, T, D] that enter layer `start`, behind states that they change: [rows, T, D]."""
+        """Rows [rows, T, D] that enter layer `start`, behind texts whose cache they change: [rows, T, D]."""
         found, T = [], entry.shape[1]
         size = T if way.several else 1
         for first in range(0, T, size):
             place = torch.arange(first, first + size, device=entry.device)
-            inputs = {way.name: states.cache, "use_cache": True}
+            inputs = {way.name: cache, "use_cache": True}
             if way.positions:
-                inputs["position_ids"] = (states.length + place).expand(len(entry), -1)
+                inputs["position_ids"] = (length + place).expand(len(entry), -1)
             part = change if change is None or way.several else change.of_tokens(place)
             found.append(self._run(self.stacks[0], entry[:, place], part, start, stop, **inputs))
         return torch.cat(found, dim=1)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """The tensors of a cache of transformers, in order."""
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    _with_tensors(value, note)
+    return found
 
 
 def _with_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:

@@ -62,7 +62,8 @@ class Guarded:
 
     Where an exception ends the evaluation of K candidates, they are evaluated one by one: those for which it
     comes again have failed. The first one is warned of. One that comes for every candidate of the first step,
-    or at the first scoring, is no candidate's fault and ends the run; a `GfoError` always does.
+    or at the first scoring, is no candidate's fault and ends the run; a `GfoError` always does, and a
+    `GfoWarning` where warnings are errors.
 
     Args:
         evaluator: of the run.
@@ -81,7 +82,7 @@ class Guarded:
         """
         try:
             found = self._evaluator(z, step)
-        except GfoError:
+        except (GfoError, GfoWarning):
             raise
         except Exception as error:
             found = self._one_by_one(z, step, error)
@@ -141,7 +142,7 @@ def _tried(call: Callable[[], T]) -> T | Exception:
     """What a call gives, or the exception that it ends in, unless it is gfo's own."""
     try:
         return call()
-    except GfoError:
+    except (GfoError, GfoWarning):
         raise
     except Exception as error:
         return error

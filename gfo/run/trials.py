@@ -50,6 +50,8 @@ class Trial(Protocol):
     def __call__(self, values: Mapping[str, Any], budget: int | None, folder: Path | None) -> Outcome:
         """Run with the values, or go on, until `budget` is spent in all.
 
+        A trial that was killed after its end and before its record is asked again for what it has reached.
+
         Args:
             values: of the hyperparameters.
             budget: tokens, epochs or whatever the rungs count, from the trial's start on; None without rungs.
@@ -134,6 +136,7 @@ class Trials:
         self._bracket: list[Bracket] = []  # of each trial
         self._reached: list[dict[int, Record]] = []  # of each trial, by its bracket's rungs
         self._kept = [] if folder is None else read_records(folder)
+        self._failed: Record | None = None  # to be warned of
         self.records: list[Record] = []
 
     def repair(self, z: Array) -> Array:
@@ -157,6 +160,7 @@ class Trials:
         trials = range(first, len(self._bracket))
         if step == 0:
             self._check_any(trials)
+        self._warn()
         return Evaluation(np.array([self._told(trial) for trial in trials]), cost)
 
     def _check_any(self, trials: Sequence[int]) -> None:
@@ -165,6 +169,13 @@ class Trials:
             raise GfoError(
                 f"each of the first {len(trials)} trials failed ({self.records[-1].error}); mend that"
             )
+
+    def _warn(self) -> None:
+        """Of the first trial that failed, once."""
+        if (failed := self._failed) is not None:
+            self._failed = None
+            text = f"trial {failed.trial} failed ({failed.error}); it is nan, as is any that fails later"
+            warnings.warn(text, GfoWarning, stacklevel=6)
 
     def score(self, z: Array, split: str) -> Scores:
         """The losses [K] that trials with these values had last; nan for others."""
@@ -267,15 +278,14 @@ class Trials:
         return None if self._folder is None else self._folder / "trials" / f"{trial:04d}"
 
     def _keep(self, record: Record) -> None:
-        """Write down what a trial got, and warn of the first that failed."""
-        if record.error is not None and not any(old.error for old in self.records):
-            text = f"trial {record.trial} failed ({record.error}); it is nan, as is any that fails later"
-            warnings.warn(text, GfoWarning, stacklevel=6)
+        """Write down what a trial got; the first that failed is to be warned of."""
         if self._folder is not None:
             path = self._folder / TRIALS
             if not path.exists():
                 write_whole(path, "")
             append(path, json.dumps(asdict(record)) + "\n", sync=True)
+        if record.error is not None and not any(old.error for old in self.records):
+            self._failed = record
 
 
 def attempt(trial: Trial, job: Job, step: int, folder: Path | None) -> Record:

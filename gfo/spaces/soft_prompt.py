@@ -43,7 +43,7 @@ class SoftPrompt:
         alpha: the size of a typical change. The default is for random words and optimizers that start
             with steps of half a unit; from a good text take half of it or less.
         projection: "gaussian", "uniform" (as Black-Box Tuning), "orthogonal", "sparse" or "fastfood": see
-            `gfo.spaces.parts.projection`.
+            `gfo.spaces.parts.projection`; or "identity", none, for dim = P * D.
         seed: of the projection and the random words.
 
     Raises:

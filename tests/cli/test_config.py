@@ -235,7 +235,7 @@ def test_spaces_that_start_from_adapters(tiny, tmp_path, kind, alpha):
     assert not all(torch.equal(a, b) for a, b in zip(tensors, wrong, strict=True))
     (tmp_path / "again.json").write_text(config.model_dump_json(exclude_none=True))
     assert load_config(tmp_path / "again.json") == config
-    said = {"soft-prompt": ("init", "a text"), "lora": ("method", "vera")}[kind]
+    said = {"soft-prompt": ("init", "a text"), "lora": ("rank", 3)}[kind]
     with pytest.raises(GfoError, match=rf"from_peft says what {said[0]} is; leave {said[0]} out"):
         config_of(tmp_path, kind, keys | dict([said]))
 

@@ -25,6 +25,7 @@ SPACES = {
     "lora-fa": lambda m, **o: LoRASubspace(m, method="lora-fa", **o),
     "lora-fa, upper, fastfood": lambda m, **o: LoRASubspace(m, layers="upper", projection="fastfood", **o),
     "lora-xs": lambda m, **o: LoRASubspace(m, method="lora-xs", **o),
+    "svd": lambda m, **o: LoRASubspace(m, method="svd", **o),
     "vera": lambda m, **o: LoRASubspace(m, method="vera", **o),
     "tiny": lambda m, **o: LoRASubspace(m, method="tiny", **o),
     "ia3": lambda m, **o: Scaling(m, **o),

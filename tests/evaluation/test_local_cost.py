@@ -117,6 +117,28 @@ def test_behind_keys_and_values_of_the_last_layer_by_hand(tiny, family):
         assert second >= -(-K * (tokens - len(TEXTS)) // 3)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("share", [0, 2 / 3])
+def test_texts_without_room_are_computed_in_each_step(tiny, first, share):
+    model = tiny("llama", start=True)
+    rows = [{"text": text, "label": label} for text, label in zip(TEXTS, ["good", "bad"] * 2, strict=True)]
+    task = Classification(rows, template="Review: {text}\n{soft}It was", labels=LABELS)
+    space = Changes(model, ["layer_prompt"], first=first)
+    texts = sum(map(len, task.bind(model).all_rows("train").before))
+    points = np.random.default_rng(0).standard_normal((K, DIM))
+    evaluator = LocalEvaluator(model, task, space, chunk_tokens=8)
+    wanted, behind = evaluator(points, 0).loss, evaluator(points, 1).cost.tokens_needed
+    (layout,) = evaluator._store.values()
+    assert len(layout.groups) > 1
+    tight = LocalEvaluator(model, task, space, chunk_tokens=8)
+    tight.use(evaluator.settings() | {"store_bytes": int(share * layout.bytes)})
+    found = [tight(points, step) for step in range(3)]
+    for each in found:
+        np.testing.assert_allclose(each.loss, wanted, atol=1e-5)
+    again = found[2].cost.tokens_needed - behind
+    assert (again >= texts) if share == 0 else (0 < again < texts)
+
+
 class KeyBiases(Changes):
     """Biases of the keys, or of the fused projection, in the last layer."""
 

@@ -11,7 +11,7 @@ import transformers
 from conftest import VOCABULARY, make_tokenizer
 
 import gfo
-from gfo.models.continued_rows import ContinuedRows, Going
+from gfo.models.continued_rows import ContinuedRows, Going, States, _tensors, _with_tensors
 from gfo.testing.tiny import draw_weights
 
 SIZES = {"vocab_size": VOCABULARY + 8, "hidden_size": 32}
@@ -26,6 +26,33 @@ CONFIGS = {
         num_experts=4,
         num_experts_per_tok=2,
         layer_types=["conv", "full_attention"],
+    ),
+    "qwen3_next": lambda: transformers.Qwen3NextConfig(
+        **SIZES,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        mlp_only_layers=[0, 1],
+        layer_types=["linear_attention", "full_attention"],
+    ),
+    "bamba": lambda: transformers.BambaConfig(
+        **SIZES,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        attn_layer_indices=[1],
+        mamba_n_heads=4,
+        mamba_d_head=16,
+        mamba_d_state=8,
+        mamba_n_groups=1,
+        mamba_chunk_size=8,
     ),
     "mamba": lambda: transformers.MambaConfig(**SIZES, state_size=8, num_hidden_layers=2),
     "bloom": lambda: transformers.BloomConfig(**SIZES, n_layer=2, n_head=4),
@@ -79,6 +106,55 @@ def test_any_number_of_candidates_at_once(model, chunk_tokens):
     at_once = gfo.LocalEvaluator(model, task(), space)(z(), 0).loss
     few = gfo.LocalEvaluator(model, task(), space, chunk_tokens=chunk_tokens)
     np.testing.assert_allclose(few(z(), 0).loss, at_once, atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0, 2 / 3])
+def test_texts_without_room_are_computed_in_each_step(model, share):
+    space = gfo.SoftPrompt(model, tokens=P, dim=5)
+    evaluator = gfo.LocalEvaluator(model, task(), space)
+    wanted, behind = evaluator(z(), 0).loss, evaluator(z(), 1).cost.tokens_needed
+    (layout,) = evaluator._store.values()
+    tight = gfo.LocalEvaluator(model, task(), space)
+    tight.use(evaluator.settings() | {"store_bytes": int(share * layout.bytes)})
+    found = [tight(z(), step) for step in range(3)]
+    for each in found:
+        np.testing.assert_allclose(each.loss, wanted, atol=1e-5)
+    again = found[2].cost.tokens_needed - behind
+    assert found[1].cost.tokens_needed == behind + again
+    texts = sum(map(len, evaluator.task.all_rows("train").before))
+    assert again == texts if share == 0 else 0 < again < texts
+    assert sum(held.bytes for held in tight._store.values()) <= layout.bytes * max(share, 0.01)
+
+
+def test_endings_share_the_states_of_their_text(model):
+    """Of two endings behind each text, in rows of their own, the text is computed once."""
+    choices = {"options": [" good food", " bad movie"]}
+    rows = [{"text": text, "label": i % 2, **choices} for i, text in enumerate(TEXTS)]
+    options = {"template": "Review: {text}\n{soft}It was", "delimiter": ""}
+    space = gfo.SoftPrompt(model, tokens=P, dim=5)
+    evaluator = gfo.LocalEvaluator(model, gfo.MultipleChoice(rows, **options), space)
+    found = [evaluator(z(), step) for step in range(2)]
+    once = found[0].cost.tokens_needed - found[1].cost.tokens_needed
+    assert once == sum(map(len, evaluator.task.all_rows("train").before))
+    whole = gfo.LocalEvaluator(model, gfo.MultipleChoice(rows, **options), space, reuse=False)
+    np.testing.assert_allclose(found[1].loss, whole(z(), 0).loss, atol=1e-5)
+
+
+def test_all_that_is_kept_is_needed(model):
+    """With zeros in the place of any of the keys, values and states, what is behind a text is another."""
+    row, context = model.embed(model.probe_text), model.context
+    for left_out in range(len(_tensors(context(row[None, :6], None)[0].cache))):
+
+        def without(entry, length, left_out=left_out):
+            states, hidden = context(entry, length)
+            numbers = iter(range(99))
+            cache = _with_tensors(states.cache, lambda t: t * 0 if next(numbers) == left_out else t)
+            return States(cache, states.length, states.axes), hidden
+
+        other = ContinuedRows(model.module, model.tokenizer, "other")
+        other.context = without
+        with pytest.raises(gfo.GfoError, match="differ from a plain forward pass"):
+            other.check_row(row)
 
 
 def test_few_words_in_front_are_not_kept(model):
@@ -140,3 +216,48 @@ def test_a_cache_that_does_not_go_on_is_seen(model):
         wrong.check_row(model.embed(model.probe_text))
     model.check_branches()  # control
     model.check_row(model.embed(model.probe_text))
+
+
+@torch.no_grad()
+def plain_answer(model, before, prompt, after, decoding):
+    """Greedy tokens by plain passes of all that stands in front of each."""
+    entry = torch.cat([model.embed(torch.tensor(before)), prompt, model.embed(torch.tensor(after))])[None]
+    answer = []
+    for _ in range(decoding.max_tokens):
+        token = model.module(inputs_embeds=entry, use_cache=False).logits[0, -1].argmax()
+        if int(token) in decoding.stop:
+            break
+        answer.append(int(token))
+        entry = torch.cat([entry, model.embed(token)[None, None]], dim=1)
+    return tuple(answer)
+
+
+@pytest.mark.parametrize("room", [None, 0])
+def test_answers_behind_kept_texts(model, room):
+    rows = [{"text": text, "answer": "x"} for text in TEXTS]
+    options = {"template": "Review: {text}\n{soft}It", "target": "answer", "max_tokens": 3}
+    space = gfo.SoftPrompt(model, tokens=P, dim=5)
+    evaluator = gfo.LocalEvaluator(model, gfo.Generation(rows, metric="exact_match", **options), space)
+    if room is not None:
+        evaluator.use(evaluator.settings() | {"store_bytes": room})
+    batch = evaluator.task.all_rows("train")
+    point = 30 * z()  # far, so that candidates write different words
+    prompts = space.decode(torch.from_numpy(point)).prompt.float()
+    wanted = [
+        [
+            plain_answer(model, before, prompt, after, batch.decoding)
+            for before, after in zip(batch.before, batch.after, strict=True)
+        ]
+        for prompt in prompts
+    ]
+    costs = []
+    for step in range(2):
+        assert evaluator.answers(point, batch) == wanted
+        costs.append(evaluator(point, step).cost.tokens_needed)
+    assert len({tuple(answers) for answers in wanted}) > 1  # control
+    assert costs[0] == costs[1]  # the texts are kept already, or computed each time
+    whole = gfo.LocalEvaluator(
+        model, gfo.Generation(rows, metric="exact_match", **options), space, reuse=False
+    )
+    times = (K if room is None else K - 1) if model.grows else 0  # that a text is not computed again
+    assert whole(point, 0).cost.tokens_needed - costs[0] == times * sum(map(len, batch.before))

@@ -152,6 +152,7 @@ def test_a_config_records_what_it_took(folder, capsys):
     assert result.record["config"]["space"]["kind"] == "lora"
     result.export_peft(folder / "adapter")
     explicit = make_config(values(space={"kind": "auto"}, optimizer={"name": "auto"}), "a")
+    assert make_config(values(space={"kind": "auto"}), "a") == explicit
     assert explicit == make_config(values(), "a")
     sweep = gfo.sweep(values(), {"seed": [0], "optimizer.name": ["auto", "ga"]}, out="s", progress=False)
     assert [run.state for run in sweep.found] == ["done", "done"]

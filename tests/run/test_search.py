@@ -36,19 +36,23 @@ def final(lr, batch, optimizer, momentum=None):
 
 
 def curve(budget, folder, **values):
-    """A trial that goes on where it stood, and says what it did."""
+    """A trial that goes on where it stood, and says what it did.
+
+    One that was killed between its end and its record is asked again for what it has.
+    """
     done = folder / "done.json"
     parts = json.loads(done.read_text()) if done.exists() else []
-    assert not parts or parts[-1] < budget, "it was run again"
+    assert not parts or parts[-1] <= budget, "it was run again"
     time.sleep(0.002)
-    (folder / "new.json").write_text(json.dumps([*parts, budget]))
-    os.replace(folder / "new.json", done)
+    if budget not in parts:
+        (folder / "new.json").write_text(json.dumps([*parts, budget]))
+        os.replace(folder / "new.json", done)
     return Outcome(final(**values) + 5 / (1 + budget / 100), budget, {"speed": 1 / budget})
 
 
-def searched(folder, *, tokens=9000, **options):
+def searched(folder, *, trial=curve, tokens=9000, **options):
     given = {"optimizer": "random", "halving": ASHA(RUNGS), "progress": False, "seed": 1} | options
-    return gfo.search(curve, SPACE, budget=Budget(forward_tokens=tokens), out=folder, **given)
+    return gfo.search(trial, SPACE, budget=Budget(forward_tokens=tokens), out=folder, **given)
 
 
 def same(study):
@@ -140,6 +144,44 @@ def test_killed_twenty_times(tmp_path, halving):
     more = searched(tmp_path / "killed", halving=halving, resume=True, tokens=12_000)
     assert same(more) == same(searched(tmp_path / "more", halving=halving, tokens=12_000))
     assert len(more.records) > len(end.records)
+
+
+@pytest.mark.parametrize("calls", [1, 8, 17, 20])
+def test_killed_between_a_trials_end_and_its_record(tmp_path, calls):
+    """The trial is asked again for the budget that it has reached, and nothing else differs."""
+    whole = searched(tmp_path / "whole")
+    count = iter(range(calls - 1))
+
+    def killed(budget, folder, **values):
+        found = curve(budget, folder, **values)
+        if next(count, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            searched(tmp_path / "killed", trial=killed)
+        os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    kept = (tmp_path / "killed" / TRIALS).read_text().splitlines() if calls > 1 else []
+    assert len(kept) == calls - 1  # what ended last has no record
+    assert same(searched(tmp_path / "killed", resume=True)) == same(whole)
+
+
+def test_a_warning_made_an_error_is_no_trials_failure(tmp_path):
+    """It ends the search, whose trials are not tried again under other numbers."""
+
+    def fails(budget, folder, **values):
+        if folder.name == "0020":
+            raise ValueError("once")
+        return curve(budget, folder, **values)
+
+    with pytest.raises(GfoWarning, match="trial 20 failed"):  # as the suite takes warnings
+        searched(tmp_path / "a", trial=fails)
+    with pytest.warns(GfoWarning, match="trial 20 failed"):
+        whole = searched(tmp_path / "b", trial=fails)
+    assert same(searched(tmp_path / "a", trial=fails, resume=True)) == same(whole)
 
 
 def test_failed_trials(tmp_path):

@@ -83,6 +83,30 @@ def test_lora(tiny, tmp_path, options):
     assert space.first_layer == min(model.linears[name].layer for name in hit)
 
 
+def test_singular_values_of_lora(tiny, tmp_path):
+    """ESSA by hand: A and B rebuilt from their decompositions with each singular value times 1 + 0.3 z."""
+    model = tiny("llama")
+    adapted = saved(model, lora(r=4), tmp_path)
+    space = LoRASubspace.from_peft(tmp_path, model, DIM, method="svd")
+    compare(model, adapted, space, "Review: {text} It was")
+    whole = len(space.names) * 8
+    space = LoRASubspace.from_peft(tmp_path, model, whole, method="svd", projection="identity", alpha=0.3)
+    plain = LoRASubspace.from_peft(tmp_path, model, DIM).decode(torch.zeros(1, DIM)).lora
+    z = torch.randn(3, whole, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for i, (name, (A, B)) in enumerate(space.decode(z).lora.items()):
+        (left, S_A, Vh), (U, S_B, right) = (
+            torch.linalg.svd(part[0], full_matrices=False) for part in plain[name]
+        )
+        for k in range(3):
+            by = 1 + 0.3 * z[k, 8 * i : 8 * i + 8].float()
+            expected = (U * (S_B * by[:4])) @ right @ (left * (S_A * by[4:])) @ Vh
+            torch.testing.assert_close(B[k] @ A[k], expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+        start = plain[name][1][0] @ plain[name][0][0]
+        assert float((B @ A - start).norm() / start.norm()) > 0.1  # control
+    with pytest.raises(GfoError, match="unknown method of from_peft 'svdd': did you mean 'svd'"):
+        LoRASubspace.from_peft(tmp_path, model, DIM, method="svdd")
+
+
 def test_lora_of_conv1d(tiny, tmp_path):
     model = tiny("gpt2")
     adapted = saved(model, lora(target_modules=["c_attn"], fan_in_fan_out=True), tmp_path)

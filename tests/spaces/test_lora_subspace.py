@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from gfo import Classification, GfoError, LocalEvaluator
-from gfo.spaces.lora_subspace import METHODS, LoRASubspace, singular_vectors
+from gfo.spaces.lora_subspace import METHODS, LoRASubspace
+from gfo.spaces.parts.forms import singular_vectors
 
 TEXTS = ["a great joy from the first minute", "bad!", "the food was good, but the service was bad."]
 ROWS = [{"text": text, "label": label} for text, label in zip(TEXTS, ["b", "a", "a"], strict=True)]
@@ -50,7 +51,7 @@ def merged_logits(model, delta):
 @pytest.mark.parametrize("method", METHODS)
 def test_equals_merged_weights(tiny, family, method):
     model, z = tiny(family), points()
-    space = make_space(model, method=method)
+    space = make_space(model, method=method, rank=4)
     expected = merged_logits(model, space.decode(torch.from_numpy(z)))
     found = logits(model, space, z)
     assert float((found - expected).abs().max()) < 5e-5
@@ -58,7 +59,7 @@ def test_equals_merged_weights(tiny, family, method):
     assert float((found - expected.roll(1, 0)).abs().amax((1, 2)).min()) > 1e-3
     start = logits(model, space, np.zeros((1, DIM)))
     assert float((found - start).abs().amax((1, 2)).min()) > 1e-3
-    other = logits(model, make_space(model, method=method, seed=2), z)
+    other = logits(model, make_space(model, method=method, rank=4, seed=2), z)
     assert float((found - other).abs().max()) > 1e-3
 
 
@@ -67,7 +68,7 @@ def test_equals_merged_weights(tiny, family, method):
 def test_norm_of_the_change(tiny, method, alpha):
     """z ~ N(0, I) changes each weight by alpha of its norm, and decode(0) by nothing."""
     model = tiny("llama")
-    space = make_space(model, method=method, dim=27, alpha=alpha)
+    space = make_space(model, method=method, dim=27, alpha=alpha, rank=5)
     delta = space.decode(torch.from_numpy(points(3000, 27)))
     square = torch.stack(
         [(B @ A).square().sum((1, 2)) / model.weight(n).square().sum() for n, (A, B) in delta.lora.items()]
@@ -119,6 +120,24 @@ def test_lora_xs_stays_between_the_singular_vectors(tiny):
     other = make_space(model, method="lora-fa", rank=2).decode(torch.from_numpy(points())).lora[name]
     outside = other[1][0] @ other[0][0]
     assert float((U[:, :2] @ U[:, :2].T @ outside - outside).norm() / outside.norm()) > 0.5
+
+
+def test_svd_moves_singular_values_alone(tiny):
+    """W + B A has the weight's singular vectors, and its first r values times 1 + alpha |W| / |S_r| z."""
+    model = tiny("llama")
+    space = make_space(model, method="svd", rank=4, dim=24, projection="identity")
+    z = points(2, 24)
+    for i, (name, (A, B)) in enumerate(space.decode(torch.from_numpy(z)).lora.items()):
+        weight = model.weight(name)
+        U, S, Vh = torch.linalg.svd(weight, full_matrices=False)
+        step = 0.5 * weight.norm() / S[:4].norm()
+        for k in range(2):
+            S_new = S.clone()
+            S_new[:4] *= 1 + step * torch.from_numpy(z[k, 4 * i : 4 * i + 4]).float()
+            expected = U @ torch.diag(S_new) @ Vh - weight
+            torch.testing.assert_close(B[k] @ A[k], expected, rtol=0, atol=2e-2 * float(expected.abs().max()))
+    off = space.decode(torch.from_numpy(z)).lora[space.names[0]]
+    assert float((off[1][0] @ off[0][0] - off[1][1] @ off[0][1]).abs().max()) > 0.1  # control
 
 
 def test_vera_shares_its_bases(tiny):
@@ -187,6 +206,7 @@ def test_targets_and_layers(tiny, options, expected):
         ({"method": "lora"}, ["method of LoRASubspace 'lora'", "lora-fa"]),
         ({"method": "tiny", "rank": 1, "dim": 7}, ["dim = 7", "1 to 6", "6 modules at rank 1"]),
         ({"alpha": 0.0}, ["alpha = 0.0", "positive"]),
+        ({"projection": "identity"}, ["dim = 12", "'identity'", "give dim = 432"]),
         ({"projection": "fast"}, ["unknown projection 'fast'", "did you mean 'fastfood'"]),
     ],
 )
@@ -200,4 +220,4 @@ def test_bad_options(tiny, options, parts):
 def test_defaults_by_method(tiny):
     model = tiny("llama", num_hidden_layers=4, hidden_size=64)
     sizes = {method: LoRASubspace(model, method=method).dim for method in METHODS}
-    assert sizes == {"lora-fa": 200, "lora-xs": 200, "vera": 200, "tiny": 13}
+    assert sizes == {"lora-fa": 200, "lora-xs": 200, "vera": 200, "tiny": 13, "svd": 64}

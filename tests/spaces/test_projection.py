@@ -11,7 +11,7 @@ from gfo import GfoError
 from gfo.spaces.parts.projection import KINDS, PROJECTIONS, hadamard, make_projection
 
 CPU = torch.device("cpu")
-NAMES = [kind for kind in KINDS if kind != "auto"]
+NAMES = [kind for kind in KINDS if kind not in ("auto", "identity")]
 
 
 def matrix(kind, rows, d, seed=0, **options):
@@ -102,6 +102,16 @@ def test_auto_is_dense_until_it_is_large(monkeypatch):
     monkeypatch.setattr("gfo.spaces.parts.projection.DENSE_MOST", 600)
     assert torch.equal(matrix("auto", 60, 10), matrix("gaussian", 60, 10))
     assert torch.equal(matrix("auto", 61, 10), matrix("fastfood", 61, 10))
+
+
+@pytest.mark.parametrize("scale", [0.5, torch.arange(1.0, 13.0)])
+def test_identity(scale):
+    """No projection: each number is its coordinate times its scale."""
+    z = torch.randn(3, 12, dtype=torch.float64)
+    project = make_projection("identity", np.random.default_rng(0), 12, 12, scale=scale, device=CPU)
+    torch.testing.assert_close(project(z), (z * scale).float())
+    with pytest.raises(GfoError, match=r"dim = 5: projection = 'identity' .* give dim = 12"):
+        make_projection("identity", np.random.default_rng(0), 12, 5, device=CPU)
 
 
 def test_unknown():

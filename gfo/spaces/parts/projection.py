@@ -1,4 +1,4 @@
-"""Random projections from the search space to parameters: A with unit-variance rows, A z ~ N(0, 1).
+"""Random projections from the search space to parameters: A with unit-variance rows, A z ~ N(0, 1); or none.
 
 Dense ones are matrices; "sparse" and "fastfood" are applied without one, for large targets.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from gfo.core.domain import Array, Domain
-from gfo.core.errors import unknown_name
+from gfo.core.errors import GfoError, unknown_name
 from gfo.core.seeding import stream
 from gfo.spaces.parts.options import dimension
 
@@ -71,6 +71,19 @@ class Dense:
     def __call__(self, z: Tensor) -> Tensor:
         """z [K, d] -> A z, float32 [K, rows]."""
         return z.to(self.A) @ self.A.T
+
+
+class Identity:
+    """No projection: a coordinate of z for each number, times its scale."""
+
+    def __init__(self, scale: float | Tensor, device: torch.device) -> None:
+        import torch
+
+        self._scale = torch.as_tensor(scale, dtype=torch.float32, device=device)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """z [K, rows] -> z times the scale, float32 [K, rows]."""
+        return z.to(self._scale) * self._scale
 
 
 class Sparse:
@@ -162,7 +175,7 @@ def hadamard(x: Tensor) -> Tensor:
     return x.reshape(shape)
 
 
-KINDS = (*PROJECTIONS, "sparse", "fastfood", "auto")
+KINDS = (*PROJECTIONS, "sparse", "fastfood", "identity", "auto")
 
 
 def make_projection(
@@ -177,15 +190,15 @@ def make_projection(
     """A random linear map z [K, d] -> [K, rows], each row times its scale.
 
     Args:
-        kind: "gaussian", "uniform", "orthogonal", "sparse", "fastfood", or "auto": Gaussian up to
-            2^25 entries, Fastfood beyond.
+        kind: "gaussian", "uniform", "orthogonal", "sparse", "fastfood"; "identity": none, for d = rows; or
+            "auto": Gaussian up to 2^25 entries, Fastfood beyond.
         rng: all randomness.
         rows, d: the size.
         scale: what a coordinate of the result changes by for z ~ N(0, 1): one number or [rows].
         device: of the numbers.
 
     Raises:
-        GfoError: for an unknown kind.
+        GfoError: for an unknown kind, or an identity of other sizes.
     """
     import torch
 
@@ -193,8 +206,14 @@ def make_projection(
         raise unknown_name("projection", kind, KINDS)
     if kind == "auto":
         kind = "gaussian" if rows * d <= DENSE_MOST else "fastfood"
+    if kind == "identity" and d != rows:
+        raise GfoError(
+            f"space: dim = {d}: projection = 'identity' wants a dimension for each number; give dim = {rows}"
+        )
     if isinstance(scale, torch.Tensor):
         scale = scale.to(device)
+    if kind == "identity":
+        return Identity(scale, device)
     if kind in PROJECTIONS:
         A = torch.from_numpy(PROJECTIONS[kind](rng, rows, d)).to(device)
         return Dense(A * (scale[:, None] if isinstance(scale, torch.Tensor) else scale))
