@@ -87,13 +87,22 @@ def run_sweep(
     ],
     override: Overrides = None,
     jobs: Annotated[int, typer.Option(help="Processes at once, a whole number; each has its own model.")] = 1,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="key=value of submitit, as in timeout_min=60: the runs are jobs of Slurm; any number.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run a config at each point of a grid; exit code 1 if a run failed."""
     from gfo.config import read_values
+    from gfo.config.dotted import pairs
     from gfo.config.grid import parse_grid
     from gfo.config.sweep import sweep
 
-    found = sweep(read_values(config, override or ()), parse_grid(grid), out=out, jobs=jobs)
+    options = None if slurm is None else pairs("--slurm", slurm)
+    found = sweep(read_values(config, override or ()), parse_grid(grid), out=out, jobs=jobs, slurm=options)
     show(str(found))
     raise typer.Exit(found.exit_code)
 

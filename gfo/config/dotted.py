@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from typing import Any
 
 from gfo.core.errors import GfoError
@@ -28,6 +29,21 @@ def put(values: dict[str, Any], key: str, value: Any, given: str) -> None:
         if not isinstance(values, dict):
             raise GfoError(f"{given}: '{part}' is a value, not a section")
     values[last] = value
+
+
+def pairs(option: str, texts: Sequence[str]) -> dict[str, Any]:
+    """The values of texts such as "timeout_min=60", by their keys.
+
+    Raises:
+        GfoError: for one without "=".
+    """
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise GfoError(f"{option} {text}: write key=value, as in {option} timeout_min=60")
+        found[key.strip()] = parsed(value.strip())
+    return found
 
 
 def parsed(text: str) -> Any:

@@ -15,7 +15,7 @@ from gfo.config.study import DONE, LEFT_OUT, RUNNING, Sweep, SweepRun
 from gfo.config.sweep_view import SweepView, view_of
 from gfo.config.workers import Here, Processes
 from gfo.core.checking import checked
-from gfo.core.errors import GfoError, printable
+from gfo.core.errors import GfoError, check_at_least_one, printable
 from gfo.core.files import absolute
 from gfo.core.metric import LOSS, main_metric
 from gfo.report.scores import metrics_named, recorded_metrics
@@ -37,13 +37,13 @@ def sweep(
     *,
     out: str | Path,
     jobs: int = 1,
+    slurm: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Sweep:
     """Run a config at each point of a grid, each in a folder of its own; give the same sweep again to go on.
 
-    Runs that are done are left as they are, those that were begun go on as if they had not been stopped. One
-    that fails is a row with its reason. Ctrl-C saves what runs; the sweep returned says what is left. More
-    values may be added to the grid, and the budget may grow.
+    Runs that are done are left as they are, those that were begun go on. One that fails is a row with its
+    reason. Ctrl-C saves what runs. More values may be added to the grid, and the budget may grow.
 
     Args:
         base: a .toml config, or its sections as nested mappings.
@@ -54,14 +54,14 @@ def sweep(
         out: the folder; a run is in OUT/NAME, with its config.
         jobs: processes at once, each with its own model and its share of the threads; 1 runs in this one,
             where names given by `gfo.register` are known.
+        slurm: of submitit, such as {"timeout_min": 60}, has runs be jobs of Slurm (extra `slurm`).
         progress: whether a table of the runs is shown on standard error as they go.
 
     Raises:
         GfoError: for a key or value that a config does not take, a folder that holds another sweep or in
             which one runs, or if no run of the grid can begin.
     """
-    if jobs < 1:
-        raise GfoError(f"sweep: jobs = {jobs} must be at least 1")
+    check_at_least_one(jobs=jobs)
     values = dict(base) if isinstance(base, Mapping) else read_values(base)
     name = "sweep" if isinstance(base, Mapping) else str(base)
     planned, folder = plan(values, grid, name), absolute(out)
@@ -70,7 +70,7 @@ def sweep(
     _check_alone(planned)
     with as_interrupts(), RunFolder(folder, resume=True):
         _check_base(folder, values)
-        return _Study(Path(out), planned, view_of(progress)).run(folder, jobs)
+        return _Study(Path(out), planned, view_of(progress)).run(folder, jobs, slurm)
 
 
 def _check_alone(planned: Sequence[Planned]) -> None:
@@ -114,13 +114,13 @@ class _Study:
         self._planned, self._view = planned, view
         self._sweep = Sweep(out, tuple(SweepRun(run.name, run.changes) for run in planned))
 
-    def run(self, folder: Path, jobs: int) -> Sweep:
+    def run(self, folder: Path, jobs: int, slurm: Mapping[str, Any] | None) -> Sweep:
         """All that are not done yet."""
         self._folder = folder
         todo = [run for run in self._planned if not self._is_done(run)]
         if not todo:
             return self._sweep
-        workers = Here() if jobs == 1 else Processes(min(jobs, len(todo)), folder)
+        workers = _workers(min(jobs, len(todo)), folder, slurm)
         self._view.start(self._sweep)
         try:
             able = self._able(todo, workers)
@@ -168,6 +168,15 @@ class _Study:
     def _put(self, name: str, **values: Any) -> None:
         found = tuple(replace(run, **values) if run.name == name else run for run in self._sweep.found)
         self._sweep = replace(self._sweep, found=found)
+
+
+def _workers(jobs: int, folder: Path, slurm: Mapping[str, Any] | None) -> Here | Processes:
+    """What runs the runs, so many at once."""
+    if slurm is not None:
+        from gfo.config.slurm import Slurm
+
+        return Slurm(jobs, folder, slurm)
+    return Here() if jobs == 1 else Processes(jobs, folder)
 
 
 def _ended_run(folder: Path) -> dict[str, Any]:

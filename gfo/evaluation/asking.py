@@ -131,10 +131,10 @@ class Asker:
         replies = self._asked(texts, SHORT)
         found = list(map(next_tokens, replies))
         bare = [i for i, reply in enumerate(replies) if reply is not None and found[i] is None]
-        if 0 < len(bare) == len(texts):
-            raise GfoError(NO_LOGPROBS)
         for i, reply in zip(bare, self._asked([texts[i] for i in bare], LONGER), strict=True):
             found[i] = next_tokens(reply)
+        if 0 < len(bare) == len(texts) and not any(found):
+            raise GfoError(NO_LOGPROBS)
         if any(len(listed) < min(2, self.model.top) for listed in found if listed):
             raise GfoError(NO_LOGPROBS)
         return found

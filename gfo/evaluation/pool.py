@@ -17,6 +17,7 @@ from gfo.evaluation.worker import About, Died, Message, Reply
 
 WAIT = 0.2  # seconds between looks for what is late
 LATE, LATE_SECONDS = 3.0, 0.5  # a message is late at so many times the usual seconds, and so many at least
+FIRST_SECONDS = 60.0  # at which one is late as long as nothing is usual
 MOST_DEATHS = 3  # workers that die over a message, or one after the other while they are made
 REMEMBERED = 32  # replies by which the usual seconds are known
 
@@ -173,9 +174,7 @@ class Pool:
 
     def _late(self) -> Iterator[Message]:
         """Messages that one worker alone has had for too long."""
-        if not self._usual:
-            return
-        most = max(LATE_SECONDS, LATE * median(self._usual))
+        most = max(LATE_SECONDS, LATE * median(self._usual)) if self._usual else FIRST_SECONDS
         times = Counter(message.number for message, _ in self._busy.values())
         for message, since in self._busy.values():
             alone = message.number in self._wanted and times[message.number] == 1

@@ -23,6 +23,12 @@ def test_it_measures(tmp_path, capsys):
     assert len(point["rounds"]) == 3
     assert point["candidates_per_second"] == pytest.approx(6 / point["seconds"])
     assert 0 <= point["not_evaluating"] < 1
+    assert 0 < point["own_cpu_seconds"] < 1
+    assert (
+        0
+        < found["messages"]["of_a_step"]
+        == pytest.approx(2 * found["messages"]["seconds_of_one"] / point["seconds"])
+    )
     assert 0 < point["unshared_bytes"][0] <= point["resident_bytes"][0]
     assert found["late"]["evaluations"] > 0
     assert (tmp_path / "found.png").stat().st_size > 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import time
 
@@ -58,6 +59,14 @@ def uneven():
     except FileExistsError:
         return Bowl(0.02)
     return Bowl(float(os.environ[SECONDS]))
+
+
+def hangs():
+    """Worker 0 hangs, and is made first."""
+    if multiprocessing.current_process().name.endswith("0"):
+        return Bowl(3600.0)
+    time.sleep(float(os.environ[SECONDS]))
+    return Bowl()
 
 
 def refuses():

@@ -80,41 +80,54 @@ def test_they_pass_the_contract(bowls):
     check_evaluator(lambda: bowls, Z, splits=("train", "dev"))
 
 
-def killed_at_random(bowls, kills, evaluations):
-    """A run in which workers are killed, and how many were."""
+def ready_pids(workers):
+    """The processes of workers that are made."""
+    pids = workers.engine.pids
+    return [pids[worker] for worker in list(workers.pool.ready) if worker in pids]
+
+
+def killed_at_random(workers, kills, pids=ready_pids, **run):
+    """A run in which workers are killed, and those that were."""
     rng, done, ended = random.Random(0), [], threading.Event()
 
     def kill():
         while len(done) < kills and not ended.wait(rng.uniform(0.05, 0.3)):
-            pids = bowls.engine.pids
-            ready = [
-                pids[worker] for worker in list(bowls.pool.ready) if pids.get(worker) not in (None, *done)
-            ]
-            if ready:
-                done.append(rng.choice(ready))
+            alive = [pid for pid in pids(workers) if pid not in done]
+            if alive:
+                done.append(rng.choice(alive))
                 os.kill(done[-1], signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
     thread.start()
     try:
-        found = trajectory(bowls, evaluations=evaluations)
+        found = trajectory(workers, **run)
     finally:
         ended.set()
         thread.join()
     return found, done
 
 
-def test_killed_workers_change_nothing(bowls):
-    found, killed = killed_at_random(bowls, 4, 400)
-    assert len(killed) == 4
-    assert found == trajectory(on_workers.Bowl(), evaluations=400)
+@pytest.mark.parametrize(
+    ("kills", "evaluations"), [(4, 400), pytest.param(20, 2400, marks=pytest.mark.stress)]
+)
+def test_killed_workers_change_nothing(bowls, kills, evaluations):
+    found, killed = killed_at_random(bowls, kills, evaluations=evaluations)
+    assert len(killed) == kills
+    assert found == trajectory(on_workers.Bowl(), evaluations=evaluations)
 
 
 @pytest.mark.stress
-def test_twenty_killed_workers_change_nothing(bowls):
-    found, killed = killed_at_random(bowls, 20, 2400)
-    assert len(killed) == 20
-    assert found == trajectory(on_workers.Bowl(), evaluations=2400)
+def test_killed_workers_of_a_model_change_nothing():
+    """Nor its tokens, though each new worker computes again what candidates share."""
+
+    def pids(workers):
+        return ready_pids(workers) if len(workers.pool.ready) == 2 else []
+
+    with gfo.Workers(on_workers.soft_prompt, 2, part=PART, threads=1) as workers:
+        run = {"domain": on_workers.space("soft prompt").domain, "evaluations": 16_000}
+        found, killed = killed_at_random(workers, 20, pids, **run)
+    assert len(killed) > 3  # as many as there was time for
+    assert found == trajectory(on_workers.local("soft prompt", part=PART), **run)
 
 
 def test_a_worker_that_hangs_does_not_stop_a_run(monkeypatch, tmp_path):
@@ -128,6 +141,19 @@ def test_a_worker_that_hangs_does_not_stop_a_run(monkeypatch, tmp_path):
         found = trajectory(uneven, evaluations=24)
     assert (tmp_path / "mark").exists()
     assert found == trajectory(on_workers.Bowl(), evaluations=24)
+
+
+@pytest.mark.parametrize("call", ["step", "score"])
+def test_a_worker_that_hangs_on_the_very_first_message_does_not_stop_a_run(monkeypatch, call):
+    """No time is usual yet, and none of the other worker's comes."""
+    monkeypatch.setattr("gfo.evaluation.pool.FIRST_SECONDS", 0.5)
+    monkeypatch.setenv(on_workers.SECONDS, "1.0")
+    z = Z[:1].copy()
+    z[0, 0] = on_workers.ERROR  # so that it is said who did it
+    with gfo.Workers(on_workers.hangs, 2, threads=1) as two:
+        assert list(two.pool.ready) == [0]
+        with pytest.raises(Exception, match=r"^worker 1: ArithmeticError: too deep$"):
+            two(z, 0) if call == "step" else two.score(z, "train")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import on_workers
 import psutil
 import pytest
-from test_workers import METHODS, PART, Z, trajectory
+from test_workers import METHODS, PART, Z, killed_at_random, trajectory
 
 import gfo
 from gfo.evaluation.on_ray import LOOPBACK
@@ -65,6 +65,17 @@ def test_a_killed_actor_is_replaced():
         last = actors()
     _, alive = psutil.wait_procs(last, timeout=30)
     assert alive == []
+
+
+@pytest.mark.stress
+def test_twenty_killed_actors_change_nothing():
+    def pids(workers):
+        return [each.pid for each in actors() if len(workers.pool.ready) == 2]
+
+    with gfo.Workers(on_workers.bowl, 2, engine="ray", part=PART, threads=1) as bowls:
+        found, killed = killed_at_random(bowls, 20, pids, evaluations=9600)
+    assert len(killed) == 20
+    assert found == trajectory(on_workers.Bowl(), evaluations=9600)
 
 
 @pytest.mark.parametrize(

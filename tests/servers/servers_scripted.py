@@ -40,6 +40,7 @@ class Scripted:
         chat: whether it has chats, and completions.
         echo: whether it gives the log-probabilities of the prompt's tokens, each of which is one word.
         key: what it wants.
+        ends: whether what it says next is the end, of which it gives nothing, as llama.cpp's does.
         slow: seconds of each answer.
 
     Attributes:
@@ -57,6 +58,7 @@ class Scripted:
         logprobs=True,
         completions=True,
         echo=False,
+        ends=False,
         key=None,
         slow=0.0,
         stalled=1.0,
@@ -64,7 +66,7 @@ class Scripted:
     ):
         self.words, self.written = words or {}, written or (lambda text: "yes")
         self.errors, self.logprobs, self.completions, self.echo = errors, logprobs, completions, echo
-        self.key, self.slow, self.stalled = key, slow, stalled
+        self.key, self.slow, self.stalled, self.ends = key, slow, stalled, ends
         self.requests, self.paths, self.headers, self.most, self._now = [], [], [], 0, 0
         self._draw, self._lock = random.Random(seed), threading.Lock()
         self.refuse = lambda text: False
@@ -132,7 +134,7 @@ class Scripted:
         return reply({"choices": [choice], "usage": usage})
 
     def _logprobs(self, body, text, chat):
-        if not (self.logprobs and body.get("logprobs")):
+        if not (self.logprobs and body.get("logprobs")) or (self.ends and not body.get("ignore_eos")):
             return None
         if body.get("echo") and self.echo:
             tokens = [f" {word}" if i else word for i, word in enumerate(text.split(" "))]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
@@ -53,6 +55,13 @@ def test_losses_of_label_words_are_those_of_the_servers_probabilities():
     assert set(server.paths) == {"/v1/completions"}
     assert server.requests[0]["logprobs"] == 20
     assert found.values["characters"].tolist() == [len(SPACE.text(z)) for z in Z]
+
+
+def test_a_model_that_would_end_at_once_is_asked_to_go_on():
+    with Scripted(sentiment(), ends=True) as server:
+        found = EndpointEvaluator(endpoint(server), task(), SPACE)(Z, 0)
+    np.testing.assert_allclose(found.loss, losses_by_hand([SPACE.text(z) for z in Z]), rtol=1e-12)
+    assert found.cost.requests == 2 * 61
 
 
 def test_messages_stay_messages_and_blanks_of_words_do_not_count():
@@ -167,6 +176,39 @@ def test_one_request_at_a_time_and_so_many_a_minute():
         model = endpoint(server, concurrency=1, requests_per_minute=6000)
         EndpointEvaluator(model, task(), SPACE)(Z, 0)
         assert server.most == 1
+
+
+class Patient(BaseHTTPRequestHandler):
+    """Waits for more on a connection, as llama.cpp's server does, which has few threads."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.filterwarnings("ignore:server")
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_server_of_one_thread_is_not_kept_by_idle_connections(kept, monkeypatch):
+    """The control keeps connections, as it would where they are encrypted: others wait in vain."""
+    monkeypatch.setattr("gfo.models.server.sending._encrypted", lambda url: kept)
+    with HTTPServer(("127.0.0.1", 0), Patient) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        model = gfo.Endpoint(url, "m", cache=False, concurrency=4, timeout=1.5, tries=1)
+        replies = model.ask([model.request(f"{i}") for i in range(12)])
+        server.shutdown()
+        thread.join()
+    assert (replies.count(None) > 0) == kept
+    assert model.spent.failed == replies.count(None)
 
 
 @pytest.mark.filterwarnings("ignore:server")

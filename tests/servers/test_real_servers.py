@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -27,6 +28,7 @@ LABELS = {name: f" {name}" for name in ("Business", "Sports", "Technology", "Wor
 TEMPLATE = "{soft}\nNews: {text}\nTopic:"
 SPACE = gfo.Words(["Name the topic.", "Think.", "One word."], 2)
 Z = np.array([[0, 0], [1, 3], [2, 1.0]])
+CHAT_TEMPLATE = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
 
 
 def free_port():
@@ -43,7 +45,7 @@ def folder(tmp_path_factory):
     space = gfo.Compression(model, ["F16", "F32"])
     evaluator = gfo.LocalEvaluator(model, gfo.LanguageModeling([{"text": "a b c d"}]), space)
     export(evaluator, np.ones(space.domain.d), "gguf", out / "gguf")
-    model.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    model.tokenizer.chat_template = CHAT_TEMPLATE
     model.module.save_pretrained(out / "folder")
     model.tokenizer.save_pretrained(out / "folder")
     return out
@@ -85,17 +87,17 @@ def test_llama_cpp_serves_a_search_and_a_chat(llama, tmp_path):
         gfo.Endpoint(llama, "other", cache=False).check()
 
 
-@pytest.fixture(scope="module")
-def transformers_server(folder):
-    """`transformers serve`, which is up in half a minute."""
+@contextlib.contextmanager
+def transformers_serve(folder, home):
+    """The address of `transformers serve`, which is up in half a minute."""
     pytest.importorskip("fastapi")
     port = free_port()
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder / "folder")]
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(folder)}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(home)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(600):
+        for _ in range(1200):
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
                 break
@@ -105,17 +107,31 @@ def transformers_server(folder):
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(60)
 
 
 @pytest.mark.stress
-def test_transformers_serve_answers_and_has_no_log_probabilities(transformers_server, folder, tmp_path):
-    model = gfo.Endpoint(transformers_server, str(folder / "folder"), cache=tmp_path / "cache", timeout=60.0)
+@pytest.mark.parametrize("name", ["tiny", pytest.param("smollm2-135m", marks=pytest.mark.weights)])
+def test_transformers_serve_answers_as_the_model_here_and_has_no_log_probabilities(name, folder, tmp_path):
+    model = gfo.testing.tiny_model() if name == "tiny" else gfo.load_model(name)
+    if name != "tiny":
+        folder = tmp_path
+        model.module.save_pretrained(folder / "folder")
+        model.tokenizer.save_pretrained(folder / "folder")
+    else:
+        model.tokenizer.chat_template = CHAT_TEMPLATE
     rows = [{"text": row["text"], "target": row["label"]} for row in NEWS]
-    chat = [{"role": "user", "content": "{soft} {text}"}]
-    task = gfo.Generation(rows, template=chat, metric="token_f1", max_tokens=3)
-    found = EndpointEvaluator(model, task, SPACE).score(Z, "train")
-    assert np.isfinite(found.metrics["loss"]).all()
-    asked = gfo.Classification(NEWS, template=chat, labels=LABELS)
-    with pytest.raises(gfo.GfoError, match=r"without log-probabilities .* take gfo.Generation"):
-        EndpointEvaluator(model, asked, SPACE)
+    chat = [{"role": "user", "content": "{soft} News: {text} Business, Sports, Technology or World?"}]
+    task = gfo.Generation(rows, template=chat, metric="token_f1", max_tokens=6)
+    with transformers_serve(folder / "folder", tmp_path) as url:
+        served = gfo.Endpoint(url, str(folder / "folder"), cache=tmp_path / "cache", concurrency=2)
+        evaluator = EndpointEvaluator(served, task, SPACE)
+        found = evaluator.answers(Z, evaluator.task.all_rows("train"))
+        asked = gfo.Classification(NEWS, template=chat, labels=LABELS)
+        with pytest.raises(gfo.GfoError, match=r"without log-probabilities .* take gfo.Generation"):
+            EndpointEvaluator(served, asked, SPACE)
+    here = gfo.TextEvaluator(model, task, SPACE)
+    tokens = here.answers(Z, here.task.all_rows("train"))
+    said = ["".join(answer).strip() for answers in found for answer in answers]
+    assert said == [text.strip() for each in tokens for text in model.decode(each)]
+    assert len(set(said)) > 3  # each candidate and row has its own

@@ -93,7 +93,8 @@ class Sender:
     ) -> dict[int, Failure]:
         import httpx
 
-        limits = httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
+        kept = self.concurrency if _encrypted(self.url) else 0  # a server of few threads has none beside them
+        limits = httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=kept)
         slots, pace = asyncio.Semaphore(self.concurrency), Pace(self.per_minute)
         failures: dict[int, Failure] = {}
         how: dict[str, Any] = {"timeout": self.timeout, "trust_env": False, "limits": limits}
@@ -188,9 +189,13 @@ def in_a_loop(work: Coroutine[Any, Any, T]) -> T:
     return found[0]
 
 
+def _encrypted(url: str) -> bool:
+    return url.startswith("https:")
+
+
 def _trusted(url: str) -> Any:
     """Whom to trust behind an address: those of the system, read once; nobody where nothing is encrypted."""
-    return _context() if url.startswith("https:") else False
+    return _context() if _encrypted(url) else False
 
 
 @functools.cache

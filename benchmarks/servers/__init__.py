@@ -1,0 +1,1 @@
+"""What requests at a time bring, and what a second run asks."""
