@@ -4,7 +4,8 @@ A word's log-probability is the sum of its tokens', as of a model that is here. 
 next tokens only, so that
 
 - a word of one token is read off the list, and one of several token by token, a request each, the longest of
-  the list that the word goes on with;
+  the list that the word goes on with; how many tokens a word has is the server's count of a prompt with it
+  less that without, asked once where only a part of it is listed (0 where the server counts none);
 - a token that is not listed has at most the smallest probability of the list, and what the list leaves over:
   that bound stands for it, and how often it did is told;
 - in a chat, where an answer cannot be begun for the model, a word's first token stands for it, if no other
@@ -56,6 +57,7 @@ class Asker:
         self.model = model
         self._read = self._unlisted = 0  # words read, and those beyond the lists
         self._told = False
+        self._sizes: dict[str, int] = {}  # tokens of words of which only a part was listed
 
     def written(self, prompts: Sequence[str], decoding: Decoding) -> list[Tokens | None]:
         """What the model writes behind each prompt, in as many pieces as tokens; None where that failed."""
@@ -94,19 +96,32 @@ class Asker:
     def _token_by_token(self, prompts: Sequence[str], words: Sequence[Sequence[str]]) -> Array:
         """Each word behind its prompt: its first token, then those that it goes on with."""
         found, places = _places(words)
-        begun = dict.fromkeys(places, b"")
+        begun, done = dict.fromkeys(places, b""), 0
         self._read += len(places)
         while begun:
             lists = self._listed({(prompts[n], front) for (n, _), front in begun.items()})
+            rests = {(n, j): words[n][j].encode()[len(front) :] for (n, j), front in begun.items()}
+            here = {(n, j): lists[prompts[n], front] for (n, j), front in begun.items()}
+            parted = {words[n][j] for (n, j), rest in rests.items() if _in_part(rest, here[n, j])}
+            self._measure(prompts[0], parted)
             later = {}
-            for (n, j), front in begun.items():
-                rest = words[n][j].encode()[len(front) :]
-                value, token = self._next(rest, lists[prompts[n], front])
+            for (n, j), rest in rests.items():
+                left = self._sizes.get(words[n][j], 0) - done
+                value, token = self._next(rest, here[n, j], last=left == 1)
                 found[n, j] += value
                 if b"" != token != rest:
-                    later[n, j] = front + token
-            begun = later
+                    later[n, j] = begun[n, j] + token
+            begun, done = later, done + 1
         return found
+
+    def _measure(self, prompt: str, words: Collection[str]) -> None:
+        """Ask how many tokens words behind a prompt are, of those for which it is not known."""
+        new = sorted(set(words) - self._sizes.keys())
+        if new:
+            replies = self._asked([prompt, *(prompt + word for word in new)], SHORT)
+            alone, *sizes = (usage_of(reply)[0] for reply in replies)
+            known = (size - alone if alone and size else 0 for size in sizes)
+            self._sizes |= dict(zip(new, known, strict=True))
 
     def _in_chat(self, prompts: Sequence[str], words: Sequence[Sequence[str]]) -> Array:
         """Each word by its first token, without the blanks in front."""
@@ -150,13 +165,13 @@ class Asker:
             return Request(request.path, {**(request.body or {}), "logprobs": top})
         return Request(request.path, {**(request.body or {}), "logprobs": True, "top_logprobs": top})
 
-    def _next(self, rest: bytes, listed: Listed | None) -> tuple[float, bytes]:
-        """The log-probability of the token that the rest of a word begins with, and that token; the bound and
-        nothing if none is listed, nan without a list."""
+    def _next(self, rest: bytes, listed: Listed | None, *, last: bool = False) -> tuple[float, bytes]:
+        """The log-probability of the token that the rest of a word begins with, or is if it is the last one,
+        and that token; the bound and nothing if it is not listed, nan without a list."""
         if listed is None:
             return math.nan, b""
         token = _begun_with(rest, listed)
-        if token:
+        if token and not (last and token != rest):
             return float(np.logaddexp.reduce([value for each, value in listed if each == token])), token
         self._unlisted += 1
         return _bound([value for _, value in listed]), b""
@@ -177,6 +192,11 @@ class Asker:
 def _begun_with(rest: bytes, listed: Listed) -> bytes:
     """The longest token of a list that the rest of a word begins with; nothing if none does."""
     return max((token for token, _ in listed if rest.startswith(token)), key=len, default=b"")
+
+
+def _in_part(rest: bytes, listed: Listed | None) -> bool:
+    """Whether the rest of a word is not listed, and something is that it begins with."""
+    return listed is not None and b"" != _begun_with(rest, listed) != rest
 
 
 def _bound(values: Sequence[float]) -> float:

@@ -246,7 +246,7 @@ def test_two_processes_one_killed_and_then_ctrl_c(work, monkeypatch):
 
     thread = threading.Thread(target=disturb)
     thread.start()
-    values = read_values("run.toml", ["budget.evaluations=20000"])
+    values = read_values("run.toml", ["budget.evaluations=1000000"])
     found = gfo.sweep(values, grid, out="s", jobs=2)
     thread.join()
     states = [run.state for run in found.found]

@@ -59,12 +59,14 @@ class Scripted:
         completions=True,
         echo=False,
         ends=False,
+        tokens=lambda text: len(text.split()),
         key=None,
         slow=0.0,
         stalled=1.0,
         seed=0,
     ):
         self.words, self.written = words or {}, written or (lambda text: "yes")
+        self.tokens = tokens
         self.errors, self.logprobs, self.completions, self.echo = errors, logprobs, completions, echo
         self.key, self.slow, self.stalled, self.ends = key, slow, stalled, ends
         self.requests, self.paths, self.headers, self.most, self._now = [], [], [], 0, 0
@@ -128,7 +130,7 @@ class Scripted:
         if self.refuse(text):
             return reply({"error": {"message": "the text is too long"}}, 400)
         said = self.written(text)
-        usage = {"prompt_tokens": len(text.split()), "completion_tokens": len(said.split())}
+        usage = {"prompt_tokens": self.tokens(text), "completion_tokens": len(said.split())}
         choice = {"message": {"role": "assistant", "content": said}} if chat else {"text": said}
         choice["logprobs"] = self._logprobs(body, text, chat)
         return reply({"choices": [choice], "usage": usage})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+import warnings
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
@@ -85,7 +86,7 @@ def test_a_word_of_several_tokens_is_read_token_by_token_and_one_that_is_not_lis
         "x": lambda text: 0.125 if text.endswith(" pos") else 0,
     }
     rows = [{"text": "a", "label": "positive"}, {"text": "b", "label": "negative"}]
-    with Scripted(words) as server:
+    with Scripted(words, tokens=lambda text: len(text.replace("positive", "pos itive").split())) as server:
         evaluator = EndpointEvaluator(endpoint(server), task(rows=rows), SPACE)
         with pytest.warns(gfo.GfoWarning, match="3 of 6 words were not among the 20 likeliest"):
             found = evaluator(Z[:1], 0)
@@ -93,6 +94,31 @@ def test_a_word_of_several_tokens_is_read_token_by_token_and_one_that_is_not_lis
     p = np.exp(scores) / np.exp(scores).sum()
     np.testing.assert_allclose(found.rows[0], [-math.log(p[1]), -math.log(p[0])])
     assert sum(body["prompt"].endswith(" pos") for body in server.requests) == 2 + 1
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(1, 0.25), (2, 0.25 * 0.01), (0, 0.25 * 0.01)])
+def test_a_word_of_one_token_is_not_read_in_parts(tokens, expected):
+    """Where " positive" is one token that is not listed it has the bound, though " pos" is listed.
+
+    Controls: a word of two tokens, and a server that does not count tokens.
+    """
+    words = {
+        " pos": lambda text: 0.5 if text.endswith(":") else 0,
+        " negative": lambda text: 0.25 if text.endswith(":") else 0,
+        "itive": lambda text: 0.005 if text.endswith(" pos") else 0,
+        "x": lambda text: 0.9 if text.endswith(" pos") else 0,
+    }
+    rows = [{"text": "a", "label": "positive"}]
+
+    def count(text):
+        return tokens and len(text.split()) + (tokens - 1) * text.endswith("positive")
+
+    with Scripted(words, tokens=count) as server, warnings.catch_warnings():
+        warnings.simplefilter("ignore", gfo.GfoWarning)
+        evaluator = EndpointEvaluator(endpoint(server), task(rows=rows), SPACE)
+        found = evaluator(Z[:2], 0)
+        assert sum(body["prompt"].endswith(" positive") for body in server.requests) == 1  # asked once
+    np.testing.assert_allclose(found.rows[0], -math.log(expected / (expected + 0.25)), rtol=1e-9)
 
 
 def test_options_are_read_off_a_server_that_echoes_prompts():
