@@ -90,7 +90,7 @@ def run_sweep(
     slurm: Annotated[
         list[str] | None,
         typer.Option(
-            help="key=value of submitit, as in timeout_min=60: runs are jobs of Slurm; by default they are not.",
+            help="key=value of submitit, as in timeout_min=60: runs are jobs of Slurm; by default not.",
             show_default=False,
         ),
     ] = None,
