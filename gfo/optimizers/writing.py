@@ -62,7 +62,10 @@ class Writer:
             found = [self._called(prompt) for prompt in prompts]
         lost = sum(text is None for text in found)
         if lost and lost == len(prompts) and not self.failed:
-            raise GfoError(f"optimizer '{self._method}': rewrite gave none of {lost} texts; mend it")
+            raise GfoError(
+                f"optimizer '{self._method}': rewrite gave none of {lost} texts, asked in up to "
+                f"{max(map(len, prompts)):,} characters; take one that answers, with room for so many"
+            )
         self.failed += lost
         return found
 

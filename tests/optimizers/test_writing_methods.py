@@ -185,7 +185,7 @@ def quick(**more):
         ),
         (
             lambda: quick(space=SPACE, optimizer="evoprompt", options={"rewrite": lambda text: 1 / 0}),
-            "rewrite gave none of 9 texts; mend it",
+            r"rewrite gave none of 9 texts, asked in up to \d+ characters",
         ),
         (
             lambda: quick(
