@@ -71,17 +71,21 @@ def find(curves: list[list[float]], how: ASHA | Hyperband, share: float, seed: i
         steps = budget or STEPS
         return Outcome(curves[values["number"]][steps // EVERY - 1], steps)
 
-    whole = how.rungs[-1] * len(curves)
+    most = share * how.rungs[-1] * len(curves)
     trials = Trials(trial, Hyperparameters({"number": list(range(len(curves)))}), how)
-    spent = 0
     for step, number in enumerate(np.random.default_rng(seed).permutation(len(curves))):
-        spent += trials(np.array([[float(number)]]), step).cost.forward_tokens
-        if spent >= share * whole:
+        trials(np.array([[float(number)]]), step)
+    spent, reached, last = 0, [0] * len(curves), {}
+    for record in trials.records:  # of which those count that ended in time
+        number = record.values["number"]
+        if spent + record.forward_tokens - reached[number] > most:
             break
-    last = {record.values["number"]: record for record in trials.records if record.budget == how.rungs[-1]}
+        spent += record.forward_tokens - reached[number]
+        reached[number] = record.forward_tokens
+        if record.budget == how.rungs[-1]:
+            last[number] = record.value
     best = min(range(len(curves)), key=lambda i: curves[i][how.rungs[-1] // EVERY - 1])
-    found = bool(last) and min(last, key=lambda number: last[number].value) == best
-    return found, spent / whole
+    return bool(last) and min(last, key=lambda number: last[number]) == best, spent / most * share
 
 
 def write_orders(folder: Path, share: float, orders: int) -> dict[str, Any]:
