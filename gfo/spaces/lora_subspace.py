@@ -160,7 +160,8 @@ class LoRASubspace:
         scale = {name: alpha * form.scale for name, form in forms.items()}
         dim = METHODS[method][1] if dim is None else dim
         if dim is None:
-            dim, projection = sum(form.size for form in forms.values()), "identity"
+            dim = sum(form.size for form in forms.values())
+            projection = "identity" if projection == "auto" else projection
         self._project = Projected(scale, dim, projection, seed, model.device, what=what, remedy=remedy)
         self.dim, self.domain = dim, self._project.domain
         self.first_layer = min(linears_of(model)[name].layer for name in self.names)

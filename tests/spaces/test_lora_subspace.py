@@ -207,6 +207,7 @@ def test_targets_and_layers(tiny, options, expected):
         ({"method": "tiny", "rank": 1, "dim": 7}, ["dim = 7", "1 to 6", "6 modules at rank 1"]),
         ({"alpha": 0.0}, ["alpha = 0.0", "positive"]),
         ({"projection": "identity"}, ["dim = 12", "'identity'", "give dim = 432"]),
+        ({"method": "svd", "dim": None, "projection": "fast"}, ["unknown projection 'fast'"]),
         ({"projection": "fast"}, ["unknown projection 'fast'", "did you mean 'fastfood'"]),
     ],
 )
