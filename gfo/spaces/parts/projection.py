@@ -206,14 +206,14 @@ def make_projection(
         raise unknown_name("projection", kind, KINDS)
     if kind == "auto":
         kind = "gaussian" if rows * d <= DENSE_MOST else "fastfood"
-    if kind == "identity" and d != rows:
-        raise GfoError(
-            f"space: dim = {d}: projection = 'identity' wants a dimension for each number; give dim = {rows}"
-        )
+    if kind == "identity":
+        if d != rows:
+            raise GfoError(
+                f"space: dim = {d}: projection = 'identity' has one for each number; give dim = {rows}"
+            )
+        return Identity(scale, device)
     if isinstance(scale, torch.Tensor):
         scale = scale.to(device)
-    if kind == "identity":
-        return Identity(scale, device)
     if kind in PROJECTIONS:
         A = torch.from_numpy(PROJECTIONS[kind](rng, rows, d)).to(device)
         return Dense(A * (scale[:, None] if isinstance(scale, torch.Tensor) else scale))
