@@ -33,7 +33,6 @@ PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 # extending.md is a package, which test_extending.py builds and runs; the tutorial has test_your_data.py
 RUN = [page for page in PAGES if page.name not in ("extending.md", "your-data.md")]
 LANGUAGES = {"python", "bash", "toml", "text"}
-DEMO = ROOT / "gfo" / "data" / "demo.toml"
 NEED_WEIGHTS = ("gfo download", "gfo demo")
 MODEL = '"smollm2-135m"'
 STARTS = {"train": "a", "dev": "the", "test": "one"}  # so alike that what helps on train helps on dev
@@ -90,7 +89,7 @@ def rows(split):
 
 
 def write_data(folder):
-    """What the pages name: data and the demo's config with the tiny model."""
+    """What the pages name: data and the demo's configs with the tiny model."""
     files = {f"{split}.jsonl": rows(split) for split in ("train", "dev", "test")}
     options = ["the food was good", "the food was bad"]
     files["questions.jsonl"] = [{"question": f"What of {i}?", "options": options, "label": i} for i in (0, 1)]
@@ -98,9 +97,10 @@ def write_data(folder):
     files["documents.jsonl"] = [{"text": "the food was good, but the service was bad. " * 3}]
     for name, lines in files.items():
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in lines))
-    demo = folder / "gfo" / "data" / "demo.toml"
-    demo.parent.mkdir(parents=True)
-    demo.write_text(tiny(DEMO.read_text(encoding="utf-8")))
+    demos = folder / "gfo" / "data"
+    demos.mkdir(parents=True)
+    for demo in config.DEMOS.values():
+        (demos / demo.name).write_text(tiny(demo.read_text(encoding="utf-8")))
 
 
 def tiny(toml):

@@ -30,7 +30,8 @@ PACKAGE = Path(gfo.__file__).parent
 STEP = 3  # the first that is as all later ones are
 TEMPLATE = "Review: {text}\n{soft}Sentiment:"
 LABELS = {"negative": " negative", "positive": " positive"}
-TOKENS, DIM, CANDIDATES = 8, 50, 8
+TOKENS, DIM, CANDIDATES = 8, 50, 8  # of the prompt, of the search, a step
+ROWS = 48  # so few that a step is one pass
 
 
 @dataclass
@@ -138,7 +139,9 @@ def one_step(step: int = STEP, candidates: int = CANDIDATES) -> dict[str, Any]:
     model, watch = tiny_model(), OneStep(step)
     gfo.tune(
         model,
-        gfo.Classification("gfo:sentiment/train.jsonl", template=TEMPLATE, labels=LABELS),
+        gfo.Classification(
+            "gfo:sentiment/train.jsonl", template=TEMPLATE, labels=LABELS, limits={"train": ROWS}
+        ),
         gfo.SoftPrompt(model, tokens=TOKENS, dim=DIM),
         options={"population": candidates},
         budget=gfo.Budget(evaluations=(step + 1) * candidates),

@@ -32,6 +32,13 @@ def optimizers(incomplete: str) -> list[str]:
     return of("optimizer", incomplete)
 
 
+def demos(incomplete: str) -> list[str]:
+    """What `gfo demo` can search."""
+    from gfo.config import DEMOS
+
+    return _begun(DEMOS, incomplete)
+
+
 def models(incomplete: str) -> list[str]:
     """Built-in models."""
     return of("model", incomplete)

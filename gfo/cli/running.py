@@ -26,24 +26,36 @@ Out = Annotated[
 @app.command()
 def demo(
     seed: Annotated[int, typer.Option(help="Root seed, a whole number.")] = 0,
+    space: Annotated[
+        str, typer.Option(help="What is searched: auto or soft-prompt.", autocompletion=names.demos)
+    ] = "auto",
     budget: Annotated[
         int | None,
-        typer.Option(help="Evaluations (candidates) of the search; by default 240.", show_default=False),
+        typer.Option(
+            help="Evaluations (candidates) of the search; by default the demo's.", show_default=False
+        ),
     ] = None,
     optimizer: Annotated[
-        str, typer.Option(help="Its name, see `gfo list`.", autocompletion=names.optimizers)
-    ] = "cma",
+        str | None,
+        typer.Option(
+            help="Its name, see `gfo list`; by default the demo's.",
+            show_default=False,
+            autocompletion=names.optimizers,
+        ),
+    ] = None,
     out: Out = None,
 ) -> None:
-    """Tune a soft prompt of SmolLM2-135M for sentiment, on sentences that gfo brings along."""
-    from gfo.config import DEMO, load_config
+    """Tune SmolLM2-135M for sentiment, on sentences that gfo brings along."""
+    from gfo.config import DEMOS, load_config
+    from gfo.core.errors import check_name
 
-    overrides = [f"seed={seed}", f'optimizer.name="{optimizer}"']
+    check_name("space of the demo", space, DEMOS)
+    overrides = [f"seed={seed}"]
     if budget is not None:
-        overrides.append(f"budget.evaluations={budget}")
-    if optimizer != "cma":
-        overrides.append("optimizer.options={}")
-    _run(load_config(DEMO, overrides), out, "demo")
+        overrides.append(f"budget={{evaluations={budget}}}")
+    if optimizer is not None:
+        overrides.append(f'optimizer={{name="{optimizer}"}}')
+    _run(load_config(DEMOS[space], overrides), out, "demo")
 
 
 @app.command()

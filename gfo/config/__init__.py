@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from gfo.run.result import Result
 
 DEMO = DATA / "demo.toml"
+DEMOS = {"auto": DEMO, "soft-prompt": DATA / "demo-soft-prompt.toml"}  # by what is searched
 DATA_DIRS: Any = {"data_dir": True, "tasks": {"__all__": {"data_dir"}}}  # a machine's own
 
 

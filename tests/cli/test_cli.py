@@ -287,6 +287,8 @@ def test_bad_split_option_and_download(work, gfo):
 def test_demo_checks_its_options_before_it_loads_anything(gfo):
     bad(gfo("demo", "--optimizer", "cmaes"), "unknown optimizer 'cmaes'")
     bad(gfo("demo", "--budget", "-7"), "evaluations = -7")
+    bad(gfo("demo", "--space", "soft-promt"), "unknown space of the demo 'soft-promt'", "'soft-prompt'")
+    bad(gfo("demo", "--space", "soft-prompt", "--optimizer", "cmaes"), "unknown optimizer 'cmaes'")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -9,7 +9,7 @@ import torch
 from pydantic_core import PydanticUndefined
 
 import gfo
-from gfo.config import DEMO, load_config
+from gfo.config import DEMOS, load_config
 from gfo.config.spaces import space_section
 from gfo.core.errors import GfoError
 from gfo.core.registry import entries
@@ -53,13 +53,12 @@ def test_json_round_trip(path, tmp_path):
     assert load_config(path) != config
 
 
-def test_the_demo_config_names_data_that_exist():
-    rows = load_config(DEMO).task.build(seed=0).data.rows
-    assert {split: len(rows[split]) for split in rows} == {
-        "train": 128,
-        "dev": 128,
-        "test": 400,
-    }
+@pytest.mark.parametrize(("space", "sizes"), [("auto", [128, 128, 400]), ("soft-prompt", [48, 48, 240])])
+def test_the_demos_configs_name_data_that_exist(space, sizes):
+    config = load_config(DEMOS[space])
+    assert config.space.kind == space
+    rows = config.task.build(seed=0).data.rows
+    assert [len(rows[split]) for split in ("train", "dev", "test")] == sizes
 
 
 @pytest.mark.parametrize(
