@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from gfo import GfoError, LocalEvaluator, LoRASubspace, SoftPrompt, load_model
-from gfo.config import DEMO, load_config
+from gfo.config import DEMOS, load_config
 from gfo.report.export import export
 from gfo.report.export.candidate import PROMPT
 
@@ -50,7 +50,7 @@ def logits_elsewhere(written, base, rows, words):
 @pytest.mark.parametrize("name", CASES)
 def test_same_answers_on_the_test_rows(smollm2, name, form, tmp_path):
     make, overrides = CASES[name]
-    task = load_config(DEMO, [f"task.limits.test={TEST_ROWS}", *overrides]).task.build(0)
+    task = load_config(DEMOS["soft-prompt"], [f"task.limits.test={TEST_ROWS}", *overrides]).task.build(0)
     evaluator = LocalEvaluator(smollm2, task, make(smollm2))
     z = 0.7 * np.random.default_rng(1).standard_normal((2, evaluator.space.domain.d))
     written = export(evaluator, z[0], form, tmp_path / "out")
