@@ -14,11 +14,12 @@ texts from 1 to 5:
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Batch, Tokenizer
 from gfo.tasks.parts.base import BoundRows, Data, RowOptions
 from gfo.tasks.parts.datasets import Source
+from gfo.tasks.parts.joining import joined_splits
 from gfo.tasks.parts.label_words import NORMALIZE, LabelWords, words_by_label
 from gfo.tasks.parts.labels import label_indices, label_values
 from gfo.tasks.parts.losses import (
@@ -80,6 +82,12 @@ class ClassTask(ABC):
         if rows is None:
             raise GfoError(f"task: {type(self).__name__} gives no row_losses; overwrite `losses`, too")
         return rows.mean(dim=1)
+
+    def joined(self) -> Self:
+        """The same task with the rows of dev behind those of train; see `Data.joined`."""
+        found = copy.copy(self)
+        found.data, found.targets = self.data.joined(), joined_splits(self.targets)
+        return found
 
     def predicted(self, scores: Tensor) -> Tensor:
         """Scores [K, B, C] -> the class that is said, int [K, B]: the likeliest."""
