@@ -42,7 +42,7 @@ def model(tiny):
     return tiny("llama")
 
 
-def run(model, evaluations=90, *, train=TRAIN, dev=DEV, **options) -> Result:
+def run(model, evaluations=60, *, train=TRAIN, dev=DEV, **options) -> Result:
     task = gfo.Classification(train, dev, TEST, **TASK)
     space = gfo.SoftPrompt(model, tokens=3, dim=10, alpha=2.0)
     budget = options.pop("budget", gfo.Budget(evaluations=evaluations))
@@ -61,7 +61,7 @@ def test_it_is_the_same_search_on_the_joined_rows_to_the_bit(model, tmp_path, op
     result = run(model, refit=True, out=tmp_path, **options)
     assert result.history.trajectory() == search.history.trajectory()
     n = result.record["refit"]["evaluations"]
-    assert 0 < n <= 90
+    assert 0 < n <= 60
     last = Last()
     by_hand = run(model, n, train=BOTH, dev=None, callbacks=[last], **options)
     np.testing.assert_array_equal(result.z, last.incumbent if point == "incumbent" else by_hand.z)
@@ -79,11 +79,11 @@ class Last(Callback):
 
 def test_a_plan_is_that_of_the_whole_budget(model):
     """sa cools by it, and what dev chose had cooled so far."""
-    options = {"optimizer": "sa", "seed": 1}
-    result = run(model, refit=True, **options)
+    options = {"optimizer": "sa", "seed": 0}
+    result = run(model, 60, refit=True, **options)
     n = result.record["refit"]["evaluations"]
-    assert n < 90
-    stopped = run(model, 90, train=BOTH, dev=None, callbacks=[After(n)], **options)
+    assert n < 60
+    stopped = run(model, 60, train=BOTH, dev=None, callbacks=[After(n)], **options)
     np.testing.assert_array_equal(result.z, stopped.z)
     assert not np.array_equal(result.z, run(model, n, train=BOTH, dev=None, **options).z)
 
@@ -97,7 +97,7 @@ class After(Callback):
 
 
 def test_what_it_says(model, tmp_path):
-    result = run(model, refit=True, out=tmp_path)
+    result = run(model, 40, refit=True, out=tmp_path)
     after = result.score("test")
     again = Result.load(tmp_path, model, **parts(model))
     assert again.z.tobytes() == result.z.tobytes() == load_point(tmp_path).tobytes()
@@ -113,10 +113,9 @@ def test_what_it_says(model, tmp_path):
     )
     assert f"search:     {searched.candidates} evaluations, {searched.forward_tokens:,}" in str(result)
     assert again.score("test") == after
-    said = again.predict(TEST)
+    labels = [row["prediction"] for row in again.predict(TEST).found]
     assert (
-        np.mean([r["prediction"] == row["label"] for r, row in zip(said, TEST, strict=True)])
-        == after["accuracy"]
+        np.mean([label == row["label"] for label, row in zip(labels, TEST, strict=True)]) == after["accuracy"]
     )
     with pytest.raises(gfo.GfoError, match="split 'dev': the task has train, test"):
         result.score("dev")
@@ -129,12 +128,19 @@ def parts(model):
     return {"task": task, "space": gfo.SoftPrompt(model, tokens=3, dim=10, alpha=2.0)}
 
 
-@pytest.mark.parametrize(("half", "steps"), [("search", 4), ("search", 10), ("refit", 0), ("refit", 2)])
-def test_cut_in_either_search_it_goes_on_to_the_bit(model, tmp_path, half, steps):
+@pytest.fixture(scope="module")
+def whole(tiny, tmp_path_factory):
+    """The folder of a run that was not cut."""
+    folder = tmp_path_factory.mktemp("refit") / "whole"
+    run(tiny("llama"), 40, refit=True, out=folder).score("test")
+    return folder
+
+
+@pytest.mark.parametrize(("half", "steps"), [("search", 2), ("search", 4), ("refit", 0), ("refit", 2)])
+def test_cut_in_either_search_it_goes_on_to_the_bit(model, tmp_path, whole, half, steps):
     """As kill -9 leaves it: so many steps, half of one more, and no result."""
-    for name in ("whole", "cut"):
-        run(model, refit=True, out=tmp_path / name).score("test")
     cut = tmp_path / "cut"
+    shutil.copytree(whole, cut)
     (cut / "result.json").unlink()
     if half == "search":
         shutil.rmtree(cut / "refit")
@@ -142,57 +148,52 @@ def test_cut_in_either_search_it_goes_on_to_the_bit(model, tmp_path, half, steps
     lines = (place / "history.jsonl").read_bytes().splitlines(keepends=True)
     (place / "history.jsonl").write_bytes(b"".join(lines[:steps]) + b"".join(lines[steps:])[:20])
     (place / "result.json").unlink(missing_ok=True)
-    resumed = run(model, refit=True, out=cut, resume=True)
-    resumed.score("test")
+    run(model, 40, refit=True, out=cut, resume=True).score("test")
     for folder in (".", "refit"):
-        assert outcome(cut / folder) == outcome(tmp_path / "whole" / folder)
-    other = run(model, refit=True, seed=1, out=tmp_path / "other")
-    other.score("test")
-    assert outcome(tmp_path / "other") != outcome(cut)
+        assert outcome(cut / folder) == outcome(whole / folder)
+
+
+def test_a_control_another_seed_leaves_another_folder(model, tmp_path, whole):
+    run(model, 40, refit=True, seed=1, out=tmp_path).score("test")
+    for folder in (".", "refit"):
+        assert outcome(tmp_path / folder) != outcome(whole / folder)
 
 
 @pytest.mark.parametrize("half", ["search", "refit"])
-def test_ctrl_c_in_either_search(model, tmp_path, monkeypatch, half):
-    whole = run(model, refit=True, out=tmp_path / "whole")
-    callbacks = [Stop(3)]
+def test_ctrl_c_in_either_search(model, tmp_path, monkeypatch, whole, half):
     if half == "refit":
-        callbacks = []
-        monkeypatch.setattr("gfo.run.refit.Last.step", Stop(2).step.__func__, raising=False)
-        monkeypatch.setattr("gfo.run.refit.Last.steps", 2, raising=False)
-    stopped = run(model, refit=True, out=tmp_path / "cut", callbacks=callbacks)
+        monkeypatch.setattr("gfo.run.refit.Last.step", lambda last, run: Stop(2).step(run))
+    callbacks = [Stop(3)] if half == "search" else []
+    stopped = run(model, 40, refit=True, out=tmp_path, callbacks=callbacks)
     monkeypatch.undo()
     assert stopped.stopped == "interrupted"
     assert "refit" not in stopped.record
     assert ("its refit is not done" in stopped.selection) == (half == "refit")
-    assert Result.load(tmp_path / "cut", model, **parts(model)).z.tobytes() == stopped.z.tobytes()
-    resumed = run(model, refit=True, out=tmp_path / "cut", resume=True)
-    assert not np.array_equal(stopped.z, whole.z)
+    assert load_point(tmp_path).tobytes() == stopped.z.tobytes() != load_point(whole).tobytes()
+    run(model, 40, refit=True, out=tmp_path, resume=True).score("test")
     for folder in (".", "refit"):
-        assert outcome(tmp_path / "cut" / folder) == outcome(tmp_path / "whole" / folder)
-    assert resumed.z.tobytes() == whole.z.tobytes()
+        assert outcome(tmp_path / folder) == outcome(whole / folder)
 
 
-def test_a_run_that_ended_is_refit_and_back(model, tmp_path):
-    plain = run(model, out=tmp_path / "run")
+def test_a_run_that_ended_is_refit_and_back(model, tmp_path, whole):
+    plain = run(model, 40, out=tmp_path)
     plain.score("test")
-    refit = run(model, out=tmp_path / "run", resume=True, refit=True)
+    refit = run(model, 40, out=tmp_path, resume=True, refit=True)
     assert refit.scores == {}  # those were another point's
     refit.score("test")
-    whole = run(model, out=tmp_path / "whole", refit=True)
-    whole.score("test")
-    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
-    assert run(model, out=tmp_path / "run", resume=True, refit=True).scores == whole.scores
-    assert run(model, out=tmp_path / "run", resume=True).z.tobytes() == plain.z.tobytes()
+    assert outcome(tmp_path) == outcome(whole)
+    assert run(model, 40, out=tmp_path, resume=True, refit=True).scores == refit.scores
+    assert run(model, 40, out=tmp_path, resume=True).z.tobytes() == plain.z.tobytes()
 
 
-def test_a_larger_budget_may_choose_another_evaluation(model, tmp_path):
-    few = run(model, 20, refit=True, out=tmp_path / "run")
-    more = run(model, 120, refit=True, out=tmp_path / "run", resume=True)
-    whole = run(model, 120, refit=True, out=tmp_path / "whole")
-    counts = [result.record["refit"]["evaluations"] for result in (few, more, whole)]
-    assert counts[0] < counts[1] == counts[2]
-    assert outcome(tmp_path / "run" / "refit") == outcome(tmp_path / "whole" / "refit")
-    assert more.z.tobytes() == whole.z.tobytes()
+def test_a_larger_budget_may_choose_another_evaluation(model, tmp_path, whole):
+    few = run(model, 20, refit=True, out=tmp_path)
+    more = run(model, 40, refit=True, out=tmp_path, resume=True)
+    assert few.record["refit"]["evaluations"] < more.record["refit"]["evaluations"]
+    more.score("test")
+    for folder in (".", "refit"):
+        assert outcome(tmp_path / folder)[0] == outcome(whole / folder)[0]
+    assert more.z.tobytes() == load_point(whole).tobytes()
 
 
 def test_where_dev_likes_the_start_best_there_is_none(model, tmp_path):
@@ -205,14 +206,15 @@ def test_where_dev_likes_the_start_best_there_is_none(model, tmp_path):
 
 
 def test_it_starts_where_the_search_did(model, tmp_path):
-    run(model, out=tmp_path / "first")
-    warm = run(model, 45, refit=True, warm_start=tmp_path / "first", out=tmp_path / "whole", seed=1)
-    run(model, 45, warm_start=tmp_path / "first", out=tmp_path / "cut", seed=1)
+    run(model, 18, out=tmp_path / "first")
+    warm = run(model, 36, refit=True, warm_start=tmp_path / "first", out=tmp_path / "cut")
+    for name in ("result.json", "refit"):
+        path = tmp_path / "cut" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.rmtree(tmp_path / "first")
-    cut = run(model, 45, refit=True, warm_start=tmp_path / "first", out=tmp_path / "cut", seed=1, resume=True)
-    assert cut.z.tobytes() == warm.z.tobytes()
-    assert (tmp_path / "whole" / "refit").exists()
-    assert warm.z.tobytes() != run(model, 45, refit=True, seed=1).z.tobytes()
+    cut = run(model, 36, refit=True, warm_start=tmp_path / "first", out=tmp_path / "cut", resume=True)
+    assert "refit" in cut.record
+    assert cut.z.tobytes() == warm.z.tobytes() != run(model, 36, refit=True).z.tobytes()
 
 
 @pytest.mark.parametrize(
