@@ -19,7 +19,8 @@ def run(name, model, train, dev, evaluations, **options):
     task = gfo.Classification(train, dev, TEST, template=TEXT_FIRST, labels=LABELS, batch_size=2)
     space = gfo.SoftPrompt(model, 3, dim=10) if name == "gradient" else None
     settings = {"budget": gfo.Budget(evaluations=evaluations), "progress": False, "dev_every": 1, **options}
-    return gfo.baselines.run(name, model, task, space, **{"options": CONSTANT, **settings})
+    usual = {**CONSTANT, "lr": 0.3} if name == "gradient" else CONSTANT
+    return gfo.baselines.run(name, model, task, space, **{"options": usual, **settings})
 
 
 @pytest.mark.parametrize("name", ["gradient", "lora"])

@@ -78,12 +78,14 @@ class Last(Callback):
         self.incumbent = run.incumbent
 
 
-@pytest.mark.parametrize("name", ["sa", "pso", "openai-es"])
-def test_a_part_of_a_budget_is_the_begin_of_the_whole(name):
+@pytest.mark.parametrize(
+    ("name", "options"), [("sa", {"cooling": "linear"}), ("pso", {"inertia": "linear"}), ("openai-es", {})]
+)
+def test_a_part_of_a_budget_is_the_beginning_of_the_whole(name, options):
     """Also of methods that plan by it: sa cools, pso slows down."""
 
     def points(budget):
-        optimizer = gfo.optimizers.make(name, domain=gfo.Domain.unbounded(4), seed=1)
+        optimizer = gfo.optimizers.make(name, domain=gfo.Domain.unbounded(4), seed=1, **options)
         return [
             step.points for step in gfo.minimize(optimizer, gfo.testing.Rosenbrock(4), budget=budget).history
         ]
