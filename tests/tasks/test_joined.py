@@ -28,7 +28,10 @@ TASKS = {
     "language-modeling": lambda *rows: gfo.LanguageModeling(*rows, template="{text}", window=3, batch_size=2),
     "distance": lambda *rows: gfo.Distance(*rows, window=4),
     "distillation": lambda *rows: gfo.Distillation(
-        *rows, template="{text}{soft}:", teacher_template="Say: {text}:", labels=LABELS
+        *rows,
+        template="{text}{soft}:",
+        teacher_template="Say: {text}:",
+        labels={"a": " terrible", "b": " great"},
     ),
     "weighted": lambda *rows: gfo.Weighted(
         [(first := classification(*rows), 1.0), (gfo.Generation(*rows, template="{text}:"), 2.0)],
