@@ -17,8 +17,9 @@ from gfo.core.recording import recorded
 from gfo.core.texts import Pieces, Plain
 from gfo.tasks.parts.base import NEW, Data, RowOptions
 from gfo.tasks.parts.datasets import Source
+from gfo.tasks.parts.given_metrics import GivenMetrics, chosen_metrics
 from gfo.tasks.parts.joining import joined_splits
-from gfo.tasks.parts.labelled import BoundClasses, ClassTask, GivenMetrics, NamedLoss, chosen_metrics
+from gfo.tasks.parts.labelled import BoundClasses, ClassTask, NamedLoss
 from gfo.tasks.parts.metrics import ACCURACY, CE
 from gfo.tasks.parts.running import LOOKED_AT, tell_joints, tokens_behind
 from gfo.tasks.parts.templates import GivenTemplate, Template, is_list, is_missing, is_plain, rows_of
