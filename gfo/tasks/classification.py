@@ -14,7 +14,8 @@ from gfo.core.protocols import Batch, Tokenizer
 from gfo.core.recording import recorded
 from gfo.tasks.parts.base import RowOptions
 from gfo.tasks.parts.datasets import Source
-from gfo.tasks.parts.labelled import BoundLabels, GivenMetrics, LabelledRows, NamedLoss, chosen_metrics
+from gfo.tasks.parts.given_metrics import GivenMetrics, chosen_metrics
+from gfo.tasks.parts.labelled import BoundLabels, LabelledRows, NamedLoss
 from gfo.tasks.parts.losses import LOSSES, own_losses
 from gfo.tasks.parts.metrics import ACCURACY, CE, LABEL_METRICS, MACRO_F1
 from gfo.tasks.parts.templates import GivenTemplate
