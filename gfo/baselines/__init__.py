@@ -131,10 +131,9 @@ def run(
     """Run a baseline as `gfo.tune` runs an optimizer; the arguments are the same but for these.
 
     Args:
-        name: of `names()`.
+        name, options: one of `names()`, and its options.
         space: what "gradient" trains in, and "prompt-tuning" and "prefix-tuning" start from; others need none
             and leave a `{soft}` in the template empty.
-        options: of the baseline.
 
     Returns:
         The result. Its `z` is a point of the space where there is one. Of trained weights `z` counts the
@@ -154,13 +153,8 @@ def run(
         return method.result(out, facts, resume=resume)
     out = None if out is None else RunFolder.of(out, resume=resume)
     method.folder = _place(out, budget)
-    more: dict[str, Any] = {
-        "options": options,
-        "seed": seed,
-        "memory": memory,
-        "progress": progress,
-        "record": record,
-    }
+    more: dict[str, Any] = {"options": options, "seed": seed, "memory": memory}
+    more |= {"progress": progress, "record": record}
     again = _refit(partial(run, name, model, space=space, **more), task, out) if refit else None
     return minimize(
         method,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gfo.core.errors import GfoError
@@ -14,7 +14,7 @@ from gfo.run.history import HISTORY, History
 from gfo.run.schema import RESULT, RUN, read_result, read_run
 from gfo.run.scored_front import FRONT, load_front
 from gfo.run.state import load_state
-from gfo.run.stored import CONFIG, POINT, load_point
+from gfo.run.stored import CONFIG, POINT, REFIT, load_point
 
 WHOLE, OLD = "whole", "whole as far as can be told: gfo 0.1.0 wrote no checksums"
 
@@ -38,7 +38,7 @@ class Finding:
 
 
 def check_folder(folder: Path) -> list[Finding]:
-    """A finding for each file of a run folder that gfo reads again. Nothing is changed.
+    """A finding for each file of a run folder that gfo reads again, a refit's among them. Nothing is changed.
 
     Raises:
         GfoError: for a folder without a run.
@@ -46,7 +46,10 @@ def check_folder(folder: Path) -> list[Finding]:
     there = [name for name in CHECKS if os.path.exists(folder / name)]  # False of names too long, too
     if not {HISTORY, RESULT} & set(there):
         raise GfoError(f"{folder} holds no run: no {HISTORY} and no {RESULT}; give the folder of a gfo run")
-    return [_finding(folder, name) for name in there]
+    found = [_finding(folder, name) for name in there]
+    if (folder / REFIT / HISTORY).exists():
+        found += [replace(each, name=f"{REFIT}/{each.name}") for each in check_folder(folder / REFIT)]
+    return found
 
 
 def _finding(folder: Path, name: str) -> Finding:

@@ -62,7 +62,7 @@ def _made(summary: Mapping[str, Any]) -> Mapping[str, str]:
 
 def _others(folder: Path, findings: Iterable[Any]) -> list[str]:
     """Names of files and folders that gfo does not read again."""
-    read = {each.name for each in findings}
+    read = {each.name.partition("/")[0] for each in findings}
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     left = [name for name in names if name not in read]
     return [f"also there: {', '.join(left)}"] if left else []

@@ -11,6 +11,7 @@ from gfo.run.folder import RunFolder
 from gfo.run.history import HISTORY
 from gfo.run.runs import folders_in
 from gfo.run.schema import RESULT, RUN, read_result
+from gfo.run.stored import REFIT
 
 
 def contents(folder: Path) -> str:
@@ -23,7 +24,8 @@ def contents(folder: Path) -> str:
         raise GfoError(f"rm: {folder} is no folder; give that of a run")
     if not all((folder / name).is_file() for name in (HISTORY, RUN)):
         _check_result(folder)
-    inner = [each for path in sorted(folder.iterdir()) if path.is_dir() for each in folders_in(path)]
+    others = sorted(path for path in folder.iterdir() if path.is_dir() and path.name != REFIT)
+    inner = [each for path in others for each in folders_in(path)]
     if inner:
         raise GfoError(f"rm: {inner[0]} is a run in {folder}; delete or move it first")
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]

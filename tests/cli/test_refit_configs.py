@@ -37,7 +37,12 @@ def test_a_config_is_refit(folder, call):
     assert read(folder / "run")["scores"] == run["scores"]
     assert call("resume", "plain", "--set", "refit=true")[0] == 0  # one that ended
     assert read(folder / "plain")["point"] == run["point"]
-    assert call("check", "run")[0] == 0
+    code, checked, _ = call("check", "run")
+    assert (code, "refit/history.jsonl" in checked) == (0, True)
+    (folder / "run" / "refit" / "history.jsonl").write_text("{}\n")
+    assert call("check", "run")[0] == 1
+    assert call("rm", "run", "--yes")[0] == 0
+    assert not (folder / "run").exists()
 
 
 def test_weights_of_a_refit_are_put_back(folder, call):
@@ -61,6 +66,8 @@ def test_what_cannot_be_refit_is_one_line(folder, call):
         "none.jsonl",
     )
     (folder / "search.toml").write_text(
-        "refit = true\n" + (folder / "run.toml").read_text() + "\n[search]\nseed = [0, 1]\n"
+        "refit = true\n"
+        + (folder / "run.toml").read_text()
+        + "\n[search]\nseed = [0, 1]\n[study.budget]\nevaluations = 2\n"
     )
     bad(call("search", "search.toml", "--out", "c"), "refit is of one config")
