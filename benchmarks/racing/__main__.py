@@ -30,14 +30,8 @@ from gfo.models.frozen import FrozenModel
 
 RESULTS = shared.RESULTS / "racing"
 MODEL = "smollm2-135m"
-SETTINGS = [
-    gfo.Racing(),
-    gfo.Racing(p=0.1),
-    gfo.Racing(first=8),
-    gfo.Racing(block=4),
-    gfo.Racing(survivors=8),
-]
-LEVELS, SPREADS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2), (0.0, 0.1, 0.3, 1.0)
+SETTINGS = [gfo.Racing(), gfo.Racing(p=0.01), gfo.Racing(p=0.1), gfo.Racing(first=8), gfo.Racing(block=4)]
+LEVELS, SPREADS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3), (0.0, 0.1, 0.3, 1.0)
 SHUFFLES = (13, 21, 42)
 
 

@@ -55,7 +55,7 @@ class Racing:
 
     block: int = 8
     first: int = 16
-    p: float = 0.01
+    p: float = 0.003
     survivors: int = 4
     seed: int = 0
 

@@ -48,8 +48,8 @@ def test_candidates_that_are_apart_are_told_apart_and_equal_ones_are_not():
         "correlation": 1,
     }
     assert raced(population(), gfo.Racing(survivors=6), 5)["share"] == 1  # nobody may leave
-    near = raced(population() * [[1], [1], [1], [1], [1], [1]] - population().mean(axis=1)[:, None], HOW, 30)
-    assert near["same"] < 0.8
+    equal = population() - population().mean(axis=1)[:, None]
+    assert raced(equal, HOW, 30)["same"] < 0.8
 
 
 def test_false_drops_follow_p():
@@ -59,15 +59,15 @@ def test_false_drops_follow_p():
 
 
 def test_the_default_on_the_committed_losses():
-    """At most .65 of the tokens for the best in 95 % of 200 orders, but where the second best is as good."""
+    """At most .65 of the tokens for the same best in 95 % of 200 orders; all on as many rows find it less."""
     records = json.loads((RESULTS / "losses.json").read_text())["populations"]
     assert len(records) == 12
     found = {}
     for each in map(Population.of, records):
         found[each.task, each.space, each.when] = raced(each.losses, gfo.Racing(), 200)
     assert max(row["share"] for row in found.values()) <= 0.65
-    less = [name for name, row in found.items() if row["same"] < 0.95]
-    assert less == [("agnews", "lora, read", "later")]
+    assert min(row["same"] for row in found.values()) >= 0.95
+    assert all(row["fewer"] < row["same"] for row in found.values())
     written = json.loads((RESULTS / "orders.json").read_text())["raced"]
     for row in written[:12]:
         assert row["same"] == found[row["task"], row["space"], row["when"]]["same"]
