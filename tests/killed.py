@@ -33,6 +33,7 @@ BASELINES = {  # options and evaluations: weights move, and the seed says how
     "prefix-tuning": ({"lr": 0.1, "dropout": 0.1}, 30),
     "prompt-tuning": ({"lr": 0.1, "dropout": 0.1}, 30),
 }
+HALVES = ("search", "refit")
 CHANGING = (
     "date",
     "cost",
@@ -41,6 +42,7 @@ CHANGING = (
     "hardware",
     "memory",
     "checksum",
+    "refit",
 )  # times, what is not the run's, and the checksum over these
 
 
@@ -96,7 +98,12 @@ def searched(name, steps, model):
 def outcome(folder):
     """All that a run leaves behind, but for times and what the machine is."""
     result = json.loads((folder / "result.json").read_text())
-    counts = [{k: v for k, v in result[cost].items() if k != "seconds"} for cost in ("cost", "scoring_cost")]
+    costs = [
+        result["cost"],
+        result["scoring_cost"],
+        *(result.get("refit", {}).get(key, {}) for key in HALVES),
+    ]
+    counts = [{k: v for k, v in cost.items() if k != "seconds"} for cost in costs]
     kept = {key: value for key, value in result.items() if key not in CHANGING}
     trajectory = History.read(folder / "history.jsonl").trajectory()
     return trajectory, kept, counts, load_point(folder).tobytes(), weights(folder, result)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +19,7 @@ from gfo.core.errors import GfoError, shown
 from gfo.core.protocols import Reader, SearchSpace, Task
 from gfo.core.recording import description, plain
 from gfo.core.registry import entries, find
-from gfo.run.budget import Budget
+from gfo.run.budget import Budget, Part
 from gfo.run.callbacks import Callback
 from gfo.run.folder import RunFolder
 from gfo.run.selection import Selection
@@ -26,6 +27,8 @@ from gfo.run.selection import Selection
 if TYPE_CHECKING:
     from gfo.baselines.base import Fixed, Searching
     from gfo.models.frozen import FrozenModel
+    from gfo.run.callbacks import Run
+    from gfo.run.refit import Refit
     from gfo.run.result import Result
 
 
@@ -122,6 +125,7 @@ def run(
     out: str | Path | RunFolder | None = None,
     resume: bool = False,
     memory: int | None = None,
+    refit: bool = False,
     record: Mapping[str, Any] | None = None,
 ) -> Result:
     """Run a baseline as `gfo.tune` runs an optimizer; the arguments are the same but for these.
@@ -140,16 +144,25 @@ def run(
         GfoError: for bad input, in one line.
     """
     from gfo.baselines.base import Fixed
-    from gfo.run.judge import Judge
     from gfo.run.loop import minimize
 
     method = make(name, model, task, space, seed=seed, memory=memory, **(options or {}))
     facts = {"seed": seed, "model": plain(model), "baseline": name, "options": plain(options or {})}
     facts |= {**method.facts, **_learnt(model, task, space), **(record or {})}
     if isinstance(method, Fixed):
+        _check_no_refit(name, refit=refit)
         return method.result(out, facts, resume=resume)
-    method.folder = None if out is None else RunFolder.of(out).path
-    result = minimize(
+    out = None if out is None else RunFolder.of(out, resume=resume)
+    method.folder = _place(out, budget)
+    more: dict[str, Any] = {
+        "options": options,
+        "seed": seed,
+        "memory": memory,
+        "progress": progress,
+        "record": record,
+    }
+    again = _refit(partial(run, name, model, space=space, **more), task, out) if refit else None
+    return minimize(
         method,
         method,
         budget=budget,
@@ -159,9 +172,36 @@ def run(
         dev_every=(method.dev_every or dev_every) if "dev" in method.splits else None,
         selection=selection,
         record=facts,
+        then=partial(_judged, method, again),
     )
+
+
+def _check_no_refit(name: str, *, refit: bool) -> None:
+    if refit:
+        raise GfoError(f"refit: baseline '{name}' has no search that dev could end; leave refit out")
+
+
+def _place(out: RunFolder | None, budget: Budget) -> Path | None:
+    """The folder of what is trained: of a refit that of the first search, whose result it becomes."""
+    if out is None:
+        return None
+    return out.path.parent if isinstance(budget, Part) else out.path
+
+
+def _refit(again: Callable[..., Result], task: Task, out: RunFolder | None) -> Refit:
+    """What makes the second search; `again` lacks its task."""
+    from gfo.run.refit import Refit
+    from gfo.tasks.parts.joining import joined
+
+    return Refit(partial(again, task=joined(task)), out)
+
+
+def _judged(method: Searching, refit: Refit | None, run: Run, result: Result) -> Result:
+    """The result with what scores its points, or that of a refit."""
+    from gfo.run.judge import Judge
+
     result.judge = Judge.of(method.judge)
-    return result
+    return result if refit is None else refit(run, result)
 
 
 def put_back(method: Fixed | Searching, folder: Path) -> None:
@@ -173,10 +213,12 @@ def put_back(method: Fixed | Searching, folder: Path) -> None:
     from gfo.baselines.base import Trainer
     from gfo.baselines.weights import Weights
     from gfo.run.checkpoint import STATE
+    from gfo.run.refit import learnt_in
     from gfo.run.schema import read_state
 
     if not isinstance(method, Trainer) or not isinstance(method.trained, Weights):
         return
+    folder = learnt_in(folder)
     state = read_state(folder / STATE, method.domain.d)
     try:
         method.load_state_dict((state or {})["optimizer"])

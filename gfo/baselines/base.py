@@ -320,12 +320,12 @@ class Trainer(Searching):
             self.trained.keep()
 
     def _share(self, cost: Cost) -> float:
-        """How much of the budget is gone in the middle of a step of this cost, 0 to 1."""
+        """How much of what is planned is gone in the middle of a step of this cost, 0 to 1."""
         if self._run is None:
             return 0.0
         run, budget = self._run, self._run.budget
-        after = budget.share_spent(run.cost + cost, run.seconds + cost.seconds)
-        return min(1.0, (budget.share_spent(run.cost, run.seconds) + after) / 2)
+        after = budget.share_planned(run.cost + cost, run.seconds + cost.seconds)
+        return min(1.0, (budget.share_planned(run.cost, run.seconds) + after) / 2)
 
 
 def as_array(tensor: Tensor) -> Array:

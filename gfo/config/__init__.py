@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 
 DEMO = DATA / "demo.toml"
 DATA_DIRS: Any = {"data_dir": True, "tasks": {"__all__": {"data_dir"}}}  # a machine's own
-
-
 OWN: Any = {
     "task": DATA_DIRS,
     "model": OF_A_MACHINE,
@@ -66,6 +64,7 @@ class Config(Section):
     seed: int = 0
     dev_every: int = 5
     warm_start: str | None = None
+    refit: bool | None = None
     objectives: list[str] | None = None
     limits: dict[str, float] | None = None
     model: AnyModelConfig = Field(default_factory=ModelConfig)
@@ -234,6 +233,7 @@ class Config(Section):
             "dev_every": self.dev_every,
             "selection": Selection(**self.selection.model_dump()),
             "memory": self.model.memory,
+            "refit": bool(self.refit),
         }
 
     def _search(
@@ -287,8 +287,9 @@ class Config(Section):
         """
         from gfo import baselines
         from gfo.evaluation.choice import evaluator_for
+        from gfo.run.refit import learnt_of
 
-        task = task or self.task.build(stream_seed(self.seed, "task"))
+        task = task or learnt_of(folder, self.task.build(stream_seed(self.seed, "task")))
         model = model or self.model.load()
         space = space or self.build_space(model)
         memory = self.model.memory

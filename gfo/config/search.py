@@ -203,6 +203,8 @@ def load_search(path: str | Path, overrides: Sequence[str] = ()) -> SearchConfig
         study = StudyConfig.model_validate({} if how is None else how)
     except ValidationError as error:
         raise one_line(error, f"{path}: [study]", how) from None
+    if values.get("refit"):
+        raise GfoError(f"{path}: refit is of one config, not of [search]; leave it out, and refit the best")
     halving = study.made()
     if halving is not None:
         values["budget"] = {study.unit: halving.rungs[-1]}

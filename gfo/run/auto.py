@@ -234,9 +234,10 @@ def taken(
     """Space and optimizer of a run, those that are given or else a recipe's; a line says what was taken.
 
     Raises:
-        GfoError: for a text that is no "auto", options for an optimizer that is not given, or objectives that
-            an optimizer does not take.
+        GfoError: for a text that is no "auto", options for an optimizer that is not given, objectives that an
+            optimizer does not take, or a budget that is of a server.
     """
+    budget.check_server(model)
     auto = optimizer in (None, AUTO) if isinstance(given, str) else optimizer == AUTO
     if auto and options:
         raise GfoError(f"options = {shown(dict(options))} are of an optimizer; name it, or leave them out")

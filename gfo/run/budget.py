@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from gfo.core.checking import checked
@@ -33,7 +33,7 @@ class Budget:
     dollars: float | None = None
 
     def __post_init__(self) -> None:
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        given = {f.name: getattr(self, f.name) for f in fields(Budget)}
         for name, value in given.items():
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise GfoError(f"budget: {name} = {value} must be a positive number")
@@ -62,6 +62,15 @@ class Budget:
             (cost.dollars / self.dollars) if self.dollars else 0.0,
         )
 
+    @property
+    def planned(self) -> int | None:
+        """The evaluations that methods plan for; None where they are not known."""
+        return self.evaluations
+
+    def share_planned(self, cost: Cost, seconds: float) -> float:
+        """How much of what methods plan for is gone, 0 to 1 or more."""
+        return self.share_spent(cost, seconds)
+
     def no_room(self, cost: Cost, seconds: float, population: int) -> str | None:
         """Why another step of `population` candidates is not allowed, in words, or None.
 
@@ -80,6 +89,29 @@ class Budget:
             if most is not None and value >= most:
                 return f"budget: {said.format(value, most)} spent"
         return None
+
+
+@checked
+@dataclass(frozen=True)
+class Part(Budget):
+    """The first evaluations of a larger budget: methods plan as if all of that were to be spent.
+
+    Attributes:
+        of: the larger one.
+        share: how much of it they take, 0 to 1.
+    """
+
+    of: Budget = field(kw_only=True)
+    share: float = field(kw_only=True)
+
+    @property
+    def planned(self) -> int | None:
+        """The evaluations of the larger one."""
+        return self.of.planned
+
+    def share_planned(self, cost: Cost, seconds: float) -> float:
+        """How much of the larger one is gone."""
+        return self.share * self.share_spent(cost, seconds)
 
 
 def described(cost: Cost) -> str:

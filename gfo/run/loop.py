@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def minimize(
     memo: bool | None = None,
     limits: Mapping[str, float] | None = None,
     asynchronous: bool = False,
+    then: Callable[[Run, Result], Result] | None = None,
 ) -> Result:
     """Minimise by ask and tell until the budget is spent, the method stops or a callback says so.
 
@@ -55,8 +57,8 @@ def minimize(
         out: a folder for the history, written as it happens, and the result; made if missing.
         resume: go on with the run that `out` holds, if it holds one, as if it had not been stopped; what is
             given must be as it was, but for a larger budget and callbacks (an optimizer that plans by the
-            budget keeps the plan of the first start). A run that had ended ends again.
-            The evaluator must give the same losses again: a function with noise needs noise from z alone.
+            budget keeps its first plan). A run that had ended ends again. The evaluator must give the same
+            losses again: a function with noise needs noise from z alone.
         dev_every: score a point on dev after every so many steps (and before the first and after the last)
             and return the best; None returns the last recommendation, as for a function, which has no dev.
         selection: which points are scored on dev, and what is best; by default recommendations, by the loss.
@@ -66,6 +68,7 @@ def minimize(
         limits: numbers of evaluations, by name, that the result must have or be better than; see `gfo.tune`.
         asynchronous: whether parts are told as they come, so that no worker of `gfo.Workers` waits for
             another; for methods that can. Which comes first is chance; a resumed run repeats what was.
+        then: what is made of the result before it is kept, such as that of a second search; see `gfo.tune`.
 
     Returns:
         The result. Ctrl-C, SIGTERM and SIGHUP end the run and return what was found until then.
@@ -73,21 +76,20 @@ def minimize(
     Raises:
         GfoError: if the budget is smaller than one population, `dev_every` is given for a function, `memo` is
             True for an evaluator whose batches differ, `out` holds a run already (with `resume`: another
-            one), has another process running in it or cannot be written, or the evaluation of every
-            candidate of the first step ends in an exception. Later ones are failed candidates.
+            one), has another process running in it or cannot be written, or every candidate of the first
+            step ends in an exception. Later ones are failed candidates.
     """
     judge = _judge(evaluator, dev_every, tuple(getattr(optimizer, "objectives", ())))
     stream = Stream.of(optimizer, judge, budget) if asynchronous else None
     evaluate = Guarded(stream or judge)
     chosen = None if dev_every is None else _selection(evaluate, selection, judge)
     with as_interrupts(), _held(out, resume) as folder:
-        history = _history(folder, resume)
-        aims = Aims.of(optimizer, judge, limits or {})
+        history, aims = _history(folder, resume), Aims.of(optimizer, judge, limits or {})
         run = Run(stream or optimizer, judge, budget, history, chosen, aims=aims, stream=stream)
         run.memo = Memo() if _remembers(run, memo) else None
         checkpoint = Checkpoint(folder, run, _terms(run, dev_every, record or {}))
         stopped = _watched(run, evaluate, callbacks, dev_every or 0, checkpoint)
-        return _kept(Result.of(run, stopped, record or {}), folder)
+        return _kept(Result.of(run, stopped, record or {}), folder, then and partial(then, run))
 
 
 def _history(folder: Path | None, resume: bool) -> History:
@@ -96,8 +98,10 @@ def _history(folder: Path | None, resume: bool) -> History:
     return History.resumed(path) if path and resume else History(path)
 
 
-def _kept(result: Result, folder: Path | None) -> Result:
-    """The result, saved in its folder if there is one, with its front chosen on dev."""
+def _kept(result: Result, folder: Path | None, then: Callable[[Result], Result] | None) -> Result:
+    """What is made of the result, saved in its folder if there is one, with its front chosen on dev."""
+    if then is not None:
+        result = then(result)
     if folder is not None:
         result.history.sync()
         result.recall(folder)
@@ -242,7 +246,7 @@ def _tell_plan(run: Run, checkpoint: Checkpoint) -> None:
     """
     if isinstance(run.optimizer, Planning):
         differ = bool(getattr(run.evaluator, "batches_differ", False))
-        plan = checkpoint.plan(run, {"evaluations": run.budget.evaluations, "batches_differ": differ})
+        plan = checkpoint.plan(run, {"evaluations": run.budget.planned, "batches_differ": differ})
         if plan is not None:
             run.optimizer.plan(plan["evaluations"], batches_differ=plan["batches_differ"])
 

@@ -28,7 +28,7 @@ from gfo.run.point import Point
 from gfo.run.schema import RESULT, read_result
 from gfo.run.scored_front import ScoredFront, load_front
 from gfo.run.spread import spread_of
-from gfo.run.stored import PLOT, POINT, load_point, load_spread
+from gfo.run.stored import PLOT, POINT, REFIT, load_point, load_spread
 
 if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
@@ -53,7 +53,7 @@ class Result(Tabled, Point):
         history: every step.
         stopped: why the run ended, in words.
         selection: how z was chosen, in words.
-        cost: of the search; `scoring` is that of reading dev and test.
+        cost: of the search, and its refit; `scoring` is that of reading dev and test.
         scores: "before" (z = 0, the starting point) and "after" -> split -> metric -> value, with standard
             errors where the task has values of rows.
         record: what was run (seed, model, optimizer, config ...), as plain values for result.json.
@@ -289,7 +289,7 @@ class Result(Tabled, Point):
         """Scores before and after, cost, why the run ended and how the result was chosen."""
         loss = "none was finite" if self.loss is None else f"{LOSS.show(self.loss)}, the lowest found"
         notes = [f"train loss: {loss}", *self._failures()]
-        for name, cost in (("search", self.cost), ("scoring", self.scoring)):
+        for name, cost in self._costs().items():
             notes.append(f"{name + ':':<12}{described(cost)}")
         if self.known:
             notes.append(f"known:      {self.known:,} candidates had been asked before, and cost nothing")
@@ -301,6 +301,14 @@ class Result(Tabled, Point):
         if not self.scores:
             notes.append('not scored: result.score("test") reads the test rows')
         return scores_table(self.scores, list(self.scores.get("after", {})), notes)
+
+    def _costs(self) -> dict[str, Cost]:
+        """What each part of the run cost: a refit apart from the search."""
+        refit = self.record.get(REFIT)
+        searches = {"search": self.cost}
+        if refit is not None:
+            searches = {name: Cost(**refit[name]) for name in ("search", "refit")}
+        return {**searches, "scoring": self.scoring}
 
     def _failures(self) -> list[str]:
         """How many candidates failed, as a line, if any did."""

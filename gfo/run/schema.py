@@ -64,6 +64,14 @@ class FrontRecord(_Keys):
     points: str
 
 
+class RefitRecord(_Keys):
+    """What two searches cost, of `gfo.run.refit`."""
+
+    evaluations: int
+    search: CostRecord
+    refit: CostRecord
+
+
 class ResultRecord(_Keys):
     """result.json."""
 
@@ -78,6 +86,7 @@ class ResultRecord(_Keys):
     config: dict[str, Any] = Field(default_factory=dict)
     point: str = ""
     front: FrontRecord | None = None
+    refit: RefitRecord | None = None
 
 
 class PlanRecord(_Keys):

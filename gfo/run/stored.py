@@ -27,6 +27,8 @@ RECORDED = (
 )
 """What makes a run what it is, of one without a config."""
 POINT, PLOT, CONFIG = "best.safetensors", "plot.png", "config.json"
+REFIT = "refit"
+"""What result.json says of a second search, and its folder in the run's."""
 
 
 def metrics_record(folder: Path) -> list[dict[str, Any]]:
@@ -84,4 +86,6 @@ def stored_summary(folder: Path) -> dict[str, Any]:
 def recorded_setup(summary: Mapping[str, Any]) -> dict[str, Any]:
     """What makes a run what it is: its config, or what there is of it."""
     record = summary.get("config") or {k: summary[k] for k in RECORDED if k in summary}
+    if REFIT in summary:
+        record = {**record, REFIT: True}
     return {k: v for k, v in record.items() if k != "dev_every"}

@@ -13,7 +13,8 @@ from gfo.core.errors import GfoError
 from gfo.core.recording import walk
 from gfo.run.files import format_of
 
-FREE = ("budget", "config.budget", "config.stop", "config.evaluator")  # what may change when a run goes on
+# what may change when a run goes on
+FREE = ("budget", "config.budget", "config.stop", "config.evaluator", "config.refit")
 MODEL = ("model", "config.model.name")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import numpy as np
 
 from gfo import optimizers
 from gfo.core.checking import checked
-from gfo.core.domain import Domain
 from gfo.core.errors import GfoError
 from gfo.core.protocols import BoundTask, Evaluator, Optimizer, SearchSpace, Task
 from gfo.core.recording import description, options_of, plain
@@ -23,16 +23,18 @@ from gfo.evaluation.elsewhere import Elsewhere
 from gfo.evaluation.racing import Racing
 from gfo.models.endpoint import Endpoint
 from gfo.models.frozen import FrozenModel
-from gfo.run.auto import AUTO, taken
+from gfo.run.auto import AUTO, Taken, taken
 from gfo.run.budget import Budget
 from gfo.run.callbacks import Callback
 from gfo.run.environment import PeakMemory
 from gfo.run.folder import RunFolder
 from gfo.run.loop import minimize
 from gfo.run.progress import ProgressBar
+from gfo.run.refit import Refit, check_refit
 from gfo.run.result import Result
 from gfo.run.selection import Selection
 from gfo.run.warm_start import WarmStart
+from gfo.tasks.parts.joining import joined
 
 DEV_EVERY = 5
 # of a batch: where its rows come from, and not what they are; of decoding: what the task's arguments say
@@ -62,6 +64,7 @@ def tune(
     evaluator: Evaluator | None = None,
     asynchronous: bool = False,
     warm_start: Result | str | Path | None = None,
+    refit: bool = False,
     record: Mapping[str, Any] | None = None,
 ) -> Result:
     """Search the space for the change of the model that minimises the task's loss.
@@ -75,30 +78,29 @@ def tune(
         limits: name -> a value that the result must have, or a better one: bytes at most, accuracy at least.
         budget, seed: what the search may spend; the root seed.
         dev_every, selection: steps between scores on dev rows, if any, and what is best; by default the loss.
-        callbacks, progress: called at each step; whether progress is shown on standard error.
+        callbacks, progress, record: called at each step; whether it is shown on stderr; more for result.json.
         out, resume: a folder for the run; whether to go on with the one that it holds, if it does.
-        memory, racing: of the evaluator, see `gfo.LocalEvaluator`.
-        evaluator, asynchronous: what evaluates instead, such as `gfo.Workers`; see `gfo.minimize`.
-        warm_start, record: result or folder of a run of this space, to start there; more for result.json.
+        memory, racing, evaluator, asynchronous: see `gfo.LocalEvaluator`, `gfo.Workers` and `gfo.minimize`.
+        warm_start, refit: result or folder of a run of this space, to start there; whether to search again on
+            train and dev together, for as many evaluations as dev chose, see `gfo.run.refit`.
 
     Raises:
         GfoError: for bad input.
     """
-    budget.check_server(model)
     out = None if out is None else RunFolder.of(out, resume=resume)
     of: dict[str, Any] = {"model": model, "task": task, "budget": budget, "seed": seed, "out": out}
     method = taken(space, optimizer, options, objectives=objectives, tell=progress, **of)
-    space, optimizer, options = method.space, method.optimizer, method.options
-    wanted = (*(objectives or getattr(optimizer, "objectives", ())), *(limits or {}))
-    local = evaluator_for(model, task, space, memory=memory, racing=racing, values=wanted)
-    facts = {"seed": seed, **_facts(local, task, optimizer, options), **method.facts, **(record or {})}
-    start = _start(warm_start, facts, out, optimizer)
-    made = _made(optimizer, space.domain, stream_seed(seed, "optimizer"), options or {}, start)
-    kept: dict[str, Any] = {"out": out, "resume": resume, "record": facts, "selection": selection}
-    kept |= {"asynchronous": asynchronous, "limits": limits}
-    kept["dev_every"] = dev_every if "dev" in local.task.splits else None
-    kept["callbacks"] = _watching(callbacks, facts, model, progress=progress)
-    return minimize(attending(made, local), Elsewhere.of(evaluator, local), budget=budget, **kept)
+    wanted = (*(objectives or getattr(method.optimizer, "objectives", ())), *(limits or {}))
+    reading: dict[str, Any] = {"memory": memory, "racing": racing}
+    kept: dict[str, Any] = {"out": out, "resume": resume, "selection": selection, "limits": limits}
+    more = {"seed": seed, "limits": limits, "progress": progress, "record": record, "warm_start": warm_start}
+    kept["then"] = _refit(model, task, method, out, evaluator, more | reading) if refit else None
+    local = evaluator_for(model, task, method.space, values=wanted, **reading)
+    facts = {"seed": seed, **_facts(local, task, method), **(record or {})}
+    made = attending(_made(method, seed, _start(warm_start, facts, out, method.optimizer)), local)
+    kept |= {"dev_every": dev_every if "dev" in local.task.splits else None, "asynchronous": asynchronous}
+    kept |= {"callbacks": _watching(callbacks, facts, model, progress=progress), "record": facts}
+    return minimize(made, Elsewhere.of(evaluator, local), budget=budget, **kept)
 
 
 def _watching(
@@ -109,18 +111,36 @@ def _watching(
     return [*callbacks, peak, *([ProgressBar()] if progress else [])]
 
 
-def _facts(
-    evaluator: ModelEvaluator, task: Task, optimizer: str | Optimizer, options: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def _refit(
+    model: FrozenModel | Endpoint,
+    task: Task,
+    method: Taken,
+    out: RunFolder | None,
+    evaluator: Evaluator | None,
+    more: Mapping[str, Any],
+) -> Refit:
+    """What makes of the result that of a second search; `more` are the other arguments of both.
+
+    Raises:
+        GfoError: for a search that is not refit, or a task without dev rows to join.
+    """
+    check_refit(method.optimizer, (method.options or {}).get("objectives"), evaluator)
+    how = {"optimizer": method.optimizer, "options": method.options, **more}
+    how["record"] = {**method.facts, **(how["record"] or {})}
+    return Refit(partial(tune, model, joined(task), method.space, **how), out)
+
+
+def _facts(evaluator: ModelEvaluator, task: Task, method: Taken) -> dict[str, Any]:
     """What is run, as plain values."""
+    optimizer = method.optimizer
     name, given = type(optimizer).__name__, options_of(optimizer)
     if isinstance(optimizer, str):
-        name, given = optimizer, plain(options or {})
+        name, given = optimizer, plain(method.options or {})
     facts = {"model": plain(evaluator.model), "optimizer": name, "d": evaluator.space.domain.d}
     facts |= {"options": given, "space": description(evaluator.space), "task": description(task)}
     racing = getattr(evaluator, "racing", None)
     raced = {} if racing is None else {"racing": asdict(racing)}
-    return facts | {"data": fingerprints(evaluator.task), **raced}
+    return facts | {"data": fingerprints(evaluator.task), **raced, **method.facts}
 
 
 def _start(
@@ -136,10 +156,10 @@ def _start(
     return start
 
 
-def _made(
-    optimizer: str | Optimizer, domain: Domain, seed: int, options: Mapping[str, Any], start: WarmStart | None
-) -> Optimizer:
+def _made(method: Taken, seed: int, start: WarmStart | None) -> Optimizer:
     """The optimizer of that name, at its start; an object as it is."""
+    optimizer, options, domain = method.optimizer, method.options or {}, method.space.domain
+    seed = stream_seed(seed, "optimizer")
     if not isinstance(optimizer, str):
         return optimizer
     if start is None:

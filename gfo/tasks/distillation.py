@@ -6,11 +6,12 @@ prompt is to replace, say (prompt compression).
 
 from __future__ import annotations
 
+import copy
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from gfo.core.protocols import Batch, Reader, Tokenizer, Tokens
 from gfo.core.recording import recorded
 from gfo.tasks.parts.base import BoundRows, Data, RowOptions
 from gfo.tasks.parts.datasets import Source
+from gfo.tasks.parts.joining import joined_splits
 from gfo.tasks.parts.label_words import LabelWords, Words, words_by_label
 from gfo.tasks.parts.labels import label_indices
 from gfo.tasks.parts.losses import as_array, only_finite
@@ -106,6 +108,12 @@ class Distillation:
                 tokens, or templates that do not fit.
         """
         return BoundDistillation(self, tokenizer)
+
+    def joined(self) -> Self:
+        """The same task with the rows of dev behind those of train; see `Data.joined`."""
+        found = copy.copy(self)
+        found.data, found.targets = self.data.joined(), joined_splits(self.targets)
+        return found
 
     def _targets(self, field: str) -> dict[str, Array]:
         """The labels of the splits that have them, as indices into the labels."""

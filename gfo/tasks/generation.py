@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, Self, Unpack
 
 import numpy as np
 
@@ -113,6 +114,12 @@ class Generation:
             GfoError: if the model does not continue texts, or the template does not fit it.
         """
         return BoundGeneration(self, tokenizer)
+
+    def joined(self) -> Self:
+        """The same task with the rows of dev behind those of train; see `Data.joined`."""
+        found = copy.copy(self)
+        found.data = self.data.joined()
+        return found
 
     def metric_for(self, rows: Sequence[Row]) -> TextMetric:
         """What scores the outputs of these rows."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 
@@ -83,6 +84,12 @@ class LanguageModeling:
         self.batch_size = rows.pop("batch_size", None)  # counts windows
         self.data = Data.load(train, dev, test, **rows)
         self.template.check_rows(self.data.rows)
+
+    def joined(self) -> Self:
+        """The same task with the documents of dev behind those of train; see `Data.joined`."""
+        found = copy.copy(self)
+        found.data = self.data.joined()
+        return found
 
     def bind(self, tokenizer: Tokenizer) -> BoundTask:
         """Cut all documents into windows of one model's tokens.

@@ -6,7 +6,7 @@ import bisect
 import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 
@@ -17,7 +17,9 @@ from gfo.core.recording import recorded
 from gfo.core.texts import Pieces, Plain
 from gfo.tasks.parts.base import NEW, Data, RowOptions
 from gfo.tasks.parts.datasets import Source
-from gfo.tasks.parts.labelled import BoundClasses, ClassTask, GivenMetrics, NamedLoss, chosen_metrics
+from gfo.tasks.parts.given_metrics import GivenMetrics, chosen_metrics
+from gfo.tasks.parts.joining import joined_splits
+from gfo.tasks.parts.labelled import BoundClasses, ClassTask, NamedLoss
 from gfo.tasks.parts.metrics import ACCURACY, CE
 from gfo.tasks.parts.running import LOOKED_AT, tell_joints, tokens_behind
 from gfo.tasks.parts.templates import GivenTemplate, Template, is_list, is_missing, is_plain, rows_of
@@ -105,6 +107,12 @@ class MultipleChoice(ClassTask):
     def losses(self, scores: Tensor, target: Array) -> Tensor | Array:
         """Scores [K, B, m] -> the loss [K]; differentiable for ce."""
         return self._loss(scores, target)
+
+    def joined(self) -> Self:
+        """The same task with the rows of dev behind those of train; see `Data.joined`."""
+        found = super().joined()
+        found.options = joined_splits(self.options)
+        return found
 
     def bind(self, tokenizer: Tokenizer) -> BoundMultipleChoice:
         """Tokenize all rows and options for one model.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from gfo.core.errors import GfoError, unknown_name
 from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Batches, BoundTask, RowTask, Task, Tokenizer
 from gfo.core.recording import recorded
+from gfo.tasks.parts.joining import joined
 from gfo.tasks.parts.losses import as_array
 
 if TYPE_CHECKING:
@@ -87,6 +89,17 @@ class Weighted:
         others = _beside(self.parts, constraints)
         self.names += _numbered("constraint", len(others))
         self.parts += others
+
+    def joined(self) -> Self:
+        """The same with tasks that have the rows of dev behind those of train.
+
+        Raises:
+            GfoError: for a task that does not join them, or has no dev rows.
+        """
+        found, by_part = copy.copy(self), {id(part): joined(part) for part in self.parts}
+        found.parts = [by_part[id(part)] for part in self.parts]
+        found.constraints = tuple(replace(each, task=by_part[id(each.task)]) for each in self.constraints)
+        return found
 
     def bind(self, tokenizer: Tokenizer) -> BoundWeighted:
         """Tokenize all tasks for one model.

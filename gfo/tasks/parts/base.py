@@ -6,7 +6,7 @@ import itertools
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -19,6 +19,7 @@ from gfo.core.protocols import Batch, Tokenizer, Tokens
 from gfo.core.seeding import stream
 from gfo.core.texts import Pieces
 from gfo.tasks.parts.datasets import Source, load
+from gfo.tasks.parts.joining import joined_splits
 from gfo.tasks.parts.lengths import Longest
 from gfo.tasks.parts.running import LOOKED_AT, each_behind, tell_joints
 from gfo.tasks.parts.templates import HERE, MASK, SOFT, Template, rows_of
@@ -107,6 +108,18 @@ class Data:
             for split, source in given.items()
         }
         return cls(rows, batch_size, seed, Longest.of(max_length, truncate), _same(given))
+
+    def joined(self) -> Data:
+        """The same with the rows of dev behind those of train, and no dev.
+
+        Raises:
+            GfoError: for no dev rows, or those of train.
+        """
+        if "dev" not in self.rows:
+            raise GfoError("refit: the task has no dev rows; give it dev, or leave refit out")
+        if ("train", "dev") in self.same:
+            raise GfoError("refit: dev has the rows of train, and adds none; give it others, or no refit")
+        return replace(self, rows=joined_splits(self.rows), same=self.same & {("train", "test")})
 
     def of_step(self, split: str, step: int, numbers: Array) -> Array:
         """Which of the rows with these numbers are a step's, sorted: all, or `batch_size` drawn without

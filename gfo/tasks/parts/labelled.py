@@ -14,11 +14,12 @@ texts from 1 to 5:
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from gfo.core.metric import LOSS, Metric
 from gfo.core.protocols import Batch, Tokenizer
 from gfo.tasks.parts.base import BoundRows, Data, RowOptions
 from gfo.tasks.parts.datasets import Source
+from gfo.tasks.parts.joining import joined_splits
 from gfo.tasks.parts.label_words import NORMALIZE, LabelWords, words_by_label
 from gfo.tasks.parts.labels import label_indices, label_values
 from gfo.tasks.parts.losses import (
@@ -45,8 +47,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FEW = 4  # rows of one class are no accident any more
-GivenMetrics = Sequence[str | Metric]
-"""Names of built-in metrics of labels, and the user's own."""
 
 
 class ClassTask(ABC):
@@ -80,6 +80,12 @@ class ClassTask(ABC):
         if rows is None:
             raise GfoError(f"task: {type(self).__name__} gives no row_losses; overwrite `losses`, too")
         return rows.mean(dim=1)
+
+    def joined(self) -> Self:
+        """The same task with the rows of dev behind those of train; see `Data.joined`."""
+        found = copy.copy(self)
+        found.data, found.targets = self.data.joined(), joined_splits(self.targets)
+        return found
 
     def predicted(self, scores: Tensor) -> Tensor:
         """Scores [K, B, C] -> the class that is said, int [K, B]: the likeliest."""
@@ -244,12 +250,14 @@ class LabelledRows(ClassTask):
     Attributes:
         words: label -> its words.
         values: the labels, as numbers if all are numbers, else as texts, [C].
+        likelihoods: whether scores must be log-likelihoods in the whole vocabulary; logits cost less.
 
     Raises:
         GfoError: for unusable rows, an unknown field, a label without a word, an empty word.
     """
 
     values: Array
+    likelihoods = False
 
     def __init__(
         self,
@@ -294,7 +302,8 @@ class BoundLabels(BoundClasses):
     def __init__(self, task: LabelledRows, tokenizer: Tokenizer) -> None:
         super().__init__(task, tokenizer)
         self.words = {label: some[0] if len(some) == 1 else list(some) for label, some in task.words.items()}
-        self._words = LabelWords(task.words, tokenizer, task.normalize, self._shown()[0])
+        shown = self._shown()[0]
+        self._words = LabelWords(task.words, tokenizer, task.normalize, shown, likelihoods=task.likelihoods)
         self._tell_joints(word for some in task.words.values() for word in some)
 
     def scores(self, answers: Tensor, batch: Batch) -> Tensor:
@@ -309,54 +318,6 @@ class BoundLabels(BoundClasses):
 
     def _class_names(self, batch: Batch) -> Sequence[Sequence[str]]:
         return [list(self.words)] * len(batch.target)
-
-
-def chosen_metrics(
-    given: GivenMetrics,
-    usual: Sequence[Metric],
-    names: Mapping[str, Metric],
-    *,
-    loss: str,
-    values: Array | None = None,
-) -> tuple[Metric, ...]:
-    """A task's usual metrics and those of the user.
-
-    Args:
-        given: names of built-in ones, or metrics with functions.
-        usual: those that it always has.
-        names: the built-in ones that may be asked for.
-        loss: the loss' name, which may be one of them.
-        values: what stands for each class; texts have no correlation.
-
-    Raises:
-        GfoError: for an unknown name, one that is there already, or a metric without a function.
-    """
-    found = list(usual)
-    if isinstance(given, str | Metric):
-        raise GfoError(f"metrics = {given!r}: give a list")
-    numbers = values is not None and values.dtype.kind == "f"
-    for each in [*([loss] if loss in names else []), *given]:
-        metric = _chosen(each, names, numbers)
-        if isinstance(each, str) and metric in found:
-            continue
-        if metric.name in (LOSS.name, *(other.name for other in found)):
-            raise GfoError(f"metrics: '{metric.name}' is there already; name it otherwise")
-        found.append(metric)
-    return tuple(found)
-
-
-def _chosen(each: str | Metric, names: Mapping[str, Metric], numbers: bool) -> Metric:
-    """A built-in metric by its name, or the user's own; correlations where the labels are numbers."""
-    if isinstance(each, Metric) and each.function is not None:
-        return each
-    if not isinstance(each, str):
-        raise GfoError(
-            f"metrics: {each!r} is no name of {', '.join(names)} and no gfo.Metric with a function"
-        )
-    check_name("metric", each, names)
-    if names[each].name in CORRELATIONS and not numbers:
-        raise GfoError(f"metrics: '{each}' needs labels that are numbers; name them so, or take 'mcc'")
-    return names[each]
 
 
 class NamedLoss:
