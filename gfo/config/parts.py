@@ -132,9 +132,9 @@ class SelectionConfig(Section):
 class RacingConfig(Section):
     """`gfo.Racing`; in a config with this section candidates race."""
 
-    block: int = 4
-    first: int = 8
-    p: float = 0.1
+    block: int = 8
+    first: int = 16
+    p: float = 0.003
     survivors: int = 4
     seed: int = 0
 
