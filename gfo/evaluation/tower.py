@@ -29,13 +29,13 @@ from gfo.evaluation.store import Store
 from gfo.models.apply import Change, Instead, applied
 from gfo.models.entering import entering
 from gfo.models.images import Block
+from gfo.models.precision import nearness
 from gfo.models.structure import hooked
 
 if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
 
-SAME = 1e-4  # of their spread: so near are features behind layers that ran once to those of whole passes
-SAME_HALF = 0.2
+SAME = 1e-4  # of their spread: so near are features behind layers that ran once to whole passes', in float32
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,6 @@ class Tower:
         Raises:
             GfoError: if they cannot.
         """
-        exact = self._model.dtype in (torch.float32, torch.float64) and not self._model.rounds_inputs
         noise = torch.Generator().manual_seed(0)
         some = delta.take(torch.zeros(2, dtype=torch.long, device=delta_like(delta).device))
         some = some.map(lambda t: t + 0.1 * torch.randn(t.shape, generator=noise).to(t))  # two that differ
@@ -187,7 +186,7 @@ class Tower:
         for start in sorted({self._start, 0}, reverse=True):
             self._start = start
             found = self._run(some, self._make(block), start)[:1]
-            if float((found - alone).abs().max()) <= (SAME if exact else SAME_HALF) * float(alone.std()):
+            if float((found - alone).abs().max()) <= nearness(self._model, SAME) * float(alone.std()):
                 self._checked = True
                 return
         raise GfoError(

@@ -23,7 +23,8 @@ from transformers import PreTrainedConfig
 from gfo.core.errors import GfoError
 from gfo.models.apply import Change
 from gfo.models.branches import Context, RowLayout
-from gfo.models.whole_rows import CACHES, SAME, SAME_HALF, WholeRows
+from gfo.models.precision import nearness
+from gfo.models.whole_rows import CACHES, SAME, WholeRows
 
 NOISE = 4.0  # so many times as far from a plain pass as the nearest way may be one that is tried before it
 
@@ -123,7 +124,6 @@ class ContinuedRows(WholeRows):
     @functools.cached_property
     def going(self) -> Going | None:
         """How passes go on from a cache so that they equal those without; None if they do not."""
-        exact = self.dtype in (torch.float32, torch.float64) and not self.rounds_inputs
         text = self.embed(self.probe_text)[None]
         whole = self._run(self.stacks[0], text, None, 0, None, use_cache=False)[:, 6:]
         found: dict[Going, float] = {}
@@ -134,7 +134,7 @@ class ContinuedRows(WholeRows):
             except Exception:  # of any kind: it is not the way
                 continue
         nearest = min(found.values(), default=math.inf)
-        if not nearest <= (SAME if exact else SAME_HALF):
+        if not nearest <= nearness(self, SAME):
             return None
         return next(way for way, distance in found.items() if distance <= max(SAME, NOISE * nearest))
 

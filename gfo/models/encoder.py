@@ -93,7 +93,7 @@ class Encoder(FrozenModel):
         if self.reads == "mask" or isinstance(vocabulary, slice):
             return super().logits(hidden, vocabulary)
         anchors = self._anchors_of(tuple(vocabulary or ()))  # (V', D)
-        return nn.functional.normalize(hidden.float(), dim=-1) @ anchors.T / TEMPERATURE
+        return (nn.functional.normalize(hidden.float(), dim=-1) @ anchors.T).float() / TEMPERATURE
 
     @torch.no_grad()
     def check_branches(self) -> None:

@@ -20,6 +20,7 @@ from gfo.core.errors import GfoError, check_name
 from gfo.models.apply import Change, applied, check_applied
 from gfo.models.branches import Context, RowLayout
 from gfo.models.families import USUAL_TARGETS, context_length, logit_transform
+from gfo.models.precision import nearness
 from gfo.models.probing import TOKENS, check_modules, embedding_scale, kept, layers_passed, widest
 from gfo.models.structure import LinearInfo, Stack, find_experts, find_linears, hidden_of, hooked, outputs_of
 from gfo.models.sub_blocks import HasSubBlocks
@@ -158,7 +159,7 @@ class FrozenModel(HasTexts, HasSubBlocks, ABC):
 
     @functools.cached_property
     def rounds_inputs(self) -> bool:
-        """Whether quantized modules round their inputs too, as half precision does or more so."""
+        """Whether quantized modules round their inputs too, by more than the model's products are rounded."""
         with self.lock:
             return any(rounds_inputs(part, self.dtype) for part in quantized_linears(self.module).values())
 
@@ -318,7 +319,7 @@ class FrozenModel(HasTexts, HasSubBlocks, ABC):
             chosen = torch.tensor(chosen, device=hidden.device)
         weight = self._head_weight[chosen].float()  # (V', D)
         bias = None if self._bias is None else self._bias[chosen].float()
-        logits = torch.nn.functional.linear(hidden.float(), weight, bias) * self._logit_scale
+        logits = torch.nn.functional.linear(hidden.float(), weight, bias).float() * self._logit_scale
         return logits if self._logit_cap is None else self._logit_cap * torch.tanh(logits / self._logit_cap)
 
     def log_likelihood(self, hidden: Tensor, tokens: Tensor) -> Tensor:
@@ -354,8 +355,7 @@ class FrozenModel(HasTexts, HasSubBlocks, ABC):
     def compare(self, logits: Tensor, plain: Tensor) -> None:
         """Raise GfoError if logits differ from those of a plain forward pass by more than rounding."""
         error, spread = float((logits - plain).abs().max()), float(plain.std())
-        fine = self.dtype == torch.float32 and not self.rounds_inputs
-        if not error <= (1e-3 if fine else 0.2) * spread:
+        if not error <= nearness(self, 1e-3) * spread:
             raise GfoError(
                 f"model '{self.name}' ({self.config.model_type}): its logits differ from a plain forward "
                 f"pass by {error / (spread or 1.0):.1g} of their spread; take another model"

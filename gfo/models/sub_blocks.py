@@ -18,6 +18,7 @@ from gfo.models.families import sub_block_of
 from gfo.models.gates import Fork, Forks, Open
 from gfo.models.latency import Latency, latency_of
 from gfo.models.narrowing import Narrow, every_second
+from gfo.models.precision import nearness
 from gfo.models.probing import ROWS, evaluating, rows_of
 from gfo.models.sizes import Size
 from gfo.models.structure import hidden_of, hooked, names_of
@@ -200,7 +201,7 @@ def _is_the_same(model: Any, delta: Delta, nodes: int, layers: Mapping[int, Fork
             found = model.branches(None, entered, rows, change=Change(delta, place, forks=forks))
         except Exception:  # of any kind: then sub-blocks are run and their outputs masked, which is right
             return False
-    most = SAME * torch.finfo(model.dtype).eps / torch.finfo(torch.float32).eps
+    most = nearness(model, SAME)
     return found.shape == wanted.shape and float((found - wanted).abs().max() / wanted.std()) <= most
 
 

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from gfo.core.errors import GfoError
+from gfo.models.precision import epsilon
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-ROUNDED_INPUT = 1e-3  # of the outputs' spread: beyond it a module rounds what comes in
+ROUNDED_INPUT = 1e-3  # of the outputs' spread: beyond it a module rounds what comes in,
+PRODUCTS = 3.0  # if it is also beyond so many times what products are rounded by
 
 
 def is_transposed(part: nn.Module) -> bool:
@@ -90,9 +92,10 @@ def rounds_inputs(part: nn.Module, dtype: torch.dtype = torch.float32) -> bool:
     if sizes is None or not is_quantized(part):
         return False
     noise = torch.randn(2, sizes[0], generator=torch.Generator().manual_seed(0))
-    a, b = noise.to(_device_of(part), dtype)
+    a, b = noise.to(device := _device_of(part), dtype)
     one, other, both, none = part(torch.stack([a, b, a + b, 0 * a])).float()
-    return bool((one + other - both - none).abs().max() > ROUNDED_INPUT * both.std())
+    most = max(ROUNDED_INPUT, PRODUCTS * epsilon(dtype, device))
+    return bool((one + other - both - none).abs().max() > most * both.std())
 
 
 def quantized_linears(module: nn.Module) -> dict[str, nn.Module]:

@@ -22,13 +22,11 @@ from gfo.models.branches import Context, RowLayout
 from gfo.models.decoding import Growing
 from gfo.models.encoder import Encoder
 from gfo.models.frozen import FrozenModel
+from gfo.models.precision import nearness
 from gfo.models.structure import find_layers, hooked
 
 CACHES = ("past_key_values", "cache_params", "state")  # under which names models give and take their states
-SAME, SAME_HALF = (
-    1e-4,
-    0.2,
-)  # of their spread: so near are logits with a cache to those without; half precision
+SAME = 1e-4  # of their spread: so near are logits with a cache to those without, in float32
 
 
 @contextmanager
@@ -143,8 +141,7 @@ class WholeRows(_Whole):
         ids = self.probe_text.repeat(2, 1)
         ids[1] = ids[1].flip(0)
         wanted = self._run(self.stacks[0], self.embed(ids), None, 0, None, use_cache=False)[:, 8:]
-        exact = self.dtype in (torch.float32, torch.float64) and not self.rounds_inputs
-        most = SAME if exact else SAME_HALF
+        most = nearness(self, SAME)
         for name in CACHES:
             try:
                 if self._distance(self._token_by_token(ids, name), wanted) <= most:

@@ -33,7 +33,7 @@ from gfo.core.errors import GfoError, GfoWarning
 from gfo.core.files import remove
 from gfo.core.protocols import Cost, Evaluator, Resumable
 from gfo.run.callbacks import Run
-from gfo.run.environment import threads, versions
+from gfo.run.environment import PRODUCTS, reduced_products, threads, versions
 from gfo.run.files import FORMAT, format_of, write_json
 from gfo.run.history import HISTORY, History, Step, checksum, recorded_losses
 from gfo.run.memo import Memo
@@ -62,7 +62,8 @@ class Checkpoint:
 
     def __init__(self, folder: Path | None, run: Run, terms: Mapping[str, Any]) -> None:
         self._folder = folder
-        self._environment = {"versions": versions(), "threads": threads()}
+        device = getattr(getattr(run.evaluator, "model", None), "device", None)
+        self._environment = {"versions": versions(), "threads": threads(), **reduced_products(device)}
         self._then: dict[str, Any] = {}
         self._points: Array | None = None
         self._saved_at, self._saved_steps, self._saving = 0.0, 0, 0.0
@@ -262,7 +263,8 @@ class Checkpoint:
 
     def _difference(self) -> str:
         """What is installed otherwise than it was."""
-        changes = differences({k: self._then.get(k) for k in self._environment}, self._environment)
+        then = {k: self._then[k] for k in self._then.keys() & {*self._environment, PRODUCTS}}
+        changes = differences(then, self._environment)
         if changes:
             return "; ".join(f"{key} was {then}, is {now}" for key, then, now in changes)
         if self._then and format_of(self._then) == 1:

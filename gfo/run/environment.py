@@ -13,6 +13,7 @@ from gfo import __version__
 from gfo.run.callbacks import Callback, Run
 
 PACKAGES = ("torch", "transformers", "numpy", "scipy", "cma", "nevergrad", "peft", "scikit-learn")
+PRODUCTS = "float32_products"  # in records, where they are not computed in full
 
 
 def versions() -> dict[str, str]:
@@ -50,7 +51,22 @@ def hardware(device: Any = None) -> dict[str, Any]:
         found["threads"] = torch.get_num_threads()
         if torch.cuda.is_available():
             found["gpu"] = torch.cuda.get_device_name(device if _on_gpu(device) else None)
-    return found
+    return found | reduced_products(device)
+
+
+def reduced_products(device: Any = None) -> dict[str, str]:
+    """What float32 products are rounded to, where they are, because the process or its environment says so.
+
+    Args:
+        device: of the model, of torch; None for the CPU.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    from gfo.models.precision import reduced_to
+
+    reduced = reduced_to(torch.device("cpu") if device is None else device)
+    return {} if reduced is None else {PRODUCTS: reduced}
 
 
 class PeakMemory(Callback):

@@ -18,6 +18,7 @@ from gfo.core.delta import Delta
 from gfo.core.files import write_whole
 from gfo.core.sub_blocks import SUB_BLOCKS, SubBlock
 from gfo.models.apply import Change, applied
+from gfo.models.precision import is_fine
 from gfo.models.structure import names_of
 from gfo.report.export.candidate import cannot
 from gfo.report.export.cut import Smaller
@@ -87,7 +88,7 @@ def is_same(module: Any, model: FrozenModel, delta: Delta) -> bool:
     with model.lock, applied(change, model.module, model.all_layers):
         wanted = model.module(input_ids=ids, **_no_cache(model))[0]
     found = module.eval().to(model.device)(input_ids=ids, **_no_cache(model))[0][..., : wanted.shape[-1]]
-    most = SAME * (1 if model.dtype == torch.float32 else 200) * max(1.0, float(wanted.float().std()))
+    most = SAME * (1 if is_fine(model) else 200) * max(1.0, float(wanted.float().std()))
     return float((found - wanted).abs().max()) <= most
 
 
