@@ -27,6 +27,7 @@ from gfo.run.trials import Outcome, Trials
 
 RESULTS = shared.RESULTS / "halving"
 STEPS, EVERY, WINDOW = 320, 4, 24  # of each curve; between scores on dev; tokens of a text
+ROWS = {"train": 48, "dev": 48}
 RUNGS = {2: [20, 40, 80, 160, 320], 4: [20, 80, 320]}  # by eta
 GRID: dict[str, list[Any]] = {
     "lr": [1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.2, 0.4, 0.8],
@@ -42,7 +43,7 @@ def curve(options: dict[str, Any]) -> list[float]:
     from gfo.testing.tiny import tiny_model
 
     data = Path(gfo.__file__).parent / "data" / "sentiment"
-    task = gfo.LanguageModeling(data / "train.jsonl", data / "dev.jsonl", window=WINDOW)
+    task = gfo.LanguageModeling(data / "train.jsonl", data / "dev.jsonl", window=WINDOW, limits=ROWS)
     budget = gfo.Budget(evaluations=STEPS)
     result = gfo.baselines.run(
         "lora", tiny_model(), task, options=options, budget=budget, dev_every=EVERY, progress=False

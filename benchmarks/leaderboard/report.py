@@ -72,8 +72,9 @@ def read(experiments: Path, results: Path) -> tuple[Entries, Progress]:
 
 
 def title(task: str) -> str:
-    """A task's name."""
-    return TITLES.get(task, task)
+    """A task's name, and its budget if it has several."""
+    name, _, tokens = task.partition("-")
+    return TITLES.get(name, name) + (f", {int(tokens):,} tokens" if tokens.isdigit() else "")
 
 
 def table(entries: Entries, progress: Progress) -> str:
@@ -91,7 +92,7 @@ def table(entries: Entries, progress: Progress) -> str:
     ]
     for task in entries.tasks:
         lines += [f"## {title(task)}", "", *_task_table(entries, task), ""]
-    lines += ["## Both tasks", "", *_rank_table(entries), "", "## What the runs say", "", *findings(entries)]
+    lines += ["## All tasks", "", *_rank_table(entries), "", "## What the runs say", "", *findings(entries)]
     return "\n".join(lines) + "\n"
 
 

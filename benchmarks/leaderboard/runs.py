@@ -3,8 +3,12 @@
 A run is a method on a split of a task, from a file of experiments/leaderboard:
 
     [splits]             # split -> root seed; "{split}" in the sections below stands for the split's name
+    budgets = [5000]     # forward tokens; each is a task of its own, as sst2-5000. None: as in [all.budget]
     [all.SECTION]        # what all methods share, as in a config of `gfo tune`
     [methods.NAME]       # what the method has otherwise, laid over it
+
+`dev_every` is that of the largest budget; with a smaller one dev is read in proportion more often, so that it
+is read about as many times.
 
 Its outcome is one JSON file: the result, the history, and what they depend on: the config with its defaults
 filled in, the data files, and the modules of gfo that were loaded. Of these modules the code counts, not
@@ -18,7 +22,7 @@ import hashlib
 import json
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -64,7 +68,7 @@ class Run:
     """A method on a split of a task.
 
     Attributes:
-        task: stem of the file that names it.
+        task: stem of the file that names it, and the budget where it has several.
         method: its name there.
         split: of the data.
         config: sections and keys, as `gfo tune` reads them, data folder apart.
@@ -113,12 +117,34 @@ def read_runs(folder: Path) -> list[Run]:
     read = [(path, _sections(path)) for path in files]
     longest = max(len(sections["splits"]) for _, sections in read)
     return [
-        Run(path.stem, method, split, _config(sections, method, split))
+        Run(task, method, split, _config(limited, method, split))
         for number in range(longest)
         for path, sections in read
         for split in list(sections["splits"])[number : number + 1]
+        for task, limited in _by_budget(path.stem, sections)
         for method in sections["methods"]
     ]
+
+
+def _by_budget(stem: str, sections: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Tasks and their sections, one a budget; the budgets in rising order."""
+    budgets = sorted(sections.get("budgets", ()))
+    for tokens in budgets:
+        share, limited = tokens / budgets[-1], {"budget": {"forward_tokens": tokens}}
+        methods = {
+            name: _read_oftener(_over(method, limited), share) for name, method in sections["methods"].items()
+        }
+        yield (
+            f"{stem}-{tokens}",
+            {**sections, "all": _read_oftener(sections["all"], share), "methods": methods},
+        )
+    if not budgets:
+        yield stem, sections
+
+
+def _read_oftener(config: dict[str, Any], share: float) -> dict[str, Any]:
+    """A config of a share of the largest budget, which reads dev as many times."""
+    return {k: max(1, round(share * v)) if k == "dev_every" else v for k, v in config.items()}
 
 
 def _sections(path: Path) -> dict[str, Any]:

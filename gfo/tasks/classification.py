@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 from gfo.core.domain import Array
-from gfo.core.errors import check_name
+from gfo.core.errors import GfoError, check_name
 from gfo.core.images import is_image_field
 from gfo.core.protocols import Batch, Tokenizer
 from gfo.core.recording import recorded
 from gfo.tasks.parts.base import RowOptions
 from gfo.tasks.parts.datasets import Source
 from gfo.tasks.parts.labelled import BoundLabels, GivenMetrics, LabelledRows, NamedLoss, chosen_metrics
-from gfo.tasks.parts.losses import LOSSES
+from gfo.tasks.parts.losses import LOSSES, own_losses
 from gfo.tasks.parts.metrics import ACCURACY, CE, LABEL_METRICS, MACRO_F1
 from gfo.tasks.parts.templates import GivenTemplate
 
@@ -55,6 +56,10 @@ class Classification(LabelledRows):
             gives it where the template's fields hold "N/A", nothing or "[MASK]" (Zhao et al. 2021,
             arXiv:2102.09690; without the last for a masked language model), and makes them sum to 1. The
             paper has a softmax in the place of that; the predictions are the same.
+        confidence: weight of a second term in the loss, "ce" or "hinge": the negative log-likelihood of the
+            right label's word in the whole vocabulary, in nats, which the labels' softmax does not see. Few
+            rows are fitted less by what tells them apart alone (the idea is that of Cai, Huang and He 2026,
+            arXiv:2603.13786). It takes a decoder; each row then costs a product with the whole head.
         rows: `limits`, `skip`, `shuffle`, `batch_size`, `max_length`, `truncate`, `seed`: which rows are
             used, and which a step; see `gfo.tasks.parts.base.Data.load`.
 
@@ -75,6 +80,7 @@ class Classification(LabelledRows):
         metrics: GivenMetrics = (),
         normalize: str = "sum",
         calibration: str = "none",
+        confidence: float = 0.0,
         **rows: Unpack[RowOptions],
     ) -> None:
         check_name("calibration", calibration, CALIBRATIONS)
@@ -92,15 +98,35 @@ class Classification(LabelledRows):
         usual = (*(() if loss == "ce" else (CE,)), ACCURACY, MACRO_F1)
         self.own_metrics = chosen_metrics(metrics, usual, LABEL_METRICS, loss=loss, values=self.values)
         self._loss = NamedLoss(loss, tuple(LOSSES), self)
+        self.confidence, self.likelihoods = self._checked(confidence), confidence > 0
+
+    def _checked(self, confidence: float) -> float:
+        """The weight of the term, where the loss can have it."""
+        if not 0 <= confidence < math.inf:
+            raise GfoError(f"confidence = {confidence}: give a number of at least 0")
+        if confidence and self.loss_name not in ("ce", "hinge"):
+            raise GfoError(
+                f"confidence = {confidence}: the loss '{self.loss_name}' takes no second term; take loss = "
+                '"ce" or "hinge", or confidence = 0'
+            )
+        if confidence and (self.calibrated or self.normalize != "sum"):
+            raise GfoError(
+                f"confidence = {confidence}: it is of a word's own likelihood; leave out calibration and "
+                "normalize"
+            )
+        return confidence
 
     def row_losses(self, scores: Tensor, target: Array) -> Tensor | None:
         """Scores [K, B, C] -> the loss of each row [K, B], unless it is "macro_f1", "accuracy+ce" or a
         metric's."""
-        return None if self._loss.rows is None else self._loss.rows(scores, target)
+        if self._loss.rows is None:
+            return None
+        rows = self._loss.rows(scores, target)
+        return rows + self.confidence * own_losses(scores, target) if self.confidence else rows
 
     def losses(self, scores: Tensor, target: Array) -> Tensor | Array:
         """Scores [K, B, C] -> the loss [K]; differentiable for ce and hinge."""
-        return self._loss(scores, target)
+        return super().losses(scores, target) if self.confidence else self._loss(scores, target)
 
     def bind(self, tokenizer: Tokenizer) -> BoundClassification:
         """Tokenize all rows and label words for one model.

@@ -34,6 +34,7 @@ LABELS = (
     "positive negative neutral good bad great terrible yes no true false right wrong joy sadness anger fear "
     "love surprise world World sports Sports business Business technology Technology science Science A B C D"
 )
+LEARNT = 48  # sentences that the tokenizer is learnt from
 TIMES = 50  # that the label words are repeated, so that each becomes a token
 
 
@@ -95,7 +96,7 @@ def tiny_image_model(*, seed: int = 0) -> FrozenModel:
 
 def _tokenizer_of_any_text() -> Any:
     """A byte-level BPE of 1024 tokens that keeps label words whole."""
-    rows = load("gfo:sentiment/train.jsonl")
+    rows = load("gfo:sentiment/train.jsonl", limit=LEARNT)
     texts = [f"Review: {row['text']}\nSentiment: {row['label']}" for row in rows]
     return train_tokenizer([*texts, *[f" {LABELS}"] * TIMES], SHAPE["vocab_size"], every_byte=True)
 

@@ -102,6 +102,23 @@ def do_all():
         assert here.do(run) == 0
 
 
+def test_each_budget_is_a_task_that_reads_dev_as_often(place):
+    text = EXPERIMENT.replace(
+        "[methods.cma.optimizer]", "[methods.cma]\ndev_every = 9\n\n[methods.cma.optimizer]"
+    )
+    Path("experiments/tiny.toml").write_text("budgets = [600, 200]\n" + text)
+    found = runs()
+    assert list(found)[:4] == [
+        "tiny-200/cma--one", "tiny-200/gradient--one", "tiny-200/manual--one", "tiny-600/cma--one",
+    ]  # fmt: skip
+    small, large = found["tiny-200/cma--two"].config, found["tiny-600/cma--two"].config
+    assert (small["budget"], small["dev_every"]) == ({"forward_tokens": 200}, 3)
+    assert (large["budget"], large["dev_every"]) == ({"forward_tokens": 600}, 9)
+    assert found["tiny-200/gradient--one"].config["dev_every"] == 1  # 2 / 3, and at least one
+    Path("experiments/tiny.toml").write_text(EXPERIMENT)
+    assert runs()["tiny/cma--one"].config["budget"] == {"forward_tokens": 2000}
+
+
 def test_the_command_runs_all_once(place):
     child = start("--processes", "2", "--split", "one")
     _, errors = child.communicate(timeout=300)

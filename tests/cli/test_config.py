@@ -56,9 +56,9 @@ def test_json_round_trip(path, tmp_path):
 def test_the_demo_config_names_data_that_exist():
     rows = load_config(DEMO).task.build(seed=0).data.rows
     assert {split: len(rows[split]) for split in rows} == {
-        "train": 48,
-        "dev": 48,
-        "test": 240,
+        "train": 128,
+        "dev": 128,
+        "test": 400,
     }
 
 

@@ -68,6 +68,7 @@ TASKS = {
         f"classification, {loss}": lambda loss=loss: classification(loss=loss, batch_size=3, metrics=["mcc"])
         for loss in ("ce", "hinge", "accuracy", "macro_f1", "accuracy+ce", "mcc")
     },
+    "classification, confident": lambda: classification(confidence=0.1, batch_size=3),
     "classification, calibrated": lambda: classification(calibration="contextual"),
     "classification, numbers": lambda: classification(loss="spearman", metrics=["pearson", FUNCTION]),
     "rating": lambda: Rating(ROWS, DEV, template="{text}{soft} It was", labels=LABELS, batch_size=4),

@@ -385,7 +385,7 @@ def test_length_statistics(tiny):
 
 def test_rows_that_come_with_gfo():
     splits = {split: load(f"gfo:sentiment/{split}.jsonl") for split in ("train", "dev", "test")}
-    assert {split: len(rows) for split, rows in splits.items()} == {"train": 48, "dev": 48, "test": 240}
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 128, "dev": 128, "test": 400}
     assert {row["label"] for row in splits["dev"]} == {"negative", "positive"}
     with pytest.raises(GfoError, match=r"none\.jsonl"):
         load("gfo:sentiment/none.jsonl")

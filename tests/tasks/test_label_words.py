@@ -75,6 +75,38 @@ def test_one_token_a_word_reads_logits(tiny):
         torch.testing.assert_close(answers[k].log_softmax(-1), plain.log_softmax(-1), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("loss", ["ce", "hinge"])
+@pytest.mark.parametrize("labels", [{"bad": " terrible", "good": " great"}, LONG])
+def test_confidence_is_the_right_words_own_likelihood(tiny, labels, loss):
+    model = tiny("llama")
+    task, evaluator, found = evaluated(model, labels, loss=loss, confidence=0.3)
+    batch = task.all_rows("train")
+    assert batch.vocabulary is None  # logits of the labels alone would not say it
+    losses, own = evaluator(Z, 0).loss, []
+    without = evaluated(model, labels, loss=loss)[1](Z, 0).loss
+    for prompt in found:
+        plain = plain_scores(model, batch, prompt, words_by_label(labels), mean=False)
+        own.append(-float(plain[torch.arange(len(batch)), torch.tensor(batch.target)].mean()))
+    np.testing.assert_allclose(losses, without + 0.3 * np.array(own), rtol=1e-5)
+    assert (losses - without > 0.1).all()
+
+
+def test_confidence_that_cannot_be_had(tiny):
+    bad = [
+        ({"confidence": -1.0}, "confidence = -1.0: give a number of at least 0"),
+        ({"confidence": float("nan")}, "give a number"),
+        ({"confidence": 0.1, "loss": "accuracy"}, "takes no second term"),
+        ({"confidence": 0.1, "calibration": "contextual"}, "leave out calibration"),
+        ({"confidence": 0.1, "normalize": "mean"}, "leave out calibration"),
+    ]
+    for options, message in bad:
+        refused(lambda o=options: Classification(ROWS, template=TEMPLATE, labels=LONG, **o), message)
+    labels, masked = {"bad": " terrible", "good": " great"}, "{text}{soft} It was{mask}."
+    refused(
+        lambda: evaluated(tiny("bert"), labels, masked, confidence=0.1), "this model reads the whole text"
+    )
+
+
 @pytest.mark.parametrize("family", ["llama", "bert", "t5"])
 def test_several_words_a_label_have_their_mean_probability(tiny, family):
     model = tiny(family)

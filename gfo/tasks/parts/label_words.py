@@ -63,19 +63,28 @@ class LabelWords:
         tokenizer: of the model.
         normalize: a name of NORMALIZE.
         behind: a row's text, which the words go on with: they have the tokens of the running text.
+        likelihoods: whether the answers must be log-likelihoods in the whole vocabulary; else, where each
+            word has one token, they are its logits, which cost less.
 
     Attributes:
-        vocabulary: the words' tokens, where each has one; for a model that reads the sentence, the tokens
-            of each label text. None where a word has several.
-        endings: the words' tokens, where one has several; else empty.
+        vocabulary: the words' tokens, where each has one and logits will do; for a model that reads the
+            sentence, the tokens of each label text. Else None.
+        endings: the words' tokens, where `vocabulary` is None; else empty.
 
     Raises:
         GfoError: for a word without tokens, two words of the same tokens, a word of several for a masked
-            language model, or one that another label's word begins with, where likelihoods are summed.
+            language model, one that another label's word begins with, where likelihoods are summed, or
+            likelihoods of a model that does not say the next word.
     """
 
     def __init__(
-        self, words: Words, tokenizer: Tokenizer, normalize: str = "sum", behind: Pieces = ()
+        self,
+        words: Words,
+        tokenizer: Tokenizer,
+        normalize: str = "sum",
+        behind: Pieces = (),
+        *,
+        likelihoods: bool = False,
     ) -> None:
         check_name("normalize", normalize, NORMALIZE)
         self.labels = tuple(words)
@@ -84,7 +93,12 @@ class LabelWords:
         named = [(label, word) for label, some in words.items() for word in some]
         self._tokens = _encoded(named, tokenizer, behind)
         self._check([(*name, ids) for name, ids in zip(named, self._tokens, strict=True)], tokenizer)
-        self.vocabulary = _vocabulary(self._tokens, tokenizer)
+        if likelihoods and tokenizer.reads != "next":
+            raise GfoError(
+                "confidence: it is the likelihood of the next word, and this model reads the whole text; "
+                "leave it out"
+            )
+        self.vocabulary = None if likelihoods else _vocabulary(self._tokens, tokenizer)
         self.endings = self._tokens if self.vocabulary is None else ()
 
     def wanted(self, rows: int) -> dict[str, Any]:

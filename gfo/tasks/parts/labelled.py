@@ -244,12 +244,14 @@ class LabelledRows(ClassTask):
     Attributes:
         words: label -> its words.
         values: the labels, as numbers if all are numbers, else as texts, [C].
+        likelihoods: whether scores must be log-likelihoods in the whole vocabulary; logits cost less.
 
     Raises:
         GfoError: for unusable rows, an unknown field, a label without a word, an empty word.
     """
 
     values: Array
+    likelihoods = False
 
     def __init__(
         self,
@@ -294,7 +296,8 @@ class BoundLabels(BoundClasses):
     def __init__(self, task: LabelledRows, tokenizer: Tokenizer) -> None:
         super().__init__(task, tokenizer)
         self.words = {label: some[0] if len(some) == 1 else list(some) for label, some in task.words.items()}
-        self._words = LabelWords(task.words, tokenizer, task.normalize, self._shown()[0])
+        shown = self._shown()[0]
+        self._words = LabelWords(task.words, tokenizer, task.normalize, shown, likelihoods=task.likelihoods)
         self._tell_joints(word for some in task.words.values() for word in some)
 
     def scores(self, answers: Tensor, batch: Batch) -> Tensor:

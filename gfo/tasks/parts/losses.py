@@ -45,6 +45,14 @@ def hinges(scores: Tensor, target: Array, margin: float = 2.0) -> Tensor:
     return beyond.scatter(-1, right, 0.0).mean(dim=-1)
 
 
+def own_losses(scores: Tensor, target: Array) -> Tensor:
+    """The negative of the target's score of each row, [K, B]: of log-likelihoods, its own in nats."""
+    import torch
+
+    right = torch.as_tensor(target, device=scores.device).expand(scores.shape[:2])[..., None]
+    return -scores.gather(-1, right)[..., 0]
+
+
 def errors(scores: Tensor, target: Array) -> Tensor:
     """1 for a row whose label is wrong, 0 for a right one, nan where a score is, [K, B]."""
     import torch
