@@ -35,6 +35,9 @@ def searched(options: argparse.Namespace, load: Callable[[], Any], task: str, me
     setting, data, split = TASKS[task], options.data, SPLITS[seed]
     files = {name: data / f"kshot16/{task}/{split}/{name}.jsonl" for name in ("train", "dev")}
     files["test"] = data / task / "test.jsonl"
+    for path in files.values():
+        if not path.exists():
+            raise GfoError(f"--data: {path} is missing; name the folder of the data sets")
     rows = {"dev": options.dev, "test": options.test}
     training = Training(load(), setting, files, rows, seed)
     folder = options.out / "work" / name_of(task, method, seed)

@@ -12,13 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import gfo
 from benchmarks.halving.__main__ import EVERY, GRID, STEPS
 from benchmarks.halving.__main__ import RESULTS as CURVES
 from gfo.config.search import Pause
 from gfo.core.hyperparameters import Hyperparameters, Int, Log
+from gfo.evaluation.local import LocalEvaluator
 from gfo.run.halving import ASHA
 from gfo.run.trials import Outcome
+from gfo.spaces.parts.unchanged import Unchanged
 
 if TYPE_CHECKING:
     from gfo.models.frozen import FrozenModel
@@ -106,7 +110,7 @@ class Training:
         result = gfo.baselines.run(
             "lora",
             self._model,
-            self._task(values["batch_size"], split),
+            self._task(values["batch_size"]),
             options={key: value for key, value in values.items() if key != "batch_size"},
             budget=gfo.Budget(forward_tokens=self._setting.rungs[-1]),
             seed=self._seed,
@@ -117,21 +121,23 @@ class Training:
         )
         if result.stopped == "interrupted" and not pause.reached:
             raise KeyboardInterrupt
-        scores = result.evaluator.score(result.z[None], "test").metrics
+        trained: Any = result.evaluator
+        task = self._task(values["batch_size"], test=self._files[split], limits={"test": self._rows[split]})
+        there = LocalEvaluator(trained.model, task, Unchanged(trained.model))
+        scores = there.score(np.zeros((1, 1)), "test").metrics
         return result.cost.forward_tokens, {name: float(value[0]) for name, value in scores.items()}
 
-    def _task(self, batch_size: int, split: str) -> gfo.Classification:
-        """The task, whose test rows are those of a split; the training itself reads no other rows."""
+    def _task(self, batch_size: int, **more: Any) -> gfo.Classification:
+        """The task, by default without rows to be scored on, so that the weights are the last ones."""
         return gfo.Classification(
             self._files["train"],
-            test=self._files[split],
             template=self._setting.template,
             labels=self._setting.labels,
             label_field="label_text",
-            limits={"test": self._rows[split]},
             shuffle=0,
             batch_size=batch_size,
             seed=self._seed,
+            **more,
         )
 
 

@@ -86,3 +86,4 @@ def test_bad_input(tmp_path, capsys):
         assert program.main([*given, "--out", str(tmp_path / "out")]) == 2
         assert words in capsys.readouterr().err
     assert program.main(["--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "seed13/train.jsonl is missing" in capsys.readouterr().err
