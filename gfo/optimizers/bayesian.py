@@ -23,7 +23,7 @@ a trust region, so it is for few dimensions.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,6 +82,9 @@ class BayesianOptimization(BaseOptimizer):
         radius: of the box where a bound is missing, in z; three times `scale` by default.
         x0: the first point [d], and the middle of the box; zero, moved into the domain, by default.
         max_points: points that the model is fitted on: the better half by loss, and the latest.
+        repair: z [n, d] -> the points that are evaluated in their place, as of an evaluator. The acquisition
+            function is then taken at those alone (Garrido-Merchan and Hernandez-Lobato 2020,
+            arXiv:1805.03463), and none is asked twice.
     """
 
     name = "bo"
@@ -118,6 +121,7 @@ class BayesianOptimization(BaseOptimizer):
         radius: float | None = None,
         x0: Sequence[float] | Array | None = None,
         max_points: int = 500,
+        repair: Callable[[Array], Array] | None = None,
     ) -> None:
         self.objectives = tuple(objectives)
         self.integers = len(self.objectives) > 1  # type: ignore[misc] # of one it climbs gradients
@@ -125,6 +129,7 @@ class BayesianOptimization(BaseOptimizer):
         check_objectives(self.name, self.objectives)
         d = domain.d
         self._take(population=population, least=1, scale=scale, x0=x0)
+        self._repair = repair
         self._take_model(surrogate, kernel, ard, noise)
         self._several = () if len(self.objectives) == 1 else (len(self.objectives),)
         self.trust_region = d > 20 and not self._several if trust_region is None else bool(trust_region)
@@ -259,20 +264,33 @@ class BayesianOptimization(BaseOptimizer):
 
     def _maximise(self, model: _Model, low: Array, high: Array, seed: int) -> Array:
         """The batch [K, d] in the box for which the acquisition function is largest."""
-        K, gp = self.population, model.surrogate
+        K, gp, d = self.population, model.surrogate, self.domain.d
+        f = None
         if isinstance(gp, GaussianProcess) and self.acquisition != "thompson":
             f = batch_acquisition(gp, K, name=self.acquisition, best=model.best, beta=self.beta, seed=seed)
-            return maximise(f, starts(K, model.centre, low, high, self.rng), low, high)
-        n = max(min(100 * self.domain.d, 2000), 10 * K)
+            if self._repair is None:
+                return maximise(f, starts(K, model.centre, low, high, self.rng), low, high)
+        n = max(min(100 * d, 2000), 10 * K)
         if self.trust_region:
             candidates = perturbed(model.centre, low, high, n, self.rng)
         else:
-            candidates = starts(-(-n // 64), model.centre, low, high, self.rng).reshape(-1, self.domain.d)
-        if isinstance(gp, GaussianProcess):
+            candidates = starts(-(-n // 64), model.centre, low, high, self.rng).reshape(-1, d)
+        candidates = self._repaired(candidates)
+        if f is not None and K > 1:
+            return best_batch(f, candidates, K, climb=False)
+        if f is None and isinstance(gp, GaussianProcess):
             return thompson(gp, K, candidates)
         mean, sd = model.surrogate.predict(candidates)
         value = ucb(mean, sd, self.beta) if self.acquisition == "ucb" else log_ei(mean, sd, model.best)
         return np.asarray(candidates[best_of_groups(value, K, self.rng)])
+
+    def _repaired(self, u: Array) -> Array:
+        """Points of the unit cube [n, d] as they are evaluated, each once; new ones, unless there are few."""
+        if self._repair is None:
+            return u
+        z = np.unique(self._repair(self._low + u * (self._high - self._low)), axis=0)
+        new = z[~repeats(z, hashes(self._z))]
+        return self._unit(self.rng.permutation(new if len(new) >= self.population else z))
 
     def _unit(self, z: Array) -> Array:
         """Points of the unit cube [..., d]; those that were moved out of the box go to its border."""

@@ -175,7 +175,8 @@ def search(
         trial: a function of the values by name that gives a loss; with `halving` also of `budget`, what it
             may spend from its start on, and `folder`, where it finds what it left when it is called again
             with more: it goes on. Or a `gfo.run.trials.Trial`.
-        hyperparameters, optimizer, options, seed: what is searched, and by what; see `gfo.optimizers`.
+        hyperparameters, optimizer, options, seed: what is searched, and by what; see `gfo.optimizers`. The
+            first trial is in the middle of all ranges, unless the options have another `x0`.
         halving: which trials go on to larger budgets; None runs each trial once.
         budget: evaluations are trials, forward tokens what trials say that they took.
         callbacks, progress, out, resume: as of `gfo.tune`; trials have folders of their own in `out`.
@@ -187,9 +188,8 @@ def search(
     if not optimizers.takes_genes(optimizer):
         hyperparameters = Hyperparameters(hyperparameters.space, continuous=True)
     run = _as_trial(trial, hyperparameters, rungs=halving is not None)
-    made = optimizers.make_with(
-        optimizer, hyperparameters.domain, stream_seed(seed, "optimizer"), options or {}
-    )
+    begun = _suited(optimizer, hyperparameters) | dict(options or {})
+    made = optimizers.make_with(optimizer, hyperparameters.domain, stream_seed(seed, "optimizer"), begun)
     facts: dict[str, Any] = {"optimizer": optimizer, "options": dict(options or {}), "seed": seed}
     facts |= {"hyperparameters": description(hyperparameters), "halving": halving and description(halving)}
     facts |= getattr(trial, "facts", {})
@@ -201,6 +201,17 @@ def search(
         result = minimize(made, judge, budget=budget, callbacks=watching, **kept)
         judge.catch_up(len(result.history))
     return Study(result, hyperparameters, tuple(judge.records))
+
+
+def _suited(optimizer: str, hyperparameters: Hyperparameters) -> dict[str, Any]:
+    """Options of a method, of those that it has: to begin in the middle, where its own start is a corner, and
+    to know which points stand for the same values.
+    """
+    domain = hyperparameters.domain
+    middle = hyperparameters.repair((domain.low + domain.high)[None] / 2)[0]
+    suited = {"x0": middle.tolist(), "repair": hyperparameters.repair}
+    known = optimizers.options_of(optimizer) or ()
+    return {name: value for name, value in suited.items() if name in known}
 
 
 def _as_trial(trial: Callable[..., Any], hyperparameters: Hyperparameters, *, rungs: bool) -> Trial:

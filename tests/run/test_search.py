@@ -262,3 +262,42 @@ def test_importance_and_the_figure(tmp_path):
     figure = study.plot(tmp_path / "trials.png")
     assert (tmp_path / "trials.png").stat().st_size > 10_000
     assert len([axes for axes in figure.axes if axes.get_xlabel()]) == len(SPACE.names)
+
+
+@pytest.mark.parametrize("optimizer", ["bo", "random", "sa", "optuna:tpe"])
+def test_it_begins_in_the_middle(optimizer):
+    """Of every range, where the method's own start is a corner; another start is an option."""
+    if optimizer.startswith("optuna"):
+        pytest.importorskip("optuna")
+
+    def first(**options):
+        study = gfo.search(
+            final, SPACE, optimizer=optimizer, options=options, budget=Budget(evaluations=8), progress=False
+        )
+        return study.records[0].values
+
+    begun = first()
+    assert (begun["lr"], begun["batch"]) == (pytest.approx(1e-3), 8)
+    other = Hyperparameters(SPACE.space, continuous=not gfo.optimizers.takes_genes(optimizer))
+    at = other.point({"lr": 1e-4, "batch": 16, "optimizer": "adam"})
+    assert first(x0=at.tolist())["lr"] == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize("options", [{"population": 1}, {"population": 4}, {"acquisition": "thompson"}])
+def test_bo_asks_for_no_choices_twice(options):
+    """It finds all that there are; without `repair` it asks again, as choices are parts of ranges to it."""
+    space = {"a": [1, 2, 3, 4], "b": ["x", "y", "z"]}
+
+    def loss(a, b):
+        return (a - 3) ** 2 + "yxz".index(b) / 3
+
+    def tried(**more):
+        given = {"optimizer": "bo", "budget": Budget(evaluations=12), "progress": False}
+        study = gfo.search(loss, Hyperparameters(space), options=options | more, **given)
+        return study, [tuple(record.values.values()) for record in study.records]
+
+    study, values = tried()
+    assert len(set(values)) == len(values) == 12
+    assert (study.best, study.loss) == ({"a": 3, "b": "y"}, 0.0)
+    if options == {"population": 1}:
+        assert len(set(tried(repair=None)[1])) < 12
