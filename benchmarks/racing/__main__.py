@@ -82,7 +82,7 @@ def compare(options: argparse.Namespace) -> None:
         for task in TASKS:
             if not any(row["task"] == task and row["shuffle"] == shuffle for row in rows):
                 sizes = {"rows": options.searched, "population": options.population, "tokens": options.tokens}
-                rows += searches(model(), options.data, task, shuffle, **sizes)
+                rows.extend(searches(model(), options.data, task, shuffle, **sizes))
                 facts = {**shared.source("torch", "transformers"), **sizes, "searches": rows}
                 shared.write_json(path, facts)
     columns = ("task", "shuffle", "method", "racing", "best", "point", "steps", "seconds")
