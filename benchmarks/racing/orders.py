@@ -16,7 +16,8 @@ NOISE = 0.5  # of a candidate's loss on a row, beside what all candidates lose o
 
 def race(losses: Array, how: gfo.Racing) -> tuple[Array, Array]:
     """What candidates are told [K], and which rows they have seen, bool [K, B], for losses [K, B]."""
-    told, found = how.race(*losses.shape, lambda candidates, rows: losses[np.ix_(candidates, rows)])
+    K, B = losses.shape
+    told, found = how.race(K, B, lambda candidates, rows: losses[np.ix_(candidates, rows)])
     return told, np.isfinite(found)
 
 

@@ -35,6 +35,7 @@ def searches(
             options: dict[str, Any] = {"domain": space.domain, "seed": shuffle, "population": population}
             made = gfo.optimizers.make(method, **options)
             result = gfo.minimize(made, evaluator, budget=gfo.Budget(forward_tokens=tokens))
+            assert result.loss is not None  # all are finite
             evaluator.racing, last = ways[False], result.history[-1]
             point = float(evaluator(result.z[None], 0).loss[0])
             found = {"task": task, "shuffle": shuffle, "method": method, "racing": racing}
