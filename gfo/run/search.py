@@ -176,7 +176,7 @@ def search(
             may spend from its start on, and `folder`, where it finds what it left when it is called again
             with more: it goes on. Or a `gfo.run.trials.Trial`.
         hyperparameters, optimizer, options, seed: what is searched, and by what; see `gfo.optimizers`. The
-            first trial is in the middle of all ranges, unless the options have another `x0`.
+            first trial is in the middle of all ranges, but for "random"; `options` may have another `x0`.
         halving: which trials go on to larger budgets; None runs each trial once.
         budget: evaluations are trials, forward tokens what trials say that they took.
         callbacks, progress, out, resume: as of `gfo.tune`; trials have folders of their own in `out`.
