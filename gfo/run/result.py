@@ -287,8 +287,10 @@ class Result(Tabled, Point):
 
     def table(self) -> Table:
         """Scores before and after, cost, why the run ended and how the result was chosen."""
-        loss = "none was finite" if self.loss is None else f"{LOSS.show(self.loss)}, the lowest found"
-        notes = [f"train loss: {loss}", *self._failures()]
+        notes = self._failures()
+        if len(self.history):
+            loss = "none was finite" if self.loss is None else f"{LOSS.show(self.loss)}, the lowest found"
+            notes = [f"train loss: {loss}", *notes]
         for name, cost in self._costs().items():
             notes.append(f"{name + ':':<12}{described(cost)}")
         if self.known:

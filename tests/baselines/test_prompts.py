@@ -154,6 +154,7 @@ def test_a_manual_prompt_is_a_plain_forward_pass(tiny):
         assert losses[-1] == pytest.approx(plain_loss(model, ids), abs=1e-5)
         assert result.scores["before"] == result.scores["after"]
         assert result.stopped == "nothing to search"
+        assert "train loss" not in str(result)  # nothing was trained
         assert result.scoring.tokens_needed == 2 * tokens_computed(ids)
     assert abs(losses[0] - losses[1]) > 1e-3
 
