@@ -60,7 +60,8 @@ class Classification(LabelledRows):
         confidence: weight of a second term in the loss, "ce" or "hinge": the negative log-likelihood of the
             right label's word in the whole vocabulary, in nats, which the labels' softmax does not see. Few
             rows are fitted less by what tells them apart alone (the idea is that of Cai, Huang and He 2026,
-            arXiv:2603.13786). It takes a decoder; each row then costs a product with the whole head.
+            arXiv:2603.13786); none by default. It takes a decoder; each row then costs a product with the
+            whole head.
         rows: `limits`, `skip`, `shuffle`, `batch_size`, `max_length`, `truncate`, `seed`: which rows are
             used, and which a step; see `gfo.tasks.parts.base.Data.load`.
 
@@ -81,7 +82,7 @@ class Classification(LabelledRows):
         metrics: GivenMetrics = (),
         normalize: str = "sum",
         calibration: str = "none",
-        confidence: float = 0.0,
+        confidence: float | None = None,
         **rows: Unpack[RowOptions],
     ) -> None:
         check_name("calibration", calibration, CALIBRATIONS)
@@ -99,7 +100,8 @@ class Classification(LabelledRows):
         usual = (*(() if loss == "ce" else (CE,)), ACCURACY, MACRO_F1)
         self.own_metrics = chosen_metrics(metrics, usual, LABEL_METRICS, loss=loss, values=self.values)
         self._loss = NamedLoss(loss, tuple(LOSSES), self)
-        self.confidence, self.likelihoods = self._checked(confidence), confidence > 0
+        self.confidence = self._checked(confidence or 0.0)
+        self.likelihoods = self.confidence > 0
 
     def _checked(self, confidence: float) -> float:
         """The weight of the term, where the loss can have it."""
