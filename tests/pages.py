@@ -164,7 +164,7 @@ def run_toml(block, folder, number):
         (folder / name[1]).write_text(text)
         config.load_config(folder / name[1])
         return
-    values = tomllib.loads((folder / "gfo" / "data" / "demo.toml").read_text()) | tomllib.loads(text)
+    values = tomllib.loads((folder / "gfo" / "data" / "demo-soft-prompt.toml").read_text()) | tomllib.loads(text)
     if "baseline" in values:
         del values["optimizer"]
     if values.get("task", {}).get("kind") == "weighted":

@@ -11,8 +11,8 @@ from gfo import optimizers
 from gfo.config import load_config
 
 EXPERIMENTS = Path(__file__).parents[2] / "benchmarks" / "experiments"
-LEADERBOARD = EXPERIMENTS.glob("leaderboard/*")  # no configs of single runs: test_leaderboard.py
-CONFIGS = sorted(set(EXPERIMENTS.rglob("*.toml")) - set(LEADERBOARD))
+MANY = {path for name in ("leaderboard", "places") for path in EXPERIMENTS.glob(f"{name}/*")}  # test_leaderboard.py
+CONFIGS = sorted(set(EXPERIMENTS.rglob("*.toml")) - MANY)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")

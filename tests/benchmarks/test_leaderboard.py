@@ -298,3 +298,14 @@ def test_the_experiments_can_be_run():
         limits = {c.budget.forward_tokens for c in [config]}
         assert limits == {90000 if "agnews" in run.task else 60000}
         assert config.budget.evaluations is None
+
+
+def test_the_experiments_of_places_can_be_run():
+    from gfo.config import Config
+
+    found = definition.read_runs(definition.EXPERIMENTS.parent / "places")
+    assert {run.task for run in found} == {f"{task}-{tokens}" for task in ("sst2", "agnews") for tokens in (5000, 20000)}
+    for run in found:
+        config, tokens = Config.model_validate(dict(run.config)), int(run.task.partition("-")[2])
+        spent = config.budget.forward_tokens
+        assert 0.3 * tokens < spent <= 0.5 * tokens if config.refit else spent == tokens, run.name

@@ -128,9 +128,9 @@ def test_committed_results_can_be_compared():
     rows = {row["label"]: row for row in comparison.rows()}
     saved = json.loads((RESULTS / "optimizers_sst2" / "sep-cma--seed0" / "result.json").read_text())
     assert rows["sep-cma"]["test_accuracy"][0] == saved["scores"]["after"]["test"]["accuracy"]
-    demo = gfo.compare(sorted((RESULTS / "demo").iterdir()))
+    demo = gfo.compare(sorted((RESULTS / "demo" / "soft-prompt").iterdir()))
     assert [group.label for group in demo.groups] == ["cma, soft-prompt (3 seeds)"]
-    history = History.read(RESULTS / "demo" / "seed0" / "history.jsonl")
+    history = History.read(RESULTS / "demo" / "soft-prompt" / "seed0" / "history.jsonl")
     assert {step.spread for step in history} == {None}
 
 
