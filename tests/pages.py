@@ -164,7 +164,8 @@ def run_toml(block, folder, number):
         (folder / name[1]).write_text(text)
         config.load_config(folder / name[1])
         return
-    values = tomllib.loads((folder / "gfo" / "data" / "demo-soft-prompt.toml").read_text()) | tomllib.loads(text)
+    demo = folder / "gfo" / "data" / "demo-soft-prompt.toml"
+    values = tomllib.loads(demo.read_text()) | tomllib.loads(text)
     if "baseline" in values:
         del values["optimizer"]
     if values.get("task", {}).get("kind") == "weighted":

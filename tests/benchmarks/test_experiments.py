@@ -11,8 +11,8 @@ from gfo import optimizers
 from gfo.config import load_config
 
 EXPERIMENTS = Path(__file__).parents[2] / "benchmarks" / "experiments"
-MANY = {path for name in ("leaderboard", "places") for path in EXPERIMENTS.glob(f"{name}/*")}  # test_leaderboard.py
-CONFIGS = sorted(set(EXPERIMENTS.rglob("*.toml")) - MANY)
+MANY = {path for name in ("leaderboard", "places") for path in EXPERIMENTS.glob(f"{name}/*")}
+CONFIGS = sorted(set(EXPERIMENTS.rglob("*.toml")) - MANY)  # of many runs each: test_leaderboard.py
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
