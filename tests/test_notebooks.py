@@ -86,7 +86,10 @@ def test_there_are_notebooks():
 
 def test_it_runs_on_a_tiny_model(path, tmp_path, monkeypatch):
     """In fast mode, and shows in each cell what it shows in full mode."""
-    stored, found = read(path), execute(path, tmp_path, monkeypatch, **{SWITCH: "1"})
+    stored = read(path)
+    if any("import xllamacpp" in cell.source for cell in code_cells(stored)):
+        pytest.importorskip("xllamacpp")
+    found = execute(path, tmp_path, monkeypatch, **{SWITCH: "1"})
     assert shown(settings(found)) != shown(settings(stored))
     for now, then in zip(code_cells(found), code_cells(stored), strict=True):
         assert "Warning" not in shown(now, "stderr"), shown(now, "stderr")
