@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SWITCH = "GFO_NOTEBOOK_FAST"
-MOST_BYTES = 250_000
+MOST_BYTES = 200_000
 MACHINE_PATH = re.compile(r"(?<![\w.])/(work|root|tmp|home|Users|var|opt)/")
 SHOWS = re.compile(r"^(print\(|plt\.show\(|display\()", flags=re.M)
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing answers
